@@ -1,0 +1,113 @@
+"""The whole data way as plain functions: what the flow `rebuild` runs under Prefect, a notebook can run without."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from data.clip import Clip
+from data.download import Download
+from data.engine import Engine
+from data.lake import Lake
+from data.publish import Publication, Publish, lineage
+from data.recipe import Recipe
+from data.score import Score
+from data.select import Selection, select
+from data.sources import Ingested, ingest
+from data.stage import Plan, Stage, Written, run_stage
+
+ROWS_PER_FILE = 5_000  # of a published dataset
+
+
+@dataclass(frozen=True)
+class Way:
+    """The stages of one recipe over one lake."""
+
+    lake: Lake
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    selection: Selection
+    publish: Publish
+
+    def ingest(self, now: datetime | None = None) -> Ingested:
+        return ingest(self.lake, self.recipe.sources, now or datetime.now(UTC))
+
+    def select(self) -> bool:
+        return select(self.lake, self.selection)
+
+    def plan_publication(self) -> Publication:
+        return self.publish.plan(ROWS_PER_FILE)
+
+    def commit(self, publication: Publication, written: list[Written]) -> int | None:
+        """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
+        if not publication.shards and not publication.stale and publication.table.version > 0:
+            return publication.table.version
+        inputs = self.lake.table(self.selection.table).record()["inputs"]
+        recipe = self.recipe.model_dump(mode="json")
+        return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
+
+
+@dataclass
+class Built:
+    """What a build came to."""
+
+    dataset: str
+    version: int
+    new_pairs: int
+    rows: dict[str, int] = field(default_factory=dict)  # done by each stage
+    kept: int = 0
+    added: int = 0
+    removed: int = 0
+
+    @property
+    def anything_done(self) -> bool:
+        return bool(self.new_pairs or self.added or self.removed or any(self.rows.values()))
+
+
+def way(lake: Lake, recipe: Recipe) -> Way:
+    clips = {name: Clip(settings) for name, settings in recipe.scores.items()}
+    scored = [Score(lake, clip, f"score-{name}") for name, clip in clips.items()]
+    tables = {name: (stage.table, tuple(clips[name].columns.names)) for name, stage in zip(clips, scored, strict=True)}
+    selection = Selection(recipe.name, recipe.criteria, tables)
+    stages = (Download(lake, recipe.download), *scored)
+    return Way(lake, recipe, stages, selection, Publish(lake, recipe.name, tables))
+
+
+def build(
+    lake: Lake,
+    recipe: Recipe,
+    engine: Engine,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_shard: Callable[[Written], None] = lambda written: None,
+) -> Built:
+    """Every stage in order, until nothing is pending and the version is published."""
+    ways = way(lake, recipe)
+    built = Built(recipe.name, 0, ways.ingest().new)
+    for stage in ways.stages:
+        built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
+    ways.select()
+    while True:
+        publication = ways.plan_publication()
+        written = list(engine.map(ways.publish.work, publication.shards))
+        version = ways.commit(publication, written)
+        if version is not None:
+            return published(built, publication, version)
+
+
+def published(built: Built, publication: Publication, version: int) -> Built:
+    built.version, built.kept = version, publication.kept
+    built.added, built.removed = publication.added, publication.removed
+    return built
+
+
+def describe(built: Built) -> dict[str, Any]:
+    """For programs that read: --json and artifacts."""
+    return {
+        "dataset": built.dataset,
+        "version": built.version,
+        "new_pairs": built.new_pairs,
+        "rows": built.rows,
+        "kept": built.kept,
+        "added": built.added,
+        "removed": built.removed,
+    }

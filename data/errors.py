@@ -1,0 +1,78 @@
+"""What can go wrong that a person can act on. Each message says what happened, to which thing, and what to do.
+
+ImagenError
+├── RecipeError            a recipe that can't be read or does not validate
+├── SourceError            a source that can't be reached, is empty, or lacks a column
+├── LakeError
+│   ├── NotALake           the folder exists and is no lake
+│   ├── LakeNotFound       nothing is there
+│   ├── LakeTooNew         made by a later version of this project
+│   ├── LakeNotWritable    the path can't be written
+│   └── UnsafeStore        the store would lose commits silently
+├── TableNotFound          the lake has no such table yet
+├── DatasetNotFound        no dataset of that name was published
+├── DatasetVersionNotFound
+├── ModelError             a model's files are missing or can't be loaded
+├── WorldError             a folder is no built-in world, or can't become one
+└── WorkerDied             a worker process was killed again and again on the same shard
+"""
+
+
+class ImagenError(Exception):
+    """The root of the tree: whoever catches this catches all that a user can mend."""
+
+
+class RecipeError(ImagenError):
+    pass
+
+
+class SourceError(ImagenError):
+    pass
+
+
+class LakeError(ImagenError):
+    pass
+
+
+class NotALake(LakeError):
+    pass
+
+
+class LakeNotFound(LakeError):
+    pass
+
+
+class LakeTooNew(LakeError):
+    pass
+
+
+class LakeNotWritable(LakeError):
+    pass
+
+
+class UnsafeStore(LakeError):
+    pass
+
+
+class TableNotFound(ImagenError):
+    pass
+
+
+class DatasetNotFound(ImagenError):
+    pass
+
+
+class DatasetVersionNotFound(ImagenError):
+    pass
+
+
+class ModelError(ImagenError):
+    pass
+
+
+class WorldError(ImagenError):
+    pass
+
+
+class WorkerDied(ImagenError):
+    pass

@@ -1,0 +1,53 @@
+"""What a pair is: its id, its bucket, and the schema of every table of a lake."""
+
+import hashlib
+
+import pyarrow as pa
+
+PAIRS = pa.schema(
+    {
+        "id": pa.string(),
+        "url": pa.string(),
+        "caption": pa.string(),
+        "source": pa.string(),
+        "first_seen": pa.timestamp("us", tz="UTC"),
+    }
+)
+FETCHES = pa.schema(
+    {
+        "id": pa.string(),
+        "attempt": pa.int32(),
+        "at": pa.timestamp("us", tz="UTC"),
+        "status": pa.string(),
+        "error": pa.string(),
+        "transient": pa.bool_(),
+        "retry_after": pa.timestamp("us", tz="UTC"),  # null: never again
+        "http_status": pa.int32(),
+        "final_url": pa.string(),
+        "etag": pa.string(),
+        "last_modified": pa.string(),
+    }
+)
+IMAGES = pa.schema(
+    {
+        "id": pa.string(),
+        "image": pa.binary(),
+        "format": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "original_width": pa.int32(),
+        "original_height": pa.int32(),
+        "sha256": pa.string(),  # of the bytes that the origin sent
+    }
+)
+VERDICTS = pa.schema({"id": pa.string(), "kept": pa.bool_(), "reasons": pa.list_(pa.string())})
+
+
+def pair_id(url: str, caption: str) -> str:
+    """The hex of the first 16 bytes of SHA-256 over URL, a zero byte, caption."""
+    return hashlib.sha256(b"\0".join((url.encode(), caption.encode()))).hexdigest()[:32]
+
+
+def bucket_of(id: str, buckets: int) -> int:
+    """The leading bits of an id, for a number of buckets that is a power of two up to 65,536."""
+    return int(id[:4], 16) * buckets >> 16

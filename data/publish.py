@@ -1,0 +1,173 @@
+"""Kept pairs become training-ready samples: `datasets/<name>`, where a table version is a dataset version.
+
+Publishing is incremental and atomic: rows that stay cost nothing, a file is written again only if a row in it went or
+changed, and one commit makes the version, with its lineage in the commit.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data.lake import Lake
+from data.score import read_pictures
+from data.stage import Shard, Written, query
+from data.table import Table, write_file
+
+SAMPLE = [
+    pa.field("id", pa.string()),
+    pa.field("url", pa.string()),
+    pa.field("caption", pa.string()),
+    pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),  # Hugging Face's image
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("sha256", pa.string()),
+]
+
+
+@dataclass
+class Publication:
+    """What publishing is about to do: files that no longer hold, rows to write."""
+
+    table: Table
+    shards: list[Shard] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    kept: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows.num_rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """The stage. Reads verdicts, pairs, images and scores."""
+
+    lake: Lake
+    dataset: str
+    scores: Mapping[str, tuple[str, tuple[str, ...]]]
+    name: str = "publish"
+
+    @property
+    def table(self) -> str:
+        return f"datasets/{self.dataset}"
+
+    @property
+    def score_columns(self) -> list[str]:
+        return [f"{name}_{column}" for name, (_, columns) in self.scores.items() for column in columns]
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([*SAMPLE, *(pa.field(name, pa.float32()) for name in self.score_columns)])
+
+    def plan(self, shard_rows: int) -> Publication:
+        table = self.lake.table_or_make(self.table, self.schema())
+        _add_missing_columns(table, self.schema())
+        publication = Publication(table)
+        for bucket in self.lake.buckets:
+            self._plan_bucket(publication, bucket, shard_rows)
+        return publication
+
+    def _plan_bucket(self, publication: Publication, bucket: int, shard_rows: int) -> None:
+        facts = ["sha256", *self.score_columns]
+        wanted = self._wanted(bucket)
+        present = publication.table.located(bucket, ["id", *facts])
+        same = " AND ".join(f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in facts)
+        compared = query(
+            "SELECT coalesce(wanted.id, present.id) AS id, present.file AS file, "
+            "CASE WHEN present.id IS NULL THEN 'added' "
+            f"WHEN wanted.id IS NULL THEN 'removed' WHEN {same} THEN 'same' ELSE 'changed' END AS change "
+            "FROM wanted FULL JOIN present ON wanted.id = present.id",
+            wanted=wanted,
+            present=present,
+        )
+        counts = query("SELECT change, count(*) AS n FROM compared GROUP BY change", compared=compared).to_pylist()
+        count = {row["change"]: row["n"] for row in counts}
+        publication.added += count.get("added", 0)
+        publication.removed += count.get("removed", 0)
+        publication.changed += count.get("changed", 0)
+        publication.kept += wanted.num_rows
+        sql = "SELECT DISTINCT file FROM compared WHERE change IN ('removed', 'changed')"
+        stale = query(sql, compared=compared)
+        publication.stale += stale["file"].to_pylist()
+        rows = query(
+            "SELECT wanted.* FROM wanted JOIN compared USING (id) "
+            "WHERE change = 'added' OR compared.file IN (SELECT file FROM stale) ORDER BY id",
+            wanted=wanted,
+            compared=compared,
+            stale=stale,
+        )
+        publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
+
+    def _wanted(self, bucket: int) -> pa.Table:
+        """Every kept pair of a bucket with all but its picture, and the file that holds it."""
+        columns = "".join(f", {n}.{c} AS {n}_{c}" for n, (_, columns) in self.scores.items() for c in columns)
+        joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
+        images = self.lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
+        return query(
+            f"SELECT pairs.id AS id, url, caption, width, height, sha256{columns}, file FROM verdicts "
+            f"JOIN pairs ON pairs.id = verdicts.id JOIN images ON images.id = verdicts.id{joins} WHERE kept",
+            verdicts=self.lake.table(f"verdicts/{self.dataset}").dataset(bucket),
+            pairs=self.lake.table("pairs").dataset(bucket),
+            images=images,
+            **{name: self.lake.table(table).dataset(bucket) for name, (table, _) in self.scores.items()},
+        )
+
+    def work(self, shard: Shard) -> Written:
+        pictures = [{"bytes": picture, "path": None} for picture in read_pictures(self.lake, shard.rows)]
+        columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
+        rows = pa.table({**columns, "image": pa.array(pictures, SAMPLE[3].type)}).select(self.schema().names)
+        rows = rows.cast(self.schema()).replace_schema_metadata(_hugging_face(self.schema()))
+        return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
+
+    def commit(self, publication: Publication, written: list[Written], record: dict[str, Any]) -> int | None:
+        """Make the version. Its number, or None if somebody else published since the plan."""
+        files = [w.files[self.table] for w in written]
+        counts = {name: getattr(publication, name) for name in ("kept", "added", "removed", "changed")}
+        if publication.table.replace(files, publication.stale, {**counts, **record}):
+            return publication.table.version
+        return None
+
+
+def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:
+    """What a dataset version must be able to say of itself."""
+    return {"recipe": recipe, "recipe_hash": recipe_hash, "inputs": inputs, "code": code_version()}
+
+
+@lru_cache(maxsize=1)
+def code_version() -> dict[str, str | None]:
+    """The package's version, and the commit where it runs from a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None  # installed from a wheel, or no git here
+    return {"version": package_version("imagen"), "commit": commit}
+
+
+def _add_missing_columns(table: Table, schema: pa.Schema) -> None:
+    """A score that the recipe newly names is a new column; older rows lack it and so are written again."""
+    from deltalake import Field, Schema
+
+    missing = [column for column in schema if column.name not in table.schema().names]
+    if missing:
+        fields: list[Field] = list(Schema.from_arrow(pa.schema(missing)).fields)
+        table.state.alter.add_columns(fields)
+        table.refresh()
+
+
+def _hugging_face(schema: pa.Schema) -> dict[str, str]:
+    """The note by which `datasets` gives back pictures, not structs."""
+    kinds = {"string": "string", "int32": "int32", "float": "float32"}
+    features = {f.name: {"dtype": kinds[str(f.type)], "_type": "Value"} for f in schema if f.name != "image"}
+    ordered = {name: features.get(name, {"_type": "Image"}) for name in schema.names}
+    return {"huggingface": json.dumps({"info": {"features": ordered}})}

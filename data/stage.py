@@ -1,0 +1,149 @@
+"""Plan, map, commit: the three steps that every stage of the data way is made of.
+
+A plan is an anti-join: what the stage's inputs hold and its output lacks, cut into shards of one bucket each. Workers
+turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.ipc
+
+from data.engine import Engine
+from data.lake import Lake
+from data.table import ShardFile, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A stage's unit of work: pending rows of one bucket."""
+
+    bucket: int
+    rows: pa.Table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as Arrow's stream: a pickled slice would carry the whole plan with it."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.rows.schema) as stream:
+            stream.write_table(self.rows)
+        return _shard_from, (self.bucket, sink.getvalue().to_pybytes())
+
+    def __str__(self) -> str:
+        return f"a shard of {self.rows.num_rows} rows in bucket {self.bucket}"
+
+
+def _shard_from(bucket: int, stream: bytes) -> Shard:
+    return Shard(bucket, pa.ipc.open_stream(stream).read_all())
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one shard: for each table, in the order of committing, the file that the worker wrote there."""
+
+    rows: int
+    files: dict[str, ShardFile]
+
+
+class Stage(Protocol):
+    """One step of the way. Small enough to be sent to a worker; holds settings, never data."""
+
+    name: str
+
+    def outputs(self, lake: Lake) -> list[Table]:
+        """The tables it appends to, the one that decides what is pending first; made if they were not there."""
+        ...
+
+    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
+        ...
+
+    def work(self, shard: Shard) -> Written:
+        """Do a shard, in a worker."""
+        ...
+
+
+@dataclass
+class Plan:
+    stage: Stage
+    outputs: list[Table]
+    shards: list[Shard]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows.num_rows for shard in self.shards)
+
+    def batches(self, most: int) -> Iterator[list[Shard]]:
+        """The shards in at most `most` batches."""
+        shards = iter(self.shards)
+        size = -(-len(self.shards) // most)
+        while batch := list(islice(shards, size)):
+            yield batch
+
+    def commit(self, written: Sequence[Written]) -> int:
+        """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""
+        lost = 0
+        for place, table in enumerate(self.outputs):
+            files = [w.files[table.name] for w in written if table.name in w.files]
+            landed = {file.path for file in table.append(files)} if files else set()
+            if place == 0:  # what follows the first table tells of it: without its rows it would tell a tale
+                kept = [w for w in written if table.name not in w.files or w.files[table.name].path in landed]
+                lost, written = len(written) - len(kept), kept
+        return lost
+
+
+def make_plan(lake: Lake, stage: Stage, shard_rows: int) -> Plan:
+    outputs = stage.outputs(lake)
+    shards = []
+    for bucket in lake.buckets:
+        rows = stage.pending(lake, outputs, bucket)
+        shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
+    return Plan(stage, outputs, shards)
+
+
+def run_stage(
+    lake: Lake,
+    stage: Stage,
+    engine: Engine,
+    shard_rows: int,
+    batch: int = 8,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_shard: Callable[[Written], None] = lambda written: None,
+) -> int:
+    """A stage without Prefect: plan, map, commit, until nothing is pending. Returns the rows done."""
+    rows = 0
+    while True:
+        plan = make_plan(lake, stage, shard_rows)
+        on_plan(plan)
+        if not plan.shards:
+            return rows
+        lost = 0
+        for done in _groups(engine.map(stage.work, plan.shards), batch, on_shard):
+            lost += plan.commit(done)
+            rows += sum(written.rows for written in done)
+        if not lost:
+            return rows
+
+
+def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written], None]) -> Iterator[list[Written]]:
+    group: list[Written] = []
+    for written in results:
+        on_shard(written)
+        group.append(written)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def query(sql: str, /, **tables: object) -> pa.Table:
+    """Run DuckDB's SQL over Arrow tables and datasets by name."""
+    with duckdb.connect() as connection:
+        connection.execute("SET preserve_insertion_order = false")
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.execute(sql).to_arrow_table()

@@ -1,0 +1,104 @@
+"""One set of verbs for a folder on disk and a prefix on object storage, for any fsspec URL.
+
+Credentials and endpoints come from the environment, as s3fs and the AWS tools read them (AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says the same to deltalake's own client.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs as pafs
+
+S3_RETRIES = 10
+
+
+@lru_cache(maxsize=32)
+def filesystem(protocol: str) -> Any:
+    """The fsspec filesystem of a protocol; one per process, so that connections are kept."""
+    if protocol == "s3":
+        retries = {"retries": {"max_attempts": S3_RETRIES, "mode": "standard"}}
+        return fsspec.filesystem("s3", config_kwargs=retries, use_listings_cache=False)
+    return fsspec.filesystem(protocol)
+
+
+def split(url: str) -> tuple[Any, str]:
+    """A URL or path as (filesystem, path on it)."""
+    protocol, _ = fsspec.core.split_protocol(url)
+    if protocol in (None, "file"):
+        return filesystem("file"), os.path.abspath(url.removeprefix("file://"))
+    fs = filesystem("s3" if protocol in ("s3", "s3a") else protocol)
+    return fs, fs._strip_protocol(url)
+
+
+def join(url: str, *parts: str) -> str:
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def is_local(url: str) -> bool:
+    return isinstance(split(url)[0], LocalFileSystem)
+
+
+def exists(url: str) -> bool:
+    fs, path = split(url)
+    fs.invalidate_cache()
+    return bool(fs.exists(path))
+
+
+def is_empty(url: str) -> bool:
+    """Whether nothing lies at the URL: no such folder, or one without entries."""
+    fs, path = split(url)
+    return not fs.exists(path) or (fs.isdir(path) and not fs.ls(path, detail=False))
+
+
+def read(url: str) -> bytes:
+    fs, path = split(url)
+    return bytes(fs.cat_file(path))
+
+
+def write(url: str, content: bytes) -> None:
+    """Write a whole object; on disk it has reached the device when this returns, and is never seen half."""
+    fs, path = split(url)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, content)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def remove(url: str) -> None:
+    fs, path = split(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def arrow_filesystem(url: str) -> pafs.FileSystem:
+    """The pyarrow view of the same store: native for a disk, through fsspec for the rest."""
+    fs, _ = split(url)
+    if isinstance(fs, LocalFileSystem):
+        return pafs.LocalFileSystem()
+    return pafs.PyFileSystem(pafs.FSSpecHandler(fs))
+
+
+def delta_url(url: str) -> str:
+    """The URL as deltalake wants it."""
+    return split(url)[1] if is_local(url) else url
+
+
+def delta_options(url: str) -> dict[str, str]:
+    """deltalake's storage options: commits by conditional put, plain http where the endpoint is plain http."""
+    if is_local(url):
+        return {}
+    options = {"conditional_put": "etag", "max_retries": str(S3_RETRIES)}
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["allow_http"] = "true"
+    return options

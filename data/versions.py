@@ -1,0 +1,57 @@
+"""What was published: the versions of a dataset with their lineage, and the funnel that a build's rows went through."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from data.errors import DatasetNotFound
+from data.lake import Lake
+from data.select import Selection
+from data.stage import query
+
+
+@dataclass(frozen=True)
+class Version:
+    dataset: str
+    version: int
+    at: datetime
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the funnel."""
+
+    name: str
+    left: int
+    dropped: int
+
+
+def versions(lake: Lake, dataset: str) -> list[Version]:
+    """Every version of a dataset, newest first."""
+    table = lake.find(f"datasets/{dataset}")
+    if table is None:
+        raise DatasetNotFound(f"{lake.url} has no dataset {dataset}. Build it: imagen build RECIPE --lake {lake.url}")
+    return [
+        Version(dataset, version, datetime.fromtimestamp(at / 1000, UTC), record)
+        for version, at, record in table.records()
+    ]
+
+
+def funnel(lake: Lake, selection: Selection) -> list[Step]:
+    """How many pairs are left after each reason, in the order of the criteria; a pair falls to its first reason."""
+    verdicts = lake.table(selection.table)
+    counts = query(
+        "SELECT coalesce(regexp_replace(reasons[1], ' (<|>|unknown).*', ''), 'kept') AS step, count(*) AS n "
+        "FROM verdicts GROUP BY step",
+        verdicts=verdicts.dataset(),
+    ).to_pylist()
+    fell = {row["step"]: row["n"] for row in counts}
+    left = sum(fell.values())
+    steps = [Step("pairs", left, 0)]
+    fetches = sorted((step for step in fell if step.startswith("not fetched")), key=lambda step: -fell[step])
+    for step in [*fetches, *(fact for fact, _ in selection.criteria)]:
+        dropped = fell.get(step, 0)
+        left -= dropped
+        steps.append(Step(step, left, dropped))
+    return steps

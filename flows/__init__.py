@@ -1,0 +1,1 @@
+"""Order, schedule, retries, events and artifacts, and the `imagen` command. The only room that knows Prefect."""
