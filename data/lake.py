@@ -157,5 +157,6 @@ def probe_store(url: str) -> None:
     if kept != written:
         raise UnsafeStore(
             f"the store of {url} lost {written - kept} of {written} concurrent commits: "
-            "it has no atomic conditional put (If-None-Match). Use another store; AWS S3, MinIO, Ceph and Cloudflare R2 have it"
+            "it has no atomic conditional put (If-None-Match). Use another store; "
+            "AWS S3, MinIO, Ceph and Cloudflare R2 have it"
         )

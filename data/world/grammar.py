@@ -1,0 +1,102 @@
+"""The world's language: captions from scenes with varied wording, and back from captions to what they claim."""
+
+import re
+
+import numpy as np
+
+from data.world.scene import COLOURS, Claim, Phrase, Scene, holds
+
+KIND_WORDS = {
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "cross": ("cross", "plus sign"),
+    "star": ("star",),
+    "ring": ("ring", "hoop"),
+}
+SIZE_WORDS = {
+    "small": ("small", "little", "tiny"),
+    "medium": ("medium", "medium-sized"),
+    "large": ("large", "big", "huge"),
+}
+RELATION_WORDS = {
+    "left of": ("to the left of", "left of", "on the left of"),
+    "above": ("above", "over", "higher than"),
+    "inside": ("inside", "within", "in the middle of"),
+}
+REVERSED_WORDS = {
+    "left of": ("to the right of", "right of", "on the right of"),
+    "above": ("below", "under", "beneath"),
+    "inside": ("around", "surrounding", "containing"),
+}
+OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "there is ", "an image showing ", "we can see ")
+
+FOREIGN = (
+    "ein großer roter kreis über einem kleinen blauen quadrat",
+    "un petit triangle vert à gauche d'une grande étoile jaune",
+    "un círculo naranja grande encima de un cuadrado morado",
+    "маленький синий квадрат внутри большого красного круга",
+    "en stor gul stjerne ved siden av en liten svart ring",
+    "大きな 赤い 円 の 上 に 小さな 青い 四角",
+    "jauns liels aplis virs maza zila kvadrāta",
+    "ett litet grönt kors till vänster om en stor lila ring",
+)
+
+_kinds = {word: kind for kind, words in KIND_WORDS.items() for word in words}
+_sizes = {word: size for size, words in SIZE_WORDS.items() for word in words}
+_relations = {word: (name, False) for name, words in RELATION_WORDS.items() for word in words} | {
+    word: (name, True) for name, words in REVERSED_WORDS.items() for word in words
+}
+
+
+def _any(words: list[str]) -> str:
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+
+PHRASE = re.compile(rf"\b(?:a|an|one|the) (?:({_any(list(_sizes))}) )?({'|'.join(COLOURS)}) ({_any(list(_kinds))})\b")
+RELATION = re.compile(rf"\b({_any(list(_relations))})\b")
+
+
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
+    """A true caption of a scene: all its shapes, and the relation of the first two."""
+    phrases = [_phrase(rng, shape.kind, shape.colour, shape.size) for shape in scene.shapes]
+    text = phrases[0]
+    if len(phrases) > 1:
+        a, b = scene.shapes[:2]
+        relation = next(name for name in RELATION_WORDS if holds(name, a, b))
+        if rng.random() < 0.5:
+            text = f"{phrases[0]} {rng.choice(RELATION_WORDS[relation])} {phrases[1]}"
+        else:
+            text = f"{phrases[1]} {rng.choice(REVERSED_WORDS[relation])} {phrases[0]}"
+    if len(phrases) > 2:
+        text += f" {rng.choice([', and', 'and', 'with'])} {phrases[2]}".replace(" ,", ",")
+    return f"{rng.choice(OPENINGS)}{text}"
+
+
+def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
+    words = [colour, str(rng.choice(KIND_WORDS[kind]))]
+    if rng.random() < 0.75:
+        words.insert(0, str(rng.choice(SIZE_WORDS[size])))
+    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+
+
+def claim_of(caption: str) -> Claim | None:
+    """What a caption claims, or None if it is not of this language."""
+    found = list(PHRASE.finditer(caption.lower()))
+    if not 1 <= len(found) <= 3:
+        return None
+    phrases = [Phrase(_kinds[m[3]], m[2], _sizes.get(m[1]) if m[1] else None) for m in found]
+    relation = None
+    if len(found) > 1:
+        between = RELATION.search(caption.lower()[found[0].end() : found[1].start()])
+        if between is not None:
+            relation, reverse = _relations[between[1]]
+            if reverse:
+                phrases[:2] = phrases[1::-1]
+    return Claim(tuple(phrases), relation)
+
+
+def gibberish(rng: np.random.Generator) -> str:
+    """Words of no language."""
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    return " ".join("".join(rng.choice(letters, rng.integers(3, 9))) for _ in range(rng.integers(4, 9)))

@@ -1,0 +1,145 @@
+"""A scene: one to three shapes with colour, size and place, and how they stand to each other. Geometry, no pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+KINDS = ("circle", "square", "triangle", "cross", "star", "ring")
+COLOURS = {
+    "red": (214, 30, 38),
+    "orange": (245, 130, 10),
+    "yellow": (240, 215, 20),
+    "green": (30, 160, 50),
+    "cyan": (20, 200, 215),
+    "blue": (35, 65, 215),
+    "purple": (140, 35, 175),
+    "black": (18, 18, 22),
+}
+SIZES = {"small": 0.22, "medium": 0.36, "large": 0.56}  # of the picture's short side
+RELATIONS = ("left of", "above", "inside")
+BACKGROUNDS = ("plain", "gradient", "texture", "stripes")
+CONTAINERS = ("circle", "square")  # shapes roomy enough for another inside
+MARGIN, GAP = 0.03, 0.05  # of the short side: to the edge, and between shapes
+TRIES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A shape in pixels: the centre and the side of its bounding box."""
+
+    kind: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    extent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    width: int
+    height: int
+    background: str
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """What a caption says of one shape; None where it is silent."""
+
+    kind: str
+    colour: str
+    size: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a caption says: its shapes, and between the first two perhaps a relation."""
+
+    phrases: tuple[Phrase, ...]
+    relation: str | None = None
+
+
+def holds(relation: str, a: Shape, b: Shape) -> bool:
+    """Whether a stands to b as said."""
+    dx, dy = b.x - a.x, b.y - a.y
+    if relation == "inside":
+        return a.extent < b.extent and max(abs(dx), abs(dy)) + a.extent / 2 <= b.extent / 2
+    apart = max(abs(dx), abs(dy)) >= 0.35 * (a.extent + b.extent)
+    return apart and (dx > abs(dy) if relation == "left of" else dy > abs(dx))
+
+
+def fits(phrase: Phrase, shape: Shape) -> bool:
+    same = (phrase.kind, phrase.colour) == (shape.kind, shape.colour)
+    return same and phrase.size in (None, shape.size)
+
+
+def is_true(claim: Claim, shapes: Sequence[Shape]) -> bool:
+    """Whether some choice of distinct shapes makes every part of the claim true."""
+    for chosen in permutations(shapes, len(claim.phrases)):
+        if all(map(fits, claim.phrases, chosen)) and (
+            claim.relation is None or holds(claim.relation, chosen[0], chosen[1])
+        ):
+            return True
+    return False
+
+
+def random_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
+    """A scene that can be told exactly: shapes apart, no two alike, the first two clearly in a relation."""
+    while True:
+        count = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+        relation = str(rng.choice(RELATIONS))
+        shapes = _place(rng, width, height, _draw_kinds(rng, count, relation), relation)
+        if shapes is not None:
+            return Scene(width, height, str(rng.choice(BACKGROUNDS)), shapes)
+
+
+def _draw_kinds(rng: np.random.Generator, count: int, relation: str) -> list[tuple[str, str, str]]:
+    kinds = [str(rng.choice(KINDS)) for _ in range(count)]
+    colours = [str(colour) for colour in rng.choice(list(COLOURS), count, replace=False)]
+    sizes = [str(rng.choice(list(SIZES))) for _ in range(count)]
+    if relation == "inside" and count > 1:
+        kinds[:2] = [str(rng.choice([k for k in KINDS if k != "ring"])), str(rng.choice(CONTAINERS))]
+        sizes[:2] = ["small", "large"]
+    return list(zip(kinds, colours, sizes, strict=True))
+
+
+def _place(
+    rng: np.random.Generator, width: int, height: int, wanted: list[tuple[str, str, str]], relation: str
+) -> tuple[Shape, ...] | None:
+    """Find room for the shapes; none if there is none after some tries."""
+    short = min(width, height)
+    for _ in range(TRIES):
+        shapes: list[Shape] = []
+        for kind, colour, size in wanted:
+            extent = short * SIZES[size] * rng.uniform(0.94, 1.06)
+            reach = extent / 2 + MARGIN * short
+            if 2 * reach > short:
+                return None
+            shapes.append(
+                Shape(kind, colour, size, rng.uniform(reach, width - reach), rng.uniform(reach, height - reach), extent)
+            )
+        if len(shapes) > 1 and relation == "inside":
+            inner, outer = shapes[0], shapes[1]
+            shift = outer.extent * 0.06
+            x, y = outer.x + rng.uniform(-shift, shift), outer.y + rng.uniform(-shift, shift)
+            shapes[0] = Shape(inner.kind, inner.colour, inner.size, x, y, inner.extent)
+        if _clear(shapes, relation, GAP * short):
+            return tuple(shapes)
+    return None
+
+
+def _clear(shapes: list[Shape], relation: str, gap: float) -> bool:
+    for i, a in enumerate(shapes):
+        for j, b in enumerate(shapes[i + 1 :], i + 1):
+            if relation == "inside" and (i, j) == (0, 1):
+                continue
+            if max(abs(a.x - b.x), abs(a.y - b.y)) < (a.extent + b.extent) / 2 + gap:
+                return False
+    if len(shapes) == 1 or relation == "inside":
+        return True
+    dx, dy = shapes[1].x - shapes[0].x, shapes[1].y - shapes[0].y
+    along, across = (dx, dy) if relation == "left of" else (dy, dx)
+    return along > 1.5 * abs(across)
