@@ -21,7 +21,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 
 # The lock holds versions and hashes and no addresses, so that any mirror serves.
-lock: $(BIN)/uv
+lock: | $(BIN)/uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -q -o requirements.lock
 

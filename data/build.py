@@ -69,7 +69,7 @@ def way(lake: Lake, recipe: Recipe) -> Way:
     scored = [Score(lake, clip, f"score-{name}") for name, clip in clips.items()]
     tables = {name: (stage.table, tuple(clips[name].columns.names)) for name, stage in zip(clips, scored, strict=True)}
     selection = Selection(recipe.name, recipe.criteria, tables)
-    stages = (Download(lake, recipe.download), *scored)
+    stages: tuple[Stage, ...] = (Download(lake, recipe.download), *scored)
     return Way(lake, recipe, stages, selection, Publish(lake, recipe.name, tables))
 
 

@@ -124,9 +124,12 @@ def _tools(
     settings: DownloadSettings, hosts: tuple[tuple[str, str], ...]
 ) -> tuple[asyncio.Runner, Fetcher, ThreadPoolExecutor]:
     """What a worker keeps from shard to shard: its event loop, connections, robots.txt files and decoding threads."""
+
+    async def open_fetcher() -> Fetcher:
+        return await Fetcher(settings, dict(hosts), workers_beside()).__aenter__()
+
     runner = asyncio.Runner()
-    fetcher = Fetcher(settings, dict(hosts), workers_beside())
-    runner.run(fetcher.__aenter__())
+    fetcher = runner.run(open_fetcher())
     threads = ThreadPoolExecutor(DECODERS, "decode")
 
     def close() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PNG_DEPTH_AT = 24  # the byte of a PNG's header that says bits per channel
 ORIENTATION = 0x0112
 END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # near the last byte of a whole file
@@ -64,9 +64,9 @@ def prepare(body: bytes, settings: PictureSettings) -> Picture:
         source = body if _is_plain(opened, body) else _flattened(opened)
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise PictureError("broken_image", f"{opened.format} can't be decoded: {error}") from None
-    content, width, height, original_width, original_height, error = _resizer(settings)(io.BytesIO(source))
-    if error is not None:
-        raise PictureError("broken_image", f"{opened.format} can't be decoded: {error}")
+    content, width, height, original_width, original_height, failure = _resizer(settings)(io.BytesIO(source))
+    if failure is not None:
+        raise PictureError("broken_image", f"{opened.format} can't be decoded: {failure}")
     digest = hashlib.sha256(body).hexdigest()
     return Picture(content, settings.encode_format, width, height, original_width, original_height, digest)
 

@@ -51,7 +51,7 @@ def _pick(lake: Lake, dataset: str, kept: bool, count: int) -> list[tuple[Any, s
         for row, picture in zip(rows.to_pylist(), pictures, strict=True):
             cells.append((decode(picture), row["caption"], row["reason"]))
     turn: dict[str | None, int] = {}
-    order = []
+    order: list[tuple[int, int, tuple[Any, str, str | None]]] = []
     for cell in cells:
         turn[cell[2]] = turn.get(cell[2], 0) + 1
         order.append((turn[cell[2]], len(order), cell))

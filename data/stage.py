@@ -51,19 +51,17 @@ class Written:
 class Stage(Protocol):
     """One step of the way. Small enough to be sent to a worker; holds settings, never data."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def outputs(self, lake: Lake) -> list[Table]:
         """The tables it appends to, the one that decides what is pending first; made if they were not there."""
-        ...
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
-        ...
 
     def work(self, shard: Shard) -> Written:
         """Do a shard, in a worker."""
-        ...
 
 
 @dataclass
@@ -146,4 +144,4 @@ def query(sql: str, /, **tables: object) -> pa.Table:
         connection.execute("SET preserve_insertion_order = false")
         for name, table in tables.items():
             connection.register(name, table)
-        return connection.execute(sql).to_arrow_table()
+        return connection.sql(sql).to_arrow_table()

@@ -168,7 +168,6 @@ def world_make(
     Example: imagen world make --pairs 2000 --seed 7 --out world
     """
     from data.world.make import make_world
-
     from flows.progress import watching
 
     with watching():
@@ -210,10 +209,10 @@ def world_check(
 
     Example: imagen world check picture.png "a red circle above a blue square"
     """
-    from data.world.check import caption_is_true, find_shapes
     from PIL import Image, UnidentifiedImageError
 
     from data.errors import WorldError
+    from data.world.check import caption_is_true, find_shapes
 
     try:
         picture = Image.open(image).convert("RGB")

@@ -3,14 +3,13 @@
 import time
 from pathlib import Path
 
-from data.world.make import HOST, make_world, same_world
-from data.world.server import OriginServer
-
 from data.build import Built, way
 from data.lake import Lake
 from data.recipe import load_recipe
 from data.sheet import write_sheet
 from data.versions import funnel
+from data.world.make import HOST, make_world, same_world
+from data.world.server import OriginServer
 from flows.progress import watcher, watching
 from flows.rebuild import rebuild
 from flows.show import console, show_built, show_funnel

@@ -15,7 +15,6 @@ from prefect.utilities.annotations import quote
 
 from data.build import Built, Way, published, way
 from data.engine import Engine, LocalEngine
-from data.errors import ImagenError
 from data.lake import Lake
 from data.publish import Publication
 from data.recipe import load_recipe
@@ -26,17 +25,17 @@ from flows.progress import watcher
 
 MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
 IN_FLIGHT = 2  # batches at once: the engine never idles at the edge of a batch
-RETRY_DELAYS = [2, 10, 60]
+RETRY_DELAYS = [1.0, 5.0, 30.0]
 
 
 def worth_retrying(_: Any, __: Any, state: Any) -> bool:
-    """Not what a person has to mend."""
+    """A store or a network that failed may have recovered; anything else fails again in the same way."""
     try:
         state.result()
-    except ImagenError:
-        return False
-    except Exception:  # noqa: BLE001 - whatever else it was, a store or a machine may have recovered
+    except OSError:
         return True
+    except Exception:  # noqa: BLE001 - not swallowed: the task fails with it
+        return False
     return False
 
 
@@ -121,7 +120,8 @@ def map_batches(stage: Any, shards: list[Shard], engine: Engine) -> Any:
     named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
     running: deque[PrefectFuture[list[Written]]] = deque()
     for number, at in enumerate(range(0, len(shards), size)):
-        running.append(named.submit(quote(stage), quote(shards[at : at + size]), quote(engine), number))
+        batch: list[Any] = [quote(stage), quote(shards[at : at + size]), quote(engine)]  # not for Prefect to look into
+        running.append(named.submit(*batch, number))
         if len(running) == IN_FLIGHT:
             yield running.popleft().result()
     while running:

@@ -52,9 +52,9 @@ def find_shapes(image: Image.Image) -> list[Shape]:
             kind, likeness = _kind_of(mask)
             if likeness > 0.55:
                 extent = max(width, height)
-                size = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
-                centre = ((x + width / 2) * scale, (y + height / 2) * scale)
-                shapes.append(Shape(kind, colour, size, *centre, extent * scale))
+                named = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
+                across, down = (x + width / 2) * scale, (y + height / 2) * scale
+                shapes.append(Shape(kind, colour, named, across, down, extent * scale))
     return shapes
 
 

@@ -276,9 +276,9 @@ def _write_tables(out: Path, drawn: list[Drawn]) -> None:
         for one in drawn
     ]
     pq.write_table(pa.Table.from_pylist(labels, LABELS), out / "labels.parquet")
-    answers = []
+    answers: list[tuple[str | None, ...]] = []
     for one in drawn:
-        location = None
+        location: str | None = None
         if one.role.origin == "redirect_private":
             location = PRIVATE[one.role.number % len(PRIVATE)]
         elif one.role.origin == "redirect":

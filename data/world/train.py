@@ -201,7 +201,6 @@ def train_t5(
         dropout_rate=0.0,
         pad_token_id=0,
         eos_token_id=1,
-        decoder_start_token_id=0,
     )
     model = T5EncoderModel(config)
     answers = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1] * 3 + [len(RELATIONS) + 1]
