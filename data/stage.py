@@ -6,7 +6,6 @@ turn shards into files. The caller commits the files. First build, increment, cr
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import duckdb
@@ -73,13 +72,6 @@ class Plan:
     @property
     def rows(self) -> int:
         return sum(shard.rows.num_rows for shard in self.shards)
-
-    def batches(self, most: int) -> Iterator[list[Shard]]:
-        """The shards in at most `most` batches."""
-        shards = iter(self.shards)
-        size = -(-len(self.shards) // most)
-        while batch := list(islice(shards, size)):
-            yield batch
 
     def commit(self, written: Sequence[Written]) -> int:
         """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""

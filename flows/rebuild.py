@@ -58,7 +58,7 @@ def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> l
 @flow(
     name="rebuild",
     flow_run_name="rebuild-{recipe}",
-    task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT),
     persist_result=False,
     validate_parameters=True,
 )

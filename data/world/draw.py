@@ -61,6 +61,7 @@ def paint(picture: Pixels, shape: Shape, tone: tuple[int, ...]) -> None:
 
 
 def _corners(kind: str, x: float, y: float, half: float) -> np.ndarray:
+    unit: list[tuple[float, float]]
     if kind == "square":
         unit = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
     elif kind == "triangle":

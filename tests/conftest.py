@@ -1,0 +1,130 @@
+"""Small worlds and real servers, started once a session on free loopback ports and ended by their own process ids."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.lake import Lake
+from data.world.make import HOST, make_world
+from data.world.server import OriginProcess
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+UNSEEN_SEED = 4711  # no model was trained on it
+SMALL = 160
+
+RECIPE = """
+name: shapes
+sources:
+  - path: {source}
+download:
+  image_size: 256
+  timeout: 8
+  per_host: 64
+  per_host_rate: 5000
+  max_bytes: 10000000
+scores:
+  clip:
+    model: built-in
+select:
+  - words: {{min: 3}}
+  - side: {{min: 64}}
+  - aspect: {{max: 3}}
+  - clip_score: {{min: {threshold}}}
+shard_rows: {shard_rows}
+"""
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world with every fault in it."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, SMALL, UNSEEN_SEED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def origin(world: Path) -> Iterator[OriginProcess]:
+    with OriginProcess(world) as server:
+        yield server
+
+
+@pytest.fixture
+def lake(tmp_path: Path, origin: OriginProcess) -> Lake:
+    """An empty lake that may fetch from the world's origin."""
+    return Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
+
+
+def write_recipe(
+    folder: Path, source: Path | str, threshold: float = 0.32, shard_rows: int = 40, text: str = RECIPE
+) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text.format(source=source, threshold=threshold, shard_rows=shard_rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on SQLite; the address of its API."""
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
+    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", str(port)]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", 120)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """moto's S3 server as a process of its own; its endpoint."""
+    port = free_port()
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/moto-api/data.json", 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def wait_for(url: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def content_of(lake: Lake, dataset: str) -> list[tuple[object, ...]]:
+    """The published rows, sorted: what two builds of the same thing must agree on."""
+    table = lake.table(f"datasets/{dataset}").dataset().to_table()
+    columns = [name for name in table.column_names if name != "image"]
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    pictures = (hash(image["bytes"]) for image in table["image"].to_pylist())
+    return sorted((*row, picture) for row, picture in zip(rows, pictures, strict=True))
