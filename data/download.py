@@ -24,7 +24,7 @@ from data.picture import Picture, PictureError, PictureSettings, prepare
 from data.stage import Shard, Written, query
 from data.table import Table, write_file
 
-DECODERS = 1  # threads a worker: img2dataset redirects the process's output while it decodes, so never two
+DECODERS = 2  # threads a worker; the codecs release the interpreter's lock
 
 
 class DownloadSettings(FetchSettings, PictureSettings):
@@ -85,11 +85,9 @@ class Download:
 
     async def _fetch_all(self, fetcher: Fetcher, threads: ThreadPoolExecutor, urls: list[str]) -> list[Got]:
         loop = asyncio.get_running_loop()
-        busy = asyncio.Semaphore(self.settings.concurrency)
 
         async def one(url: str) -> Got:
-            async with busy:
-                fetched = await fetcher.fetch(url)
+            async with fetcher.fetching(url) as fetched:
                 if fetched.body is None:
                     return fetched, None
                 picture = await loop.run_in_executor(threads, _prepare, fetched.body, self.settings)

@@ -1,66 +1,85 @@
-"""Fetch a URL that nobody vouches for: safely, politely, within bounds, over kept connections.
+"""A fetch that is safe on the open internet, and fast: kept connections, one TLS context, robots.txt once a host.
 
-Only http and https, only allowed addresses (address.py), every redirect checked like a first request. Time is bounded
-in total, so a slow drip ends too; bodies are cut at a limit; few large ones are in memory at once. Opt-outs are
-honoured: X-Robots-Tag, robots.txt (robots.py), a domain blocklist. The user agent says who we are.
+What a URL does never raises: it is a status of `Fetched`, with the reason in words. Which addresses may be reached
+lies in address.py, one request in request.py, what owners forbid in robots.py, what bounds a worker in limits.py.
 """
 
 import asyncio
+import re
 import ssl
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from email.message import Message
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
-from types import TracebackType
-from typing import Any
+from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
-from data.address import ForbiddenAddress, Gate, is_public, literal
-from data.robots import ROBOTS_BYTES, Robots
+from data import robots
+from data.address import Hosts, SystemResolver, literal, refusal
+from data.limits import Memory, Share, Turns
+from data.request import REDIRECTS, Answer, Client, Failure
 
-TOKEN = "imagen-dataset"  # what robots.txt and X-Robots-Tag may call us
-OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
-REDIRECTS = (301, 302, 303, 307, 308)
-SMALL_BODY = 1 << 20  # bytes: larger bodies share LARGE_BODIES places, which bounds a worker's memory
-LARGE_BODIES = 8
-PATIENCE = 10.0  # seconds: a longer Retry-After is left to another build
-STATUSES = {404: "not_found", 410: "gone", 429: "rate_limited"}
-TRANSIENT = {"timeout", "dns", "connection", "tls", "truncated", "server_error", "rate_limited", "robots_unavailable"}
+BODIES = 256 << 20  # bytes that larger bodies may take together
+LONGEST_RETRY_AFTER = 5.0
+LONGEST_URL = 8000
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.IGNORECASE)
 
 
 class FetchSettings(BaseModel):
-    """Bounds and manners."""
+    """How pictures are fetched, and within which bounds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    timeout: float = Field(30.0, gt=0, description="seconds for one URL in total")
-    connect_timeout: float = Field(10.0, gt=0)
-    max_bytes: int = Field(20_000_000, ge=1)
+    timeout: float = Field(30.0, gt=0, description="seconds for one URL in total, redirects and a slow drip included")
+    connect_timeout: float = Field(10.0, gt=0, description="seconds until a connection stands")
+    max_bytes: int = Field(20_000_000, gt=0, description="a longer body is not a picture we want")
     max_redirects: int = Field(5, ge=0)
-    tries: int = Field(2, ge=1, description="within one attempt: after 5xx, 429 or a reset, not after a time-out")
-    retry_wait: float = Field(0.5, ge=0, description="seconds")
-    concurrency: int = Field(64, ge=1, description="URLs at once in one worker")
-    per_host: int = Field(8, ge=1, description="connections at once to one host, of all workers together")
-    per_host_rate: float = Field(20.0, gt=0, description="requests a second to one host, of all workers together")
-    respect_robots: bool = True
-    respect_opt_out: bool = True
-    blocked_domains: tuple[str, ...] = Field((), description="and all their subdomains")
-    contact: str | None = Field(None, description="an address for those whose pictures we fetch, in the user agent")
+    tries: int = Field(2, ge=1, description="quick tries within one attempt, after 5xx, 429 and a connection reset")
+    retry_wait: float = Field(0.5, ge=0, description="seconds between them, unless the server says Retry-After")
+    concurrency: int = Field(64, ge=1, description="URLs at once in one worker process")
+    per_host: int = Field(8, ge=1, description="connections at once to one host")
+    per_host_rate: float = Field(20.0, gt=0, description="requests a second to one host")
+    respect_robots: bool = Field(True, description="ask robots.txt")
+    respect_opt_out: bool = Field(True, description="leave what X-Robots-Tag withholds: noai, noindex and their kin")
+    blocked_domains: tuple[str, ...] = Field((), description="never asked, nor their subdomains")
+    contact: str | None = Field(None, pattern=r"^[ -~]+$", description="goes into the user agent: an address or page")
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What became of one URL."""
+    """What came of one URL. `status` is one of
+
+    ok                 the body is here
+    not_found, gone    404, 410
+    rate_limited       429                                                      (transient)
+    server_error       5xx                                                      (transient)
+    http_error         any other answer that is no picture: 401, 403, 451, 300
+    timeout            no connection, or no whole answer, in time               (transient)
+    dns                the name has no address                                  (transient)
+    connection         refused, reset, or closed before an answer               (transient)
+    truncated          the body ended before its end                            (transient)
+    tls                no trusted certificate for the name, or no handshake
+    protocol           what answered does not speak HTTP, or an unknown encoding
+    too_large          the body is longer than `max_bytes`
+    redirects          more redirects than `max_redirects`
+    forbidden_address  the address is not public
+    forbidden_scheme   neither http nor https
+    bad_url            no URL that can be asked
+    blocked            a blocked domain
+    robots             robots.txt forbids it, or can't be had                   (transient if it can't be had)
+    opt_out            X-Robots-Tag withholds it
+    """
 
     url: str
-    status: str  # ok, or one word for why not
-    error: str | None = None
-    transient: bool = False  # worth another attempt on another day
+    status: str
+    error: str | None
+    transient: bool
     http_status: int | None = None
     body: bytes | None = None
     final_url: str | None = None
@@ -69,253 +88,215 @@ class Fetched:
     content_type: str | None = None
 
 
-class Refused(Exception):
-    """Ends one fetch: a status and words."""
+class _Clock:
+    """The time that one URL has left. It stands still while the URL waits for its turn: that is not its fault."""
 
-    def __init__(self, status: str, words: str, http_status: int | None = None, retry_after: float = 0) -> None:
-        super().__init__(words)
-        self.status, self.http_status, self.retry_after = status, http_status, retry_after
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self.left = seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.left):
+                yield
+        except TimeoutError as error:
+            what = "connecting took too long" if isinstance(error, aiohttp.ConnectionTimeoutError) else None
+            raise Failure("timeout", what or f"no whole answer within {self.seconds:g} s", True) from None
+        finally:
+            self.left = max(0.0, self.left - (time.monotonic() - began))
 
 
 class Fetcher:
-    """Fetches for one worker: one TLS context, kept connections, robots.txt once a host."""
+    """Fetches URLs, many at once; `async with Fetcher(settings) as fetcher`, one for a worker and its event loop.
+
+    `hosts` are the lake's named hosts (a name or `*.name` to `address` or `address:port`), the only ones that may lie
+    on addresses that are not public. `workers` share the bounds of a host. `certificates` is a file of further CAs.
+    """
 
     def __init__(
         self,
         settings: FetchSettings,
-        hosts: Mapping[str, str] | None = None,
+        hosts: Mapping[str, str] = {},
         workers: int = 1,
         certificates: str | None = None,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.settings = settings
-        self.gate = Gate(hosts or {}, resolver)
-        self.per_host = max(1, settings.per_host // workers)
-        self.pause = workers / settings.per_host_rate  # seconds between requests to one host
-        self.turns: dict[str, float] = {}  # host → when the next request may go
-        self.large = asyncio.Semaphore(LARGE_BODIES)
-        self.tls = ssl.create_default_context()
-        if certificates is not None:
-            self.tls.load_verify_locations(certificates)
-        about = f"; {settings.contact}" if settings.contact else ""
-        self.user_agent = f"{TOKEN}/{version('imagen')} (collects text-image pairs{about})"
-        self.robots = Robots(self._robots_txt, self.user_agent)
-        self.session: aiohttp.ClientSession | None = None
+        self._hosts = Hosts(hosts)
+        self._certificates = certificates
+        self._names = resolver
+        self._blocked = {domain.lower().strip(".") for domain in settings.blocked_domains}
+        self._turns = Turns(max(1, settings.per_host // workers), settings.per_host_rate / workers)
+        self._at_once = asyncio.Semaphore(settings.concurrency)
+        self._memory = Memory(max(BODIES, settings.max_bytes))
+        self._robots = robots.Robots(self._read_robots)
 
-    async def __aenter__(self) -> "Fetcher":
-        from img2dataset.downloader import is_disallowed  # seconds to import: now, not while URLs are under way
-
-        self.is_disallowed = is_disallowed
-        settings = self.settings
-        connector = aiohttp.TCPConnector(
-            resolver=self.gate,
-            socket_factory=self.gate.open_socket,
-            ssl=self.tls,
-            limit=0,
-            limit_per_host=self.per_host,
-            ttl_dns_cache=60,
-        )
-        self.session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout),
-            headers={"User-Agent": self.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # bounded below; a compressed body may be a bomb
-            trust_env=False,  # a proxy would connect for us, past every check
+    async def __aenter__(self) -> Self:
+        context = ssl.create_default_context()
+        if self._certificates:
+            context.load_verify_locations(self._certificates)
+        contact = self.settings.contact or "builds image datasets; honours robots.txt and X-Robots-Tag"
+        agent = f"{robots.AGENT}/{version('imagen')} ({contact})"
+        self._client = Client(
+            self._hosts,
+            self._names or SystemResolver(),
+            context,
+            agent,
+            self.settings.connect_timeout,
+            self.settings.respect_opt_out,
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self.session is not None
-        await self.session.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self._robots.close()
+        await self._client.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """Fetch; whatever the URL does comes back as a status, never as an exception."""
+        async with self.fetching(url) as fetched:
+            return fetched
+
+    @asynccontextmanager
+    async def fetching(self, url: str) -> AsyncIterator[Fetched]:
+        """A fetch whose body counts as memory in flight until the block ends: decode it inside."""
+        share = Share(self._memory)
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                return replace(await self._try(url), url=url)
-        except TimeoutError:
-            return Fetched(url, "timeout", f"nothing whole came within {self.settings.timeout:g} s", transient=True)
-        except Refused as refusal:
-            transient = refusal.status in TRANSIENT
-            return Fetched(url, refusal.status, str(refusal), transient, refusal.http_status)
-
-    async def _try(self, url: str) -> Fetched:
-        """Get it, asking again soon where that often helps."""
-        for left in range(self.settings.tries - 1, -1, -1):
-            try:
-                return await self._get(url, self.settings.max_bytes, self._allowed)
-            except Refused as refusal:
-                wait = max(self.settings.retry_wait, refusal.retry_after)
-                if not left or wait > PATIENCE or refusal.status not in ("server_error", "rate_limited", "connection"):
-                    raise
-                await asyncio.sleep(wait)
-        raise AssertionError("a fetch has at least one try")
-
-    async def _get(self, url: str, limit: int, check: Callable[[URL], Any]) -> Fetched:
-        """Follow redirects by hand, each hop checked like the first; raises Refused."""
-        here = _parse(url)
-        for _ in range(self.settings.max_redirects + 1):
-            await check(here)
-            await self._turn(here.host or "")
-            got = await self._request(here, limit)
-            if isinstance(got, Fetched):
-                return got
-            here = got
-        raise Refused("redirects", f"more than {self.settings.max_redirects} redirects")
-
-    async def _allowed(self, url: URL) -> None:
-        self._check(url)
-        if self.settings.respect_robots:
-            verdict = await self.robots.allows(url)
-            if verdict is None:
-                raise Refused("robots_unavailable", f"robots.txt of {url.host} can't be had now")
-            if not verdict:
-                raise Refused("robots", f"robots.txt of {url.host} forbids it")
-
-    def _check(self, url: URL) -> None:
-        host = (url.host or "").lower().rstrip(".")
-        if url.scheme not in ("http", "https"):
-            raise Refused("forbidden_scheme", f"{url.scheme or 'no scheme'}: only http and https are fetched")
-        if not host:
-            raise Refused("bad_url", "the URL names no host")
-        if any(host == domain or host.endswith(f".{domain}") for domain in self.settings.blocked_domains):
-            raise Refused("blocked", f"{host} is on the blocklist")
-        address = literal(host)
-        if address is not None and not is_public(address) and self.gate.named(host) is None:
-            raise Refused("forbidden_address", f"{address} is not public")
-
-    async def _turn(self, host: str) -> None:
-        """Wait until the host may be asked again."""
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self.turns.get(host, 0.0))
-        self.turns[host] = turn + self.pause
-        if turn > now:
-            await asyncio.sleep(turn - now)
-
-    async def _request(self, url: URL, limit: int) -> Fetched | URL:
-        """One request: what came, or where it points to."""
-        assert self.session is not None
-        try:
-            async with self.session.get(url, allow_redirects=False) as response:
-                if response.status in REDIRECTS and "Location" in response.headers:
-                    return _redirected(url, response.headers["Location"])
-                if response.status != 200:
-                    raise _unwelcome(response)
-                if self.settings.respect_opt_out and self._opted_out(response):
-                    raise Refused("opt_out", "its owner refuses: X-Robots-Tag", 200)
-                body = await self._body(response, limit)
-                headers = response.headers
-                return Fetched(
-                    str(url),
-                    "ok",
-                    http_status=200,
-                    body=body,
-                    final_url=str(url),
-                    etag=headers.get("ETag"),
-                    last_modified=headers.get("Last-Modified"),
-                    content_type=headers.get("Content-Type"),
-                )
-        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-            raise _refusal(error) from None
-
-    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        if (response.content_length or 0) > limit:
-            raise Refused("too_large", f"{response.content_length:,} bytes are more than {limit:,}", 200)
-        chunks: list[bytes] = []
-        size, place = 0, False
-        try:
-            async for chunk in response.content.iter_any():
-                size += len(chunk)
-                if size > limit:
-                    raise Refused("too_large", f"more than {limit:,} bytes", 200)
-                if size > SMALL_BODY and not place:
-                    await self.large.acquire()
-                    place = True
-                chunks.append(chunk)
-            body = b"".join(chunks)
+            yield await self._fetched(url, share)
         finally:
-            if place:
-                self.large.release()
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
-        return body if encoding == "identity" else _unpacked(body, encoding, limit)
+            share.release()
 
-    def _opted_out(self, response: aiohttp.ClientResponse) -> bool:
-        headers = Message()
-        for value in response.headers.getall("X-Robots-Tag", ()):
-            headers["X-Robots-Tag"] = value
-        return bool(self.is_disallowed(headers, TOKEN, OPT_OUTS))
-
-    async def _robots_txt(self, url: URL) -> bytes | None:
-        """The file's text; empty where there is none; None where nobody can say now."""
-
-        async def check(hop: URL) -> None:
-            self._check(hop)
-
+    async def _fetched(self, url: str, share: Share) -> Fetched:
+        at: list[URL] = []
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                return (await self._get(str(url), ROBOTS_BYTES, check)).body
-        except TimeoutError:
-            return None
-        except Refused as refusal:
-            return None if refusal.status in TRANSIENT else b""
+            answer = await self._follow(url, share, at)
+        except Failure as failure:
+            return Fetched(
+                url,
+                failure.status,
+                failure.error,
+                failure.transient,
+                failure.http_status,
+                final_url=str(at[-1]) if at else None,
+            )
+        headers = answer.headers
+        return Fetched(
+            url,
+            "ok",
+            None,
+            False,
+            answer.status,
+            answer.body,
+            str(at[-1]),
+            headers.get("ETag"),
+            headers.get("Last-Modified"),
+            headers.get("Content-Type"),
+        )
+
+    async def _follow(self, url: str, share: Share, at: list[URL]) -> Answer:
+        """The picture at the end of the redirects; `at` gets every URL that was asked on the way."""
+        clock = _Clock(self.settings.timeout)
+        target = _parsed(url)
+        for _ in range(self.settings.max_redirects + 1):
+            self._check(target)
+            if self.settings.respect_robots:
+                await self._ask_robots(target)
+            at.append(target)
+            answer = await self._try(target, clock, share)
+            if answer.status not in REDIRECTS:
+                return answer
+            target = _redirected(target, answer)
+        raise Failure("redirects", f"more than {self.settings.max_redirects} redirects, the next one to {target}")
+
+    def _check(self, target: URL) -> None:
+        """What a URL says before anything is asked; addresses are checked again as names resolve and sockets open."""
+        host = (target.raw_host or "").lower().rstrip(".")
+        if not HOST.fullmatch(host):
+            raise Failure("bad_url", f"{target} names no host" if not host else f"{host!r} can't be a host's name")
+        labels = host.split(".")
+        if self._blocked and any(".".join(labels[n:]) in self._blocked for n in range(len(labels))):
+            raise Failure("blocked", f"{host} is a blocked domain")
+        if self._hosts.find(host):
+            return
+        address = literal(host)
+        if address is None:
+            return
+        reason = refusal(address)
+        if reason:
+            raise Failure("forbidden_address", reason if host == address else f"{host} is {address}: {reason}")
+        if ":" not in host and host != address:
+            raise Failure("bad_url", f"{host} is an unusual spelling of {address}")
+
+    async def _ask_robots(self, target: URL) -> None:
+        rules = await self._robots.rules(str(target.origin()))
+        if rules.failure:
+            raise Failure(*rules.failure)
+        if not rules.allow(str(target)):
+            raise Failure("robots", f"the robots.txt of {target.host} forbids it")
+
+    async def _read_robots(self, origin: str) -> robots.Rules:
+        clock, share = _Clock(self.settings.timeout), Share(self._memory)
+        target = first = URL(origin) / "robots.txt"
+        try:
+            for _ in range(6):  # RFC 9309 2.3.1.2: at least five redirects
+                self._check(target)
+                answer = await self._try(target, clock, share, robots.LIMIT)
+                if answer.status not in REDIRECTS:
+                    return await asyncio.to_thread(robots.parse, answer.body)
+                target = _redirected(target, answer)
+            return robots.Rules()
+        except Failure as failure:
+            if failure.http_status and 400 <= failure.http_status < 500 and failure.status != "rate_limited":
+                return robots.Rules()
+            if target == first and failure.status in ("dns", "connection", "forbidden_address", "tls"):
+                return robots.Rules(failure=(failure.status, failure.error, failure.transient))
+            return robots.Rules(failure=("robots", f"{first} can't be had: {failure.error}", True))
+        finally:
+            share.release()
+
+    async def _try(self, target: URL, clock: _Clock, share: Share, cut: int | None = None) -> Answer:
+        """One answer, after a few quick tries if these can help."""
+        for tries_left in reversed(range(self.settings.tries)):
+            try:
+                async with self._turns.turn(str(target.raw_host).lower().rstrip(".")), self._at_once, clock.running():
+                    return await self._client.ask(target, share, cut or self.settings.max_bytes, cut is not None)
+            except Failure as failure:
+                wait = self.settings.retry_wait if failure.retry_after is None else failure.retry_after
+                if not failure.passing or not tries_left or wait > min(clock.left, LONGEST_RETRY_AFTER):
+                    raise
+            clock.left -= wait
+            await asyncio.sleep(wait)
+        raise AssertionError("there is at least one try")
 
 
-def _parse(url: str) -> URL:
+def _parsed(url: str) -> URL:
+    url = url.strip()
+    scheme = SCHEME.match(url)
+    if not scheme:
+        raise Failure("bad_url", f"{url[:100]!r} is not a URL" if url else "the URL is empty")
+    if scheme[1].lower() not in ("http", "https"):
+        raise Failure("forbidden_scheme", f"{scheme[1].lower()}: only http and https are fetched")
+    if len(url) > LONGEST_URL:
+        raise Failure("bad_url", f"a URL of {len(url):,} characters")
     try:
-        return URL(url.strip())
+        return _bare(URL(url))
     except ValueError as error:
-        raise Refused("bad_url", f"no URL: {error}") from None
+        raise Failure("bad_url", str(error)[:300]) from None
 
 
-def _redirected(url: URL, location: str) -> URL:
+def _bare(url: URL) -> URL:
+    """Without fragment, and without user and password: what a list of URLs knows is no secret to give away."""
+    return (url.with_user(None) if url.raw_user is not None or url.raw_password is not None else url).with_fragment(
+        None
+    )
+
+
+def _redirected(target: URL, answer: Answer) -> URL:
+    location = answer.headers.get("Location") or answer.headers.get("URI")
+    if not location:
+        raise Failure("http_error", f"{target.host} redirects to nowhere", False, answer.status)
+    if SCHEME.match(location.strip()):
+        return _parsed(location)
     try:
-        return url.join(URL(location))
+        return _bare(target.join(URL(location.strip())))
     except ValueError as error:
-        raise Refused("bad_url", f"redirected to what is no URL: {error}") from None
-
-
-def _unwelcome(response: aiohttp.ClientResponse) -> Refused:
-    code = response.status
-    status = STATUSES.get(code) or ("server_error" if code >= 500 else "http_error")
-    wait = response.headers.get("Retry-After", "")
-    return Refused(status, f"HTTP {code} {response.reason or ''}".strip(), code, float(wait) if wait.isdigit() else 0)
-
-
-def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body that was compressed although we asked for none, within the same limit."""
-    if encoding not in ("gzip", "deflate"):
-        raise Refused("http_error", f"Content-Encoding {encoding} is not read", 200)
-    try:
-        unpacker = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Refused("truncated", f"{encoding} body is broken: {error}", 200) from None
-    if len(unpacked) > limit:
-        raise Refused("too_large", f"unpacks to more than {limit:,} bytes", 200)
-    return unpacked
-
-
-def _refusal(error: Exception) -> Refused:
-    """One word for what aiohttp raised."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ForbiddenAddress) or "is not public" in str(cause):
-            return Refused("forbidden_address", str(cause))
-        cause = getattr(cause, "os_error", None) or cause.__cause__ or cause.__context__
-    words = str(error) or type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Refused("dns", words)
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Refused("tls", words)
-    if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
-        return Refused("timeout", words)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Refused("truncated", words)
-    if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return Refused("bad_url", words)
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return Refused("connection", words)
-    return Refused("http_error", words)
+        raise Failure("bad_url", f"redirect to {location[:100]!r}: {error}") from None

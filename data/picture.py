@@ -1,150 +1,249 @@
-"""Bytes from the web become a picture that is safe to keep: upright, 8-bit RGB, resized and encoded by img2dataset.
+"""From a fetched body to the picture that is kept: upright, 8 bits a channel, by img2dataset's resizer.
 
-img2dataset's Resizer drops EXIF orientation and bleaches 16-bit PNG, both silently. So whatever is not plain 8-bit with
-the right side up is decoded by Pillow first and handed on without loss. Pixels are counted before any are decoded.
+Plain pictures go to the resizer as they are and are decoded once, outside the interpreter's lock. What the resizer
+would get wrong (orientation, 16 bits, CMYK, palettes, alpha, animation) is made plain first. Pixels are counted from
+the header; a picture of many pixels is decoded alone, so that memory stays bounded.
 """
 
 import hashlib
+import importlib.util
 import io
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Literal
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-PNG_DEPTH_AT = 24  # the byte of a PNG's header that says bits per channel
+LARGE = 8_000_000  # pixels; above, one picture at a time
+PNG_COMPRESSION = 6
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 ORIENTATION = 0x0112
-END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # near the last byte of a whole file
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_large = Lock()
+
+# Pixels are counted here, against the settings; Pillow's own warning comes at another number.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# A broken picture is an error of its own row; the codec's words on stderr would name no URL.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-Image.init()  # else Pillow knows only the commonest formats by name
+class PictureError(Exception):
+    """A body that gives no picture. `status` is not_an_image, broken_image or too_many_pixels."""
+
+    def __init__(self, status: str, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PictureError, (self.status, str(self))
 
 
 class PictureSettings(BaseModel):
-    """As what pictures are kept. The modes are img2dataset's."""
+    """As what pictures are kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: int = Field(512, ge=16, description="pixels: of the side that resize_mode names")
-    resize_mode: Literal["no", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio_largest"
+    image_size: int = Field(512, ge=1, description="pixels of the side that resize_mode means")
+    resize_mode: Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"] = Field(
+        "keep_ratio_largest",
+        description="keep_ratio: the smaller side becomes image_size; keep_ratio_largest: the larger",
+    )
     resize_only_if_bigger: bool = True
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    encode_quality: int = Field(95, ge=0, le=100, description="of jpg and webp; png: compression, 0 to 9")
-    max_pixels: int = Field(50_000_000, ge=1, description="more is refused before a pixel is decoded")
+    encode_quality: int = Field(95, ge=0, le=100, description="of jpg and webp; png keeps all")
+    max_pixels: int = Field(50_000_000, ge=1, le=150_000_000, description="more are not decoded")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """A picture as kept, and what it was: `original_width` and `original_height` are those of the upright original."""
+
     bytes: bytes
     format: str
     width: int
     height: int
-    original_width: int  # upright
+    original_width: int
     original_height: int
-    sha256: str  # of the bytes that were fetched
-
-
-class PictureError(Exception):
-    """What came is no picture that can be kept."""
-
-    def __init__(self, status: Literal["not_an_image", "broken_image", "too_many_pixels"], words: str) -> None:
-        super().__init__(words)
-        self.status = status
+    sha256: str  # of the body as fetched
 
 
 def prepare(body: bytes, settings: PictureSettings) -> Picture:
-    """The picture that a body holds, upright, resized and encoded."""
-    opened = _open(body, settings.max_pixels)
-    try:
-        source = body if _is_plain(opened, body) else _flattened(opened)
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise PictureError("broken_image", f"{opened.format} can't be decoded: {error}") from None
-    content, width, height, original_width, original_height, failure = _resizer(settings)(io.BytesIO(source))
-    if failure is not None:
-        raise PictureError("broken_image", f"{opened.format} can't be decoded: {failure}")
-    digest = hashlib.sha256(body).hexdigest()
-    return Picture(content, settings.encode_format, width, height, original_width, original_height, digest)
+    image = _open(body, settings.max_pixels)
+    _check_enlarged(image.width, image.height, settings)
+    alone: AbstractContextManager[object] = _large if image.width * image.height > LARGE else nullcontext()
+    with alone:
+        plain = body if _is_plain(image, body) else _made_plain(image, body)
+        resize = _resizer(
+            settings.image_size,
+            settings.resize_mode,
+            settings.resize_only_if_bigger,
+            settings.encode_format,
+            PNG_COMPRESSION if settings.encode_format == "png" else settings.encode_quality,
+        )
+        data, width, height, original_width, original_height, error = resize(io.BytesIO(plain))
+    if error:
+        raise PictureError("broken_image", f"the picture can't be decoded: {error}")
+    sha256 = hashlib.sha256(body).hexdigest()
+    return Picture(data, settings.encode_format, width, height, original_width, original_height, sha256)
+
+
+def _check_enlarged(width: int, height: int, settings: PictureSettings) -> None:
+    """A thin picture whose smaller side is enlarged to the size asked for can become a bomb here."""
+    if settings.resize_mode in ("keep_ratio", "center_crop") and not settings.resize_only_if_bigger:
+        scale = settings.image_size / min(width, height)
+        if width * height * scale**2 > settings.max_pixels:
+            raise PictureError("too_many_pixels", f"{width} x {height} pixels would be enlarged {scale:.0f} times")
 
 
 def decode(data: bytes) -> Image.Image:
-    """A kept picture, as RGB."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    """The pixels of a kept picture, as RGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _resizer(size: int, mode: str, only_if_bigger: bool, encode_format: str, quality: int) -> Any:
+    return _resizing().Resizer(size, mode, only_if_bigger, encode_format=encode_format, encode_quality=quality)
+
+
+@lru_cache(maxsize=1)
+def _resizing() -> Any:
+    """img2dataset's resizer, by itself: its package imports wandb and pandas, seconds of every worker's start."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    package = importlib.util.find_spec("img2dataset")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("img2dataset is not installed")
+    path = os.path.join(package.submodule_search_locations[0], "resizer.py")
+    spec = importlib.util.spec_from_file_location("img2dataset_resizer", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # It points the process's own stdout and stderr at /dev/null for each picture; with threads they stay there.
+    module.SuppressStdoutStderr = nullcontext  # type: ignore[attr-defined]
+    return module
 
 
 def _open(body: bytes, max_pixels: int) -> Image.Image:
-    """Read the header alone."""
+    """The picture with its header read and no pixel."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
-            opened = Image.open(io.BytesIO(body), formats=FORMATS)
+        width, height = _webp_size(body)
+        if width * height <= max_pixels:
+            image = Image.open(io.BytesIO(body), formats=FORMATS)
+            width, height = image.size
+    except Image.UnidentifiedImageError:
+        raise PictureError("not_an_image", f"no picture of a known format, but {_looks_like(body)}") from None
     except Image.DecompressionBombError as error:
         raise PictureError("too_many_pixels", str(error)) from None
-    except UnidentifiedImageError:
-        raise PictureError("not_an_image", f"no picture of a known format; it begins {body[:24]!r}") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError("broken_image", f"the header is broken: {error}") from None
-    if opened.width * opened.height > max_pixels:
-        size = f"{opened.width} x {opened.height}"
-        raise PictureError("too_many_pixels", f"{size} pixels are more than {max_pixels:,}")
-    return opened
+    except Exception as error:  # noqa: BLE001 - a parser may raise anything over a hostile header
+        raise PictureError("broken_image", f"the header can't be read: {error}") from None
+    if width * height > max_pixels:
+        raise PictureError("too_many_pixels", f"{width} x {height} pixels, more than {max_pixels:,}")
+    return image
 
 
-def _is_plain(opened: Image.Image, body: bytes) -> bool:
-    """Whether img2dataset reads it right: whole, 8-bit, without alpha, the right side up, one frame."""
-    if opened.format not in ("JPEG", "PNG", "WEBP") or opened.mode not in ("RGB", "L"):
+def _webp_size(body: bytes) -> tuple[int, int]:
+    """The size in a WebP header, else 0, 0: Pillow's reader makes room for all pixels as it opens the file."""
+    if body[:4] != b"RIFF" or body[8:12] != b"WEBP" or len(body) < 30:
+        return 0, 0
+    if body[12:16] == b"VP8X":
+        return 1 + int.from_bytes(body[24:27], "little"), 1 + int.from_bytes(body[27:30], "little")
+    if body[12:16] == b"VP8L":
+        bits = int.from_bytes(body[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(body[26:28], "little") & 0x3FFF, int.from_bytes(body[28:30], "little") & 0x3FFF
+
+
+def _looks_like(body: bytes) -> str:
+    start = body[:512].lstrip().lower()
+    if not start:
+        return "nothing"
+    if start.startswith((b"<!doctype html", b"<html")) or b"<html" in start:
+        return "HTML"
+    if b"<svg" in start:
+        return "SVG"
+    return f"bytes that begin with {body[:12]!r}"
+
+
+def _is_plain(image: Image.Image, body: bytes) -> bool:
+    """Whether the resizer gets it right: 8-bit RGB or grey without transparency, upright, one frame."""
+    if image.mode not in ("RGB", "L") or image.has_transparency_data:
         return False
-    if "transparency" in opened.info or getattr(opened, "is_animated", False):
+    if image.format in ("JPEG", "MPO"):
+        return not {"exif", "xmp"} & image.info.keys() or _turn(image) is None
+    if getattr(image, "is_animated", False):
         return False
-    if opened.format == "PNG" and body[PNG_DEPTH_AT] > 8:
-        return False
-    if opened.getexif().get(ORIENTATION, 1) != 1:
-        return False
-    if opened.format == "WEBP":
-        return len(body) >= int.from_bytes(body[4:8], "little") + 8
-    return END[opened.format] in body[-64:]  # else it is cut off, or ends in something strange: Pillow shall say
+    if image.format == "PNG":  # its metadata may come after the pixels
+        return body[24] == 8 and not any(mark in body for mark in PNG_EXIF)
+    return image.format == "WEBP" and not {"exif", "xmp"} & image.info.keys()
 
 
-def _flattened(opened: Image.Image) -> bytes:
-    """Any picture as an upright 8-bit RGB bitmap, what is transparent on white."""
-    opened.seek(0)
-    opened.load()
-    image: Image.Image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_eight_bit(np.asarray(image)))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    bitmap = io.BytesIO()
-    image.convert("RGB").save(bitmap, "BMP")
-    return bitmap.getvalue()
+def _made_plain(image: Image.Image, body: bytes) -> bytes:
+    """The same picture upright, flattened on white, in 8-bit RGB, as a BMP: what the resizer reads at little cost."""
+    try:
+        sixteen = image.format == "PNG" and body[24] == 16
+        if not sixteen or any(mark in body for mark in PNG_EXIF):
+            image.load()
+        turn = _turn(image)
+        image = _flattened(_sixteen_bit(body) if sixteen else _eight_bit(image))
+        image = image if turn is None else image.transpose(turn)
+        width, height, pixels = image.width, image.height, image.tobytes("raw", "BGR")
+        image.close()
+        return cv2.imencode(".bmp", np.frombuffer(pixels, np.uint8).reshape(height, width, 3))[1].tobytes()
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything over hostile bytes
+        raise PictureError("broken_image", f"the picture can't be decoded: {error}") from None
 
 
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 or 32 bits, or floats of 0 to 1, in 8 bits."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values) * (255.0 if values.max(initial=0) <= 1 else 1.0)
-    elif values.dtype.itemsize > 2:
-        values = values >> 8 if values.max(initial=0) > 255 else values
-    else:
-        values = values >> 8
-    return values.clip(0, 255).astype(np.uint8)
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings the picture upright; None when it is."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - unreadable metadata says nothing; the picture may be good
+        return None
 
 
-@lru_cache(maxsize=8)
-def _resizer(settings: PictureSettings) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its dependency would ask the internet for news
-    from img2dataset.resizer import Resizer
+def _sixteen_bit(body: bytes) -> Image.Image:
+    """A 16-bit PNG by OpenCV, which keeps all bits: Pillow takes the high byte."""
+    deep = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None:
+        raise ValueError("the data is broken or ends early")
+    pixels = cv2.convertScaleAbs(deep, alpha=255 / 65535) if deep.dtype == np.uint16 else deep
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return Image.fromarray(pixels)
 
-    return Resizer(
-        image_size=settings.image_size,
-        resize_mode=settings.resize_mode,
-        resize_only_if_bigger=settings.resize_only_if_bigger,
-        encode_format=settings.encode_format,
-        encode_quality=settings.encode_quality,
-    )
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of more bits brought to 8: 16-bit values by their range, others stretched, as no range is agreed on."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image, np.float32)
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(values.min()), float(values.max()))
+    if not np.isfinite([low, high]).all():
+        raise ValueError("its values are not finite")
+    return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white

@@ -13,7 +13,7 @@ import pytest
 
 from data.lake import Lake
 from data.world.make import HOST, make_world
-from data.world.server import OriginProcess
+from data.world.server import OriginProcess, start_process
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def origin(world: Path) -> Iterator[OriginProcess]:
-    with OriginProcess(world) as server:
+    with start_process(world) as server:
         yield server
 
 
