@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data import storage
 from data.errors import (
     DatasetVersionNotFound,
+    LakeError,
     LakeNotFound,
     LakeNotWritable,
     LakeTooNew,
@@ -58,8 +60,12 @@ class Lake:
     @classmethod
     def open(cls, url: str) -> "Lake":
         marker = storage.join(url, MARKER)
-        if not storage.exists(marker):
-            if storage.is_empty(url):
+        try:
+            found, empty = storage.exists(marker), storage.is_empty(url)
+        except storage.UNREACHABLE as error:
+            raise LakeError(f"lake {url} can't be reached: {error}. Check the address and the credentials") from None
+        if not found:
+            if empty:
                 raise LakeNotFound(f"{url} holds no lake. Make one: imagen build RECIPE --lake {url}")
             raise NotALake(f"{url} exists and is no lake (it has no {MARKER}). Name another folder with --lake")
         said = json.loads(storage.read(marker))
@@ -84,7 +90,7 @@ class Lake:
             probe_store(url)
             lake = cls(url, config)
             lake.save()
-        except OSError as error:
+        except (*storage.UNREACHABLE, DeltaError) as error:
             raise LakeNotWritable(f"{url} can't be written: {error}. Name another place with --lake") from None
         return lake
 

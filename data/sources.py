@@ -69,7 +69,7 @@ def files_of(source: Source) -> list[str]:
     try:
         fs, path = storage.split(source.path)
         files = sorted(fs.glob(path)) if fs.exists(path) or "*" in path or "?" in path or "[" in path else []
-    except (OSError, ValueError, ImportError) as error:
+    except storage.UNREACHABLE as error:
         raise SourceError(f"source {source.path} can't be reached: {error or type(error).__name__}") from error
     if not files:
         raise SourceError(f"source {source.path} does not exist. Correct sources.path in the recipe")
@@ -84,7 +84,7 @@ def read_pairs(file: str, columns: Columns) -> pa.Table:
         raise SourceError(f"source {file} is no table that can be read. Known endings: {', '.join(READERS)}")
     try:
         table = reader(io.BytesIO(storage.read(file)))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (*storage.UNREACHABLE, pa.ArrowException) as error:
         raise SourceError(f"source {file} can't be read: {str(error).splitlines()[0]}") from error
     for field, column in columns:
         if column not in table.column_names:

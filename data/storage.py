@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
 S3_RETRIES = 10
+UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # what a store raises that isn't there or says no
 
 
 @lru_cache(maxsize=32)

@@ -1,5 +1,6 @@
 """Small worlds and real servers, started once a session on free loopback ports and ended by their own process ids."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -121,10 +122,10 @@ def wait_for(url: str, seconds: float) -> None:
             time.sleep(0.2)
 
 
-def content_of(lake: Lake, dataset: str) -> list[tuple[object, ...]]:
+def content_of(lake: Lake, dataset: str, version: int | None = None) -> list[tuple[object, ...]]:
     """The published rows, sorted: what two builds of the same thing must agree on."""
-    table = lake.table(f"datasets/{dataset}").dataset().to_table()
+    table = lake.table(f"datasets/{dataset}", version).dataset().to_table()
     columns = [name for name in table.column_names if name != "image"]
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    pictures = (hash(image["bytes"]) for image in table["image"].to_pylist())
+    pictures = (hashlib.sha256(image["bytes"]).hexdigest() for image in table["image"].to_pylist())
     return sorted((*row, picture) for row, picture in zip(rows, pictures, strict=True))

@@ -70,8 +70,10 @@ class Origin:
         self.folder = Path(folder)
         try:
             rows = pq.read_table(self.folder / "origin.parquet").to_pylist()
-        except OSError as error:
-            raise WorldError(f"{folder} is no built-in world: its origin.parquet can't be read: {error}") from None
+        except OSError:
+            raise WorldError(
+                f"{folder} is no built-in world (no origin.parquet). Make one: imagen world make --out {folder}"
+            ) from None
         names = Page.__dataclass_fields__
         self.pages = {row["path"]: Page(**{name: row.get(name) for name in names}) for row in rows}
         self.stats = Stats()

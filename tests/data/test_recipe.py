@@ -1,0 +1,91 @@
+"""Bad input: each ends in one readable sentence that names the field or file, and nothing is written."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.errors import RecipeError, SourceError
+from data.recipe import load_recipe, parse_recipe
+from data.sources import check_sources
+from tests.conftest import write_recipe
+
+GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (GOOD + "colour: red\n", 4, "colour: there is no such field"),
+        (GOOD + "download:\n  timeout: soon\n", 5, "download.timeout: Input should be a valid number"),
+        (GOOD + "download:\n  image_sise: 3\n", 5, "download.image_sise: there is no such field"),
+        (GOOD + "select:\n  - side: {min: 64}\n  - side: {most: 3}\n", 6, "select.1.side.most: there is no such field"),
+        (GOOD + "select:\n  - sides: {min: 64}\n", 1, "'sides', which nothing measures"),
+        (GOOD + "select:\n  - side: {min: 9, max: 3}\n", 5, "min 9 is above max 3"),
+        (GOOD + "scores:\n  clip: {model: ViT-L-14}\n", 5, "`pretrained` must name its weights"),
+        ("name: shapes\n", 1, "sources: Field required"),
+        ("name: Shapes!\nsources:\n  - path: x\n", 1, "name: a dataset's name"),
+    ],
+)
+def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, said: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(text, "mine.yaml")
+    message = str(raised.value)
+    assert message.startswith(f"mine.yaml, line {line}: ")
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["name: [", "just words", "- a list"])
+def test_what_is_no_recipe_is_told_so(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"mine.yaml is no (YAML|recipe)"):
+        parse_recipe(text, "mine.yaml")
+
+
+def test_a_missing_recipe_names_the_shipped_ones() -> None:
+    with pytest.raises(RecipeError, match="one of: shapes"):
+        load_recipe("nowhere")
+
+
+def test_relative_sources_are_looked_up_from_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, "world/pairs.parquet")))
+    assert recipe.sources[0].path == str(tmp_path / "world/pairs.parquet")
+    assert load_recipe("shapes").sources[0].path == "world/pairs.parquet"
+
+
+def test_sources_that_cannot_serve_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    def check(path: str) -> None:
+        check_sources(load_recipe("shapes", (path,)).sources)
+
+    with pytest.raises(SourceError, match=r"nothing\.parquet does not exist"):
+        check(str(tmp_path / "nothing.parquet"))
+    pq.write_table(
+        pa.table({"url": pa.array([], pa.string()), "caption": pa.array([], pa.string())}), tmp_path / "e.parquet"
+    )
+    with pytest.raises(SourceError, match="holds no rows"):
+        check(str(tmp_path / "e.parquet"))
+    pq.write_table(pa.table({"link": ["a"], "text": ["b"]}), tmp_path / "c.parquet")
+    with pytest.raises(SourceError, match=r"has no column 'url' for url; it has link, text\. .*sources\.columns\.url"):
+        check(str(tmp_path / "c.parquet"))
+    (tmp_path / "b.parquet").write_bytes(b"no table")
+    with pytest.raises(SourceError, match=r"b\.parquet can't be read"):
+        check(str(tmp_path / "b.parquet"))
+    (tmp_path / "pairs.doc").write_text("x")
+    with pytest.raises(SourceError, match="Known endings"):
+        check(str(tmp_path / "pairs.doc"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_each_kind_of_table_gives_the_same_pairs(tmp_path: Path, ending: str) -> None:
+    from data.sources import Columns, read_pairs
+
+    path = tmp_path / f"pairs.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"URL": ["http://a/b"], "TEXT": ["a cat"]}), path)
+    elif ending == "jsonl":
+        path.write_text('{"URL": "http://a/b", "TEXT": "a cat"}\n')
+    else:
+        path.write_text("URL,TEXT\nhttp://a/b,a cat\n".replace(",", "," if ending == "csv" else "\t"))
+    read = read_pairs(str(path), Columns(url="URL", caption="TEXT"))
+    assert read.to_pylist() == [{"url": "http://a/b", "caption": "a cat"}]

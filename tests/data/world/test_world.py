@@ -1,0 +1,91 @@
+"""The world itself: the same in its seed, its faults in their shares, its captions true of its pixels."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data.errors import WorldError
+from data.pairs import pair_id
+from data.world.check import caption_is_true, find_shapes
+from data.world.draw import draw
+from data.world.grammar import caption_of, claim_of
+from data.world.make import FAULTS, cast_roles, make_world, same_world
+from data.world.scene import is_true, random_scene
+from tests.conftest import SMALL, UNSEEN_SEED
+
+
+def test_a_world_is_the_same_byte_for_byte_whoever_draws_it(world: Path, tmp_path: Path) -> None:
+    make_world(tmp_path / "again", SMALL, UNSEEN_SEED, processes=1)
+    files = sorted(path.relative_to(world) for path in world.rglob("*") if path.is_file())
+    again = tmp_path / "again"
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert [f for f in files if (world / f).read_bytes() != (again / f).read_bytes()] == []
+    assert same_world(world, SMALL, UNSEEN_SEED)
+    assert not same_world(world, SMALL, UNSEEN_SEED + 1)
+
+
+def test_a_folder_that_is_no_world_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(WorldError, match="is no world"):
+        make_world(tmp_path, 20, 1)
+
+
+def test_faults_come_in_their_exact_shares() -> None:
+    roles = cast_roles(2000, 3)
+    counts = Counter(role.fault for role in roles)
+    heals = sum(role.origin == "heals" for role in roles)
+    for fault, share in FAULTS.items():
+        assert counts[fault] == round(share * 2000) - (heals if fault == "fetch" else 0)
+    assert Counter(role.odd is not None for role in roles)[True] == 80
+    assert len({role.origin for role in roles if role.fault == "fetch"}) == 12
+
+
+def test_labels_tell_the_truth(world: Path) -> None:
+    labels = pq.read_table(world / "labels.parquet").to_pylist()
+    pairs = pq.read_table(world / "pairs.parquet").to_pylist()
+    assert [(row["url"], row["caption"]) for row in labels] == [(row["url"], row["caption"]) for row in pairs]
+    assert all(row["id"] == pair_id(row["url"], row["caption"]) for row in labels)
+    assert all("scene" in row and json.loads(row["scene"])["shapes"] for row in labels)
+    by_url = {row["url"]: row for row in labels}
+    for row in labels:
+        if row["fault"] == "exact_duplicate":
+            copy, original = (world / "pictures" / Path(url).name for url in (row["url"], row["duplicate_of"]))
+            assert copy.read_bytes() == original.read_bytes()
+            assert row["caption"] == by_url[row["duplicate_of"]]["caption"]
+
+
+@pytest.mark.parametrize("short", [64, 128, None])
+def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None) -> None:
+    pictures, wrong, fooled, strangers = 120, 0, 0, 0
+    drawn = []
+    for number in range(pictures):
+        rng = np.random.default_rng([UNSEEN_SEED, 9, number])
+        width = int(rng.integers(200, 601))
+        scene = random_scene(rng, width, int(np.clip(width * rng.uniform(1 / 1.6, 1.6), 200, 600)))
+        drawn.append((scene, caption_of(scene, rng), Image.fromarray(draw(scene, rng))))
+    for number, (scene, caption, image) in enumerate(drawn):
+        if short is not None:
+            scale = short / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        seen = {(shape.kind, shape.colour, shape.size) for shape in find_shapes(image)}
+        there = {(shape.kind, shape.colour, shape.size) for shape in scene.shapes}
+        wrong += not caption_is_true(image, caption).true or seen != there
+        stranger = drawn[(number + 17) % pictures][1]
+        claim = claim_of(stranger)
+        assert claim is not None
+        if not is_true(claim, scene.shapes):
+            strangers += 1
+            fooled += caption_is_true(image, stranger).true
+    assert wrong <= 0.01 * pictures
+    assert fooled <= 0.01 * strangers
+
+
+def test_a_caption_of_another_language_is_no_claim() -> None:
+    verdict = caption_is_true(Image.new("RGB", (64, 64), "white"), "un petit triangle vert")
+    assert not verdict.true
+    assert "nothing of shapes" in verdict.reasons[0]
