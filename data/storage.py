@@ -5,17 +5,25 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says 
 """
 
 import os
+import random
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from botocore.exceptions import BotoCoreError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
 S3_RETRIES = 10
+ASKS = 6  # of deltalake's client, which asks again after a 5xx but not when an answer is cut off
 UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # what a store raises that isn't there or says no
+
+
+Answer = TypeVar("Answer")
 
 
 @lru_cache(maxsize=32)
@@ -104,3 +112,17 @@ def delta_options(url: str) -> dict[str, str]:
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     return options
+
+
+def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
+    """Ask deltalake, and again where a store on the network failed to answer."""
+    for wait in range(ASKS - 1):
+        try:
+            return ask()
+        except (CommitFailedError, TableNotFoundError):
+            raise
+        except (DeltaError, OSError):
+            if is_local(url):
+                raise
+            time.sleep(random.uniform(0.1, 0.2) * 2**wait)
+    return ask()

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from data import storage
@@ -88,7 +89,8 @@ class Table:
     def open(cls, name: str, url: str, version: int | None = None, key: Sequence[str] = ("id",)) -> "Table | None":
         """The table, or none if it was never made."""
         try:
-            state = DeltaTable(storage.delta_url(url), version=version, storage_options=storage.delta_options(url))
+            target, options = storage.delta_url(url), storage.delta_options(url)
+            state = storage.patiently(url, lambda: DeltaTable(target, version=version, storage_options=options))
         except TableNotFoundError:
             return None
         return cls(name, url, state, key)
@@ -96,9 +98,11 @@ class Table:
     @classmethod
     def make(cls, name: str, url: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> "Table":
         """Make the table, empty; if another process did so first, theirs."""
-        DeltaTable.create(
+        fields = Schema.from_arrow(schema.append(pa.field("bucket", pa.int32())))
+        create = partial(
+            DeltaTable.create,
             storage.delta_url(url),
-            Schema.from_arrow(schema.append(pa.field("bucket", pa.int32()))),
+            fields,
             mode="ignore",
             partition_by=["bucket"],
             storage_options=storage.delta_options(url),
@@ -108,6 +112,7 @@ class Table:
                 "delta.deletedFileRetentionDuration": "interval 3650 days",
             },
         )
+        storage.patiently(url, create)
         made = cls.open(name, url, key=key)
         assert made is not None
         return made
@@ -122,7 +127,7 @@ class Table:
 
     def refresh(self) -> None:
         """Move to the newest state, on which the caller plans again."""
-        self.state.update_incremental()
+        storage.patiently(self.url, self.state.update_incremental)
         self.__post_init__()
 
     def files(self) -> dict[str, tuple[int, int]]:
@@ -199,14 +204,14 @@ class Table:
             self.state.create_write_transaction(
                 actions, "append", self.state.schema(), ["bucket"], commit_properties=properties
             )
-        except CommitFailedError:
+        except (DeltaError, OSError) as error:
             time.sleep(random.uniform(0.01, 0.1))
-            self.state.update_incremental()
-            if self.number == before:
-                raise  # not a race: nobody else has committed
+            storage.patiently(self.url, self.state.update_incremental)
+            if self.number == before and (isinstance(error, CommitFailedError) or storage.is_local(self.url)):
+                raise  # neither a race nor the network
             return False
         self.last = before + 1
-        self.state.update_incremental()
+        storage.patiently(self.url, self.state.update_incremental)
         return True
 
     def _without_foreign_rows(self, files: list[ShardFile]) -> list[ShardFile]:

@@ -14,7 +14,7 @@ from data.lake import MARKER, Lake
 from data.pairs import PAIRS, bucket_of, pair_id
 from data.table import Table, write_file
 
-WRITERS, FILES_EACH = 8, 5
+WRITERS = 8
 
 
 def rows(ids: list[str]) -> pa.Table:
@@ -86,31 +86,31 @@ def test_a_file_committed_twice_is_there_once(tmp_path: Path) -> None:
     assert ids_of(other) == ["a"]
 
 
-def commit_own(url: str, writer: int, start: object) -> None:
+def commit_own(url: str, writer: int, files: int, start: object) -> None:
     lake = Lake.open(url)
     table = lake.table("pairs")
     start.wait()  # type: ignore[attr-defined]
-    for number in range(FILES_EACH):
+    for number in range(files):
         file = write_file(table.url, 0, rows([f"{writer}-{number}", f"{writer}-{number}-b"]))
         assert table.append([file]) == [file]
 
 
 def test_eight_processes_that_commit_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"))
-    race(lake)
+    race(lake, files_each=5)
 
 
-def race(lake: Lake) -> None:
+def race(lake: Lake, files_each: int) -> None:
     lake.table_or_make("pairs", PAIRS)
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WRITERS)
-    processes = [context.Process(target=commit_own, args=(lake.url, n, start)) for n in range(WRITERS)]
+    processes = [context.Process(target=commit_own, args=(lake.url, n, files_each, start)) for n in range(WRITERS)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(240)
         assert process.exitcode == 0
-    wanted = sorted(f"{w}-{n}{end}" for w in range(WRITERS) for n in range(FILES_EACH) for end in ("", "-b"))
+    wanted = sorted(f"{w}-{n}{end}" for w in range(WRITERS) for n in range(files_each) for end in ("", "-b"))
     assert ids_of(lake.table("pairs")) == wanted
 
 

@@ -1,0 +1,99 @@
+"""A proxy before an S3 server that does what networks and poor stores do: fails, cuts answers off, drops conditions."""
+
+import http.client
+import random
+import threading
+import time
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+Fault = Literal["none", "flaky", "unconditional", "check_then_put"]
+
+
+class FlakyProxy(AbstractContextManager["FlakyProxy"]):
+    """`flaky`: a tenth of the answers are 500, 503 or cut off, also after the server has done what was asked.
+    `unconditional`: If-None-Match is ignored. `check_then_put`: it is honoured, but not atomically.
+    """
+
+    def __init__(self, upstream: str, fault: Fault, seed: int = 0) -> None:
+        self.upstream = upstream.removeprefix("http://")
+        self.fault = fault
+        self.chance = random.Random(seed)
+        self.faults = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_any(self) -> None:
+                proxy.pass_on(self)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = "http://{}:{}".format(*self.server.server_address)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+        conditional = any(name.lower() == "if-none-match" for name in headers)
+        if self.fault in ("unconditional", "check_then_put") and request.command == "PUT" and conditional:
+            headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
+            if self.fault == "check_then_put":
+                status, _, _ = self.ask("HEAD", request.path, headers, b"")
+                if status == 200:
+                    return self.answer(request, 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+                time.sleep(0.05)
+        luck = self.chance.random() if self.fault == "flaky" else 1.0
+        if luck < 0.04:
+            self.faults += 1
+            return self.answer(request, 503, {}, b"<Error><Code>SlowDown</Code></Error>")
+        status, answered, content = self.ask(request.command, request.path, headers, body)
+        if luck < 0.07:  # done, but the client is told otherwise
+            self.faults += 1
+            return self.answer(request, 500, {}, b"<Error><Code>InternalError</Code></Error>")
+        if luck < 0.10:
+            self.faults += 1
+            request.close_connection = True
+            if content:
+                self.answer(request, status, answered, content, send=len(content) // 2)
+            return None
+        return self.answer(request, status, answered, content)
+
+    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.upstream, timeout=60)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def answer(
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
+        send: int | None = None,
+    ) -> None:
+        request.send_response(status)
+        skip = {"transfer-encoding", "connection", "server", "date", "content-length"}
+        for name, value in headers.items():
+            if name.lower() not in skip:
+                request.send_header(name, value)
+        length = headers.get("Content-Length", "0") if request.command == "HEAD" else str(len(body))
+        request.send_header("Content-Length", length)
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body[:send])
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()

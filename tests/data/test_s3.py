@@ -1,0 +1,54 @@
+"""The same lake on S3 over HTTP: the same race, through a network that fails, and stores that must be refused."""
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import boto3
+import pytest
+
+from data import storage
+from data.errors import UnsafeStore
+from data.lake import Lake
+from tests.data.flaky import Fault, FlakyProxy
+from tests.data.test_lake import race
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Point everything at an endpoint; gives the URL of a new bucket behind it."""
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def point(endpoint: str) -> str:
+        name = f"lake-{uuid.uuid4().hex[:12]}"
+        boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        storage.filesystem.cache_clear()
+        storage.filesystem("s3").clear_instance_cache()
+        storage.filesystem.cache_clear()
+        return f"s3://{name}/lake"
+
+    yield point
+    storage.filesystem.cache_clear()
+
+
+def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(
+    bucket: Callable[[str], str], s3_server: str
+) -> None:
+    race(Lake.make(bucket(s3_server)), files_each=2)
+
+
+def test_neither_do_they_when_a_tenth_of_the_answers_fail(bucket: Callable[[str], str], s3_server: str) -> None:
+    with FlakyProxy(s3_server, "flaky") as proxy:
+        race(Lake.make(bucket(proxy.url)), files_each=2)
+        assert proxy.faults > 20
+
+
+@pytest.mark.parametrize("fault", ["unconditional", "check_then_put"])
+def test_a_store_that_would_lose_commits_is_refused(bucket: Callable[[str], str], s3_server: str, fault: Fault) -> None:
+    with FlakyProxy(s3_server, fault) as proxy:
+        url = bucket(proxy.url)
+        with pytest.raises(UnsafeStore, match=r"lost \d+ of 21 concurrent commits"):
+            Lake.make(url)
+        assert storage.is_empty(url), "what the probe wrote is gone"
