@@ -46,7 +46,8 @@ class FlakyProxy(AbstractContextManager["FlakyProxy"]):
         if self.fault in ("unconditional", "check_then_put") and request.command == "PUT" and conditional:
             headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
             if self.fault == "check_then_put":
-                status, _, _ = self.ask("HEAD", request.path, headers, b"")
+                bare = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
+                status, _, _ = self.ask("HEAD", request.path, bare, b"")
                 if status == 200:
                     return self.answer(request, 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
                 time.sleep(0.05)
