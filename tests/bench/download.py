@@ -1,0 +1,96 @@
+"""Our download stage beside `img2dataset.download()`: the same 2,000 URLs from the same origin, in turn, three times.
+
+Each side runs in a process of its own with two workers; the time of a run on 20 URLs, mostly process start, is taken off.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import trustme
+
+from data.world.make import HOST, make_world
+from data.world.server import start_process
+
+URLS, FEW, TURNS = 2000, 20, 3
+
+THEIRS = """
+import sys, shutil
+from img2dataset import download
+if __name__ == "__main__":
+    urls, out = sys.argv[1:]
+    download(url_list=urls, output_folder=out, input_format="parquet", url_col="url", caption_col="caption",
+             processes_count=2, thread_count=64, number_sample_per_shard=1000, image_size=256, retries=0, timeout=30,
+             resize_mode="keep_ratio_largest", resize_only_if_bigger=True, output_format="webdataset")
+"""
+OURS = """
+import sys
+from data.download import Download, DownloadSettings
+from data.engine import LocalEngine
+from data.lake import Lake
+from data.sources import Source, ingest
+from data.stage import run_stage
+from datetime import UTC, datetime
+if __name__ == "__main__":
+    urls, out, host, address = sys.argv[1:]
+    lake = Lake.make(out, hosts={host: address})
+    ingest(lake, (Source(path=urls),), datetime.now(UTC))
+    settings = DownloadSettings(image_size=256, per_host=128, per_host_rate=100_000)
+    with LocalEngine(2) as engine:
+        run_stage(lake, Download(lake, settings), engine, 250)
+    print(lake.table("images").rows())
+"""
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    world = folder / "world"
+    make_world(world, 2 * URLS, 5)
+    plain = [row for row in pq.read_table(world / "labels.parquet").to_pylist() if row["origin"] == "ok"]
+    plain = [row for row in plain if row["fault"] != "robots" and row["format"] is None][:URLS]
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST, "localhost")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+    for scheme, bound, certificate in (
+        ("http", 1.0, None),
+        ("https", 3.0, (str(folder / "cert.pem"), str(folder / "key.pem"))),
+    ):
+        with start_process(world, certificate=certificate) as origin:
+            ratios, speeds = [], []
+            for turn in range(TURNS):
+                ours, theirs = (
+                    measure(folder, f"{scheme}-{turn}", plain, scheme, origin.address, mine) for mine in (True, False)
+                )
+                ratios.append(theirs / ours)
+                speeds.append(f"{URLS / ours:.0f} beside {URLS / theirs:.0f} images/s")
+        yield f"download, {scheme}, against img2dataset", statistics.median(ratios), bound, True, "; ".join(speeds)
+
+
+def measure(folder: Path, name: str, pairs: list[dict[str, str]], scheme: str, address: str, mine: bool) -> float:
+    """Seconds for all URLs, less the seconds for a few."""
+    times = []
+    for count in (FEW, URLS):
+        some = pairs[:count]
+        base = f"{scheme}://{HOST}" if mine else f"{scheme}://localhost:{address.rpartition(':')[2]}"
+        urls = folder / f"{name}-{mine}-{count}.parquet"
+        table = {
+            "url": [base + "/p/" + p["url"].rpartition("/")[2] for p in some],
+            "caption": [p["caption"] for p in some],
+        }
+        pq.write_table(pa.table(table), urls)
+        out = folder / f"out-{name}-{mine}-{count}"
+        words = [OURS, str(urls), str(out), HOST, address] if mine else [THEIRS, str(urls), str(out)]
+        script = folder / f"{'ours' if mine else 'theirs'}.py"
+        script.write_text(words[0])
+        environment = {**os.environ, "SSL_CERT_FILE": str(folder / "ca.pem"), "PYTHONPATH": os.getcwd()}
+        began = time.perf_counter()
+        subprocess.run([sys.executable, str(script), *words[1:]], env=environment, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    return times[1] - times[0]

@@ -1,0 +1,76 @@
+"""The score stage beside the bare model's forward pass on preloaded tensors, in one process, in turn.
+
+With ViT-B/32 (its real size; weights are random, which changes no time), and with the built-in model for the record.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from data.build import way
+from data.clip import Clip, ClipSettings, load
+from data.engine import LocalEngine
+from data.lake import Lake
+from data.recipe import load_recipe
+from data.score import Score
+from data.stage import Written, make_plan, run_stage
+from data.world.make import HOST, make_world
+from data.world.server import start_process
+
+PICTURES, TURNS = 192, 3
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    lake = filled(folder)
+    weights = folder / "b32.safetensors"
+    model = open_clip.create_model("ViT-B-32")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+    for name, bound, settings in (
+        ("ViT-B/32", 0.85, ClipSettings(model="ViT-B-32", pretrained=str(weights), batch_size=32)),
+        ("the built-in model", 0.0, ClipSettings(model="built-in")),
+    ):
+        stage = Score(lake, Clip(settings), "score")
+        shard = make_plan(lake, stage, PICTURES).shards[0]
+        loaded = load(settings)
+        pixels = loaded.model.visual.image_size
+        side = pixels[0] if isinstance(pixels, tuple | list) else pixels
+        tensors = torch.randn(settings.batch_size, 3, side, side)
+        tokens = loaded.tokenize(["a red circle"] * settings.batch_size)
+
+        def bare(count: int = shard.rows.num_rows) -> None:
+            with torch.inference_mode():
+                for _ in range(-(-count // settings.batch_size)):
+                    loaded.model.encode_image(tensors, normalize=True)
+                    loaded.model.encode_text(tokens, normalize=True)
+
+        def ours() -> Written:
+            return stage.work(shard)
+
+        ours(), bare()
+        ratios = []
+        for _ in range(TURNS):
+            ratios.append(seconds(bare) / seconds(ours))
+        note = f"{shard.rows.num_rows} pictures"
+        yield f"score stage against the bare forward pass, {name}", statistics.median(ratios), bound, True, note
+
+
+def filled(folder: Path) -> Lake:
+    """A lake of one bucket with pictures in it."""
+    make_world(folder / "world", 2 * PICTURES, 6)
+    with start_process(folder / "world") as origin, LocalEngine() as engine:
+        lake = Lake.make(str(folder / "lake"), buckets=1, hosts={HOST: origin.address})
+        ways = way(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
+        ways.ingest()
+        run_stage(lake, ways.stages[0], engine, 100)
+    return lake
+
+
+def seconds(work: object) -> float:
+    began = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - began
