@@ -1,6 +1,6 @@
 """Our download stage beside `img2dataset.download()`: the same 2,000 URLs from the same origin, in turn, three times.
 
-Each side runs in a process of its own with two workers; the time of a run on 20 URLs, mostly process start, is taken off.
+Each side runs in a process of its own with two workers; the time of a run on 20 URLs, mostly start, is taken off.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The shipped recipe on a world of a seed that no model saw: what is kept of the right, and what is right of the kept."""
+"""The shipped recipe on a world that no model saw: what is kept of the right, and what is right of the kept."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ With ViT-B/32 (its real size; weights are random, which changes no time), and wi
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import open_clip
@@ -18,7 +18,7 @@ from data.engine import LocalEngine
 from data.lake import Lake
 from data.recipe import load_recipe
 from data.score import Score
-from data.stage import Written, make_plan, run_stage
+from data.stage import make_plan, run_stage
 from data.world.make import HOST, make_world
 from data.world.server import start_process
 
@@ -34,29 +34,32 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         ("ViT-B/32", 0.85, ClipSettings(model="ViT-B-32", pretrained=str(weights), batch_size=32)),
         ("the built-in model", 0.0, ClipSettings(model="built-in")),
     ):
-        stage = Score(lake, Clip(settings), "score")
-        shard = make_plan(lake, stage, PICTURES).shards[0]
-        loaded = load(settings)
-        pixels = loaded.model.visual.image_size
-        side = pixels[0] if isinstance(pixels, tuple | list) else pixels
-        tensors = torch.randn(settings.batch_size, 3, side, side)
-        tokens = loaded.tokenize(["a red circle"] * settings.batch_size)
+        ratios = [bare / ours for bare, ours in compared(lake, settings)]
+        yield f"score stage against the bare forward pass, {name}", statistics.median(ratios), bound, True, ""
 
-        def bare(count: int = shard.rows.num_rows) -> None:
-            with torch.inference_mode():
-                for _ in range(-(-count // settings.batch_size)):
-                    loaded.model.encode_image(tensors, normalize=True)
-                    loaded.model.encode_text(tokens, normalize=True)
 
-        def ours() -> Written:
-            return stage.work(shard)
+def compared(lake: Lake, settings: ClipSettings) -> list[tuple[float, float]]:
+    """Seconds of the bare model and of the stage, in turn, on as many pictures."""
+    stage = Score(lake, Clip(settings), "score")
+    shard = make_plan(lake, stage, PICTURES).shards[0]
+    loaded = load(settings)
+    pixels = loaded.model.visual.image_size
+    side = pixels[0] if isinstance(pixels, tuple | list) else pixels
+    tensors = torch.randn(settings.batch_size, 3, side, side)
+    tokens = loaded.tokenize(["a red circle"] * settings.batch_size)
 
-        ours(), bare()
-        ratios = []
-        for _ in range(TURNS):
-            ratios.append(seconds(bare) / seconds(ours))
-        note = f"{shard.rows.num_rows} pictures"
-        yield f"score stage against the bare forward pass, {name}", statistics.median(ratios), bound, True, note
+    def bare() -> None:
+        with torch.inference_mode():
+            for _ in range(-(-shard.rows.num_rows // settings.batch_size)):
+                loaded.model.encode_image(tensors, normalize=True)
+                loaded.model.encode_text(tokens, normalize=True)
+
+    def ours() -> None:
+        stage.work(shard)
+
+    ours()
+    bare()
+    return [(seconds(bare), seconds(ours)) for _ in range(TURNS)]
 
 
 def filled(folder: Path) -> Lake:
@@ -70,7 +73,7 @@ def filled(folder: Path) -> Lake:
     return lake
 
 
-def seconds(work: object) -> float:
+def seconds(work: Callable[[], None]) -> float:
     began = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     return time.perf_counter() - began
