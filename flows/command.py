@@ -168,10 +168,11 @@ def world_make(
     Example: imagen world make --pairs 2000 --seed 7 --out world
     """
     from data.world.make import make_world
-    from flows.progress import watching
+    from flows.progress import watcher, watching
 
     with watching():
-        make_world(out, pairs, seed)
+        watcher.get().planned("draw the world", pairs)
+        make_world(out, pairs, seed, progress=lambda done: watcher.get().done("draw the world", done))
     sys.stdout.write(f"{out}: a world of {pairs:,} pairs. Serve it: imagen world serve {out}\n")
 
 
@@ -235,8 +236,9 @@ def world_train_models(
     Example: imagen world train-models --out models
     """
     from data.world.train import train_models
+    from flows.progress import console
 
-    train_models(out, seed)
+    train_models(out, seed, say=console.print)
     sys.stdout.write(f"{out}: clip and t5\n")
 
 
