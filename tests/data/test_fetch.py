@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
-from small_world import jpeg, make_small_world
 
 from data.fetch import Fetched, Fetcher, FetchSettings
 from data.world.server import OriginServer
+from tests.data.small_world import jpeg, make_small_world
 
 NAME = "shapes.test"
 QUICK = {"per_host_rate": 10_000.0, "retry_wait": 0.05}

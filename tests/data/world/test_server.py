@@ -13,7 +13,7 @@ from data.errors import WorldError
 from data.world.server import OriginServer, start_process
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_world import jpeg, make_small_world
+from tests.data.small_world import jpeg, make_small_world
 
 
 def stats(url: str) -> dict[str, object]:
