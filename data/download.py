@@ -24,7 +24,7 @@ from data.picture import Picture, PictureError, PictureSettings, prepare
 from data.stage import Shard, Written, query
 from data.table import Table, write_file
 
-DECODERS = 2  # threads a worker; the codecs release the interpreter's lock
+DECODERS = 1  # threads a worker beside its event loop; more of them only took turns on the cores (docs/log.md)
 
 
 class DownloadSettings(FetchSettings, PictureSettings):

@@ -353,7 +353,7 @@ def start_process(folder: str | Path, port: int = 0, certificate: Certificate | 
 
 def _end_with_parent() -> None:
     """Wait on a pipe that nobody writes to: it ends when the process that holds its other end does."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, whose lock would be held as the interpreter ends
     os._exit(0)
 
 

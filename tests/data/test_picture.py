@@ -109,6 +109,18 @@ def test_half_a_picture_is_an_error(kind: str, share: float) -> None:
     assert status(body[: int(len(body) * share)]) == "broken_image"
 
 
+@pytest.mark.parametrize(("mode", "side"), [("keep_ratio_largest", 200), ("center_crop", 120), ("border", 60)])
+def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole_one_made_smaller(mode: str, side: int) -> None:
+    rough = scene(80, 60).resize((811, 603), Image.Resampling.BICUBIC)
+    settings = PictureSettings(image_size=side, resize_mode=mode, encode_format="png")
+    body, without_loss = encoded(rough, "JPEG", quality=95), encoded(rough, "PNG")
+    picture, whole = prepare(body, settings), prepare(without_loss, settings)
+    assert (picture.original_width, picture.original_height) == (811, 603)
+    assert (picture.width, picture.height) == (whole.width, whole.height)
+    assert np.abs(pixels(body, settings) - pixels(without_loss, settings)).mean() < 1.5
+    assert status(body[: len(body) * 2 // 3], settings) == "broken_image"
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"<!doctype html><html></html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"\xff" * 99],
