@@ -14,7 +14,8 @@ ImagenError
 ├── DatasetVersionNotFound
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
-└── WorkerDied             a worker process was killed again and again on the same shard
+├── WorkerDied             a worker process was killed again and again on the same shard
+└── ServerError            the server that tracks the runs did not start
 """
 
 
@@ -75,4 +76,8 @@ class WorldError(ImagenError):
 
 
 class WorkerDied(ImagenError):
+    pass
+
+
+class ServerError(ImagenError):
     pass

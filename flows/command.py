@@ -77,10 +77,13 @@ def build(
     check_build(recipe, lake, source, buckets)
     from data.build import describe
     from flows.progress import watching
-    from flows.rebuild import rebuild
+    from flows.server import tracking
 
-    with watching(silent=as_json):
-        built = rebuild(recipe=recipe, lake=lake, sources=source, workers=workers, buckets=buckets)
+    with tracking():
+        from flows.rebuild import rebuild
+
+        with watching(silent=as_json):
+            built = rebuild(recipe=recipe, lake=lake, sources=source, workers=workers, buckets=buckets)
     if as_json:
         write_json(describe(built))
     else:
@@ -267,7 +270,6 @@ def quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 

@@ -11,7 +11,7 @@ from data.versions import funnel
 from data.world.make import HOST, make_world, same_world
 from data.world.server import OriginServer
 from flows.progress import watcher, watching
-from flows.rebuild import rebuild
+from flows.server import tracking
 from flows.show import console, show_built, show_funnel
 
 
@@ -23,10 +23,12 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None)
             watcher.get().planned("draw the world", pairs)
             make_world(world, pairs, seed, progress=lambda done: watcher.get().done("draw the world", done))
         target = Lake.open_or_make(lake)
-        with OriginServer(world) as origin:
-            target.allow(HOST, origin.address)
-            source = str(world / "pairs.parquet")
-            built = rebuild(recipe="shapes", lake=lake, sources=[source], workers=workers)
+    with tracking(), OriginServer(world) as origin:
+        from flows.rebuild import rebuild
+
+        target.allow(HOST, origin.address)
+        with watching():
+            built = rebuild(recipe="shapes", lake=lake, sources=[str(world / "pairs.parquet")], workers=workers)
     sheet = world / "sheet.png"
     if built.anything_done or not sheet.exists():
         write_sheet(target, "shapes", sheet)

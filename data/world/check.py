@@ -20,8 +20,10 @@ DARK = 75  # brightest channel of a black pixel
 LEAST_AREA = 0.006  # of the squared short side: less is a speck
 CORE = np.ones((5, 5), np.uint8)  # how far from an edge a shape's own colour is seen
 LEAST_CORE = 12  # pixels
-TEMPLATE = 32
-WORKING = 192  # short side in which every picture is looked at
+TEMPLATE = 32  # pixels of the side in which outlines are compared
+SHARP = 48  # a shape of more pixels than this shows its whole outline
+SOFTNESS = 0.6  # pixels
+WORKING = 128  # short side in which every picture is looked at
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ def find_shapes(image: Image.Image) -> list[Shape]:
             if not (cores[box][parts[box] == part] == index).any():
                 continue  # a seam between two others
             mask = _with_filled_holes(parts[box] == part, colours[box])
-            kind, likeness = _kind_of(mask)
+            kind, likeness = _kind_of(mask, round(max(width, height) * scale))
             if likeness > 0.55:
                 extent = max(width, height)
-                named = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
-                across, down = (x + width / 2) * scale, (y + height / 2) * scale
-                shapes.append(Shape(kind, colour, named, across, down, extent * scale))
+                word = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
+                centre = ((x + width / 2) * scale, (y + height / 2) * scale)
+                shapes.append(Shape(kind, colour, word, *centre, extent * scale))
     return shapes
 
 
@@ -115,21 +117,27 @@ def _with_filled_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _kind_of(mask: np.ndarray) -> tuple[str, float]:
+def _kind_of(mask: np.ndarray, pixels: int) -> tuple[str, float]:
     """The kind whose outline overlaps best, and by how much (intersection over union)."""
     small = cv2.resize(mask.astype(np.float32), (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_LINEAR)
-    scores = [np.minimum(small, one).sum() / np.maximum(small, one).sum() for one in _templates()]
+    outlines = _outlines(min(pixels, SHARP))
+    scores = [float(np.minimum(small, one).sum() / np.maximum(small, one).sum()) for one in outlines]
     best = int(np.argmax(scores))
-    return KINDS[best], float(scores[best])
+    return KINDS[best], scores[best]
 
 
-@lru_cache(maxsize=1)
-def _templates() -> list[np.ndarray]:
-    templates = []
+@lru_cache(maxsize=SHARP)
+def _outlines(pixels: int) -> list[np.ndarray]:
+    """Every kind as it looks in so many pixels, a little soft: a small star has lost its tips, so its outline must."""
+    outlines = []
+    side = 2 * max(pixels, 4)
     for kind in KINDS:
-        canvas = np.zeros((300, 300, 3), np.uint8)
-        paint(canvas, Shape(kind, "red", "large", 150, 150, 200), (255, 255, 255))
-        rows, columns = np.where(canvas[..., 0] > 127)
-        cut = canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, 0]
-        templates.append(cv2.resize(cut.astype(np.float32) / 255, (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_AREA))
-    return templates
+        canvas = np.zeros((400, 400, 3), np.uint8)
+        paint(canvas, Shape(kind, "red", "large", 200, 200, 200), (255, 255, 255))
+        seen = cv2.resize(canvas[..., 0], (side, side), interpolation=cv2.INTER_AREA)
+        soft = cv2.GaussianBlur(seen, (0, 0), SOFTNESS)
+        sharp = cv2.resize(soft, (400, 400), interpolation=cv2.INTER_CUBIC) > 127
+        rows, columns = np.where(sharp)
+        cut = sharp[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(np.float32)
+        outlines.append(cv2.resize(cut, (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_AREA))
+    return outlines

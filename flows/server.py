@@ -1,0 +1,80 @@
+"""Where runs are tracked: the Prefect server that is configured, else a temporary one of ours.
+
+Prefect would start one by itself, too. Ours is ready sooner, as it starts while Prefect is being imported; it ends with
+this process however that ends; and a stray `dataclasses` in site-packages, which img2dataset drags in where pip
+installs it, can't shadow the standard library's there.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data.errors import ServerError
+
+START_SECONDS = 120
+STOP_SECONDS = 5
+SERVER = """
+import dataclasses, os, socket, sys, threading
+
+def end_with_parent():
+    os.read(0, 1)  # the other end of this pipe is never written to: it ends with the process that holds it
+    os._exit(0)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+import uvicorn
+
+config = uvicorn.Config(
+    "prefect.server.api.server:create_app", factory=True, lifespan="on", log_level="error", timeout_graceful_shutdown=1
+)
+uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+"""
+SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+@contextmanager
+def tracking() -> Iterator[None]:
+    """Flow runs inside are tracked. Import Prefect's other parts inside: they load while the server starts."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED, temporary_settings
+
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        yield
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SERVER, str(listening.fileno())],
+            env={**os.environ, **SETTINGS},
+            stdin=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
+        )
+    try:
+        from prefect import flow  # noqa: F401 - a second or two, that the server needs as well
+
+        _wait(process, f"{url}/health")
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
+    """The socket listens already, so a request waits for the server rather than being refused."""
+    try:
+        with urllib.request.urlopen(url, timeout=START_SECONDS):
+            return
+    except OSError as error:
+        code = process.poll()
+        what = f"did not answer within {START_SECONDS} s ({error})" if code is None else f"ended with exit code {code}"
+        raise ServerError(
+            f"Prefect's temporary server {what}; its words are above. "
+            "Or start a server, prefect server start, and set PREFECT_API_URL"
+        ) from None
