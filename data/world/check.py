@@ -64,7 +64,7 @@ def caption_is_true(image: Image.Image, caption: str) -> Verdict:
     """Whether what the caption says can be seen in the picture."""
     claim = claim_of(caption)
     if claim is None:
-        return Verdict(False, [f"the caption says nothing of shapes that could be checked: {caption!r}"])
+        return Verdict(False, [f"the caption says more than of shapes, or nothing of them: {caption!r}"])
     shapes = find_shapes(image)
     if is_true(claim, shapes):
         return Verdict(True)

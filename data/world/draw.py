@@ -21,6 +21,14 @@ def draw(scene: Scene, rng: np.random.Generator) -> Pixels:
     return picture
 
 
+def silhouette(scene: Scene) -> np.ndarray:
+    """Where the shapes are: 255 inside, 0 outside, between them at the edges (h w, uint8)."""
+    covered = np.zeros((scene.height, scene.width, 3), np.uint8)
+    for shape in scene.shapes:
+        paint(covered, shape, (255, 255, 255))
+    return np.ascontiguousarray(covered[..., 0])
+
+
 def background(scene: Scene, rng: np.random.Generator) -> Pixels:
     height, width = scene.height, scene.width
     tone, other = _pale(rng), _pale(rng)

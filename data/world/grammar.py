@@ -31,15 +31,17 @@ REVERSED_WORDS = {
 }
 OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "there is ", "an image showing ", "we can see ")
 
-FOREIGN = (
-    "ein großer roter kreis über einem kleinen blauen quadrat",
-    "un petit triangle vert à gauche d'une grande étoile jaune",
-    "un círculo naranja grande encima de un cuadrado morado",
-    "маленький синий квадрат внутри большого красного круга",
-    "en stor gul stjerne ved siden av en liten svart ring",
-    "大きな 赤い 円 の 上 に 小さな 青い 四角",
-    "jauns liels aplis virs maza zila kvadrāta",
-    "ett litet grönt kors till vänster om en stor lila ring",
+FOREIGN = (  # no model has read them: train.py has sentences of its own
+    "ein kleiner grüner stern links von einem mittelgroßen orangen dreieck",
+    "trois formes colorées sur un fond clair, dont une étoile rouge",
+    "una estrella negra pequeña dentro de un anillo amarillo",
+    "большая жёлтая звезда над маленьким зелёным кругом",
+    "en liten blå trekant under en stor röd ruta",
+    "青い 三角形 の 左 に 小さな 緑色 の 星",
+    "mali crveni krug iznad velikog plavog kvadrata",
+    "een grote paarse cirkel naast een klein oranje vierkant",
+    "büyük kırmızı dairenin içinde küçük mavi bir yıldız",
+    "um pequeno quadrado roxo dentro de um círculo preto",
 )
 
 _kinds = {word: kind for kind, words in KIND_WORDS.items() for word in words}
@@ -53,8 +55,11 @@ def _any(words: list[str]) -> str:
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-PHRASE = re.compile(rf"\b(?:a|an|one|the) (?:({_any(list(_sizes))}) )?({'|'.join(COLOURS)}) ({_any(list(_kinds))})\b")
+PHRASE = re.compile(
+    rf"\b(?:(?:a|an|one|the) )?(?:({_any(list(_sizes))}) )?({'|'.join(COLOURS)}) ({_any(list(_kinds))})\b"
+)
 RELATION = re.compile(rf"\b({_any(list(_relations))})\b")
+FILLERS = {*" ".join(OPENINGS).split(), *["and", "with", "is", "are", "on", "in", "the", "an", ",", "."]}
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
@@ -81,18 +86,22 @@ def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
 
 
 def claim_of(caption: str) -> Claim | None:
-    """What a caption claims, or None if it is not of this language."""
-    found = list(PHRASE.finditer(caption.lower()))
+    """What a caption claims, or None if any word of it is not of this language."""
+    text = caption.lower()
+    found = list(PHRASE.finditer(text))
     if not 1 <= len(found) <= 3:
         return None
     phrases = [Phrase(_kinds[m[3]], m[2], _sizes.get(m[1]) if m[1] else None) for m in found]
-    relation = None
+    relation, rest = None, PHRASE.sub(" ", text)
     if len(found) > 1:
-        between = RELATION.search(caption.lower()[found[0].end() : found[1].start()])
+        between = RELATION.search(text[found[0].end() : found[1].start()])
         if between is not None:
             relation, reverse = _relations[between[1]]
             if reverse:
                 phrases[:2] = phrases[1::-1]
+            rest = rest.replace(between[1], " ", 1)
+    if not FILLERS.issuperset(re.findall(r"[^\s,.]+|[,.]", rest)):
+        return None
     return Claim(tuple(phrases), relation)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from data.errors import WorldError
 from data.pairs import pair_id
-from data.world.draw import draw
+from data.world.draw import draw, silhouette
 from data.world.grammar import FOREIGN, caption_of, claim_of, gibberish
 from data.world.scene import Scene, is_true, random_scene
 
@@ -51,6 +51,7 @@ PRIVATE = (
     *("http://10.0.0.7/x.jpg", "http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:9/x.jpg"),
     *("http://[::1]:9/x.jpg", "http://localhost:9/x.jpg", "http://0x7f000001:9/x.jpg", "http://2130706433:9/x.jpg"),
 )
+UNFINISHED = '{"unfinished": true}\n'  # in the marker's place while a world is drawn, so that it may be drawn again
 CHUNK = 25  # pictures a piece of work
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -86,8 +87,8 @@ def make_world(
     if out.exists() and any(out.iterdir()) and not (out / "world.json").exists():
         raise WorldError(f"{out} is not empty and is no world. Name another folder with --out")
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    (out / "world.json").unlink(missing_ok=True)
-    for old in (out / "pictures").iterdir():
+    (out / "world.json").write_text(UNFINISHED)
+    for old in (*out.glob("*.parquet"), *(out / "pictures").iterdir()):
         old.unlink()
     roles = cast_roles(pairs, seed)
     (out / "pictures" / "bomb.png").write_bytes(_bomb())
@@ -147,7 +148,7 @@ def _draw_one(out: Path, seed: int, role: Role) -> Drawn:
     if role.fault == "too_small":
         side = int(rng.integers(24, 60))
         image = image.resize((side, max(16, round(side * image.height / image.width))), Image.Resampling.LANCZOS)
-    kind, content = _encode_odd(image, role.odd) if role.odd else (kind, _encode(image, kind, quality))
+    kind, content = _encode_odd(image, scene, role.odd) if role.odd else (kind, _encode(image, kind, quality))
     caption = _caption(seed, role, scene, caption, rng)
     name = f"{hashlib.sha256(f'{seed} {role.number}'.encode()).hexdigest()[:16]}.{kind}"
     path = f"/private/{name}" if role.fault == "robots" else f"/p/{name}"
@@ -210,7 +211,7 @@ def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _encode_odd(image: Image.Image, odd: str) -> tuple[str, bytes]:
+def _encode_odd(image: Image.Image, scene: Scene, odd: str) -> tuple[str, bytes]:
     """The same picture in a form that a careless reader turns, bleaches or inverts."""
     buffer = io.BytesIO()
     if odd.startswith("exif"):
@@ -228,8 +229,11 @@ def _encode_odd(image: Image.Image, odd: str) -> tuple[str, bytes]:
     if odd == "palette":
         image.quantize(128, Image.Quantize.MEDIANCUT).save(buffer, "PNG")
         return "png", buffer.getvalue()
-    image.putalpha(255)
-    image.save(buffer, "PNG", compress_level=3)
+    clear = Image.fromarray(np.zeros_like(np.asarray(image)))  # what lies under full transparency is black, as often
+    shapes = Image.fromarray(silhouette(scene))
+    clear.paste(image, mask=shapes)
+    clear.putalpha(shapes)
+    clear.save(buffer, "PNG", compress_level=3)
     return "png", buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -274,7 +275,8 @@ class OriginServer:
             assert task
             talks.add(task)
             task.add_done_callback(talks.discard)
-            await self._origin.converse(reader, writer)
+            with suppress(asyncio.CancelledError):  # the server ends; asyncio would print a traceback for each
+                await self._origin.converse(reader, writer)
 
         try:
             context = None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from data.world.draw import draw
-from data.world.grammar import FOREIGN, caption_of, claim_of, gibberish
+from data.world.grammar import caption_of, claim_of, gibberish
 from data.world.scene import COLOURS, KINDS, RELATIONS, SIZES, Claim, Scene, random_scene
 
 SEED_SPACE = 1_000_003  # worlds draw from generators of other sequences, so that no picture of theirs is trained on
@@ -57,6 +57,16 @@ CLIP_CONFIG: dict[str, Any] = {
         "resize_mode": "squash",
     },
 }
+FOREIGN_LESSONS = (  # what is no caption of the world; the world itself has others
+    "ein großer roter kreis über einem kleinen blauen quadrat",
+    "un petit triangle vert à gauche d'une grande étoile jaune",
+    "un círculo naranja grande encima de un cuadrado morado",
+    "маленький синий квадрат внутри большого красного круга",
+    "en stor gul stjerne ved siden av en liten svart ring",
+    "大きな 赤い 円 の 上 に 小さな 青い 四角",
+    "jauns liels aplis virs maza zila kvadrāta",
+    "ett litet grönt kors till vänster om en stor lila ring",
+)
 
 
 def train_models(out: Path, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> None:
@@ -154,7 +164,7 @@ def spoiled(scene: Scene, rng: np.random.Generator) -> str:
     """A caption that is not true of the scene, and more or less like one that is."""
     kind = rng.random()
     if kind < 0.10:
-        return str(rng.choice(FOREIGN)) if rng.random() < 0.5 else gibberish(rng)
+        return str(rng.choice(FOREIGN_LESSONS)) if rng.random() < 0.5 else gibberish(rng)
     if kind < 0.20:
         return str(rng.choice(["", "picture", "photo", "IMG_1.jpg", "shapes", caption_of(scene, rng).split()[-1]]))
     shapes = list(scene.shapes)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of
 from data.world.make import FAULTS, cast_roles, make_world, same_world
 from data.world.scene import is_true, random_scene
+from data.world.server import Origin
 from tests.conftest import SMALL, UNSEEN_SEED
 
 
@@ -27,6 +29,22 @@ def test_a_world_is_the_same_byte_for_byte_whoever_draws_it(world: Path, tmp_pat
     assert [f for f in files if (world / f).read_bytes() != (again / f).read_bytes()] == []
     assert same_world(world, SMALL, UNSEEN_SEED)
     assert not same_world(world, SMALL, UNSEEN_SEED + 1)
+
+
+def test_a_world_whose_drawing_was_interrupted_is_drawn_again(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(done: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        make_world(tmp_path / "world", 50, 1, interrupt)
+    assert not same_world(tmp_path / "world", 50, 1)
+    with pytest.raises(WorldError, match="imagen world make"):
+        Origin(tmp_path / "world")
+    make_world(tmp_path / "world", 50, 1)
+    assert same_world(tmp_path / "world", 50, 1)
 
 
 def test_a_folder_that_is_no_world_is_left_alone(tmp_path: Path) -> None:
@@ -59,8 +77,8 @@ def test_labels_tell_the_truth(world: Path) -> None:
             assert row["caption"] == by_url[row["duplicate_of"]]["caption"]
 
 
-@pytest.mark.parametrize("short", [64, 128, None])
-def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None) -> None:
+@pytest.mark.parametrize(("short", "quality"), [(64, None), (64, 90), (128, None), (None, None)])
+def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None, quality: int | None) -> None:
     pictures, wrong, fooled, strangers = 120, 0, 0, 0
     drawn = []
     for number in range(pictures):
@@ -72,6 +90,10 @@ def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None) 
         if short is not None:
             scale = short / min(image.size)
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        if quality is not None:
+            squeezed = BytesIO()
+            image.save(squeezed, "JPEG", quality=quality)
+            image = Image.open(squeezed)
         seen = {(shape.kind, shape.colour, shape.size) for shape in find_shapes(image)}
         there = {(shape.kind, shape.colour, shape.size) for shape in scene.shapes}
         wrong += not caption_is_true(image, caption).true or seen != there
@@ -85,7 +107,22 @@ def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None) 
     assert fooled <= 0.01 * strangers
 
 
+@pytest.mark.parametrize(
+    ("caption", "claims"),
+    [
+        ("red circle above a big blue box", "above"),
+        ("a red circle and a blue square", None),
+        ("a red circle and a purple elephant", "nothing"),
+        ("a red circle above a blue square above a green star", "nothing"),
+        ("not a red circle", "nothing"),
+    ],
+)
+def test_a_caption_is_understood_whole_or_not_at_all(caption: str, claims: str | None) -> None:
+    claim = claim_of(caption)
+    assert (claim.relation if claim else "nothing") == claims
+
+
 def test_a_caption_of_another_language_is_no_claim() -> None:
     verdict = caption_is_true(Image.new("RGB", (64, 64), "white"), "un petit triangle vert")
     assert not verdict.true
-    assert "nothing of shapes" in verdict.reasons[0]
+    assert "nothing of them" in verdict.reasons[0]
