@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from data.table import Table
 
 FORMAT = 1
 MARKER = "lake.json"
+PROBE = "_probe-"  # a folder that one who was killed while making a lake may have left
 DEFAULT_BUCKETS = 4
 PROBE_WRITERS, PROBE_COMMITS = 4, 5
 
@@ -61,14 +63,17 @@ class Lake:
     def open(cls, url: str) -> "Lake":
         marker = storage.join(url, MARKER)
         try:
-            found, empty = storage.exists(marker), storage.is_empty(url)
+            found, empty = storage.exists(marker), storage.is_empty(url, but=PROBE)
         except storage.UNREACHABLE as error:
             raise LakeError(f"lake {url} can't be reached: {error}. Check the address and the credentials") from None
         if not found:
             if empty:
                 raise LakeNotFound(f"{url} holds no lake. Make one: imagen build RECIPE --lake {url}")
             raise NotALake(f"{url} exists and is no lake (it has no {MARKER}). Name another folder with --lake")
-        said = json.loads(storage.read(marker))
+        try:
+            said = dict(json.loads(storage.read(marker)))
+        except (ValueError, TypeError) as error:
+            raise NotALake(f"{marker} is damaged: {error}") from None
         if said.get("format", 0) > FORMAT:
             raise LakeTooNew(
                 f"{url} has lake format {said['format']}, this version reads up to {FORMAT}. "
@@ -83,7 +88,7 @@ class Lake:
     @classmethod
     def make(cls, url: str, buckets: int = DEFAULT_BUCKETS, hosts: dict[str, str] | None = None) -> "Lake":
         """Make a lake in an empty place, after a race has shown that the store keeps concurrent commits."""
-        if not storage.is_empty(url):
+        if not storage.is_empty(url, but=PROBE):
             raise NotALake(f"{url} is not empty and is no lake. Name an empty folder with --lake")
         config = LakeConfig(buckets=buckets, made=datetime.now(UTC), hosts=hosts or {})
         try:
@@ -141,7 +146,7 @@ def probe_store(url: str) -> None:
 
     Asking once is not enough: some stores answer a single conditional put rightly and let two racing ones both win.
     """
-    place = storage.join(url, "_probe")
+    place = storage.join(url, PROBE + uuid.uuid4().hex)
     target, options = storage.delta_url(place), storage.delta_options(place)
     start = threading.Barrier(PROBE_WRITERS)
     row = pa.table({"n": [1]})

@@ -58,10 +58,15 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
-def is_empty(url: str) -> bool:
-    """Whether nothing lies at the URL: no such folder, or one without entries."""
+def is_empty(url: str, but: str | None = None) -> bool:
+    """Whether nothing lies at the URL: no such folder, or one without entries (`but` those that begin so)."""
     fs, path = split(url)
-    return not fs.exists(path) or (fs.isdir(path) and not fs.ls(path, detail=False))
+    if not fs.exists(path):
+        return True
+    if not fs.isdir(path):
+        return False
+    names = (entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
+    return all(but is not None and name.startswith(but) for name in names)
 
 
 def read(url: str) -> bytes:

@@ -154,7 +154,7 @@ class Table:
 
     def records(self, limit: int | None = None) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """The commits that carry a record of ours, newest first: version, time in milliseconds, record."""
-        for commit in self.state.history(limit):
+        for commit in storage.patiently(self.url, lambda: self.state.history(limit)):
             if METADATA in commit:
                 yield commit["version"], commit["timestamp"], json.loads(commit[METADATA])
 

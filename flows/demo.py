@@ -1,5 +1,7 @@
 """`imagen demo`: the built-in world, its server, one `rebuild`, and what came out."""
 
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -43,10 +45,20 @@ def show_summary(built: Built, lake: str, world: Path, sheet: Path, seconds: flo
         console.print()
     show_built(built, lake)
     console.print(f"Kept and dropped side by side: {sheet}. All of it took {seconds:.0f} s.")
-    console.print(
-        "\nNext:\n"
-        f"  imagen versions shapes --lake {lake}       what was published, and what made it\n"
-        "  imagen recipe shapes > mine.yaml       the recipe: change a threshold, then\n"
-        f"  imagen build mine.yaml --lake {lake}       publishes another version in seconds: no picture is touched\n"
-        "  imagen demo                            again: nothing is pending"
-    )
+    imagen = command()
+    console.print("\nNext:")
+    for words, what in (
+        (f"{imagen} versions shapes --lake {lake}", "what was published, and what made it"),
+        (f"{imagen} recipe shapes > mine.yaml", "the recipe: change a threshold in it, then"),
+        (f"{imagen} build mine.yaml --lake {lake}", "another version in seconds: no picture is touched"),
+        (f"{imagen} demo", "again: nothing is pending"),
+    ):
+        console.print(f"  {words:<{len(imagen) + len(lake) + 25}} {what}", soft_wrap=True, highlight=False)
+
+
+def command() -> str:
+    """How to call this very command from here: by its name, or by its path where the shell would not find it."""
+    here, found = Path(sys.argv[0]).absolute(), shutil.which("imagen")
+    if found is not None and Path(found).absolute() == here:
+        return "imagen"
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)

@@ -1,43 +1,79 @@
 """A proxy before an S3 server that does what networks and poor stores do: fails, cuts answers off, drops conditions."""
 
 import http.client
+import multiprocessing
 import random
-import threading
 import time
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from multiprocessing.connection import Connection
+from typing import Any, Literal
 
-Fault = Literal["none", "flaky", "unconditional", "check_then_put"]
+Fault = Literal["flaky", "unconditional", "check_then_put"]
 
 
 class FlakyProxy(AbstractContextManager["FlakyProxy"]):
     """`flaky`: a tenth of the answers are 500, 503 or cut off, also after the server has done what was asked.
     `unconditional`: If-None-Match is ignored. `check_then_put`: it is honoured, but not atomically.
+
+    A process of its own: some calls of deltalake hold this interpreter's lock while they wait for an answer.
     """
 
     def __init__(self, upstream: str, fault: Fault, seed: int = 0) -> None:
-        self.upstream = upstream.removeprefix("http://")
-        self.fault = fault
+        context = multiprocessing.get_context("spawn")
+        self._faults = context.Value("i", 0)
+        said, say = context.Pipe(duplex=False)
+        arguments = (upstream.removeprefix("http://"), fault, seed, self._faults, say)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        self.url: str = said.recv()
+
+    @property
+    def faults(self) -> int:
+        return int(self._faults.value)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(upstream: str, fault: Fault, seed: int, faults: Any, say: Connection) -> None:
+    proxy = _Proxy(upstream, fault, seed, faults)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_any(self) -> None:
+            proxy.pass_on(self)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except ConnectionError:
+                self.close_connection = True  # the client has gone: tired of waiting, or ended
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), Handler)
+    say.send("http://{}:{}".format(*server.server_address))
+    server.serve_forever()
+
+
+class _Proxy:
+    def __init__(self, upstream: str, fault: Fault, seed: int, faults: Any) -> None:
+        self.upstream, self.fault, self.faults = upstream, fault, faults
         self.chance = random.Random(seed)
-        self.faults = 0
-        proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_any(self) -> None:
-                proxy.pass_on(self)
-
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = "http://{}:{}".format(*self.server.server_address)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def spoil(self) -> None:
+        with self.faults.get_lock():
+            self.faults.value += 1
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
@@ -53,14 +89,14 @@ class FlakyProxy(AbstractContextManager["FlakyProxy"]):
                 time.sleep(0.05)
         luck = self.chance.random() if self.fault == "flaky" else 1.0
         if luck < 0.04:
-            self.faults += 1
+            self.spoil()
             return self.answer(request, 503, {}, b"<Error><Code>SlowDown</Code></Error>")
         status, answered, content = self.ask(request.command, request.path, headers, body)
         if luck < 0.07:  # done, but the client is told otherwise
-            self.faults += 1
+            self.spoil()
             return self.answer(request, 500, {}, b"<Error><Code>InternalError</Code></Error>")
         if luck < 0.10:
-            self.faults += 1
+            self.spoil()
             request.close_connection = True
             if content:
                 self.answer(request, status, answered, content, send=len(content) // 2)
@@ -94,7 +130,3 @@ class FlakyProxy(AbstractContextManager["FlakyProxy"]):
         request.end_headers()
         if request.command != "HEAD":
             request.wfile.write(body[:send])
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()

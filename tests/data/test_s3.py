@@ -2,13 +2,19 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 
 from data import storage
+from data.build import build
+from data.engine import LocalEngine
 from data.errors import UnsafeStore
 from data.lake import Lake
+from data.recipe import load_recipe
+from data.world.server import OriginProcess
+from tests.conftest import content_of, write_recipe
 from tests.data.flaky import Fault, FlakyProxy
 from tests.data.test_lake import race
 
@@ -43,6 +49,19 @@ def test_neither_do_they_when_a_tenth_of_the_answers_fail(bucket: Callable[[str]
     with FlakyProxy(s3_server, "flaky") as proxy:
         race(Lake.make(bucket(proxy.url)), files_each=2)
         assert proxy.faults > 20
+
+
+def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does(
+    bucket: Callable[[str], str], s3_server: str, world: Path, origin: OriginProcess, lake: Lake, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
+    with FlakyProxy(s3_server, "flaky") as proxy:
+        far = Lake.make(bucket(proxy.url), hosts=lake.config.hosts)
+        with LocalEngine(2) as engine:
+            there, here = build(far, recipe, engine), build(lake, recipe, engine)
+        assert proxy.faults > 20
+        assert there == here
+        assert content_of(far, "shapes") == content_of(lake, "shapes")
 
 
 @pytest.mark.parametrize("fault", ["unconditional", "check_then_put"])
