@@ -15,20 +15,23 @@ from data.lake import Lake
 from data.recipe import load_recipe
 from data.world.server import OriginProcess
 from tests.conftest import content_of, write_recipe
+from tests.data import ceph
 from tests.data.flaky import Fault, FlakyProxy
-from tests.data.test_lake import race
+from tests.data.test_lake import ids_of, race
+
+Bucket = Callable[..., str]
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Point everything at an endpoint; gives the URL of a new bucket behind it."""
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Point everything at an endpoint; gives the URL of a new bucket there."""
+    for name, value in {"ACCESS_KEY_ID": ceph.KEY, "SECRET_ACCESS_KEY": ceph.KEY, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)  # moto takes any
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
-    def point(endpoint: str) -> str:
+    def point(endpoint: str, behind: str | None = None) -> str:
         name = f"lake-{uuid.uuid4().hex[:12]}"
-        boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
+        boto3.client("s3", endpoint_url=behind or endpoint).create_bucket(Bucket=name)
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         storage.filesystem.cache_clear()
         storage.filesystem("s3").clear_instance_cache()
@@ -39,24 +42,22 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     storage.filesystem.cache_clear()
 
 
-def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(
-    bucket: Callable[[str], str], s3_server: str
-) -> None:
+def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(bucket: Bucket, s3_server: str) -> None:
     race(Lake.make(bucket(s3_server)), files_each=2)
 
 
-def test_neither_do_they_when_a_tenth_of_the_answers_fail(bucket: Callable[[str], str], s3_server: str) -> None:
+def test_neither_do_they_when_a_tenth_of_the_answers_fail(bucket: Bucket, s3_server: str) -> None:
     with FlakyProxy(s3_server, "flaky") as proxy:
-        race(Lake.make(bucket(proxy.url)), files_each=2)
+        race(Lake.make(bucket(proxy.url, s3_server)), files_each=2)
         assert proxy.faults > 20
 
 
 def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does(
-    bucket: Callable[[str], str], s3_server: str, world: Path, origin: OriginProcess, lake: Lake, tmp_path: Path
+    bucket: Bucket, s3_server: str, world: Path, origin: OriginProcess, lake: Lake, tmp_path: Path
 ) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
     with FlakyProxy(s3_server, "flaky") as proxy:
-        far = Lake.make(bucket(proxy.url), hosts=lake.config.hosts)
+        far = Lake.make(bucket(proxy.url, s3_server), hosts=lake.config.hosts)
         with LocalEngine(2) as engine:
             there, here = build(far, recipe, engine), build(lake, recipe, engine)
         assert proxy.faults > 20
@@ -64,10 +65,34 @@ def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does
         assert content_of(far, "shapes") == content_of(lake, "shapes")
 
 
+@pytest.mark.nightly
+@pytest.mark.skipif(bool(ceph.missing()), reason=f"not installed: {', '.join(ceph.missing())} (Debian: radosgw, ceph)")
+def test_a_durable_store_of_another_make_keeps_every_row_through_its_own_death(
+    bucket: Bucket,
+    world: Path,
+    origin: OriginProcess,
+    lake: Lake,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
+    with ceph.Ceph(tmp_path_factory.mktemp("ceph")) as store, LocalEngine(2) as engine:
+        raced = Lake.make(bucket(store.url))
+        race(raced, files_each=8)
+        before = ids_of(raced.table("pairs"))
+        far = Lake.make(bucket(store.url), hosts=lake.config.hosts)
+        built = build(far, recipe, engine)
+        store.restart()
+        assert ids_of(raced.table("pairs")) == before
+        assert not build(far, recipe, engine).anything_done
+        assert built == build(lake, recipe, engine)
+        assert content_of(far, "shapes") == content_of(lake, "shapes")
+
+
 @pytest.mark.parametrize("fault", ["unconditional", "check_then_put"])
-def test_a_store_that_would_lose_commits_is_refused(bucket: Callable[[str], str], s3_server: str, fault: Fault) -> None:
+def test_a_store_that_would_lose_commits_is_refused(bucket: Bucket, s3_server: str, fault: Fault) -> None:
     with FlakyProxy(s3_server, fault) as proxy:
-        url = bucket(proxy.url)
+        url = bucket(proxy.url, s3_server)
         with pytest.raises(UnsafeStore, match=r"lost \d+ of 21 concurrent commits"):
             Lake.make(url)
         assert storage.is_empty(url), "what the probe wrote is gone"
