@@ -1,5 +1,5 @@
 # The whole project from a machine with Python 3.11+, make and a package index.
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test nightly lint bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not nightly" tests
+
+# What is long, or needs a store that is not from PyPI (Debian: radosgw ceph-mon ceph-osd ceph-common).
+nightly: $(READY)
+	$(BIN)/pytest -m nightly tests
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

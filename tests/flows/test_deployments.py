@@ -1,0 +1,26 @@
+"""`prefect.yaml` as a user deploys it: the nightly rebuild is there, scheduled, and one at a time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.flows.test_rebuild import post
+
+ROOT = Path(__file__).parents[2]
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+
+
+def test_every_deployment_deploys(prefect_server: str) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
+    for words in (["work-pool", "create", "data", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
+        done = subprocess.run([PREFECT, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (nightly,) = post(f"{prefect_server}/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+    assert nightly["entrypoint"] == "flows/rebuild.py:rebuild"
+    assert nightly["work_pool_name"] == "data"
+    assert nightly["parameters"] == {"recipe": "shapes", "lake": "lake"}
+    assert nightly["concurrency_options"]["collision_strategy"] == "ENQUEUE"  # type: ignore[index]
+    (schedule,) = nightly["schedules"]  # type: ignore[misc]
+    assert (schedule["slug"], schedule["active"]) == ("nightly", True)
+    assert schedule["schedule"]["cron"] == "15 2 * * *"
