@@ -24,7 +24,7 @@ from data.address import Hosts, SystemResolver, literal, refusal
 from data.limits import Memory, Share, Turns
 from data.request import REDIRECTS, Answer, Client, Failure
 
-BODIES = 256 << 20  # bytes that larger bodies may take together
+BODIES = 128 << 20  # bytes that larger bodies may take together
 LONGEST_RETRY_AFTER = 5.0
 LONGEST_URL = 8000
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)

@@ -127,6 +127,7 @@ async def _body(response: aiohttp.ClientResponse, share: Share, most: int, cut: 
         if len(body) > most:
             if cut:
                 return bytes(body[:most])
+            body.clear()  # at once: the frames of the exception would keep it until the collector comes
             raise Failure("too_large", f"more than {most:,} bytes", False, response.status)
     if expand and body and not expand.eof:
         raise Failure("truncated", "the compressed body ended before its end", True, response.status)

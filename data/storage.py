@@ -18,7 +18,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
-S3_RETRIES = 10
+S3_TRIES = 4  # of botocore; s3fs asks several times more after what may pass
+DELTA_RETRIES = 10
 ASKS = 6  # of deltalake's client, which asks again after a 5xx but not when an answer is cut off
 UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # what a store raises that isn't there or says no
 
@@ -30,7 +31,7 @@ Answer = TypeVar("Answer")
 def filesystem(protocol: str) -> Any:
     """The fsspec filesystem of a protocol; one per process, so that connections are kept."""
     if protocol == "s3":
-        retries = {"retries": {"max_attempts": S3_RETRIES, "mode": "standard"}}
+        retries = {"retries": {"max_attempts": S3_TRIES, "mode": "standard"}}
         return fsspec.filesystem("s3", config_kwargs=retries, use_listings_cache=False)
     return fsspec.filesystem(protocol)
 
@@ -113,7 +114,7 @@ def delta_options(url: str) -> dict[str, str]:
     """deltalake's storage options: commits by conditional put, plain http where the endpoint is plain http."""
     if is_local(url):
         return {}
-    options = {"conditional_put": "etag", "max_retries": str(S3_RETRIES)}
+    options = {"conditional_put": "etag", "max_retries": str(DELTA_RETRIES)}
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     return options

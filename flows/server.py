@@ -38,7 +38,12 @@ SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFEC
 @contextmanager
 def tracking() -> Iterator[None]:
     """Flow runs inside are tracked. Import Prefect's other parts inside: they load while the server starts."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        PREFECT_SERVER_EPHEMERAL_ENABLED,
+        temporary_settings,
+    )
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         yield
@@ -55,7 +60,8 @@ def tracking() -> Iterator[None]:
         from prefect import flow  # noqa: F401 - a second or two, that the server needs as well
 
         _wait(process, f"{url}/health")
-        with temporary_settings({PREFECT_API_URL: url}):
+        # Log lines are sent by a thread, which would still send some when this server has ended.
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             yield
     finally:
         process.terminate()

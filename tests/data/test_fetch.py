@@ -418,7 +418,8 @@ def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
     """In a process of its own, whose peak is its own."""
     with OriginServer(folder) as origin:
         program = f"""
-            import asyncio, io, resource, zlib
+            import asyncio, io
+            from pathlib import Path
             from concurrent.futures import ThreadPoolExecutor
             from PIL import Image
             from data.fetch import Fetcher, FetchSettings
@@ -444,13 +445,13 @@ def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
 
             asyncio.run(main())
             bombs = [bomb(13_000)]
-            peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             with ThreadPoolExecutor(2) as threads:
                 assert set(threads.map(refused, bombs * 8)) == {{"too_many_pixels"}}
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            # Not ru_maxrss, which begins with that of the process that started this one.
+            print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
         """
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
         )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1000
+    assert int(done.stdout) < 1_000_000  # kB
