@@ -1,6 +1,8 @@
 """The `map` of plan, map, commit: shards go to warm worker processes that load each model once. Knows no Prefect."""
 
+import atexit
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -103,6 +105,8 @@ def workers_beside() -> int:
 
 def _warm_up(workers: int) -> None:
     """Share the cores, keep quiet, and die with the process that started us, however it dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
     os.environ["IMAGEN_WORKERS"] = str(workers)
     threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

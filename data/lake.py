@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -24,7 +23,7 @@ from data.errors import (
     TableNotFound,
     UnsafeStore,
 )
-from data.table import Table
+from data.table import Table, write_file
 
 FORMAT = 1
 MARKER = "lake.json"
@@ -147,25 +146,25 @@ def probe_store(url: str) -> None:
     Asking once is not enough: some stores answer a single conditional put rightly and let two racing ones both win.
     """
     place = storage.join(url, PROBE + uuid.uuid4().hex)
-    target, options = storage.delta_url(place), storage.delta_options(place)
     start = threading.Barrier(PROBE_WRITERS)
-    row = pa.table({"n": [1]})
 
-    def commit(_: int) -> int:
+    def commit(writer: int) -> None:
+        table = Table.open("probe", place)
+        assert table is not None
         start.wait()
-        for _ in range(PROBE_COMMITS):
-            storage.patiently(place, lambda: write_deltalake(target, row, mode="append", storage_options=options))
-        return PROBE_COMMITS
+        for number in range(PROBE_COMMITS):
+            table.append([write_file(place, 0, pa.table({"id": [f"{writer}-{number}"]}))])
 
     storage.write(storage.join(place, ".writable"), b"")
     try:
-        storage.patiently(place, lambda: write_deltalake(target, row, mode="append", storage_options=options))
+        made = Table.make("probe", place, pa.schema({"id": pa.string()}))
         with ThreadPoolExecutor(PROBE_WRITERS) as pool:
-            written = 1 + sum(pool.map(commit, range(PROBE_WRITERS)))
-        kept = len(storage.patiently(place, lambda: DeltaTable(target, storage_options=options).file_uris()))
+            list(pool.map(commit, range(PROBE_WRITERS)))
+        made.refresh()
+        written, kept = PROBE_WRITERS * PROBE_COMMITS, made.rows()
     finally:
         storage.remove(place)
-    if kept < written:  # more: one that landed was told otherwise, and asked again
+    if kept < written:
         raise UnsafeStore(
             f"the store of {url} lost {written - kept} of {written} concurrent commits: "
             "it has no atomic conditional put (If-None-Match). Use another store; "

@@ -1,6 +1,5 @@
 """Where pairs come from: tables of URLs and captions by glob over any fsspec URL, read into the `pairs` table."""
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,7 +82,7 @@ def read_pairs(file: str, columns: Columns) -> pa.Table:
     if reader is None:
         raise SourceError(f"source {file} is no table that can be read. Known endings: {', '.join(READERS)}")
     try:
-        table = reader(io.BytesIO(storage.read(file)))
+        table = reader(pa.BufferReader(storage.read(file)))
     except (*storage.UNREACHABLE, pa.ArrowException) as error:
         raise SourceError(f"source {file} can't be read: {str(error).splitlines()[0]}") from error
     for field, column in columns:

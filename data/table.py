@@ -112,7 +112,13 @@ class Table:
                 "delta.deletedFileRetentionDuration": "interval 3650 days",
             },
         )
-        storage.patiently(url, create)
+        try:
+            storage.patiently(url, create)
+        except CommitFailedError:
+            made = cls.open(name, url, key=key)  # another was first; or we were, and the store said no after the write
+            if made is None:
+                raise
+            return made
         made = cls.open(name, url, key=key)
         assert made is not None
         return made

@@ -2,6 +2,7 @@
 needs them, so that help answers at once.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -35,11 +36,24 @@ def main() -> None:
     """Run the command; what a person can mend ends in one sentence and exit code 2."""
     from data.errors import ImagenError
 
+    code: Any = 1
+
+    def leave() -> None:
+        """End without finalizing the interpreter: a thread of Arrow's that still lets go of a buffer would abort it."""
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code if isinstance(code, int) else int(code is not None))
+
+    atexit.register(leave)  # the first in is the last to run
     try:
         app()
     except ImagenError as error:
         sys.stderr.write(f"Error: {error}\n")
-        sys.exit(2)
+        code = 2
+    except SystemExit as end:
+        code = end.code
 
 
 @app.command()

@@ -55,6 +55,7 @@ def tracking() -> Iterator[None]:
             env={**os.environ, **SETTINGS},
             stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],
+            start_new_session=True,  # Ctrl-C is for us; it ends after us
         )
     try:
         from prefect import flow  # noqa: F401 - a second or two, that the server needs as well

@@ -9,11 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-Fault = Literal["flaky", "unconditional", "check_then_put"]
+Fault = Literal["flaky", "forgetful", "unconditional", "check_then_put"]
 
 
 class FlakyProxy(AbstractContextManager["FlakyProxy"]):
     """`flaky`: a tenth of the answers are 500, 503 or cut off, also after the server has done what was asked.
+    `forgetful`: the first write of each object is done, and answered with 500.
     `unconditional`: If-None-Match is ignored. `check_then_put`: it is honoured, but not atomically.
 
     A process of its own: some calls of deltalake hold this interpreter's lock while they wait for an answer.
@@ -70,6 +71,7 @@ class _Proxy:
     def __init__(self, upstream: str, fault: Fault, seed: int, faults: Any) -> None:
         self.upstream, self.fault, self.faults = upstream, fault, faults
         self.chance = random.Random(seed)
+        self.written: set[str] = set()
 
     def spoil(self) -> None:
         with self.faults.get_lock():
@@ -92,7 +94,9 @@ class _Proxy:
             self.spoil()
             return self.answer(request, 503, {}, b"<Error><Code>SlowDown</Code></Error>")
         status, answered, content = self.ask(request.command, request.path, headers, body)
-        if luck < 0.07:  # done, but the client is told otherwise
+        forgotten = self.fault == "forgetful" and request.command == "PUT" and request.path not in self.written
+        self.written.add(request.path)
+        if luck < 0.07 or forgotten:  # done, but the client is told otherwise
             self.spoil()
             return self.answer(request, 500, {}, b"<Error><Code>InternalError</Code></Error>")
         if luck < 0.10:
