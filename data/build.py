@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from data.clip import Clip
 from data.download import Download
 from data.engine import Engine
 from data.lake import Lake
 from data.publish import Publication, Publish, lineage
 from data.recipe import Recipe
-from data.score import Score
+from data.score import CaptionScorer, Judge, Look, PictureScorer, Read, VectorScorer
 from data.select import Selection, select
 from data.sources import Ingested, ingest
 from data.stage import Plan, Stage, Written, run_stage
@@ -65,12 +64,16 @@ class Built:
 
 
 def way(lake: Lake, recipe: Recipe) -> Way:
-    clips = {name: Clip(settings) for name, settings in recipe.scores.items()}
-    scored = [Score(lake, clip, f"score-{name}") for name, clip in clips.items()]
-    tables = {name: (stage.table, tuple(clips[name].columns.names)) for name, stage in zip(clips, scored, strict=True)}
-    selection = Selection(recipe.name, recipe.criteria, tables)
-    stages: tuple[Stage, ...] = (Download(lake, recipe.download), *scored)
-    return Way(lake, recipe, stages, selection, Publish(lake, recipe.name, tables))
+    scorers = recipe.scores
+    vectors = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, VectorScorer)}
+    looking = [scorer for scorer in scorers.values() if isinstance(scorer, PictureScorer)]
+    looking += [one for scorer in vectors.values() for one in scorer.sees()]
+    stages: list[Stage] = [Download(lake, recipe.download)]
+    stages += [Read(lake, one, f"score-{name}") for name, one in scorers.items() if isinstance(one, CaptionScorer)]
+    stages += [Look(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
+    stages += [Judge(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
+    selection = Selection(recipe.name, recipe.criteria, recipe.judged)
+    return Way(lake, recipe, tuple(stages), selection, Publish(lake, recipe.name, recipe.scores))
 
 
 def build(

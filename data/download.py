@@ -53,6 +53,7 @@ class Download:
     lake: Lake
     settings: DownloadSettings
     name: str = "download"
+    leads: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make("images", IMAGES), lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
@@ -154,5 +155,6 @@ def _image_row(id: str, picture: Picture) -> dict[str, Any]:
         "height": picture.height,
         "original_width": picture.original_width,
         "original_height": picture.original_height,
+        "original_bytes": picture.original_bytes,
         "sha256": picture.sha256,
     }

@@ -137,7 +137,12 @@ class Lake:
         return table
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        return self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
+        """The table, made or widened where it is missing or lacks columns."""
+        found = self.find(name, key=key)
+        if found is None:
+            return Table.make(name, self.table_url(name), schema, key)
+        found.widen(schema)
+        return found
 
 
 def probe_store(url: str) -> None:

@@ -37,6 +37,7 @@ IMAGES = pa.schema(
         "height": pa.int32(),
         "original_width": pa.int32(),
         "original_height": pa.int32(),
+        "original_bytes": pa.int64(),
         "sha256": pa.string(),  # of the bytes that the origin sent
     }
 )

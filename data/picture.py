@@ -82,6 +82,7 @@ class Picture:
     height: int
     original_width: int
     original_height: int
+    original_bytes: int
     sha256: str  # of the body as fetched
 
 
@@ -108,7 +109,7 @@ def prepare(body: bytes, settings: PictureSettings) -> Picture:
     if divisor:
         original_width, original_height = image.size
     sha256 = hashlib.sha256(body).hexdigest()
-    return Picture(data, settings.encode_format, width, height, original_width, original_height, sha256)
+    return Picture(data, settings.encode_format, width, height, original_width, original_height, len(body), sha256)
 
 
 def _check_enlarged(width: int, height: int, settings: PictureSettings) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.lake import Lake
-from data.score import read_pictures
+from data.score import Scorer, read_pictures
 from data.stage import Shard, Written, query
 from data.table import Table, write_file
 
@@ -54,7 +54,7 @@ class Publish:
 
     lake: Lake
     dataset: str
-    scores: Mapping[str, tuple[str, tuple[str, ...]]]
+    scores: Mapping[str, Scorer]
     name: str = "publish"
 
     @property
@@ -63,14 +63,18 @@ class Publish:
 
     @property
     def score_columns(self) -> list[str]:
-        return [f"{name}_{column}" for name, (_, columns) in self.scores.items() for column in columns]
+        return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
     def schema(self) -> pa.Schema:
-        return pa.schema([*SAMPLE, *(pa.field(name, pa.float32()) for name in self.score_columns)])
+        scored = [
+            scorer.columns.field(fact).with_name(f"{name}_{fact}")
+            for name, scorer in self.scores.items()
+            for fact in scorer.facts
+        ]
+        return pa.schema([*SAMPLE, *scored])
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
-        _add_missing_columns(table, self.schema())
         publication = Publication(table)
         for bucket in self.lake.buckets:
             self._plan_bucket(publication, bucket, shard_rows)
@@ -109,7 +113,7 @@ class Publish:
 
     def _wanted(self, bucket: int) -> pa.Table:
         """Every kept pair of a bucket with all but its picture, and the file that holds it."""
-        columns = "".join(f", {n}.{c} AS {n}_{c}" for n, (_, columns) in self.scores.items() for c in columns)
+        columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         images = self.lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
         return query(
@@ -118,7 +122,7 @@ class Publish:
             verdicts=self.lake.table(f"verdicts/{self.dataset}").dataset(bucket),
             pairs=self.lake.table("pairs").dataset(bucket),
             images=images,
-            **{name: self.lake.table(table).dataset(bucket) for name, (table, _) in self.scores.items()},
+            **{name: self.lake.table(scorer.table).dataset(bucket) for name, scorer in self.scores.items()},
         )
 
     def work(self, shard: Shard) -> Written:
@@ -152,17 +156,6 @@ def code_version() -> dict[str, str | None]:
     except (OSError, subprocess.SubprocessError):
         commit = None  # installed from a wheel, or no git here
     return {"version": package_version("imagen"), "commit": commit}
-
-
-def _add_missing_columns(table: Table, schema: pa.Schema) -> None:
-    """A score that the recipe newly names is a new column; older rows lack it and so are written again."""
-    from deltalake import Field, Schema
-
-    missing = [column for column in schema if column.name not in table.schema().names]
-    if missing:
-        fields: list[Field] = list(Schema.from_arrow(pa.schema(missing)).fields)
-        table.state.alter.add_columns(fields)
-        table.refresh()
 
 
 def _hugging_face(schema: pa.Schema) -> dict[str, str]:

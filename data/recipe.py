@@ -3,18 +3,45 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from data.clip import Clip, ClipSettings
+from data.criteria import Balance, Criterion, criterion_class, with_facts
 from data.download import DownloadSettings
 from data.errors import RecipeError
-from data.select import FACTS, Criterion
+from data.score import Scorer
+from data.scorers import scorer_class
+from data.scorers.clip import ClipModel
+from data.select import FACTS
 from data.sources import Source
 
 SHIPPED = Path(__file__).parent / "recipes"
+TABLES = ("pairs", "images", "fetches", "last", "often")
+
+
+def _scorer(value: Any) -> Any:
+    return scorer_class(str(value.get("scorer"))).model_validate(value) if isinstance(value, dict) else value
+
+
+def _criterion(value: Any) -> Any:
+    return criterion_class(value).model_validate(value) if isinstance(value, dict) else value
+
+
+AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_scorer)]
+AnyCriterion = Annotated[SerializeAsAny[Criterion], BeforeValidator(_criterion)]
 
 
 class Recipe(BaseModel):
@@ -25,10 +52,10 @@ class Recipe(BaseModel):
     name: str = Field(description="the dataset's name")
     sources: tuple[Source, ...] = Field(min_length=1)
     download: DownloadSettings = DownloadSettings()
-    scores: dict[str, ClipSettings] = Field(
-        default_factory=dict, description="name: scorer; gives the fact <name>_score"
+    scores: dict[str, AnyScorer] = Field(
+        default_factory=dict, description="name: its settings; gives the facts <name>_<column>"
     )
-    select: tuple[dict[str, Criterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
+    select: tuple[dict[str, AnyCriterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
     shard_rows: int = Field(1000, ge=1, description="rows of the unit of work")
 
     @field_validator("name")
@@ -38,30 +65,68 @@ class Recipe(BaseModel):
             raise ValueError("a dataset's name has lower-case letters, digits, - and _, and begins with a letter")
         return name
 
-    @field_validator("scores")
+    @field_validator("scores", mode="before")
     @classmethod
-    def _sql_names(cls, scores: dict[str, ClipSettings]) -> dict[str, ClipSettings]:
+    def _named(cls, scores: Any) -> Any:
+        """A scorer is the one that its name says, unless told otherwise."""
+        if not isinstance(scores, dict):
+            return scores
         for name in scores:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("pairs", "images", "fetches", "last"):
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in TABLES:
                 raise ValueError(f"{name!r} can't name a score: lower-case letters, digits and _, and no table's name")
-        return scores
+        settings = {name: {} if value is None else value for name, value in scores.items()}
+        return {
+            name: {"scorer": name} | value if isinstance(value, dict) else value for name, value in settings.items()
+        }
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _keyed(cls, select: Any) -> Any:
+        return [with_facts(criterion) for criterion in select] if isinstance(select, list | tuple) else select
 
     @model_validator(mode="after")
     def _facts_are_known(self) -> "Recipe":
-        known = [*FACTS, *(f"{name}_{column}" for name in self.scores for column in Clip.columns.names)]
-        for criterion in self.select:
-            for fact in criterion:
-                if fact not in known:
-                    raise ValueError(f"select asks for {fact!r}, which nothing measures; there are {', '.join(known)}")
+        known = [*FACTS, *(f"{name}_{column}" for name, one in self.judged.items() for column in one.columns.names)]
+        for place, criteria in enumerate(self.select):
+            for key, criterion in criteria.items():
+                if wrong := self._wrong(criterion, known):
+                    error = InitErrorDetails(
+                        type=PydanticCustomError("fact", "{wrong}", {"wrong": wrong}),
+                        loc=("select", place, key),
+                        input=key,
+                    )
+                    raise ValidationError.from_exception_data("recipe", [error])
         return self
+
+    def _wrong(self, criterion: Criterion, known: list[str]) -> str | None:
+        """What is wrong with the facts that a criterion asks for."""
+        if isinstance(criterion, Balance) and criterion.fact not in self.lists:
+            return "`most` needs a list of concepts, as the scorer `concepts` gives"
+        for fact in criterion.asks():
+            if fact not in [*known, "sha256"]:
+                there = ", ".join(one for one in known if not one.endswith(("_thumbnail", "_vector")))
+                return f"there is no fact {fact!r}; there are {there}"
+        return None
 
     @property
     def hash(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
-    def criteria(self) -> tuple[tuple[str, Criterion], ...]:
-        return tuple(item for criterion in self.select for item in criterion.items())
+    def criteria(self) -> tuple[Criterion, ...]:
+        return tuple(one for criteria in self.select for one in criteria.values())
+
+    @property
+    def lists(self) -> list[str]:
+        """The facts that are lists."""
+        columns = ((name, column) for name, scorer in self.scores.items() for column in scorer.columns)
+        return [f"{name}_{column.name}" for name, column in columns if pa.types.is_list(column.type)]
+
+    @property
+    def judged(self) -> dict[str, Scorer]:
+        """Every table of scores that selecting may ask, by name: the recipe's scorers, and the vectors of each CLIP."""
+        vectors = {f"{name}_vectors": s.vectors() for name, s in self.scores.items() if isinstance(s, ClipModel)}
+        return {**self.scores, **vectors}
 
     def under(self, folder: Path) -> "Recipe":
         """The same recipe with its relative sources looked up from a folder."""
@@ -103,11 +168,12 @@ def parse_recipe(text: str, name: str, folder: Path = Path()) -> Recipe:
         return Recipe.model_validate(_rooted(values, folder)).under(folder)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the recipe"
+        where = tuple(part for part in first["loc"] if part != "options")  # what any_of's list is called inside
+        place = ".".join(map(str, where)) or "the recipe"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
-        raise RecipeError(f"{name}, line {_line_of(nodes, first['loc'])}: {place}: {message}") from None
+        raise RecipeError(f"{name}, line {_line_of(nodes, where)}: {place}: {message}") from None
 
 
 def shipped() -> list[str]:
@@ -119,7 +185,7 @@ def _rooted(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     scores = values.get("scores")
     if isinstance(scores, dict):
         for scorer in scores.values():
-            for field in ("model", "pretrained"):
+            for field in ("model", "pretrained", "weights", "language_model", "file"):
                 if isinstance(scorer, dict) and isinstance(scorer.get(field), str):
                     beside = folder / scorer[field]
                     scorer[field] = str(beside.resolve()) if beside.exists() else scorer[field]

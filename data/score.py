@@ -1,73 +1,304 @@
-"""Ask a scorer about every picture that it has not seen: `images` and `pairs` → `scores/<scorer>`.
+"""Scores are facts: what a scorer says of a picture or a caption, a row once for each of them and scorer.
 
-Scores are facts: a row is written once for each picture and scorer, null with an error where there is nothing to say.
+There are three kinds of scorer, and a stage for each. `Look`: a picture is read and decoded once for all scorers that
+have not seen it; one of these keeps the vectors of a CLIP model. `Judge` says what can be said from such vectors,
+`Read` what can be said from the caption alone: neither touches a picture, so a new head over old pictures is cheap.
 """
 
+import hashlib
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.lake import Lake
 from data.pairs import IMAGES, PAIRS
+from data.picture import decode
 from data.stage import Shard, Written, query
 from data.table import Table, open_files, write_file
 
 READ_AHEAD = 256  # rows a read: bounds the memory, not the result
+THREADS = 2  # that decode the next pictures while a model is at these
+AHEAD = 128  # pictures decoded before they are asked for
+UNKNOWN = (OSError, ValueError, SyntaxError)  # what a scorer raises, in words, where it can't say
+
+Columns = dict[str, Sequence[Any]]
 
 
-class Scorer(Protocol):
-    """A name with version and weights, the columns it says, and one method from a batch to columns."""
+class Scorer(BaseModel):
+    """Settings, the columns it says, and an id. Cheap to make and to send; models are loaded by the first batch."""
 
-    columns: pa.Schema
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @property
-    def id(self) -> str: ...
+    columns: ClassVar[pa.Schema]
+    version: ClassVar[int] = 1  # of its arithmetic: another one is another table, whose work is pending
+    runs_by: ClassVar[frozenset[str]] = frozenset()  # settings that don't change what it says
 
-    def score(self, pictures: Iterator[bytes], captions: Sequence[str]) -> dict[str, list[Any]]: ...
-
-
-@dataclass(frozen=True)
-class Score:
-    """The stage."""
-
-    lake: Lake
-    scorer: Scorer
-    name: str
+    scorer: str = Field("", description="which scorer; its name in the recipe if not given")
 
     @property
+    def id(self) -> str:
+        """Names the scorer, its version, and whatever else changes what it says."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+        settings = self.model_dump_json(exclude={"scorer", *self.runs_by}, exclude_defaults=True)
+        digest = "" if settings == "{}" else f"-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        return f"{name}-{self.version}{digest}"
+
+    @cached_property
     def table(self) -> str:
-        return f"scores/{self.scorer.id}"
+        return f"scores/{self.id}"
+
+    @property
+    def facts(self) -> list[str]:
+        """The columns that a dataset carries: numbers and words. A recipe may ask for the others too."""
+        return [c.name for c in self.columns if not pa.types.is_binary(c.type) and not pa.types.is_list(c.type)]
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([("id", pa.string()), *self.scorer.columns, ("error", pa.string())])
+        return pa.schema([("id", pa.string()), *self.columns, ("error", pa.string())])
+
+
+class PictureScorer(Scorer):
+    """Looks at pictures: `look` at each in a thread, `say` for many at once. Simple ones need only `look`."""
+
+    @property
+    def at_once(self) -> int:
+        """How many `say` gets; the last time fewer."""
+        return AHEAD
+
+    def look(self, picture: Image.Image) -> Any:
+        """What is needed of one picture, as RGB; by default its columns."""
+        raise NotImplementedError
+
+    def say(self, seen: list[Any]) -> Columns:
+        return {name: [one[name] for one in seen] for name in self.columns.names}
+
+
+class VectorScorer(Scorer):
+    """Judges pictures by the vectors that other scorers made of them, and by their captions."""
+
+    def sees(self) -> tuple[PictureScorer, ...]:
+        """The scorers whose vectors it judges by."""
+        raise NotImplementedError
+
+    def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
+        """`vectors`: for each that it sees, n × d in float32."""
+        raise NotImplementedError
+
+
+class CaptionScorer(Scorer):
+    """Reads captions."""
+
+    def read(self, caption: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Look:
+    """The stage: `images` → a table of each picture scorer."""
+
+    lake: Lake
+    scorers: tuple[PictureScorer, ...]
+    name: str = "look"
+    leads: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
-        return [lake.table_or_make(self.table, self.schema)]
+        return [lake.table_or_make(scorer.table, scorer.schema) for scorer in self.scorers]
+
+    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """Pictures that some scorer has not seen; `todo` says which scorers."""
+        seen = {f"seen{n}": table.dataset(bucket) for n, table in enumerate(outputs)}
+        todo = ", ".join(f"CASE WHEN {name}.id IS NULL THEN {n} END" for n, name in enumerate(seen))
+        joins = "".join(f" LEFT JOIN {name} ON {name}.id = images.id" for name in seen)
+        return query(
+            f"SELECT * FROM (SELECT images.id AS id, file, "
+            f"list_filter([{todo}], lambda one: one IS NOT NULL) AS todo FROM images{joins}) "
+            "WHERE len(todo) > 0 ORDER BY id",
+            images=lake.table_or_make("images", IMAGES).located(bucket, ["id"]),
+            **seen,
+        )
+
+    def work(self, shard: Shard) -> Written:
+        said = [_Said(scorer) for scorer in self.scorers]
+        ids, todos = shard.rows["id"].to_pylist(), shard.rows["todo"].to_pylist()
+        with ThreadPoolExecutor(THREADS, "look") as pool:
+            ahead: deque[tuple[str, list[int], Future[list[Any]]]] = deque()
+            for id, todo, picture in zip(ids, todos, read_pictures(self.lake, shard.rows), strict=True):
+                ahead.append((id, todo, pool.submit(_look, picture, [self.scorers[n] for n in todo])))
+                if len(ahead) > AHEAD:
+                    _tell(said, *ahead.popleft())
+            while ahead:
+                _tell(said, *ahead.popleft())
+        return _written(self.lake, shard, [(one.scorer, one.rows()) for one in said if one.ids])
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The stage: vectors and captions → the table of one vector scorer."""
+
+    lake: Lake
+    scorer: VectorScorer
+    name: str
+    leads: bool = False
+
+    def outputs(self, lake: Lake) -> list[Table]:
+        return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
+
+    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        seen = {
+            f"seen{n}": lake.table_or_make(one.table, one.schema).located(bucket, ["id"])
+            for n, one in enumerate(self.scorer.sees())
+        }
+        files = ", ".join(f"{name}.file AS {name}" for name in seen)
+        joins = "".join(f" JOIN {name} ON {name}.id = pairs.id" for name in seen)
+        return query(
+            f"SELECT pairs.id AS id, caption, {files} FROM pairs ANTI JOIN scores ON scores.id = pairs.id{joins} "
+            "ORDER BY pairs.id",
+            pairs=lake.table_or_make("pairs", PAIRS).dataset(bucket),
+            scores=outputs[0].dataset(bucket),
+            **seen,
+        )
+
+    def work(self, shard: Shard) -> Written:
+        rows = shard.rows
+        read = [self._vectors(scorer, rows, f"seen{n}") for n, scorer in enumerate(self.scorer.sees())]
+        errors = [next((one for one in told if one), None) for told in zip(*(e for _, e in read), strict=True)]
+        known = [n for n, error in enumerate(errors) if error is None]
+        vectors = [_matrix([packed[n] for n in known]) for packed, _ in read]
+        captions = rows["caption"].take(pa.array(known, pa.int64())).to_pylist()
+        said = self.scorer.judge(vectors, captions) if known else {}
+        columns = {name: _spread(said.get(name, ()), known, rows.num_rows) for name in self.scorer.columns.names}
+        table = pa.table({"id": rows["id"], **columns, "error": pa.array(errors, pa.string())})
+        return _written(self.lake, shard, [(self.scorer, table.cast(self.scorer.schema))])
+
+    def _vectors(self, scorer: PictureScorer, rows: pa.Table, file: str) -> tuple[list[bytes | None], list[str | None]]:
+        places = pa.table({"id": rows["id"], "file": rows[file]})
+        parts = list(read_rows(self.lake, scorer.table, scorer.schema, ["vector", "error"], places))
+        found = pa.concat_tables(parts) if parts else pa.table({"vector": [], "error": []})
+        return found["vector"].to_pylist(), found["error"].to_pylist()
+
+
+@dataclass(frozen=True)
+class Read:
+    """The stage: `pairs` → the table of one caption scorer. It needs no picture, and does not wait for one."""
+
+    lake: Lake
+    scorer: CaptionScorer
+    name: str
+    leads: bool = False
+
+    def outputs(self, lake: Lake) -> list[Table]:
+        return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         return query(
-            "SELECT id, caption, file FROM images ANTI JOIN scores USING (id) JOIN pairs USING (id) ORDER BY id",
-            images=lake.table_or_make("images", IMAGES).located(bucket, ["id"]),
+            "SELECT id, caption FROM pairs ANTI JOIN scores USING (id) ORDER BY id",
             pairs=lake.table_or_make("pairs", PAIRS).dataset(bucket),
             scores=outputs[0].dataset(bucket),
         )
 
     def work(self, shard: Shard) -> Written:
-        ids = shard.rows["id"]
-        said = self.scorer.score(read_pictures(self.lake, shard.rows), shard.rows["caption"].to_pylist())
-        rows = pa.table({"id": ids, **said}).cast(self.schema)
-        return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
+        said = [self.scorer.read(caption) for caption in shard.rows["caption"].to_pylist()]
+        rows = pa.Table.from_pylist(said, self.scorer.columns)
+        rows = rows.add_column(0, "id", shard.rows["id"]).append_column("error", pa.nulls(rows.num_rows, pa.string()))
+        return _written(self.lake, shard, [(self.scorer, rows)])
 
 
 def read_pictures(lake: Lake, rows: pa.Table) -> Iterator[bytes]:
     """The pictures of rows with id and file, in the order of the rows, which is that of their ids."""
-    url = lake.table_url("images")
+    for part in read_rows(lake, "images", IMAGES, ["image"], rows):
+        yield from (picture.as_py() for picture in part["image"])
+
+
+def read_rows(lake: Lake, table: str, schema: pa.Schema, columns: list[str], rows: pa.Table) -> Iterator[pa.Table]:
+    """Columns of a table for rows with id and file, some at a time, in the order of the rows, which is that of ids."""
+    url = lake.table_url(table)
     for at in range(0, rows.num_rows, READ_AHEAD):
         part = rows.slice(at, READ_AHEAD)
-        files = open_files(url, pc.unique(part["file"]).to_pylist(), IMAGES)
-        found = files.to_table(columns=["id", "image"], filter=pc.field("id").isin(part["id"].combine_chunks()))
-        yield from (picture.as_py() for picture in found.sort_by("id")["image"])
+        files = open_files(url, pc.unique(part["file"]).to_pylist(), schema)
+        found = files.to_table(columns=["id", *columns], filter=pc.field("id").isin(part["id"].combine_chunks()))
+        yield found.sort_by("id")
+
+
+@dataclass
+class _Said:
+    """What one picture scorer says of a shard, gathered in batches of the size that it asks for."""
+
+    scorer: PictureScorer
+    ids: list[str] = field(default_factory=list)
+    errors: list[str | None] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)  # not yet said
+    known: list[int] = field(default_factory=list)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def add(self, id: str, seen: Any) -> None:
+        self.ids.append(id)
+        self.errors.append(str(seen) if isinstance(seen, Exception) else None)
+        if not isinstance(seen, Exception):
+            self.known.append(len(self.ids) - 1)
+            self.seen.append(seen)
+            if len(self.seen) == self.scorer.at_once:
+                self._say()
+
+    def _say(self) -> None:
+        for name, values in self.scorer.say(self.seen).items():
+            self.columns.setdefault(name, []).extend(values)
+        self.seen = []
+
+    def rows(self) -> pa.Table:
+        if self.seen:
+            self._say()
+        columns = {
+            column.name: _spread(self.columns.get(column.name, ()), self.known, len(self.ids))
+            for column in self.scorer.columns
+        }
+        rows = pa.table({"id": self.ids, **columns, "error": pa.array(self.errors, pa.string())})
+        return rows.cast(self.scorer.schema)
+
+
+def _look(picture: bytes, scorers: list[PictureScorer]) -> list[Any]:
+    """What each scorer sees in a picture, or the exception that says why nothing."""
+    try:
+        image = decode(picture)
+    except UNKNOWN as error:
+        return [error] * len(scorers)
+    seen = []
+    for scorer in scorers:
+        try:
+            seen.append(scorer.look(image))
+        except UNKNOWN as error:
+            seen.append(error)
+    return seen
+
+
+def _tell(said: list[_Said], id: str, todo: list[int], seen: "Future[list[Any]]") -> None:
+    for n, one in zip(todo, seen.result(), strict=True):
+        said[n].add(id, one)
+
+
+def _spread(values: Sequence[Any], places: list[int], count: int) -> pa.Array:
+    """Values at their places among nulls."""
+    all: list[Any] = [None] * count
+    for place, value in zip(places, values, strict=True):
+        all[place] = value
+    return pa.array(all)
+
+
+def _matrix(packed: list[bytes | None]) -> np.ndarray:
+    return (
+        np.frombuffer(b"".join(one for one in packed if one is not None), "<f2").reshape(len(packed), -1).astype("f4")
+    )
+
+
+def _written(lake: Lake, shard: Shard, said: list[tuple[Any, pa.Table]]) -> Written:
+    files = {s.table: write_file(lake.table_url(s.table), shard.bucket, rows) for s, rows in said}
+    return Written(shard.rows.num_rows, files)

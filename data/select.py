@@ -1,68 +1,53 @@
 """Which pairs are kept, and every reason why not: SQL over the facts, into `verdicts/<dataset>`. Touches no pixel.
 
-Scores are facts, thresholds are opinions: a criterion is a small declarative model that compiles to one SQL
-predicate with a reason. A changed threshold changes only this table.
+Scores are facts, thresholds are opinions: a changed criterion (criteria.py) changes only this table. Criteria on a row
+give their reason whatever the others say; those on sets (the best, one of each, so many of each) judge the rows that
+passed all before them.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data.criteria import Balance, Criterion, RowCriterion, SetCriterion, Top, Unique, draw, name, text
+from data.duplicates import leaders, like_hashes, like_thumbnails, like_vectors
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, VERDICTS
-from data.stage import query
+from data.score import Scorer
 from data.table import Table, write_file
 
 FACTS = {
-    "words": "len(regexp_extract_all(caption, '\\S+'))",
-    "characters": "length(trim(caption))",
+    "caption": "pairs.caption",
+    "source": "pairs.source",
+    "words": "len(regexp_extract_all(pairs.caption, '\\S+'))",
+    "characters": "length(trim(pairs.caption))",
     "width": "original_width",
     "height": "original_height",
     "side": "least(original_width, original_height)",
     "aspect": "greatest(original_width, original_height) / least(original_width, original_height)",
+    "bytes": "original_bytes",
+    "caption_seen": "coalesce(often.times, 1)",
 }
-
-
-class Criterion(BaseModel):
-    """Bounds of one fact; both are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: float | None = Field(None, description="drop what is below")
-    max: float | None = Field(None, description="drop what is above")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> "Criterion":
-        if self.min is None and self.max is None:
-            raise ValueError("a criterion needs min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
-        return self
-
-    def reason(self, fact: str) -> str:
-        """SQL: why a row is dropped, or null. An image's row that lacks the fact is not kept by silence."""
-        cases = [f"WHEN {fact} IS NULL THEN '{fact} unknown'"]
-        if self.min is not None:
-            cases.append(f"WHEN {fact} < {self.min!r} THEN '{fact} < {self.min:g}'")
-        if self.max is not None:
-            cases.append(f"WHEN {fact} > {self.max!r} THEN '{fact} > {self.max:g}'")
-        return f"CASE WHEN sha256 IS NULL THEN NULL {' '.join(cases)} END"
-
-
+OFTEN = "SELECT md5(caption) AS digest, count(*) AS times FROM pairs GROUP BY ALL HAVING times > 1"
 FETCH_REASON = "CASE WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+
+Cuts = dict[str, dict[str, list[Any]]]  # of each `Top`: group → the last value and id that are kept
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The criteria of a dataset, in order, over the score tables that they may ask."""
+    """The criteria of a dataset, in order, over the tables of scores that they may ask."""
 
     dataset: str
-    criteria: tuple[tuple[str, Criterion], ...]
-    scores: Mapping[str, tuple[str, tuple[str, ...]]]  # name in the recipe → its table and columns
+    criteria: tuple[Criterion, ...]
+    scores: Mapping[str, Scorer]  # by name in the recipe, and the vectors of some
 
     @property
     def table(self) -> str:
@@ -71,51 +56,189 @@ class Selection:
     @property
     def fingerprint(self) -> str:
         """Changes with any opinion or scorer, and with nothing else."""
-        said = [[fact, criterion.model_dump()] for fact, criterion in self.criteria]
-        return hashlib.sha256(json.dumps([said, sorted(self.scores.items())]).encode()).hexdigest()
+        return self.fingerprint_until(len(self.criteria))
+
+    def fingerprint_until(self, place: int) -> str:
+        said = [[type(one).__name__, one.model_dump(mode="json")] for one in self.criteria[:place]]
+        tables = sorted((name, scorer.table) for name, scorer in self.scores.items())
+        return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()
 
     def inputs(self, lake: Lake) -> dict[str, Table]:
         tables = {"pairs": lake.table_or_make("pairs", PAIRS), "images": lake.table_or_make("images", IMAGES)}
         tables["fetches"] = lake.table_or_make("fetches", FETCHES, ("id", "attempt"))
-        return tables | {name: lake.table(table) for name, (table, _) in self.scores.items()}
+        return tables | {name: lake.table_or_make(one.table, one.schema) for name, one in self.scores.items()}
 
     def facts(self) -> str:
         """SQL: one row a pair with every fact that a criterion may name."""
-        scored = [f"{n}.{c} AS {n}_{c}" for n, (_, columns) in self.scores.items() for c in columns]
+        scored = [f"{n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.columns.names]
         derived = [f"{sql} AS {fact}" for fact, sql in FACTS.items()]
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         return (
-            f"SELECT pairs.id, sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
+            f"SELECT pairs.id, first_seen, sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
-            "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id"
-            + joins
+            "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id "
+            "LEFT JOIN often ON often.digest = md5(pairs.caption)" + joins
         )
 
-    def verdicts(self, lake: Lake, inputs: dict[str, Table], bucket: int) -> pa.Table:
-        reasons = [FETCH_REASON, *(criterion.reason(fact) for fact, criterion in self.criteria)]
-        found = query(
-            f"WITH facts AS ({self.facts()}), judged AS (SELECT id, "
-            f"list_filter([{', '.join(reasons)}], lambda reason: reason IS NOT NULL) AS reasons FROM facts) "
-            "SELECT id, len(reasons) = 0 AS kept, reasons FROM judged ORDER BY id",
-            **{name: table.dataset(bucket) for name, table in inputs.items()},
+
+class Judgement:
+    """One pass over the facts of all pairs, bucket by bucket, and one over what is left for each criterion on sets."""
+
+    def __init__(self, buckets: range, selection: Selection, inputs: Mapping[str, Table], pinned: Cuts) -> None:
+        self.selection = selection
+        self.pinned, self.cuts = pinned, Cuts()
+        self.sql = duckdb.connect()
+        self.sql.execute("SET preserve_insertion_order = false")
+        self._judge_rows(buckets, inputs)
+        self.sql.execute("CREATE TABLE fallen (id VARCHAR, place INTEGER, reason VARCHAR)")
+        for place, criterion in enumerate(selection.criteria, start=1):
+            if isinstance(criterion, SetCriterion):
+                self._judge_set(place, criterion)
+
+    def close(self) -> None:
+        self.sql.close()
+
+    def verdicts(self, bucket: int) -> pa.Table:
+        found = self.sql.sql(
+            f"WITH judged AS (SELECT id, fell FROM judged WHERE bucket = {bucket}), "
+            "sets AS (SELECT id, list(struct_pack(place := place, reason := reason)) AS more FROM fallen GROUP BY id), "
+            "reasoned AS (SELECT id, list_transform(list_sort(list_concat(fell, coalesce(more, []))), "
+            "lambda one: one.reason) AS reasons FROM judged LEFT JOIN sets USING (id)) "
+            "SELECT id, len(reasons) = 0 AS kept, reasons FROM reasoned ORDER BY id"
         )
-        return found.cast(VERDICTS)
+        return found.to_arrow_table().cast(VERDICTS)
+
+    def _judge_rows(self, buckets: range, inputs: Mapping[str, Table]) -> None:
+        criteria = list(enumerate(self.selection.criteria, start=1))
+        reasons = [(0, FETCH_REASON)]
+        for place, criterion in criteria:
+            if isinstance(criterion, RowCriterion):  # a pair without a picture falls for that alone
+                reasons.append((place, f"CASE WHEN sha256 IS NOT NULL THEN {criterion.reason()} END"))
+        fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
+        needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
+        columns = "".join(f", {name(fact)}" for fact in sorted(needed))
+        self.sql.register("pairs", inputs["pairs"].dataset())
+        self.sql.execute(f"CREATE TABLE often AS {OFTEN}")
+        for bucket in buckets:
+            for table, rows in inputs.items():
+                self.sql.register(table, rows.dataset(bucket))
+            found = (
+                f"SELECT {bucket} AS bucket, id, first_seen, sha256{columns}, "
+                f"list_filter([{fell}], lambda one: one.reason IS NOT NULL) AS fell FROM ({self.selection.facts()})"
+            )
+            made = "CREATE TABLE judged AS" if bucket == 0 else "INSERT INTO judged"
+            self.sql.execute(f"{made} {found}")
+
+    def _judge_set(self, place: int, criterion: SetCriterion) -> None:
+        self.sql.execute(
+            "CREATE OR REPLACE TEMP VIEW rest AS SELECT * FROM judged WHERE "
+            f"len(list_filter(fell, lambda one: one.place < {place})) = 0 AND id NOT IN (SELECT id FROM fallen)"
+        )
+        if isinstance(criterion, Top):
+            self._best(place, criterion)
+        elif isinstance(criterion, Unique):
+            self._one_of_each(place, criterion)
+        elif isinstance(criterion, Balance):
+            self._so_many_of_each(place, criterion)
+
+    def _fall(self, place: int, found: str) -> None:
+        """Note what a criterion drops: SQL that gives id and reason."""
+        self.sql.execute(f"INSERT INTO fallen SELECT id, {place}, reason FROM ({found})")
+
+    def _best(self, place: int, criterion: Top) -> None:
+        fact, label = name(criterion.fact), criterion.label
+        per = f"coalesce({name(criterion.per)}, '')" if criterion.per else "''"
+        self._fall(place, f"SELECT id, {text(f'{label} unknown')} AS reason FROM rest WHERE {fact} IS NULL")
+        key = self.selection.fingerprint_until(place)
+        cuts = dict(self.pinned.get(key, {}))
+        ranked = f"SELECT {per} AS part, {fact} AS value, id FROM rest WHERE {fact} IS NOT NULL"
+        sizes = self.sql.sql(f"SELECT part, count(*) FROM ({ranked}) GROUP BY part ORDER BY part").fetchall()
+        for part, size in sizes:
+            if part not in cuts:
+                last = self.sql.sql(
+                    f"SELECT value::DOUBLE, id FROM ({ranked}) WHERE part = {text(part)} "
+                    f"ORDER BY value DESC, id LIMIT 1 OFFSET {criterion.count(size) - 1}"
+                ).fetchall()
+                cuts[part] = list(last[0])
+        self.cuts[key] = cuts
+        self.sql.execute("CREATE OR REPLACE TEMP TABLE cuts (part VARCHAR, last DOUBLE, last_id VARCHAR)")
+        if cuts:
+            self.sql.executemany("INSERT INTO cuts VALUES (?, ?, ?)", [[part, *cut] for part, cut in cuts.items()])
+        self._fall(
+            place,
+            f"SELECT id, {text(f'{label} missed: < ')} || printf('%.4g', last) AS reason FROM ({ranked}) "
+            "JOIN cuts USING (part) WHERE value::DOUBLE < last OR (value::DOUBLE = last AND id > last_id)",
+        )
+
+    def _one_of_each(self, place: int, criterion: Unique) -> None:
+        label, column = criterion.label, name(criterion.column)
+        self._fall(place, f"SELECT id, {text(f'{label} unknown')} AS reason FROM rest WHERE {column} IS NULL")
+        if criterion.by == "content" or (criterion.by == "hash" and not criterion.most):
+            same = ", ".join([column, *(["caption"] if criterion.same_caption else [])])
+            self._fall(
+                place,
+                f"SELECT id, {text(label + ': same as ')} || first AS reason FROM (SELECT id, "
+                f"first_value(id) OVER (PARTITION BY {same} ORDER BY first_seen, id) AS first FROM rest "
+                f"WHERE {column} IS NOT NULL) WHERE id <> first",
+            )
+            return
+        rows = self.sql.sql(
+            f"SELECT id, {column} AS value FROM rest WHERE {column} IS NOT NULL ORDER BY first_seen, id"
+        ).to_arrow_table()
+        if not rows.num_rows:
+            return
+        leader = _leaders(criterion, rows["value"].to_pylist())
+        later = np.flatnonzero(leader >= 0)
+        found = pa.table({"id": rows["id"].take(later), "first": rows["id"].take(leader[later])})
+        self.sql.register("alike", found)
+        self._fall(place, f"SELECT id, {text(label + ': like ')} || first AS reason FROM alike")
+
+    def _so_many_of_each(self, place: int, criterion: Balance) -> None:
+        of, salt = name(criterion.fact), draw(f"balance {criterion.seed}", salt="concept")
+        self._fall(
+            place,
+            f"WITH each AS (SELECT id, unnest({of}) AS concept FROM rest), "
+            "counted AS (SELECT concept, count(*) AS times FROM each GROUP BY concept) "
+            f"SELECT id, {text(criterion.label + ': not drawn')} AS reason FROM rest WHERE id NOT IN "
+            f"(SELECT id FROM each JOIN counted USING (concept) WHERE {salt} < {criterion.most}.0 / times)",
+        )
 
 
-def select(lake: Lake, selection: Selection) -> bool:
+def _leaders(criterion: Unique, values: list[Any]) -> np.ndarray:
+    if criterion.by == "hash":
+        hashes = np.array([int(value, 16) for value in values], np.uint64)
+        return leaders(hashes, partial(like_hashes, distance=int(criterion.most)))
+    packed = b"".join(values)
+    if criterion.by == "look":
+        thumbnails = np.frombuffer(packed, np.uint8).reshape(len(values), -1)
+        return leaders(thumbnails, partial(like_thumbnails, distance=criterion.most))
+    vectors = np.frombuffer(packed, "<f2").reshape(len(values), -1).astype(np.float32)
+    return leaders(vectors, partial(like_vectors, distance=criterion.most))
+
+
+def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
     """Bring the verdicts up to date. False if they already were: same criteria, same state of every table asked."""
     while True:
         verdicts = lake.table_or_make(selection.table, VERDICTS)
         inputs = selection.inputs(lake)
+        before = verdicts.record()
         state = {"selection": selection.fingerprint, "inputs": {t.name: t.version for t in inputs.values()}}
-        if verdicts.record() == state:
+        if not repin and {name: before.get(name) for name in state} == state:
             return False
-        add, remove = [], []
-        for bucket in lake.buckets:
-            new = selection.verdicts(lake, inputs, bucket)
-            old = verdicts.dataset(bucket).to_table().sort_by("id")
-            if not new.equals(old.cast(VERDICTS)):
+        judgement = Judgement(lake.buckets, selection, inputs, {} if repin else before.get("cuts", {}))
+        try:
+            add, remove = [], []
+            for bucket, new in _changed(lake, judgement, verdicts):
                 remove += [path for path, (of, _) in verdicts.files().items() if of == bucket]
                 add += [write_file(verdicts.url, bucket, new)] if new.num_rows else []
-        if verdicts.replace(add, remove, state):
+        finally:
+            judgement.close()
+        if verdicts.replace(add, remove, {**state, "cuts": judgement.cuts}):
             return True
+
+
+def _changed(lake: Lake, judgement: Judgement, verdicts: Table) -> Iterator[tuple[int, pa.Table]]:
+    for bucket in lake.buckets:
+        new = judgement.verdicts(bucket)
+        if not new.equals(verdicts.dataset(bucket).to_table().sort_by("id").cast(VERDICTS)):
+            yield bucket, new

@@ -53,8 +53,12 @@ class Stage(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def leads(self) -> bool:
+        """Whether the other outputs tell of the first: without its rows they would tell a tale."""
+
     def outputs(self, lake: Lake) -> list[Table]:
-        """The tables it appends to, the one that decides what is pending first; made if they were not there."""
+        """The tables it appends to, in the order of committing; made if they were not there."""
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
@@ -79,9 +83,10 @@ class Plan:
         for place, table in enumerate(self.outputs):
             files = [w.files[table.name] for w in written if table.name in w.files]
             landed = {file.path for file in table.append(files)} if files else set()
-            if place == 0:  # what follows the first table tells of it: without its rows it would tell a tale
-                kept = [w for w in written if table.name not in w.files or w.files[table.name].path in landed]
-                lost, written = len(written) - len(kept), kept
+            kept = [w for w in written if table.name not in w.files or w.files[table.name].path in landed]
+            lost += len(written) - len(kept) if place == 0 or not self.stage.leads else 0
+            if place == 0 and self.stage.leads:
+                written = kept
         return lost
 
 

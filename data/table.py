@@ -176,6 +176,18 @@ class Table:
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
         return table.drop_columns("__filename").append_column("file", paths)
 
+    def widen(self, schema: pa.Schema) -> None:
+        """Add the columns that the table lacks; its older rows have nulls there."""
+        while missing := [column for column in schema if column.name not in self.schema().names]:
+            before = self.version
+            try:
+                self.state.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
+            except (DeltaError, OSError):
+                self.refresh()
+                if self.version == before:
+                    raise  # nobody else was there
+            self.refresh()
+
     def append(self, files: Sequence[ShardFile], metadata: dict[str, Any] | None = None) -> list[ShardFile]:
         """Commit what is not there yet. Returns the files that are in the table when this returns."""
         landed: list[ShardFile] = []

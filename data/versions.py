@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from data.criteria import text
 from data.errors import DatasetNotFound
 from data.lake import Lake
 from data.select import Selection
@@ -39,10 +40,14 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
 
 
 def funnel(lake: Lake, selection: Selection) -> list[Step]:
-    """How many pairs are left after each reason, in the order of the criteria; a pair falls to its first reason."""
+    """How many pairs are left after each criterion, in order; a pair falls to its first reason."""
     verdicts = lake.table(selection.table)
+    labels = list(dict.fromkeys(criterion.label for criterion in selection.criteria))
+    known = " ".join(
+        f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
+    )
     counts = query(
-        "SELECT coalesce(regexp_replace(reasons[1], ' (<|>|unknown).*', ''), 'kept') AS step, count(*) AS n "
+        f"SELECT CASE WHEN kept THEN 'kept' {known} ELSE reasons[1] END AS step, count(*) AS n "
         "FROM verdicts GROUP BY step",
         verdicts=verdicts.dataset(),
     ).to_pylist()
@@ -50,7 +55,7 @@ def funnel(lake: Lake, selection: Selection) -> list[Step]:
     left = sum(fell.values())
     steps = [Step("pairs", left, 0)]
     fetches = sorted((step for step in fell if step.startswith("not fetched")), key=lambda step: -fell[step])
-    for step in [*fetches, *(fact for fact, _ in selection.criteria)]:
+    for step in [*fetches, *labels]:
         dropped = fell.get(step, 0)
         left -= dropped
         steps.append(Step(step, left, dropped))

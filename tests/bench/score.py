@@ -1,4 +1,4 @@
-"""The score stage beside the bare model's forward pass on preloaded tensors, in one process, in turn.
+"""Looking and scoring beside the bare model's forward pass on preloaded tensors, in one process, in turn.
 
 With ViT-B/32 (its real size; weights are random, which changes no time), and with the built-in model for the record.
 """
@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from data.build import way
-from data.clip import Clip, ClipSettings, load
 from data.engine import LocalEngine
 from data.lake import Lake
 from data.recipe import load_recipe
-from data.score import Score
+from data.score import Judge, Look
+from data.scorers.clip import ClipScore
 from data.stage import make_plan, run_stage
 from data.world.make import HOST, make_world
 from data.world.server import start_process
@@ -30,32 +30,34 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     weights = folder / "b32.safetensors"
     model = open_clip.create_model("ViT-B-32")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
-    for name, bound, settings in (
-        ("ViT-B/32", 0.85, ClipSettings(model="ViT-B-32", pretrained=str(weights), batch_size=32)),
-        ("the built-in model", 0.0, ClipSettings(model="built-in")),
+    for name, bound, clip in (
+        ("ViT-B/32", 0.9, ClipScore(model="ViT-B-32", pretrained=str(weights), batch_size=32)),
+        ("the built-in model", 0.0, ClipScore(model="built-in")),
     ):
-        ratios = [bare / ours for bare, ours in compared(lake, settings)]
-        yield f"score stage against the bare forward pass, {name}", statistics.median(ratios), bound, True, ""
+        ratios = [bare / ours for bare, ours in compared(lake, clip)]
+        yield f"look and score against the bare forward pass, {name}", statistics.median(ratios), bound, True, ""
 
 
-def compared(lake: Lake, settings: ClipSettings) -> list[tuple[float, float]]:
-    """Seconds of the bare model and of the stage, in turn, on as many pictures."""
-    stage = Score(lake, Clip(settings), "score")
-    shard = make_plan(lake, stage, PICTURES).shards[0]
-    loaded = load(settings)
-    pixels = loaded.model.visual.image_size
+def compared(lake: Lake, clip: ClipScore) -> list[tuple[float, float]]:
+    """Seconds of the bare model and of the two stages, in turn, on as many pictures."""
+    look, judge = Look(lake, clip.sees()), Judge(lake, clip, "score")
+    seen = make_plan(lake, look, PICTURES).shards[0]
+    run_stage(lake, look, LocalEngine(1), PICTURES)
+    said = make_plan(lake, judge, PICTURES).shards[0]
+    model = clip.load()
+    pixels = model.model.visual.image_size
     side = pixels[0] if isinstance(pixels, tuple | list) else pixels
-    tensors = torch.randn(settings.batch_size, 3, side, side)
-    tokens = loaded.tokenize(["a red circle"] * settings.batch_size)
+    tensors = list(torch.randn(clip.batch_size, 3, side, side))
+    texts = ["a red circle"] * clip.batch_size
 
     def bare() -> None:
-        with torch.inference_mode():
-            for _ in range(-(-shard.rows.num_rows // settings.batch_size)):
-                loaded.model.encode_image(tensors, normalize=True)
-                loaded.model.encode_text(tokens, normalize=True)
+        for _ in range(-(-seen.rows.num_rows // clip.batch_size)):
+            model.encode_pictures(tensors, clip.batch_size)
+            model.encode_texts(texts)
 
     def ours() -> None:
-        stage.work(shard)
+        look.work(seen)
+        judge.work(said)
 
     ours()
     bare()

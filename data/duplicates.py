@@ -1,0 +1,120 @@
+"""Duplicates without all-pairs: who is alike, and who of them stays.
+
+Rows are compared only if they share a key: of hashes the bands that cannot all differ, of thumbnails and vectors the
+sides of fixed random planes on which they lie (SimHash). Keys don't depend on other rows, so that an increment never
+changes what was found before. Of those alike the first in order stays and the others don't; a row that is like a
+dropped one only, stays.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+LOOK_ALIKE = 3.7  # mean difference of thumbnails in grey levels that two encodings or slight crops of a picture keep
+BANDS, BITS = 32, 24  # planes of SimHash; at 0.2 radians 99.9 % share a band (docs/log.md)
+CHUNK = 1 << 20  # pairs compared at once
+
+Pairs = np.ndarray  # n × 2 places, the earlier first
+Near = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Like = Callable[[np.ndarray], Pairs]
+
+
+def leaders(values: np.ndarray, like: Like) -> np.ndarray:
+    """For each row, in order, the first row like it that stays, or -1 for one that stays itself.
+
+    Rows of the same value are one row to `like`: a placeholder that is there a million times costs nothing.
+    """
+    packed = np.ascontiguousarray(values.reshape(len(values), -1))
+    keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    rows, own = first[order], place[inverse]
+    leader = firsts(len(rows), like(values[rows]))[own]
+    found = np.where(leader >= 0, rows[leader], rows[own])
+    return np.where(found == np.arange(len(values)), -1, found)
+
+
+def firsts(count: int, alike: Pairs) -> np.ndarray:
+    """For each row its first like that stays, or -1 for one that stays itself. Rows are in order."""
+    leaders = np.full(count, -1, np.int64)
+    order = np.lexsort((alike[:, 0], alike[:, 1]))
+    for earlier, later in alike[order].tolist():
+        if leaders[later] < 0 and leaders[earlier] < 0:
+            leaders[later] = earlier
+    return leaders
+
+
+def like_hashes(hashes: np.ndarray, distance: int) -> Pairs:
+    """Pairs of 64-bit hashes at most so many bits apart: of distance + 1 bands one must be the same."""
+    hashes = hashes.astype(np.uint64)
+    edges = np.linspace(0, 64, distance + 2).round().astype(int)
+    keys = [(hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges.tolist())]
+
+    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.bitwise_count(hashes[a] ^ hashes[b]) <= distance
+
+    return _confirmed(keys, near)
+
+
+def like_thumbnails(thumbnails: np.ndarray, distance: float) -> Pairs:
+    """Pairs of thumbnails (n × values, 0 to 255) whose mean difference is at most `distance`."""
+    values = thumbnails.astype(np.float32)
+
+    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.abs(values[a] - values[b]).mean(1) <= distance
+
+    return _confirmed(_sides(values - values.mean(1, keepdims=True)), near)
+
+
+def like_vectors(vectors: np.ndarray, distance: float) -> Pairs:
+    """Pairs of vectors of length 1 whose cosine is at least 1 - `distance`."""
+
+    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (vectors[a] * vectors[b]).sum(1) >= 1 - distance - 1e-6
+
+    return _confirmed(_sides(vectors), near)
+
+
+def _sides(vectors: np.ndarray) -> list[np.ndarray]:
+    """A key a band: on which sides of its planes each vector lies. The direction counts, not the length."""
+    weights = 1 << np.arange(BITS, dtype=np.int64)
+    return [(vectors @ planes > 0) @ weights for planes in _planes(vectors.shape[1])]
+
+
+@lru_cache(maxsize=4)
+def _planes(size: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(size)
+    return [rng.standard_normal((size, BITS)).astype(np.float32) for _ in range(BANDS)]
+
+
+def _confirmed(keys: list[np.ndarray], near: Near) -> Pairs:
+    found: set[tuple[int, int]] = set()
+    for key in keys:
+        for pairs in _sharing(key):
+            close = pairs[near(pairs[:, 0], pairs[:, 1])]
+            found.update(map(tuple, close.tolist()))
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def _sharing(key: np.ndarray) -> Iterator[Pairs]:
+    """Every pair of rows with the same key, some at a time."""
+    order = np.argsort(key, kind="stable")
+    ordered = key[order]
+    start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    size = np.diff(np.r_[start, len(ordered)])
+    gathered: list[Pairs] = []
+    waiting = 0
+    for at, count in zip(start[size > 1].tolist(), size[size > 1].tolist(), strict=True):
+        group = order[at : at + count]
+        for place in range(count - 1):
+            gathered.append(np.column_stack([np.repeat(group[place], count - 1 - place), group[place + 1 :]]))
+            waiting += count - 1 - place
+            if waiting > CHUNK:
+                yield np.concatenate(gathered)
+                gathered, waiting = [], 0
+    if gathered:
+        yield np.concatenate(gathered)

