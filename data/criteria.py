@@ -1,7 +1,7 @@
 """What a recipe may ask of a pair: small declarative models that compile to SQL, each with a reason for what it drops.
 
-Some look at a row alone (`Bounds`, `AnyOf`, `Sample`); the others (`Top`, `Unique`, `Balance`) look at the rows that
-passed every criterion before them. In a recipe the key says which: a fact's name, or any_of, unique, sample.
+Some look at a row alone (`Bounds`, `AnyOf`, `Sample`), the others (`Top`, `Unique`, `Holdout`, `Balance`) at the rows
+that passed every criterion before them. In a recipe the key says which: a fact, or any_of, unique, sample, holdout.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.duplicates import LOOK_ALIKE
+from data.holdout import files_of
 
 OTHER = "other"  # the key of a bound for all values that have none of their own
 
@@ -30,6 +31,10 @@ class Criterion(BaseModel):
     def asks(self) -> Iterable[str]:
         """The facts that it needs."""
         return [self.fact]
+
+    def state(self) -> Any:
+        """What it reads beside the lake: when that changes, all is judged anew."""
+        return None
 
 
 class RowCriterion(Criterion):
@@ -190,6 +195,35 @@ class Unique(SetCriterion):
         return [self.column, *(["caption"] if self.same_caption else [])]
 
 
+class Holdout(SetCriterion):
+    """Nothing of an evaluation set: no picture that looks like one of its own, and none of its captions."""
+
+    sets: tuple[str, ...] = Field(min_length=1, description="files of the sets: pictures, .parquet, .txt; globs")
+    by: Literal["look", "hash"] = Field("look", description="how pictures are compared, as in `unique`")
+    distance: float | None = Field(None, ge=0, description="at most so far apart, as in `unique`")
+    of: str = Field("phash", description="the score that holds thumbnails and hashes")
+    captions: bool = Field(True, description="leave out their captions as well; case and punctuation don't count")
+
+    @property
+    def label(self) -> str:
+        return "held out"
+
+    @property
+    def most(self) -> float:
+        default = {"hash": 3.0, "look": LOOK_ALIKE}[self.by]
+        return default if self.distance is None else self.distance
+
+    @property
+    def column(self) -> str:
+        return f"{self.of}_{'thumbnail' if self.by == 'look' else 'hash'}"
+
+    def asks(self) -> Iterable[str]:
+        return [self.column, "caption"]
+
+    def state(self) -> Any:
+        return files_of(self.sets)
+
+
 class Balance(SetCriterion):
     """MetaCLIP's balancing (arXiv 2309.16671): of a concept seen more than `most` times about `most` rows are drawn.
 
@@ -206,7 +240,7 @@ class Balance(SetCriterion):
 
 def criterion_class(value: dict[str, Any]) -> type[Criterion]:
     """Which criterion a line of a recipe means."""
-    special: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample}
+    special: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample, "holdout": Holdout}
     found = special.get(value.get("fact"))
     return found or (Top if "top" in value else Balance if "most" in value else Bounds)
 

@@ -26,9 +26,7 @@ def leaders(values: np.ndarray, like: Like) -> np.ndarray:
 
     Rows of the same value are one row to `like`: a placeholder that is there a million times costs nothing.
     """
-    packed = np.ascontiguousarray(values.reshape(len(values), -1))
-    keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, inverse = _distinct(values)
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -36,6 +34,23 @@ def leaders(values: np.ndarray, like: Like) -> np.ndarray:
     leader = firsts(len(rows), like(values[rows]))[own]
     found = np.where(leader >= 0, rows[leader], rows[own])
     return np.where(found == np.arange(len(values)), -1, found)
+
+
+def like_known(values: np.ndarray, known: np.ndarray, like: Like) -> np.ndarray:
+    """Which rows are like any of some known ones."""
+    _, first, inverse = _distinct(values)
+    pairs = like(np.concatenate([known, values[first]]))
+    across = pairs[(pairs[:, 0] < len(known)) & (pairs[:, 1] >= len(known))]
+    found = np.zeros(len(first), bool)
+    found[across[:, 1] - len(known)] = True
+    return found[inverse]
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """numpy's unique over rows: keys, the first row of each, and the key of each row."""
+    packed = np.ascontiguousarray(values.reshape(len(values), -1))
+    keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
+    return np.unique(keys, return_index=True, return_inverse=True)
 
 
 def firsts(count: int, alike: Pairs) -> np.ndarray:

@@ -16,8 +16,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from data.criteria import Balance, Criterion, RowCriterion, SetCriterion, Top, Unique, draw, name, text
-from data.duplicates import leaders, like_hashes, like_thumbnails, like_vectors
+from data.criteria import Balance, Criterion, Holdout, RowCriterion, SetCriterion, Top, Unique, draw, name, text
+from data.duplicates import Like, leaders, like_hashes, like_known, like_thumbnails, like_vectors
+from data.holdout import files_of, known_of
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, VERDICTS
 from data.score import Scorer
@@ -37,6 +38,8 @@ FACTS = {
 }
 OFTEN = "SELECT md5(caption) AS digest, count(*) AS times FROM pairs GROUP BY ALL HAVING times > 1"
 FETCH_REASON = "CASE WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+
+SAME_WORDS = "trim(lower(regexp_replace(caption, '[^\\p{L}\\p{N}]+', ' ', 'g')))"
 
 Cuts = dict[str, dict[str, list[Any]]]  # of each `Top`: group → the last value and id that are kept
 
@@ -59,7 +62,7 @@ class Selection:
         return self.fingerprint_until(len(self.criteria))
 
     def fingerprint_until(self, place: int) -> str:
-        said = [[type(one).__name__, one.model_dump(mode="json")] for one in self.criteria[:place]]
+        said = [[type(one).__name__, one.model_dump(mode="json"), one.state()] for one in self.criteria[:place]]
         tables = sorted((name, scorer.table) for name, scorer in self.scores.items())
         return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()
 
@@ -138,6 +141,8 @@ class Judgement:
             self._best(place, criterion)
         elif isinstance(criterion, Unique):
             self._one_of_each(place, criterion)
+        elif isinstance(criterion, Holdout):
+            self._none_of(place, criterion)
         elif isinstance(criterion, Balance):
             self._so_many_of_each(place, criterion)
 
@@ -187,11 +192,30 @@ class Judgement:
         ).to_arrow_table()
         if not rows.num_rows:
             return
-        leader = _leaders(criterion, rows["value"].to_pylist())
+        leader = leaders(*_comparable(criterion, rows["value"].to_pylist()))
         later = np.flatnonzero(leader >= 0)
         found = pa.table({"id": rows["id"].take(later), "first": rows["id"].take(leader[later])})
         self.sql.register("alike", found)
         self._fall(place, f"SELECT id, {text(label + ': like ')} || first AS reason FROM alike")
+
+    def _none_of(self, place: int, criterion: Holdout) -> None:
+        known = known_of(tuple(files_of(criterion.sets)))
+        column, pictures = name(criterion.column), known.thumbnails if criterion.by == "look" else known.hashes
+        if criterion.captions:
+            self.sql.register("known", pa.table({"caption": pa.array(known.captions, pa.string())}))
+            same = f"SELECT id FROM rest WHERE {SAME_WORDS} IN (SELECT {SAME_WORDS} FROM known)"
+            self._fall(place, f"SELECT id, {text(criterion.label + ': its caption')} AS reason FROM ({same})")
+        if not len(pictures):
+            return
+        self._fall(
+            place, f"SELECT id, {text(criterion.label + ': look unknown')} AS reason FROM rest WHERE {column} IS NULL"
+        )
+        rows = self.sql.sql(f"SELECT id, {column} AS value FROM rest WHERE {column} IS NOT NULL").to_arrow_table()
+        if rows.num_rows:
+            values, like = _comparable(criterion, rows["value"].to_pylist())
+            found = np.flatnonzero(like_known(values, pictures, like))
+            self.sql.register("alike", pa.table({"id": rows["id"].take(found)}))
+            self._fall(place, f"SELECT id, {text(criterion.label + ': its picture')} AS reason FROM alike")
 
     def _so_many_of_each(self, place: int, criterion: Balance) -> None:
         of, salt = name(criterion.fact), draw(f"balance {criterion.seed}", salt="concept")
@@ -204,16 +228,17 @@ class Judgement:
         )
 
 
-def _leaders(criterion: Unique, values: list[Any]) -> np.ndarray:
+def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndarray, Like]:
+    """The values of a column as an array, and how they are compared."""
     if criterion.by == "hash":
         hashes = np.array([int(value, 16) for value in values], np.uint64)
-        return leaders(hashes, partial(like_hashes, distance=int(criterion.most)))
+        return hashes, partial(like_hashes, distance=int(criterion.most))
     packed = b"".join(values)
     if criterion.by == "look":
         thumbnails = np.frombuffer(packed, np.uint8).reshape(len(values), -1)
-        return leaders(thumbnails, partial(like_thumbnails, distance=criterion.most))
+        return thumbnails, partial(like_thumbnails, distance=criterion.most)
     vectors = np.frombuffer(packed, "<f2").reshape(len(values), -1).astype(np.float32)
-    return leaders(vectors, partial(like_vectors, distance=criterion.most))
+    return vectors, partial(like_vectors, distance=criterion.most)
 
 
 def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:

@@ -4,21 +4,27 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, bucket_of, pair_id
 from data.recipe import Recipe, load_recipe, parse_recipe, shipped
 from data.score import Scorer
+from data.scorers.phash import PerceptualHash
 from data.select import Cuts, Judgement, Selection, select
 from data.table import write_file
+from data.world.draw import draw
+from data.world.scene import random_scene
 
 BUCKETS = range(4)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -328,6 +334,35 @@ def test_balancing_draws_frequent_concepts_down_and_keeps_rare_ones(tmp_path: Pa
     assert 70 <= drawn["red circle",] <= 125
     assert drawn["red circle", "star"] == 50, "drawn for its rare concept"
     assert not drawn[()], "what names no concept is none of the balanced"
+
+
+def test_pictures_and_captions_of_an_evaluation_set_are_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    drawn = [Image.fromarray(draw(random_scene(rng, 300, 200), rng)) for _ in range(4)]
+    (tmp_path / "set").mkdir()
+    drawn[0].save(tmp_path / "set" / "one.png")
+    buffer = BytesIO()
+    drawn[1].save(buffer, "JPEG", quality=80)
+    published = pa.array([{"bytes": buffer.getvalue(), "path": None}])
+    pq.write_table(
+        pa.table({"image": published, "caption": ["A red circle, alone."]}), tmp_path / "set" / "two.parquet"
+    )
+    recipe = recipe_of(f"  - holdout: {{sets: ['{tmp_path}/set']}}\n", "phash:")
+    look = PerceptualHash().look
+    near = drawn[1].resize((200, 133))
+    facts = {"phash_" + name: value for name, value in look(near).items()}
+    rows = [
+        pair(0, **{"phash_" + name: value for name, value in look(drawn[0]).items()}),
+        pair(1, **facts),
+        pair(2, **{"phash_" + name: value for name, value in look(drawn[2]).items()}),
+        pair(3, caption="a RED circle alone", **{"phash_" + name: value for name, value in look(drawn[3]).items()}),
+    ]
+    found, _ = judged(recipe, rows)
+    wanted = [["held out: its picture"], ["held out: its picture"], [], ["held out: its caption"]]
+    assert [found[row["id"]] for row in rows] == wanted
+    before = Selection("shapes", recipe.criteria, {}).fingerprint
+    (tmp_path / "set" / "three.txt").write_text("another caption\n")
+    assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is judged by anew"
 
 
 def test_selecting_again_changes_nothing_and_writes_nothing(tmp_path: Path) -> None:
