@@ -41,23 +41,27 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     labels = {row["id"]: row for row in pq.read_table(folder / "world/labels.parquet").to_pylist()}
     fell = {row["id"]: row["reasons"] for row in lake.table("verdicts/shapes").dataset().to_table().to_pylist()}
     kept = {id for id, reasons in fell.items() if not reasons}
-    right = {
-        id for id, label in labels.items() if label["right"] or label["fault"] in ("exact_duplicate", "near_duplicate")
-    }
-    groups = defaultdict(set)
-    for id, label in labels.items():
-        groups[label["duplicate_of"] or label["url"]].add(id)
+    same = groups_of(labels, ("exact_duplicate",))
+    alike = groups_of(labels, ("exact_duplicate", "near_duplicate"))
     for kind, (reasons, faults, precision, recall) in KINDS.items():
         dropped = {id for id, told in fell.items() if told and told[0].startswith(reasons)}
         faulty = {id for id, label in labels.items() if label["fault"] in faults}
         if "duplicate" in kind:
-            groups_of = {id: groups[labels[id]["duplicate_of"] or labels[id]["url"]] for id in dropped | faulty}
-            true = {id for id in dropped if groups_of[id] & kept}
-            caught = {id for id in faulty if len(groups_of[id] & kept) <= 1}
+            groups = same if kind == "exact duplicates" else alike
+            true = {id for id in dropped if groups[id] & kept}
+            caught = {id for id in faulty if len(groups[id] & kept) <= 1}
         else:
             true, caught = dropped & faulty, {id for id in faulty if fell[id]}
         yield f"{kind}: precision", len(true) / len(dropped), precision, True, f"{len(dropped)} dropped"
         yield f"{kind}: recall", len(caught) / len(faulty), recall, True, f"{len(faulty)} faulty"
-    lost = sum(1 for group in groups.values() if group & right and not group & kept)
-    whole = sum(1 for group in groups.values() if group & right)
-    yield "right pairs that are kept, themselves or their double", 1 - lost / whole, 0.95, True, f"{whole} right"
+    right = {id for id, label in labels.items() if label["right"]}
+    stays = sum(bool(alike[id] & kept) for id in right) / len(right)
+    yield "right pairs that are kept, themselves or their double", stays, 0.95, True, f"{len(right)} right"
+
+
+def groups_of(labels: dict[str, Label], faults: tuple[str, ...]) -> dict[str, set[str]]:
+    """Each pair's group: an original, and those of its copies whose fault is asked for."""
+    groups = defaultdict(set)
+    for id, label in labels.items():
+        groups[label["duplicate_of"] if label["fault"] in faults else label["url"]].add(id)
+    return {id: group for group in groups.values() for id in group}
