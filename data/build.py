@@ -41,7 +41,8 @@ class Way:
         """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
         if not publication.shards and not publication.stale and publication.table.version > 0:
             return publication.table.version
-        inputs = self.lake.table(self.selection.table).record()["inputs"]
+        verdicts = self.lake.table(self.selection.table)
+        inputs = {**verdicts.record()["inputs"], verdicts.name: verdicts.version}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 

@@ -28,6 +28,7 @@ from data.table import Table, write_file
 FORMAT = 1
 MARKER = "lake.json"
 PROBE = "_probe-"  # a folder that one who was killed while making a lake may have left
+LOG = "_delta_log"
 DEFAULT_BUCKETS = 4
 PROBE_WRITERS, PROBE_COMMITS = 4, 5
 
@@ -119,6 +120,17 @@ class Lake:
 
     def table_url(self, name: str) -> str:
         return storage.join(self.url, name)
+
+    def tables(self) -> list[str]:
+        """The names of all tables, those of a kind under its name: scores/picture-facts-1."""
+        names = []
+        for name in storage.folders(self.url):
+            inside = storage.folders(self.table_url(name))
+            if LOG in inside:
+                names.append(name)
+            else:
+                names += [f"{name}/{one}" for one in inside if LOG in storage.folders(self.table_url(f"{name}/{one}"))]
+        return names
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
         return Table.open(name, self.table_url(name), version, key)

@@ -66,6 +66,10 @@ class Selection:
         tables = sorted((name, scorer.table) for name, scorer in self.scores.items())
         return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()
 
+    def tables(self) -> dict[str, str]:
+        """The tables that are read, by the names that SQL has for them."""
+        return {one: one for one in ("pairs", "images", "fetches")} | {n: one.table for n, one in self.scores.items()}
+
     def inputs(self, lake: Lake) -> dict[str, Table]:
         tables = {"pairs": lake.table_or_make("pairs", PAIRS), "images": lake.table_or_make("images", IMAGES)}
         tables["fetches"] = lake.table_or_make("fetches", FETCHES, ("id", "attempt"))

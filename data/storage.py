@@ -70,6 +70,14 @@ def is_empty(url: str, but: str | None = None) -> bool:
     return all(but is not None and name.startswith(but) for name in names)
 
 
+def folders(url: str) -> list[str]:
+    """The names of the folders at a URL, in order."""
+    fs, path = split(url)
+    fs.invalidate_cache()
+    entries = fs.ls(path, detail=True) if fs.exists(path) else []
+    return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+
+
 def read(url: str) -> bytes:
     fs, path = split(url)
     return bytes(fs.cat_file(path))

@@ -5,11 +5,11 @@ other reads what came since its plan, leaves out files whose rows are there alre
 file does not exist: what a killed or retried worker left behind is an orphan, and its rows are still pending.
 """
 
+import hashlib
 import io
 import json
 import random
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,9 +58,14 @@ def write_file(table_url: str, bucket: int, rows: pa.Table) -> ShardFile:
         use_dictionary=[column.name for column in rows.schema if pa.types.is_string(column.type)],
     )
     content = buffer.getvalue()
-    path = f"bucket={bucket}/{uuid.uuid4().hex}.parquet"
+    path = f"bucket={bucket}/{digest(content)}.parquet"
     storage.write(storage.join(table_url, path), content)
     return ShardFile(path, bucket, rows.num_rows, len(content), rows["id"][0].as_py(), rows["id"][-1].as_py())
+
+
+def digest(content: bytes) -> str:
+    """What a file is called: written again it is the same file, and what has changed on the way can be told."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def open_files(table_url: str, paths: Iterable[str], schema: pa.Schema) -> pads.Dataset:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data.criteria import text
-from data.errors import DatasetNotFound
+from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake import Lake
 from data.select import Selection
 from data.stage import query
@@ -37,6 +37,18 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
         Version(dataset, version, datetime.fromtimestamp(at / 1000, UTC), record)
         for version, at, record in table.records()
     ]
+
+
+def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
+    """One version of a dataset, the newest unless told which."""
+    found = versions(lake, dataset)
+    if number is None and found:
+        return found[0]
+    for version in found:
+        if version.version == number:
+            return version
+    there = ", ".join(f"{dataset}@{version.version}" for version in found) or "none yet"
+    raise DatasetVersionNotFound(f"{dataset}@{number} does not exist in {lake.url}; there are: {there}")
 
 
 def funnel(lake: Lake, selection: Selection) -> list[Step]:

@@ -3,7 +3,6 @@ needs them, so that help answers at once.
 """
 
 import atexit
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-LakeOption = Annotated[str, typer.Option("--lake", envvar="IMAGEN_LAKE", help="Folder or URL of the lake.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, show_default=False, help="Worker processes; as many as cores if not given.")
-]
+from flows import look
+from flows.options import JsonOption, LakeOption, WorkersOption, write_json
+
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
 
 app = typer.Typer(
@@ -30,6 +27,8 @@ lakes = typer.Typer(help="Make and configure lakes.", no_args_is_help=True)
 worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with true captions.", no_args_is_help=True)
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
+for verb in (look.versions, look.diff, look.why, look.verify):
+    app.command()(verb)
 
 
 def main() -> None:
@@ -104,28 +103,6 @@ def build(
         from flows.show import show_built
 
         show_built(built, lake)
-
-
-@app.command()
-def versions(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
-    lake: LakeOption = "lake",
-    as_json: JsonOption = False,
-) -> None:
-    """The versions of a dataset, newest first, each with what changed and what made it.
-
-    Example: imagen versions shapes
-    """
-    from data.lake import Lake
-    from data.versions import versions as find_versions
-
-    found = find_versions(Lake.open(lake), dataset)
-    if as_json:
-        write_json([{"version": v.version, "at": v.at.isoformat(), **v.record} for v in found])
-    else:
-        from flows.show import show_versions
-
-        show_versions(found)
 
 
 @app.command()
@@ -285,8 +262,3 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server has them all
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-
-def write_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")

@@ -1,10 +1,14 @@
 """Results as a person reads them: tables for terminals."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data.build import Built
+from data.diff import QUANTILES, Diff
+from data.verify import Verified
 from data.versions import Step, Version
+from data.why import Story
 
 console = Console()
 
@@ -42,3 +46,69 @@ def show_funnel(steps: list[Step]) -> None:
         dropped = f"−{step.dropped:,}" if step.dropped else ""
         table.add_row(step.name, dropped, f"{step.left:,}", f"{step.left / total:.0%}")
     console.print(table)
+
+
+def show_diff(found: Diff, before: str, after: str) -> None:
+    console.print(
+        f"[bold]{before}[/] {found.before:,} samples − {found.out:,} + {found.into:,} = {found.after:,} "
+        f"[bold]{after}[/]; {found.changed:,} of them changed"
+    )
+    for title, reasons in (("in, after", found.why_in), ("out", found.why_out)):
+        for reason, count in reasons.items():
+            console.print(f"  {count:>8,} {title}: {escape(reason)}")
+    if found.shifts:
+        names = [f"{quantile:.0%}" for quantile in QUANTILES]
+        table = Table("quantiles", *names, "distance", box=None)
+        table.columns[0].no_wrap = True
+        for shift in found.shifts:
+            pairs = zip(shift.before, shift.after, strict=True)
+            moved = (f"{_figure(a)} → {_figure(b)}" for a, b in pairs)
+            table.add_row(shift.score, *moved, f"{shift.distance:.3f}")
+        console.print(table)
+
+
+def show_story(story: Story) -> None:
+    """What came from the web is printed as text: no markup, no control characters."""
+    pair = story.pair
+    console.print(f"[bold]{pair['id']}[/]")
+    console.print(f"  {_plain(pair['url'])}\n  “{_plain(pair['caption'])}”", soft_wrap=True)
+    console.print(f"  first seen {pair['first_seen']:%Y-%m-%d %H:%M:%S} in {_plain(pair['source'])}", soft_wrap=True)
+    for fetch in story.fetches:
+        again = f"; again after {fetch['retry_after']:%Y-%m-%d %H:%M}" if fetch["retry_after"] else ""
+        error = f": {_plain(fetch['error'])}" if fetch["error"] else ""
+        console.print(f"  fetched {fetch['at']:%Y-%m-%d %H:%M:%S} {fetch['status']}{error}{again}", soft_wrap=True)
+    if story.image:
+        image = story.image
+        size = f"{image['original_width']} × {image['original_height']}"
+        console.print(f"  picture {size}, kept as {image['width']} × {image['height']} {image['format']}")
+    for scorer, said in story.scores.items():
+        facts = ", ".join(f"{name} {_figure(value)}" for name, value in said.items() if value is not None)
+        console.print(f"  {scorer}: {_plain(facts)}", soft_wrap=True)
+    for one in story.like:
+        console.print(f"  duplicate: {one['id']} {_plain(one['url'])}", soft_wrap=True)
+    for verdict in story.verdicts:
+        told = "[green]kept[/]" if verdict.kept else f"[red]dropped[/]: {'; '.join(map(_plain, verdict.reasons))}"
+        console.print(f"  {verdict.dataset}@{verdict.version} {told}", soft_wrap=True)
+
+
+def show_verified(found: Verified, name: str) -> None:
+    if found.same:
+        console.print(
+            f"[green]{name} is what it says it is[/]: {found.rows:,} rows selected again, {found.files:,} files"
+        )
+    for title, those in (
+        ("kept by its recipe and not there", found.missing),
+        ("there and not kept by its recipe", found.extra),
+        ("damaged files", found.damaged),
+        ("files that are gone", found.absent),
+    ):
+        if those:
+            console.print(f"[red]{name}: {len(those):,} {title}[/]: {', '.join(those[:5])}{', …' * (len(those) > 5)}")
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _plain(text: str) -> str:
+    return escape("".join(one if one.isprintable() else "�" for one in text))

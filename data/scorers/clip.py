@@ -122,6 +122,10 @@ class ClipScore(ClipModel, VectorScorer):
 
     flip: bool = Field(False, description="give <name>_flipped as well, at the cost of a second look")
 
+    @property
+    def facts(self) -> list[str]:
+        return ["score", "flipped"] if self.flip else ["score"]
+
     def sees(self) -> tuple[PictureScorer, ...]:
         return (self.vectors(), self.vectors(flipped=True)) if self.flip else (self.vectors(),)
 

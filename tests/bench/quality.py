@@ -48,7 +48,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         faulty = {id for id, label in labels.items() if label["fault"] in faults}
         if "duplicate" in kind:
             groups = same if kind == "exact duplicates" else alike
-            true = {id for id in dropped if groups[id] & kept}
+            true = {id for id in dropped if alike[id] & kept}
             caught = {id for id in faulty if len(groups[id] & kept) <= 1}
         else:
             true, caught = dropped & faulty, {id for id in faulty if fell[id]}

@@ -1,0 +1,26 @@
+"""The options that several verbs of the `imagen` command share, and how results are written for programs."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+LakeOption = Annotated[str, typer.Option("--lake", envvar="IMAGEN_LAKE", help="Folder or URL of the lake.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, show_default=False, help="Worker processes; as many as cores if not given.")
+]
+
+
+def write_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def named(reference: str) -> tuple[str, int | None]:
+    """A dataset and its version: shapes@3; the newest where none is named."""
+    name, at, version = reference.partition("@")
+    if at and not version.isdigit():
+        raise typer.BadParameter(f"{reference!r} is no NAME@VERSION, such as shapes@3")
+    return name, int(version) if at else None
