@@ -12,6 +12,10 @@ ImagenError
 ├── TableNotFound          the lake has no such table yet
 ├── DatasetNotFound        no dataset of that name was published
 ├── DatasetVersionNotFound
+├── ReaderError
+│   ├── ColumnNotFound     the dataset version has no such column
+│   ├── StateMismatch      a reader's state that is not of this version, order or place
+│   └── SampleDamaged      a published picture that can't be decoded
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
 ├── WorkerDied             a worker process was killed again and again on the same shard
@@ -64,6 +68,22 @@ class DatasetNotFound(ImagenError):
 
 
 class DatasetVersionNotFound(ImagenError):
+    pass
+
+
+class ReaderError(ImagenError):
+    pass
+
+
+class ColumnNotFound(ReaderError):
+    pass
+
+
+class StateMismatch(ReaderError):
+    pass
+
+
+class SampleDamaged(ReaderError):
     pass
 
 
