@@ -51,8 +51,8 @@ class Reader(IterableDataset):
     """The samples of `dataset` at `version` (the newest if none) as dictionaries of the asked `columns`.
 
     `columns` are a sample's own (id, caption, image, scores, ...) and the encoders by name. Rank and world are those of
-    torch.distributed or torchrun unless given. With `drop_uneven` every rank gets as many samples, and some of an epoch,
-    fewer than there are ranks, go to none. Call `set_epoch` before each epoch for another order.
+    torch.distributed or torchrun unless given. With `drop_uneven` all ranks get equally many, and fewer samples of an
+    epoch than there are ranks go to none. Call `set_epoch` before each epoch for another order.
     """
 
     def __init__(

@@ -338,7 +338,7 @@ def test_a_state_of_something_else_is_refused(lake: Lake, tmp_path: Path) -> Non
 
 
 def test_the_state_of_a_loader_is_told_from_that_of_a_reader(lake: Lake) -> None:
-    with pytest.raises(StateMismatch, match="no reader's state.*merge_states"):
+    with pytest.raises(StateMismatch, match=r"no reader's state.*merge_states"):
         reader(lake).load_state_dict(loader(reader(lake), 1).state_dict())
 
 
