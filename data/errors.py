@@ -13,6 +13,10 @@ ImagenError
 ├── DatasetNotFound        no dataset of that name was published
 ├── DatasetVersionNotFound
 ├── PairNotFound           neither a URL nor an id that the lake knows
+├── ReaderError
+│   ├── ColumnNotFound     the dataset version has no such column
+│   ├── StateMismatch      a reader's state that is not of this version, order or place
+│   └── SampleDamaged      a published picture that can't be decoded
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
 ├── WorkerDied             a worker process was killed again and again on the same shard
@@ -69,6 +73,22 @@ class DatasetVersionNotFound(ImagenError):
 
 
 class PairNotFound(ImagenError):
+    pass
+
+
+class ReaderError(ImagenError):
+    pass
+
+
+class ColumnNotFound(ReaderError):
+    pass
+
+
+class StateMismatch(ReaderError):
+    pass
+
+
+class SampleDamaged(ReaderError):
     pass
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import pyarrow as pa
 from botocore.exceptions import BotoCoreError
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from fsspec.implementations.local import LocalFileSystem
@@ -34,6 +35,9 @@ def filesystem(protocol: str) -> Any:
         retries = {"retries": {"max_attempts": S3_TRIES, "mode": "standard"}}
         return fsspec.filesystem("s3", config_kwargs=retries, use_listings_cache=False)
     return fsspec.filesystem(protocol)
+
+
+os.register_at_fork(after_in_child=filesystem.cache_clear)  # a connection serves one process alone
 
 
 def split(url: str) -> tuple[Any, str]:
@@ -111,6 +115,14 @@ def arrow_filesystem(url: str) -> pafs.FileSystem:
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem()
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs))
+
+
+def open_ranges(url: str) -> pa.NativeFile:
+    """A file to read parts of: only the bytes asked for are fetched, where fsspec would read on for megabytes."""
+    fs, path = split(url)
+    if isinstance(fs, LocalFileSystem):
+        return pafs.LocalFileSystem().open_input_file(path)
+    return pa.PythonFile(fs.open(path, "rb", cache_type="none"), mode="r")
 
 
 def delta_url(url: str) -> str:
