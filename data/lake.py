@@ -137,7 +137,10 @@ class Lake:
         return table
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        return self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
+        """The table, with every column of the schema; made if it was not there."""
+        table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
+        table.widen(schema)
+        return table
 
 
 def probe_store(url: str) -> None:

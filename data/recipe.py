@@ -86,8 +86,8 @@ def load_recipe(name: str, sources: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"recipe {name} can't be read: {error}") from None
     recipe = parse_recipe(text, name, folder)
     if sources:
-        columns = recipe.sources[0].columns
-        return recipe.model_copy(update={"sources": tuple(Source(path=path, columns=columns) for path in sources)})
+        like = recipe.sources[0]
+        return recipe.model_copy(update={"sources": tuple(like.model_copy(update={"path": p}) for p in sources)})
     return recipe
 
 

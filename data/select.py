@@ -85,7 +85,7 @@ class Selection:
         derived = [f"{sql} AS {fact}" for fact, sql in FACTS.items()]
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         return (
-            f"SELECT pairs.id, sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
+            f"SELECT pairs.id, images.sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
             "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id"
             + joins

@@ -136,6 +136,23 @@ class Table:
         storage.patiently(self.url, self.state.update_incremental)
         self.__post_init__()
 
+    def widen(self, schema: pa.Schema) -> None:
+        """Add the columns that a table made by an earlier version lacks; its rows have nothing in them."""
+        for _ in range(PATIENCE):
+            missing = [column for column in schema if column.name not in self.schema().names]
+            if not missing:
+                return
+            try:
+                self.state.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
+            except (DeltaError, OSError):
+                time.sleep(random.uniform(0.01, 0.1))
+                before = self.version
+                self.refresh()
+                if self.version == before:
+                    raise  # nobody else was adding them
+            else:
+                self.refresh()
+
     def files(self) -> dict[str, tuple[int, int]]:
         """Every file of this state: path → (bucket, rows)."""
         actions = pa.table(self.state.get_add_actions(flatten=True))
