@@ -43,11 +43,11 @@ Got = tuple[Fetched, Picture | PictureError | None]
 PENDING = """
     WITH last AS (SELECT id, max(attempt) AS attempt, arg_max(retry_after, attempt) AS retry_after,
                          arg_max(status, attempt) AS status FROM fetches GROUP BY id)
-    SELECT pairs.id, url, caption, coalesce(last.attempt, 0) AS attempt, extra->'$._at' AS at
+    SELECT pairs.id, url, caption, coalesce(last.attempt, 0) AS attempt, extra->'$._at' AS place
     FROM pairs ANTI JOIN images USING (id) LEFT JOIN last USING (id)
     WHERE last.id IS NULL OR last.status = 'ok' OR last.retry_after <= '{now}'
-    ORDER BY coalesce(at->>'tar', at->>'parquet'), coalesce((at->>'offset')::BIGINT, (at->>'row_group')::BIGINT),
-             pairs.id
+    ORDER BY coalesce(place->>'$.tar', place->>'$.parquet'),
+             coalesce((place->>'$.offset')::BIGINT, (place->>'$.row_group')::BIGINT), pairs.id
 """
 
 
@@ -88,10 +88,10 @@ class Download:
 
     def _got(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Got]]:
         """What became of each pair: those whose pictures came along are read, the others fetched."""
-        carried, fetched = [pair for pair in pairs if pair["at"]], [pair for pair in pairs if not pair["at"]]
-        for place, one in read_carried([json.loads(pair["at"]) for pair in carried], self.settings.max_bytes):
+        carried, fetched = [pair for pair in pairs if pair["place"]], [pair for pair in pairs if not pair["place"]]
+        for number, one in read_carried([json.loads(pair["place"]) for pair in carried], self.settings.max_bytes):
             picture = None if one.body is None else _prepare(one.body, self.settings)
-            yield carried[place], (replace(one, body=None), picture)
+            yield carried[number], (replace(one, body=None), picture)
         if fetched:
             runner, fetcher, threads = _tools(self.settings, tuple(self.lake.config.hosts.items()))
             got = runner.run(self._fetch_all(fetcher, threads, [pair["url"] for pair in fetched]))

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from data import storage
 from data.errors import RecipeError, SourceError, SourceUnreachable
 from data.formats import read_rows
 from data.ingest import Ingested, ingest
-from data.lake import Lake, LakeConfig
+from data.lake import Lake
 from data.pairs import PAIRS, bucket_of, pair_id
 from data.presets import PRESETS
 from data.recipe import parse_recipe
@@ -27,16 +26,9 @@ from data.rows import BATCH, CUT, Layout, Sieve
 from data.sources import Columns, Source, check_sources, files_of
 from data.table import Table, write_file
 from tests.conftest import Bucket
+from tests.data.small_lake import NOW, reasons, rows_of, said, unproved
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PAIR_ROWS = [("http://a.test/1", "a cat"), ("http://a.test/2", "ein Hündchen, 犬 🐕"), ("http://a.test/3", 'say "x"')]
-
-
-def unproved(folder: Path, buckets: int = 4) -> Lake:
-    """A lake on a disk, without the race that shows what the store keeps."""
-    lake = Lake(str(folder / "lake"), LakeConfig(buckets=buckets, made=NOW))
-    lake.save()
-    return lake
 
 
 @pytest.fixture
@@ -44,20 +36,8 @@ def lake(tmp_path: Path) -> Lake:
     return unproved(tmp_path)
 
 
-def rows_of(lake: Lake, table: str) -> list[dict[str, Any]]:
-    return lake.table(table).dataset().to_table().to_pylist()
-
-
-def said(lake: Lake) -> list[tuple[str, str]]:
-    return sorted((row["url"], row["caption"]) for row in rows_of(lake, "pairs"))
-
-
 def read(lake: Lake, *paths: Path | str, **more: Any) -> Ingested:
     return ingest(lake, tuple(Source(path=str(path), **more) for path in paths), NOW)
-
-
-def reasons(lake: Lake) -> list[tuple[int | None, str]]:
-    return sorted(((row["row"], row["reason"]) for row in rows_of(lake, "rejects")), key=str)
 
 
 def write_pairs(
