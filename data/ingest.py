@@ -7,7 +7,7 @@ small files cost every reader that comes later.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,23 +17,25 @@ import pyarrow as pa
 
 from data.errors import SourceError, SourceUnreachable
 from data.formats import read_rows
+from data.held import Held
 from data.lake import Lake
-from data.pairs import FILES, PAIRS, REJECTS
+from data.pairs import FILES, PAIRS, REJECTS, bucket_of
 from data.rows import Reject
 from data.sources import File, Source, files_of, known_files
 from data.stage import query
 from data.table import write_file
 
 ROWS_A_FILE = 100_000  # of a bucket, before they are written
-HELD_BYTES = 512 << 20  # of rows that wait to be written, whatever the number of buckets
+MOST_HELD = 16 << 30  # bytes of rows that wait, whatever the number of buckets; a third of it on this disk
 MOST_REJECTS = 10_000  # of one file that are kept; all are counted
 
-IDENTIFIED = """
-    SELECT left(sha256(url || chr(0) || caption), 32) AS id, url, caption, extra, sha256, row FROM rows
+IDS = """
+    SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
+    FROM rows ORDER BY row
 """
 NEW = """
     WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
-    SELECT part.* FROM part ANTI JOIN known USING (id) QUALIFY row_number() OVER (PARTITION BY id ORDER BY place) = 1
+    SELECT min(place) AS place FROM part ANTI JOIN known USING (id) GROUP BY id ORDER BY place
 """
 
 
@@ -68,43 +70,42 @@ class Collected:
 
     lake: Lake
     now: datetime
-    parts: list[pa.Table] = field(default_factory=list)
-    size: int = 0
-    rows: int = 0
+    held: Held
     files: list[Reading] = field(default_factory=list)  # read to their end
     new: Counter[str] = field(default_factory=Counter)  # rows of each file by its id
 
     def add(self, rows: pa.Table, source: str, file: str) -> None:
-        found = query(IDENTIFIED, rows=rows)
-        count = found.num_rows
-        place = pa.array(np.arange(self.rows, self.rows + count))  # nothing is dropped that came earlier
+        count = rows.num_rows
+        ids = query(IDS.format(buckets=self.lake.config.buckets), rows=rows.select(["row", "url", "caption"]))
         known = {
+            "id": ids["id"],
             "source": pa.repeat(source, count),
             "first_seen": pa.repeat(pa.scalar(self.now, PAIRS.field("first_seen").type), count),
             "replaces": pa.nulls(count, pa.string()),
         }
-        columns = [known[name] if name in known else found[name] for name in PAIRS.names]
-        rows = pa.table([*columns, place, pa.repeat(file, count)], names=[*PAIRS.names, "place", "of"])
-        self.parts.append(rows)
-        self.rows += count
-        self.size += rows.nbytes
+        columns = [known[name] if name in known else rows[name] for name in PAIRS.names]
+        rows = pa.table([*columns, pa.repeat(file, count)], names=[*PAIRS.names, "of"])
+        self.held.add(by_bucket(rows, ids["bucket"].to_numpy()))
 
     @property
     def full(self) -> bool:
-        return self.size >= HELD_BYTES or self.rows >= ROWS_A_FILE * self.lake.config.buckets
+        return self.held.size >= MOST_HELD or self.held.rows >= ROWS_A_FILE * self.lake.config.buckets
 
     def commit(self) -> None:
         """Write what waits: pairs first, then what tells that they were read."""
-        if self.parts:
-            self.new += add_new(self.lake, "pairs", PAIRS, pa.concat_tables(self.parts))
-        self.parts, self.size, self.rows = [], 0, 0
+        if self.held:
+            self.new += add_new(self.lake, "pairs", PAIRS, self.held)
+        self.held.clear()
         rejects = [_reject_row(reading.file, reject) for reading in self.files for reject in reading.rejects]
-        if rejects:
-            add_new(self.lake, "rejects", REJECTS, _placed(rejects, REJECTS))
-        if self.files:
-            files = [self._file_row(reading) for reading in self.files]
-            add_new(self.lake, "files", FILES, _placed(files, FILES))
+        self._tell("rejects", REJECTS, rejects)
+        self._tell("files", FILES, [self._file_row(reading) for reading in self.files])
         self.files = []
+
+    def _tell(self, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
+            buckets = np.array([bucket_of(row["id"], self.lake.config.buckets) for row in rows])
+            add_new(self.lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)})
 
     def _file_row(self, reading: Reading) -> dict[str, Any]:
         file = reading.file
@@ -115,19 +116,21 @@ class Collected:
 def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:
     """Add the pairs that the lake does not hold yet, from files that it does not know yet."""
     lake.table_or_make("pairs", PAIRS)
-    known, total, collected = known_files(lake), Ingested(), Collected(lake, now)
-    for source in sources:
-        for file in files_of(source):
-            if file.id in known:
-                total.files_known += 1
-                continue
-            known.add(file.id)
-            reading = _read(file, source.path, collected)
-            collected.files.append(reading)
-            total.files_read += 1
-            total.seen += reading.rows
-            total.unreadable += reading.rejected
-    collected.commit()
+    known, total = known_files(lake), Ingested()
+    with Held() as held:
+        collected = Collected(lake, now, held)
+        for source in sources:
+            for file in files_of(source):
+                if file.id in known:
+                    total.files_known += 1
+                    continue
+                known.add(file.id)
+                reading = _read(file, source.path, collected)
+                collected.files.append(reading)
+                total.files_read += 1
+                total.seen += reading.rows
+                total.unreadable += reading.rejected
+        collected.commit()
     total.new = collected.new.total()
     return total
 
@@ -150,13 +153,15 @@ def _read(file: File, source: str, collected: Collected) -> Reading:
     return reading
 
 
-def add_new(lake: Lake, name: str, schema: pa.Schema, rows: pa.Table) -> Counter[str]:
-    """Append the rows that a table lacks, by id, the first of equals; counts those of each file that they are `of`."""
+def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
+    """Append the rows of each bucket that a table lacks, the first of equal ids; counts them by what they are `of`."""
     table, new = lake.table_or_make(name, schema), Counter[str]()
     while True:
         written = {}
-        for bucket, part in _by_bucket(rows, lake.config.buckets):
-            lacking = query(NEW, part=part, present=table.dataset(bucket))
+        for bucket in parts:
+            part = pa.concat_tables(parts[bucket])
+            asked = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
+            lacking = part.take(query(NEW, part=asked, present=table.dataset(bucket))["place"])
             if lacking.num_rows:
                 file = write_file(table.url, bucket, lacking.select(schema.names).cast(schema))
                 written[file.path] = (file, Counter[str](lacking["of"].to_pylist()))
@@ -168,20 +173,13 @@ def add_new(lake: Lake, name: str, schema: pa.Schema, rows: pa.Table) -> Counter
         table.refresh()  # somebody else ingests too: plan again
 
 
-def _by_bucket(rows: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
-    """Rows cut by the leading bits of their ids."""
-    leading = query("SELECT ('0x' || left(id, 4))::INTEGER AS bits, place FROM rows ORDER BY place", rows=rows)
-    of = leading["bits"].to_numpy() * buckets >> 16
-    order = np.argsort(of, kind="stable")
-    sorted_rows, edges = rows.take(pa.array(order)), np.searchsorted(of[order], np.arange(buckets + 1))
-    for bucket in np.unique(of).tolist():
-        yield bucket, sorted_rows.slice(edges[bucket], edges[bucket + 1] - edges[bucket])
-
-
-def _placed(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    table = pa.Table.from_pylist(rows, schema)
-    place = pa.array(np.arange(table.num_rows))
-    return table.append_column("place", place).append_column("of", pa.nulls(table.num_rows, pa.string()))
+def by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+    """Rows cut by their buckets, in their order."""
+    order = np.argsort(buckets, kind="stable")
+    rows, found = rows.take(pa.array(order)), np.unique(buckets[order], return_index=True)
+    starts = found[1].tolist()
+    for bucket, start, end in zip(found[0].tolist(), starts, [*starts[1:], rows.num_rows], strict=True):
+        yield bucket, rows.slice(start, end - start)
 
 
 def _reject_row(file: File, reject: Reject) -> dict[str, Any]:

@@ -321,6 +321,20 @@ def test_rows_of_many_files_are_committed_together(tmp_path: Path, lake: Lake, m
     assert {row["new"] for row in rows_of(other, "files")} == {50}
 
 
+def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{m % (n + 40)}", f"c {n % 2}") for m in range(60)])
+    wanted = {pair for n in range(6) for pair in [(f"http://a.test/{m % (n + 40)}", f"c {n % 2}") for m in range(60)]}
+    monkeypatch.setattr("data.held.IN_MEMORY", 10_000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    read(lake, tmp_path / "*.csv")
+    assert said(lake) == sorted(wanted)
+    assert [row["new"] for row in sorted(rows_of(lake, "files"), key=lambda row: row["path"])] == [40, 41, 2, 2, 2, 2]
+    assert not list(tmp_path.glob("imagen-*")), "nothing is left behind"
+
+
 def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path: Path, lake: Lake) -> None:
     write_pairs(tmp_path / "1.csv")
     pairs = [(f"http://b.test/{n}", f"caption {n}") for n in range(60_000)]
