@@ -7,12 +7,12 @@ from typing import Any
 
 from data.download import Download
 from data.engine import Engine
+from data.ingest import Ingested, ingest
 from data.lake import Lake
 from data.publish import Publication, Publish, lineage
 from data.recipe import Recipe
 from data.score import CaptionScorer, Judge, Look, PictureScorer, Read, VectorScorer
 from data.select import Selection, select
-from data.sources import Ingested, ingest
 from data.stage import Plan, Stage, Written, run_stage
 
 ROWS_PER_FILE = 5_000  # of a published dataset

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data.duplicates import LOOK_ALIKE
 from data.holdout import files_of
 
+CARRIED = "extra."  # begins the name of a column that the source had
 OTHER = "other"  # the key of a bound for all values that have none of their own
 
 
@@ -73,8 +74,10 @@ class Bounds(RowCriterion):
         return [self.fact, *([self.by] if self.by else [])]
 
     def reason(self) -> str:
-        fact = name(self.fact)
+        said, numeric = name(self.fact), self.one_of is None and self.none_of is None
+        fact = number(self.fact) if numeric else said
         cases = [f"WHEN {fact} IS NULL THEN {text(f'{self.label} unknown')}"]
+        fact = number(self.fact)
         for bound, sign in ((self.min, "<"), (self.max, ">")):
             if isinstance(bound, dict):
                 cases += [self._case(sign, limit, value, bound) for value, limit in bound.items()]
@@ -84,9 +87,9 @@ class Bounds(RowCriterion):
             if bound is not None:
                 cases.append(f"WHEN {fact} {sign} {bound!r} THEN {text(f'{self.label} {sign} {bound:g}')}")
         if self.one_of is not None:
-            cases.append(f"WHEN {fact} NOT IN ({texts(self.one_of)}) THEN {text(self.label + ' is ')} || {fact}")
+            cases.append(f"WHEN {said} NOT IN ({texts(self.one_of)}) THEN {text(self.label + ' is ')} || {said}")
         if self.none_of is not None:
-            cases.append(f"WHEN {fact} IN ({texts(self.none_of)}) THEN {text(self.label + ' is ')} || {fact}")
+            cases.append(f"WHEN {said} IN ({texts(self.none_of)}) THEN {text(self.label + ' is ')} || {said}")
         return f"CASE {' '.join(cases)} END"
 
     def _case(self, sign: str, limit: float, value: str, bound: dict[str, float]) -> str:
@@ -95,7 +98,7 @@ class Bounds(RowCriterion):
         by = f"coalesce({name(self.by)}, '')"
         holds = f"{by} = {text(value)}" if value != OTHER else f"{by} NOT IN ({texts(others)})" if others else "true"
         reason = text(f"{self.label} {sign} {limit:g} ({value})")
-        return f"WHEN {holds} AND {name(self.fact)} {sign} {limit!r} THEN {reason}"
+        return f"WHEN {holds} AND {number(self.fact)} {sign} {limit!r} THEN {reason}"
 
 
 class AnyOf(RowCriterion):
@@ -260,6 +263,11 @@ def with_facts(criteria: Any) -> Any:
 def name(fact: str) -> str:
     """A fact as SQL."""
     return '"' + fact.replace('"', '""') + '"'
+
+
+def number(fact: str) -> str:
+    """A fact as a number in SQL: what a source carried is text."""
+    return f"TRY_CAST({name(fact)} AS DOUBLE)" if fact.startswith(CARRIED) else name(fact)
 
 
 def text(value: str) -> str:

@@ -2,11 +2,14 @@
 
 A pair is pending until it has a picture, failed for good, or has failed `attempts` times; after a transient failure it
 waits (`retry_hours`, doubling) before it is pending again. Fetching and decoding overlap: one event loop fetches, a few
-threads decode. What is safe to fetch lies in fetch.py, what is a picture in picture.py.
+threads decode. What is safe to fetch lies in fetch.py, what is a picture in picture.py; pictures that came along with
+their pairs are read where they lie (carried.py).
 """
 
 import asyncio
 import atexit
+import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
+from data.carried import read_carried
 from data.engine import workers_beside
 from data.fetch import Fetched, Fetcher, FetchSettings
 from data.lake import Lake
@@ -39,10 +43,11 @@ Got = tuple[Fetched, Picture | PictureError | None]
 PENDING = """
     WITH last AS (SELECT id, max(attempt) AS attempt, arg_max(retry_after, attempt) AS retry_after,
                          arg_max(status, attempt) AS status FROM fetches GROUP BY id)
-    SELECT pairs.id, url, caption, coalesce(last.attempt, 0) AS attempt
+    SELECT pairs.id, url, caption, coalesce(last.attempt, 0) AS attempt, extra->'$._at' AS place
     FROM pairs ANTI JOIN images USING (id) LEFT JOIN last USING (id)
     WHERE last.id IS NULL OR last.status = 'ok' OR last.retry_after <= '{now}'
-    ORDER BY pairs.id
+    ORDER BY coalesce(place->>'$.tar', place->>'$.parquet'),
+             coalesce((place->>'$.offset')::BIGINT, (place->>'$.row_group')::BIGINT), pairs.id
 """
 
 
@@ -69,10 +74,8 @@ class Download:
         )
 
     def work(self, shard: Shard) -> Written:
-        runner, fetcher, threads = _tools(self.settings, tuple(self.lake.config.hosts.items()))
-        got = runner.run(self._fetch_all(fetcher, threads, shard.rows["url"].to_pylist()))
         pictures, attempts = [], []
-        for pair, (fetched, picture) in zip(shard.rows.to_pylist(), got, strict=True):
+        for pair, (fetched, picture) in self._got(shard.rows.to_pylist()):
             attempts.append(self._attempt(pair, fetched, picture))
             if isinstance(picture, Picture):
                 pictures.append(_image_row(pair["id"], picture))
@@ -83,6 +86,17 @@ class Download:
         rows = pa.Table.from_pylist(attempts, FETCHES)
         files["fetches"] = write_file(self.lake.table_url("fetches"), shard.bucket, rows)
         return Written(shard.rows.num_rows, files)
+
+    def _got(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Got]]:
+        """What became of each pair: those whose pictures came along are read, the others fetched."""
+        carried, fetched = [pair for pair in pairs if pair["place"]], [pair for pair in pairs if not pair["place"]]
+        for number, one in read_carried([json.loads(pair["place"]) for pair in carried], self.settings.max_bytes):
+            picture = None if one.body is None else _prepare(one.body, self.settings)
+            yield carried[number], (replace(one, body=None), picture)
+        if fetched:
+            runner, fetcher, threads = _tools(self.settings, tuple(self.lake.config.hosts.items()))
+            got = runner.run(self._fetch_all(fetcher, threads, [pair["url"] for pair in fetched]))
+            yield from zip(fetched, got, strict=True)
 
     async def _fetch_all(self, fetcher: Fetcher, threads: ThreadPoolExecutor, urls: list[str]) -> list[Got]:
         loop = asyncio.get_running_loop()

@@ -2,7 +2,8 @@
 
 ImagenError
 ├── RecipeError            a recipe that can't be read or does not validate
-├── SourceError            a source that can't be reached, is empty, or lacks a column
+├── SourceError            a source that is empty, lacks a column, or can't be read
+│   └── SourceUnreachable  its store doesn't answer: another try may do
 ├── LakeError
 │   ├── NotALake           the folder exists and is no lake
 │   ├── LakeNotFound       nothing is there
@@ -33,6 +34,10 @@ class RecipeError(ImagenError):
 
 
 class SourceError(ImagenError):
+    pass
+
+
+class SourceUnreachable(SourceError):
     pass
 
 

@@ -149,12 +149,10 @@ class Lake:
         return table
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        """The table, made or widened where it is missing or lacks columns."""
-        found = self.find(name, key=key)
-        if found is None:
-            return Table.make(name, self.table_url(name), schema, key)
-        found.widen(schema)
-        return found
+        """The table, with every column of the schema; made if it was not there."""
+        table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
+        table.widen(schema)
+        return table
 
 
 def probe_store(url: str) -> None:

@@ -11,6 +11,29 @@ PAIRS = pa.schema(
         "caption": pa.string(),
         "source": pa.string(),
         "first_seen": pa.timestamp("us", tz="UTC"),
+        "extra": pa.string(),  # a JSON object of the source's other columns; null if none were asked for
+        "sha256": pa.string(),  # of the bytes at the URL, as the source gives it
+        "replaces": pa.string(),  # the id of a pair whose picture changed at its URL
+    }
+)
+FILES = pa.schema(
+    {
+        "id": pa.string(),
+        "path": pa.string(),
+        "token": pa.string(),  # changes with the file
+        "rows": pa.int64(),
+        "new": pa.int64(),
+        "rejected": pa.int64(),
+        "at": pa.timestamp("us", tz="UTC"),
+    }
+)
+REJECTS = pa.schema(
+    {
+        "id": pa.string(),
+        "file": pa.string(),
+        "row": pa.int64(),  # from 1, in text files the line; null: the whole file
+        "reason": pa.string(),
+        "content": pa.string(),
     }
 )
 FETCHES = pa.schema(

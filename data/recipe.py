@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from data.criteria import Balance, Criterion, criterion_class, with_facts
+from data.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
 from data.download import DownloadSettings
 from data.errors import RecipeError
 from data.score import Scorer
@@ -103,7 +103,7 @@ class Recipe(BaseModel):
         if isinstance(criterion, Balance) and criterion.fact not in self.lists:
             return "`most` needs a list of concepts, as the scorer `concepts` gives"
         for fact in criterion.asks():
-            if fact not in [*known, "sha256"]:
+            if fact not in [*known, "sha256"] and not fact.startswith(CARRIED):
                 there = ", ".join(one for one in known if not one.endswith(("_thumbnail", "_vector")))
                 return f"there is no fact {fact!r}; there are {there}"
         return None
@@ -151,8 +151,8 @@ def load_recipe(name: str, sources: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"recipe {name} can't be read: {error}") from None
     recipe = parse_recipe(text, name, folder)
     if sources:
-        columns = recipe.sources[0].columns
-        return recipe.model_copy(update={"sources": tuple(Source(path=path, columns=columns) for path in sources)})
+        like = recipe.sources[0]
+        return recipe.model_copy(update={"sources": tuple(like.model_copy(update={"path": p}) for p in sources)})
     return recipe
 
 

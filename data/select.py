@@ -16,7 +16,20 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from data.criteria import Balance, Criterion, Holdout, RowCriterion, SetCriterion, Top, Unique, draw, name, text
+from data.criteria import (
+    CARRIED,
+    Balance,
+    Criterion,
+    Holdout,
+    RowCriterion,
+    SetCriterion,
+    Top,
+    Unique,
+    draw,
+    name,
+    number,
+    text,
+)
 from data.duplicates import Like, leaders, like_hashes, like_known, like_thumbnails, like_vectors
 from data.holdout import files_of, known_of
 from data.lake import Lake
@@ -25,7 +38,6 @@ from data.score import Scorer
 from data.table import Table, write_file
 
 FACTS = {
-    "caption": "pairs.caption",
     "source": "pairs.source",
     "words": "len(regexp_extract_all(pairs.caption, '\\S+'))",
     "characters": "length(trim(pairs.caption))",
@@ -34,6 +46,7 @@ FACTS = {
     "side": "least(original_width, original_height)",
     "aspect": "greatest(original_width, original_height) / least(original_width, original_height)",
     "bytes": "original_bytes",
+    "caption": "pairs.caption",
     "caption_seen": "coalesce(often.times, 1)",
 }
 OFTEN = "SELECT md5(caption) AS digest, count(*) AS times FROM pairs GROUP BY ALL HAVING times > 1"
@@ -79,9 +92,11 @@ class Selection:
         """SQL: one row a pair with every fact that a criterion may name."""
         scored = [f"{n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.columns.names]
         derived = [f"{sql} AS {fact}" for fact, sql in FACTS.items()]
+        carried = {fact for one in self.criteria for fact in one.asks() if fact.startswith(CARRIED)}
+        derived += [f"{_carried(fact)} AS {name(fact)}" for fact in sorted(carried)]
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         return (
-            f"SELECT pairs.id, first_seen, sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
+            f"SELECT pairs.id, first_seen, images.sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
             "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id "
             "LEFT JOIN often ON often.digest = md5(pairs.caption)" + joins
@@ -155,7 +170,7 @@ class Judgement:
         self.sql.execute(f"INSERT INTO fallen SELECT id, {place}, reason FROM ({found})")
 
     def _best(self, place: int, criterion: Top) -> None:
-        fact, label = name(criterion.fact), criterion.label
+        fact, label = number(criterion.fact), criterion.label
         per = f"coalesce({name(criterion.per)}, '')" if criterion.per else "''"
         self._fall(place, f"SELECT id, {text(f'{label} unknown')} AS reason FROM rest WHERE {fact} IS NULL")
         key = self.selection.fingerprint_until(place)
@@ -230,6 +245,12 @@ class Judgement:
             f"SELECT id, {text(criterion.label + ': not drawn')} AS reason FROM rest WHERE id NOT IN "
             f"(SELECT id FROM each JOIN counted USING (concept) WHERE {salt} < {criterion.most}.0 / times)",
         )
+
+
+def _carried(fact: str) -> str:
+    """SQL: a column that the source had and that was carried through, as text."""
+    key = fact.removeprefix(CARRIED).replace('"', '\\"')
+    return "json_extract_string(pairs.extra, " + text(f'$."{key}"') + ")"
 
 
 def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndarray, Like]:

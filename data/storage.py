@@ -87,6 +87,12 @@ def read(url: str) -> bytes:
     return bytes(fs.cat_file(path))
 
 
+def open_to_read(url: str, ahead: int | None = None) -> Any:
+    """A file to read from its start on, and to seek in; on a store `ahead` bytes are read at once."""
+    fs, path = split(url)
+    return fs.open(path, "rb", block_size=ahead)
+
+
 def write(url: str, content: bytes) -> None:
     """Write a whole object; on disk it has reached the device when this returns, and is never seen half."""
     fs, path = split(url)

@@ -141,6 +141,23 @@ class Table:
         storage.patiently(self.url, self.state.update_incremental)
         self.__post_init__()
 
+    def widen(self, schema: pa.Schema) -> None:
+        """Add the columns that a table made by an earlier version lacks; its rows have nothing in them."""
+        for _ in range(PATIENCE):
+            missing = [column for column in schema if column.name not in self.schema().names]
+            if not missing:
+                return
+            try:
+                self.state.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
+            except (DeltaError, OSError):
+                time.sleep(random.uniform(0.01, 0.1))
+                before = self.version
+                self.refresh()
+                if self.version == before:
+                    raise  # nobody else was adding them
+            else:
+                self.refresh()
+
     def files(self) -> dict[str, tuple[int, int]]:
         """Every file of this state: path → (bucket, rows)."""
         actions = pa.table(self.state.get_add_actions(flatten=True))
@@ -180,18 +197,6 @@ class Table:
         start = len(storage.split(self.url)[1]) + 1
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
         return table.drop_columns("__filename").append_column("file", paths)
-
-    def widen(self, schema: pa.Schema) -> None:
-        """Add the columns that the table lacks; its older rows have nulls there."""
-        while missing := [column for column in schema if column.name not in self.schema().names]:
-            before = self.version
-            try:
-                self.state.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
-            except (DeltaError, OSError):
-                self.refresh()
-                if self.version == before:
-                    raise  # nobody else was there
-            self.refresh()
 
     def append(self, files: Sequence[ShardFile], metadata: dict[str, Any] | None = None) -> list[ShardFile]:
         """Commit what is not there yet. Returns the files that are in the table when this returns."""

@@ -239,16 +239,10 @@ def world_train_models(
 def check_build(recipe: str, lake: str, source: list[str] | None, buckets: int) -> None:
     """What a person can mend is said before Prefect starts and before anything is written."""
     check_buckets(buckets)
-    from data.errors import LakeNotFound
-    from data.lake import Lake
     from data.recipe import load_recipe
-    from data.sources import check_sources
+    from data.sources import checked_lake
 
-    check_sources(load_recipe(recipe, tuple(source or ())).sources)
-    try:
-        Lake.open(lake)
-    except LakeNotFound:
-        Lake.make(lake, buckets)
+    checked_lake(lake, load_recipe(recipe, tuple(source or ())).sources, buckets)
 
 
 def check_buckets(buckets: int) -> None:

@@ -18,7 +18,7 @@ from data.engine import Engine, LocalEngine
 from data.lake import Lake
 from data.publish import Publication
 from data.recipe import load_recipe
-from data.sources import check_sources
+from data.sources import checked_lake
 from data.stage import Shard, Stage, Written, make_plan
 from data.versions import funnel
 from flows.progress import watcher
@@ -75,8 +75,7 @@ def rebuild(
         buckets: of a lake that is made now
     """
     loaded = load_recipe(recipe, tuple(sources or ()))
-    check_sources(loaded.sources)
-    ways = way(Lake.open_or_make(lake, buckets), loaded)
+    ways = way(checked_lake(lake, loaded.sources, buckets), loaded)
     built = Built(loaded.name, 0, ways.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)

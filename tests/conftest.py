@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
+from data import storage
 from data.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
+from tests.data import ceph
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -23,6 +27,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 UNSEEN_SEED = 4711  # no model was trained on it
 SMALL = 160
+
+Bucket = Callable[..., str]
 
 RECIPE = """
 name: shapes
@@ -108,6 +114,26 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Point everything at an endpoint; gives the URL of a new bucket there."""
+    for name, value in {"ACCESS_KEY_ID": ceph.KEY, "SECRET_ACCESS_KEY": ceph.KEY, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)  # moto takes any
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def point(endpoint: str, behind: str | None = None) -> str:
+        name = f"lake-{uuid.uuid4().hex[:12]}"
+        boto3.client("s3", endpoint_url=behind or endpoint).create_bucket(Bucket=name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        storage.filesystem.cache_clear()
+        storage.filesystem("s3").clear_instance_cache()
+        storage.filesystem.cache_clear()
+        return f"s3://{name}/lake"
+
+    yield point
+    storage.filesystem.cache_clear()
 
 
 def free_port() -> int:

@@ -36,8 +36,9 @@ OURS = """
 import sys
 from data.download import Download, DownloadSettings
 from data.engine import LocalEngine
+from data.ingest import ingest
 from data.lake import Lake
-from data.sources import Source, ingest
+from data.sources import Source
 from data.stage import run_stage
 from datetime import UTC, datetime
 if __name__ == "__main__":

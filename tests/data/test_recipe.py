@@ -56,7 +56,7 @@ def test_what_is_no_recipe_is_told_so(text: str) -> None:
 
 
 def test_a_missing_recipe_names_the_shipped_ones() -> None:
-    with pytest.raises(RecipeError, match="one of: shapes"):
+    with pytest.raises(RecipeError, match=r"one of: .*shapes"):
         load_recipe("nowhere")
 
 
@@ -86,18 +86,3 @@ def test_sources_that_cannot_serve_are_told_before_anything_is_written(tmp_path:
     (tmp_path / "pairs.doc").write_text("x")
     with pytest.raises(SourceError, match="Known endings"):
         check(str(tmp_path / "pairs.doc"))
-
-
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_each_kind_of_table_gives_the_same_pairs(tmp_path: Path, ending: str) -> None:
-    from data.sources import Columns, read_pairs
-
-    path = tmp_path / f"pairs.{ending}"
-    if ending == "parquet":
-        pq.write_table(pa.table({"URL": ["http://a/b"], "TEXT": ["a cat"]}), path)
-    elif ending == "jsonl":
-        path.write_text('{"URL": "http://a/b", "TEXT": "a cat"}\n')
-    else:
-        path.write_text("URL,TEXT\nhttp://a/b,a cat\n".replace(",", "," if ending == "csv" else "\t"))
-    read = read_pairs(str(path), Columns(url="URL", caption="TEXT"))
-    assert read.to_pylist() == [{"url": "http://a/b", "caption": "a cat"}]

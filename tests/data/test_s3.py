@@ -1,10 +1,7 @@
 """The same lake on S3 over HTTP: the same race, through a network that fails, and stores that must be refused."""
 
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 import data.lake
@@ -17,32 +14,10 @@ from data.pairs import PAIRS
 from data.recipe import load_recipe
 from data.table import write_file
 from data.world.server import OriginProcess
-from tests.conftest import content_of, write_recipe
+from tests.conftest import Bucket, content_of, write_recipe
 from tests.data import ceph
 from tests.data.flaky import Fault, FlakyProxy
 from tests.data.test_lake import ids_of, race, rows
-
-Bucket = Callable[..., str]
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """Point everything at an endpoint; gives the URL of a new bucket there."""
-    for name, value in {"ACCESS_KEY_ID": ceph.KEY, "SECRET_ACCESS_KEY": ceph.KEY, "REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)  # moto takes any
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-    def point(endpoint: str, behind: str | None = None) -> str:
-        name = f"lake-{uuid.uuid4().hex[:12]}"
-        boto3.client("s3", endpoint_url=behind or endpoint).create_bucket(Bucket=name)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        storage.filesystem.cache_clear()
-        storage.filesystem("s3").clear_instance_cache()
-        storage.filesystem.cache_clear()
-        return f"s3://{name}/lake"
-
-    yield point
-    storage.filesystem.cache_clear()
 
 
 def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(bucket: Bucket, s3_server: str) -> None:

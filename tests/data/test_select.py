@@ -1,5 +1,6 @@
 """Criteria against an independent statement of each on random facts, boundaries included; published rules likewise."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -249,6 +250,17 @@ def test_a_bound_by_language_is_the_language_s_own() -> None:
         for n, (language, score) in enumerate([("en", 0.28), ("en", 0.27), ("de", 0.27), ("de", 0.25), (None, 0.27)])
     ]
     assert [not judged(recipe, rows)[0][row["id"]] for row in rows] == [True, False, True, False, True]
+
+
+def test_what_a_source_carried_can_be_selected_on() -> None:
+    odd = """it's "here" """.strip()
+    recipe = recipe_of(f"  - extra.punsafe: {{below: 0.5}}\n  - extra.{odd}: {{none_of: [NC]}}\n")
+    carried = [{"punsafe": 0.1, odd: "CC0"}, {"punsafe": "0.7"}, {"punsafe": "x"}, {"punsafe": 0.2, odd: "NC"}]
+    rows = [pair(n, extra=json.dumps(extra)) for n, extra in enumerate(carried)] + [pair(9)]
+    found, _ = judged(recipe, rows)
+    no_odd, no_number = f"extra.{odd} unknown", "extra.punsafe unknown"
+    wanted = [[], ["extra.punsafe >= 0.5", no_odd], [no_number, no_odd], [f"extra.{odd} is NC"], [no_number, no_odd]]
+    assert [found[row["id"]] for row in rows] == wanted
 
 
 def test_any_of_keeps_a_pair_for_one_reason_of_several() -> None:

@@ -185,7 +185,7 @@ def post(url: str, body: dict[str, object]) -> list[dict[str, object]]:
         (("versions", "shapes", "--lake", "."), "is no lake"),
         (("lake", "make", "lake", "--buckets", "3"), "no power of two"),
         (("world", "serve", "nothing"), "imagen world make"),
-        (("recipe", "mine"), "There are: shapes"),
+        (("recipe", "mine"), "There are: clip-l14-top30, "),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
