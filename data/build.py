@@ -31,8 +31,8 @@ class Way:
     def ingest(self, now: datetime | None = None) -> Ingested:
         return ingest(self.lake, self.recipe.sources, now or datetime.now(UTC))
 
-    def select(self) -> bool:
-        return select(self.lake, self.selection)
+    def select(self, repin: bool = False) -> bool:
+        return select(self.lake, self.selection, repin)
 
     def plan_publication(self) -> Publication:
         return self.publish.plan(ROWS_PER_FILE)

@@ -7,7 +7,7 @@ small files cost every reader that comes later.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -111,6 +111,34 @@ class Collected:
         file = reading.file
         counts = {"rows": reading.rows, "new": self.new[file.id], "rejected": reading.rejected}
         return {"id": file.id, "path": file.url, "token": file.token, "at": self.now, **counts}
+
+
+@dataclass
+class Waiting:
+    """What ingesting would find."""
+
+    files: int = 0
+    rows: int = 0
+    new: int = 0  # rows that the lake lacks; one that is there twice in the sources counts twice
+
+
+def waiting(lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table], None] = lambda rows: None) -> Waiting:
+    """What ingesting would read, without writing; `on_new` gets the new rows, with their ids, a stretch at a time."""
+    known, pairs, total = known_files(lake), lake.find("pairs"), Waiting()
+    present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
+    for source in sources:
+        for file in files_of(source):
+            if file.id in known:
+                continue
+            total.files += 1
+            for read, _ in read_rows(file.url, file.layout):
+                total.rows += read.num_rows
+                ids = query(IDS.format(buckets=1), rows=read.select(["row", "url", "caption"]))["id"]
+                rows = read.append_column("id", ids).append_column("source", pa.repeat(source.path, read.num_rows))
+                new = query("SELECT rows.* FROM rows ANTI JOIN present USING (id)", rows=rows, present=present)
+                total.new += new.num_rows
+                on_new(new)
+    return total
 
 
 def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:

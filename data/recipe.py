@@ -133,8 +133,8 @@ class Recipe(BaseModel):
         return self.model_copy(update={"sources": tuple(source.under(folder) for source in self.sources)})
 
 
-def load_recipe(name: str, sources: tuple[str, ...] = ()) -> Recipe:
-    """A recipe by file, or a shipped one by name; `sources` take the place of its own.
+def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by file, or a shipped one by name; `sources` take the place of its own, `changes` are PLACE=VALUE.
 
     Relative paths are looked up from the recipe's folder; those of a shipped recipe from the current one.
     """
@@ -149,14 +149,14 @@ def load_recipe(name: str, sources: tuple[str, ...] = ()) -> Recipe:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {name} can't be read: {error}") from None
-    recipe = parse_recipe(text, name, folder)
+    recipe = parse_recipe(text, name, folder, changes)
     if sources:
         like = recipe.sources[0]
         return recipe.model_copy(update={"sources": tuple(like.model_copy(update={"path": p}) for p in sources)})
     return recipe
 
 
-def parse_recipe(text: str, name: str, folder: Path = Path()) -> Recipe:
+def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str, ...] = ()) -> Recipe:
     try:
         values = yaml.safe_load(text)
         nodes = yaml.compose(text)
@@ -164,6 +164,8 @@ def parse_recipe(text: str, name: str, folder: Path = Path()) -> Recipe:
         raise RecipeError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{name} is no recipe: it must be a mapping with name and sources")
+    for change in changes:
+        _change(values, change)
     try:
         return Recipe.model_validate(_rooted(values, folder)).under(folder)
     except ValidationError as error:
@@ -174,6 +176,27 @@ def parse_recipe(text: str, name: str, folder: Path = Path()) -> Recipe:
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
         raise RecipeError(f"{name}, line {_line_of(nodes, where)}: {place}: {message}") from None
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    """Apply PLACE=VALUE: `select.clip_score.min=0.3` finds the criterion by its fact."""
+    place, equals, value = change.partition("=")
+    *way, last = place.strip().split(".")
+    if "extra" in way[:-1]:  # extra.punsafe is one name
+        at = way.index("extra")
+        way[at : at + 2] = [".".join(way[at : at + 2])]
+    node: Any = values
+    for part in way:
+        if isinstance(node, list):
+            having = [item for item in node if isinstance(item, dict) and part in item]
+            told = [item for item in having if isinstance(item[part], dict) and last in item[part]]
+            node = (told or having or [{}])[0]
+        node = node.get(part) if isinstance(node, dict) else None
+        if node is None:
+            break
+    if not equals or not isinstance(node, dict):
+        raise RecipeError(f"--set {change}: the recipe has no such place. Write it as in select.clip_score.min=0.3")
+    node[last] = yaml.safe_load(value)
 
 
 def shipped() -> list[str]:

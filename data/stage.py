@@ -4,8 +4,9 @@ A plan is an anti-join: what the stage's inputs hold and its output lacks, cut i
 turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import duckdb
@@ -72,6 +73,7 @@ class Plan:
     stage: Stage
     outputs: list[Table]
     shards: list[Shard]
+    since: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
 
     @property
     def rows(self) -> int:
@@ -79,10 +81,12 @@ class Plan:
 
     def commit(self, written: Sequence[Written]) -> int:
         """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""
-        lost = 0
+        lost, now = 0, time.monotonic()
+        pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.since, 3)}
+        self.since = now
         for place, table in enumerate(self.outputs):
             files = [w.files[table.name] for w in written if table.name in w.files]
-            landed = {file.path for file in table.append(files)} if files else set()
+            landed = {file.path for file in table.append(files, pace)} if files else set()
             kept = [w for w in written if table.name not in w.files or w.files[table.name].path in landed]
             lost += len(written) - len(kept) if place == 0 or not self.stage.leads else 0
             if place == 0 and self.stage.leads:

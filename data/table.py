@@ -86,6 +86,7 @@ class Table:
     seen: set[str] = field(init=False)  # the files that the caller's plan has seen, and those it added
     last: int = field(init=False)  # the newest transaction whose files are all in `seen` or `foreign`
     foreign: set[str] = field(init=False)  # files that others added since the plan
+    also: pa.Schema = field(default_factory=lambda: pa.schema([]))  # columns that it will have once it is widened
 
     def __post_init__(self) -> None:
         self.seen, self.last, self.foreign = set(self.files()), self.number, set()
@@ -189,7 +190,8 @@ class Table:
     def columns(self) -> pa.Schema:
         """The schema of the files: all but the partition column, in their own types."""
         fields = [pa.field(f.name, _plain(f.type)) for f in self.schema() if f.name != "bucket"]
-        return pa.schema(fields)
+        there = {field.name for field in fields}
+        return pa.schema([*fields, *(field for field in self.also if field.name not in there)])
 
     def located(self, bucket: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a bucket's rows, with `file`: the path in which each row lies."""

@@ -37,17 +37,20 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> Verified:
     version = version_of(lake, dataset, number)
     table = lake.table(f"datasets/{dataset}", version.version)
     found = Verified(version.version)
-    for bucket, kept in _selected(lake, version):
-        there = set(table.dataset(bucket).to_table(columns=["id"])["id"].to_pylist())
-        found.rows += len(there)
-        found.missing += sorted(kept - there)
-        found.extra += sorted(there - kept)
     paths = sorted(table.files())
     found.files = len(paths)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for path, state in zip(paths, pool.map(partial(_state, table), paths), strict=True):
             if state is not None:
                 (found.absent if state == "absent" else found.damaged).append(path)
+    whole = {*paths} - {*found.absent, *found.damaged}
+    for bucket, kept in _selected(lake, version):
+        here = [path for path, (of, _) in table.files().items() if of == bucket and path in whole]
+        there = set(table.dataset(paths=here).to_table(columns=["id"])["id"].to_pylist())
+        found.rows += len(there)
+        found.extra += sorted(there - kept)
+        if len(whole) == len(paths):  # otherwise nobody knows what is missing
+            found.missing += sorted(kept - there)
     return found
 
 

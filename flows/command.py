@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import look
-from flows.options import JsonOption, LakeOption, WorkersOption, write_json
+from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
 
@@ -27,7 +27,7 @@ lakes = typer.Typer(help="Make and configure lakes.", no_args_is_help=True)
 worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with true captions.", no_args_is_help=True)
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
-for verb in (look.versions, look.diff, look.why, look.verify):
+for verb in (look.plan, look.versions, look.diff, look.why, look.verify):
     app.command()(verb)
 
 
@@ -77,7 +77,9 @@ def demo(
 def build(
     recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
     lake: LakeOption = "lake",
-    source: Annotated[list[str] | None, typer.Option(help="Read this instead of the recipe's sources.")] = None,
+    source: SourceOption = None,
+    change: SetOption = None,
+    repin: Annotated[bool, typer.Option(help="Make the cuts of `top` anew; they are pinned otherwise.")] = False,
     workers: WorkersOption = None,
     buckets: Annotated[int, typer.Option(help="Of a lake that is made now; a power of two.")] = 4,
     as_json: JsonOption = False,
@@ -87,7 +89,7 @@ def build(
     Example: imagen build shapes --lake s3://bucket/lake
     """
     quiet_prefect()
-    check_build(recipe, lake, source, buckets)
+    check_build(recipe, lake, source, change, buckets)
     from data.build import describe
     from flows.progress import watching
     from flows.server import tracking
@@ -96,7 +98,15 @@ def build(
         from flows.rebuild import rebuild
 
         with watching(silent=as_json):
-            built = rebuild(recipe=recipe, lake=lake, sources=source, workers=workers, buckets=buckets)
+            built = rebuild(
+                recipe=recipe,
+                lake=lake,
+                sources=source,
+                changes=change,
+                repin=repin,
+                workers=workers,
+                buckets=buckets,
+            )
     if as_json:
         write_json(describe(built))
     else:
@@ -236,13 +246,13 @@ def world_train_models(
     sys.stdout.write(f"{out}: clip and t5\n")
 
 
-def check_build(recipe: str, lake: str, source: list[str] | None, buckets: int) -> None:
+def check_build(recipe: str, lake: str, source: list[str] | None, change: list[str] | None, buckets: int) -> None:
     """What a person can mend is said before Prefect starts and before anything is written."""
     check_buckets(buckets)
     from data.recipe import load_recipe
     from data.sources import checked_lake
 
-    checked_lake(lake, load_recipe(recipe, tuple(source or ())).sources, buckets)
+    checked_lake(lake, load_recipe(recipe, tuple(source or ()), tuple(change or ())).sources, buckets)
 
 
 def check_buckets(buckets: int) -> None:

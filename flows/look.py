@@ -1,11 +1,63 @@
-"""The verbs that look at a lake and change nothing: versions, diff, why, verify."""
+"""The verbs that look at a lake and change nothing: plan, versions, diff, why, verify."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, LakeOption, named, write_json
+from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, named, write_json
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
+    lake: LakeOption = "lake",
+    source: SourceOption = None,
+    change: SetOption = None,
+    probe: Annotated[
+        str | None, typer.Option(show_default=False, help="Fetch and score a share of what is pending first: 0.5%")
+    ] = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a build would do, and what it would keep by what is scored already. Writes nothing to the lake.
+
+    Example: imagen plan shapes --set select.clip_score.min=0.35
+    """
+    from data.lake import Lake
+    from data.plan import plan as find_plan
+    from data.recipe import load_recipe
+
+    loaded, opened = load_recipe(recipe, tuple(source or ()), tuple(change or ())), Lake.open(lake)
+    share = None if probe is None else parse_share(probe)
+    found = find_plan(opened, loaded)
+    probed = None
+    if share is not None:
+        from data.engine import LocalEngine
+        from data.plan import probe as run_probe
+
+        with LocalEngine(workers) as engine:
+            probed = run_probe(opened, loaded, share, engine)
+    if as_json:
+        told = {"pairs": probed.pairs, "seconds": probed.seconds} if probed else None
+        shares = [{**asdict(share), "interval": share.interval} for share in probed.shares] if probed else []
+        write_json({**asdict(found), "probe": told and {**told, "shares": shares}})
+    else:
+        from flows.show import show_plan, show_probe
+
+        show_plan(found, loaded.name)
+        if probed:
+            show_probe(probed, found)
+
+
+def parse_share(text: str) -> float:
+    """0.5% or 0.005, as a part of 1."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share, such as 0.5%", param_hint="--probe")
+    return share
 
 
 def versions(

@@ -11,6 +11,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, show_default=False, help="Worker processes; as many as cores if not given.")
 ]
+SourceOption = Annotated[
+    list[str] | None, typer.Option("--source", show_default=False, help="Read this instead of the recipe's sources.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", show_default=False, help="Change a value of the recipe: select.clip_score.min=0.3"),
+]
 
 
 def write_json(value: Any) -> None:

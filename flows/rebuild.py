@@ -63,7 +63,13 @@ def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> l
     validate_parameters=True,
 )
 def rebuild(
-    recipe: str, lake: str = "lake", sources: list[str] | None = None, workers: int | None = None, buckets: int = 4
+    recipe: str,
+    lake: str = "lake",
+    sources: list[str] | None = None,
+    changes: list[str] | None = None,
+    repin: bool = False,
+    workers: int | None = None,
+    buckets: int = 4,
 ) -> Built:
     """Bring a dataset up to date with its sources and its recipe, and publish the version if anything changed.
 
@@ -71,10 +77,12 @@ def rebuild(
         recipe: a recipe's file, or the name of a shipped one
         lake: folder or URL of the lake; made if nothing is there
         sources: read these instead of the recipe's own sources
+        changes: values of the recipe to change, such as select.clip_score.min=0.3
+        repin: make the cuts of `top` anew, which are pinned otherwise
         workers: processes on this machine; as many as cores unless told otherwise
         buckets: of a lake that is made now
     """
-    loaded = load_recipe(recipe, tuple(sources or ()))
+    loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
     ways = way(checked_lake(lake, loaded.sources, buckets), loaded)
     built = Built(loaded.name, 0, ways.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
@@ -82,7 +90,7 @@ def rebuild(
     with LocalEngine(workers) as engine:
         for stage in ways.stages:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
-        ways.select()
+        ways.select(repin)
         publish(ways, engine, built)
     report(ways)
     return built

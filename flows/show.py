@@ -6,6 +6,7 @@ from rich.table import Table
 
 from data.build import Built
 from data.diff import QUANTILES, Diff
+from data.plan import BuildPlan, Probe
 from data.verify import Verified
 from data.versions import Step, Version
 from data.why import Story
@@ -46,6 +47,43 @@ def show_funnel(steps: list[Step]) -> None:
         dropped = f"−{step.dropped:,}" if step.dropped else ""
         table.add_row(step.name, dropped, f"{step.left:,}", f"{step.left / total:.0%}")
     console.print(table)
+
+
+def show_plan(found: BuildPlan, dataset: str) -> None:
+    if found.new_files:
+        console.print(f"{found.new_files:,} new files of the sources, {found.new_pairs:,} new pairs in them")
+    table = Table("stage", "pending", "with what comes", "time", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for step in found.steps:
+        seconds = "never run here" if step.seconds is None else _duration(step.seconds)
+        table.add_row(step.name, f"{step.pending:,}", f"{step.expected:,}", seconds if step.expected else "")
+    console.print(table)
+    if found.bytes:
+        console.print(f"The pictures to come will take about {found.bytes / 1e6:,.1f} MB.")
+    if not found.pending:
+        console.print("Nothing is pending.")
+    change = found.change
+    console.print(
+        f"By what is scored already, {dataset} would hold [bold]{change.kept:,}[/] samples: "
+        f"{change.before:,} now, +{change.into:,} −{change.out:,}."
+    )
+    for sign, samples in (("+", change.samples_in), ("−", change.samples_out)):
+        for caption in samples:
+            console.print(f"  {sign} “{_plain(caption)}”", highlight=False)
+
+
+def show_probe(probed: Probe, found: BuildPlan) -> None:
+    total = found.steps[0].expected
+    console.print(f"A sample of {probed.pairs:,} of {total:,} pairs was fetched and scored:")
+    for share in probed.shares:
+        low, high = share.interval
+        part = share.found / share.of if share.of else 0.0
+        console.print(f"  {share.name}: {part:.1%}, of all probably {low * total:,.0f} to {high * total:,.0f}")
+    console.print("  (of duplicates a sample sees few: they fall only among all)")
+    if probed.pairs:
+        whole = sum(probed.seconds.values()) / probed.pairs * total
+        console.print(f"  all of it would take about {_duration(whole)} at this pace")
 
 
 def show_diff(found: Diff, before: str, after: str) -> None:
@@ -104,6 +142,12 @@ def show_verified(found: Verified, name: str) -> None:
     ):
         if those:
             console.print(f"[red]{name}: {len(those):,} {title}[/]: {', '.join(those[:5])}{', …' * (len(those) > 5)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _figure(value: object) -> str:
