@@ -91,9 +91,7 @@ class Sieve:
         extra = {name: fields[name] for name in self.carried[names] if fields[name] not in (None, "")}
         if at is not None:
             extra[AT] = at
-        sha256 = (
-            fields.get(layout.sha256) if layout.sha256 and at is None else None
-        )  # of the download, not what is here
+        sha256 = fields.get(layout.sha256) if layout.sha256 and at is None else None  # of the bytes at the URL only
         self.rows.append((row, url, caption or "", as_json(extra) if extra else None, digest(sha256)))
 
     def reject(self, row: int, reason: str, content: str) -> None:
