@@ -12,7 +12,8 @@ from typing import Any
 
 from data import storage
 from data.fetch import Fetched
-from data.formats import BROKEN, FAILURES, open_parquet
+from data.formats import BROKEN, FAILURES
+from data.parquet import open_parquet
 
 AT_ONCE = 64 << 20  # bytes that are read in one go, in as many requests at a time as the store's client makes
 GAP = 256 << 10  # bytes between two pictures of a tar that are rather read than asked around

@@ -153,7 +153,11 @@ def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:
                     total.files_known += 1
                     continue
                 known.add(file.id)
-                reading = _read(file, source.path, collected)
+                try:
+                    reading = _read(file, source.path, collected)
+                except SourceUnreachable:
+                    collected.commit()  # what was read of others is not to be read again
+                    raise
                 collected.files.append(reading)
                 total.files_read += 1
                 total.seen += reading.rows
@@ -175,7 +179,7 @@ def _read(file: File, source: str, collected: Collected) -> Reading:
             if collected.full:
                 collected.commit()
     except SourceUnreachable:
-        raise  # it may answer tomorrow
+        raise  # it may answer tomorrow, so the file is not noted
     except SourceError as error:
         reading.set_aside([Reject(None, str(error), "")])
     return reading

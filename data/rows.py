@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.errors import SourceError
 from data.stage import query
 
 BATCH = 65_536  # rows held at once while a file is read
@@ -18,6 +19,7 @@ AT = "_at"  # the key in `extra` that says where a picture lies that came along 
 READ = pa.schema(
     {"row": pa.int64(), "url": pa.string(), "caption": pa.string(), "extra": pa.string(), "sha256": pa.string()}
 )
+STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 TYPES = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
@@ -64,24 +66,32 @@ class Sieve:
     layout: Layout
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    carried: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # the extra columns of rows with such keys
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.rejects)
 
     def add(self, row: int, fields: Mapping[str, Any], at: Mapping[str, Any] | None = None) -> None:
         """A row, and where its picture lies if that came along."""
+        try:
+            self._add(row, fields, at)
+        except RecursionError:
+            self.reject(row, "the row is nested too deeply", "")
+
+    def _add(self, row: int, fields: Mapping[str, Any], at: Mapping[str, Any] | None) -> None:
         layout = self.layout
         url, caption = fields.get(layout.url), fields.get(layout.caption)
         reason = text_missing("URL", url) or text_wrong("caption", caption)
         if reason:
-            self.reject(row, reason, json.dumps(fields, ensure_ascii=False, default=str))
+            self.reject(row, reason, as_json(fields))
             return
-        extra = {name: fields[name] for name in layout.extra_of(list(fields)) if fields[name] not in (None, "")}
+        names = tuple(fields)
+        if names not in self.carried:
+            self.carried = {names: layout.extra_of(names)}  # the next row is most often like this one
+        extra = {name: fields[name] for name in self.carried[names] if fields[name] not in (None, "")}
         if at is not None:
             extra[AT] = at
-        sha256 = (
-            fields.get(layout.sha256) if layout.sha256 and at is None else None
-        )  # of the download, not what is here
+        sha256 = fields.get(layout.sha256) if layout.sha256 and at is None else None  # of the bytes at the URL only
         self.rows.append((row, url, caption or "", as_json(extra) if extra else None, digest(sha256)))
 
     def reject(self, row: int, reason: str, content: str) -> None:
@@ -167,6 +177,21 @@ def extras(columns: pa.Table, at: pa.Table | None) -> pa.Array:
     return found["extra"].combine_chunks().cast(pa.string())
 
 
+def check_columns(url: str, layout: Layout, names: Sequence[str], along: bool = False) -> None:
+    """Raise where a file lacks a column that it must have; a file whose pictures come along needs no URLs."""
+    asked = ({} if along else {"url": layout.url}) | {"caption": layout.caption}
+    if not layout.lenient:
+        asked |= {"sha256": layout.sha256} if layout.sha256 else {}
+        lacking = [] if layout.extra == "all" else [name for name in layout.extra if name not in names]
+        asked |= {"extra": lacking[0]} if lacking else {}
+    for what, column in asked.items():
+        if column not in names:
+            raise SourceError(
+                f"source {url} has no column {column!r} for {what}; it has {', '.join(map(str, names))}. "
+                f"Name it in the recipe: sources.columns.{what}"
+            )
+
+
 def text_missing(what: str, value: Any) -> str | None:
     """Why a value is no text that a row can do with; None if it is."""
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -195,10 +220,10 @@ def digest(value: Any) -> str | None:
 def as_json(value: Any) -> str:
     """Strict JSON: without NaN, and without halves of characters."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
+        text = STRICT.encode(value)
     except ValueError:
-        text = json.dumps(_without_nan(value), ensure_ascii=False, separators=(",", ":"), default=str)
-    return text.encode(errors="replace").decode()
+        text = STRICT.encode(_without_nan(value))
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def cut(content: str) -> str:

@@ -5,6 +5,7 @@ How a file is read lies in formats.py, how its pairs get into the lake in ingest
 
 import hashlib
 import re
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -167,4 +168,6 @@ def _listed(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
 
 def _token(info: dict[str, Any]) -> str:
     stamp = next((str(info[key]) for key in TOKENS if info.get(key)), "")
+    if not stamp and info.get("size") is None:
+        return uuid.uuid4().hex  # nothing tells whether it changed: read it
     return f"{info.get('size')}-{stamp}"

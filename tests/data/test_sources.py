@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,15 @@ def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_p
         *((1, "the caption is not UTF-8 text"), (2, "no URL"), (3, "no URL")),
         (4, "the URL is not UTF-8 text"),
     ]
+
+
+@pytest.mark.parametrize("depth", [300, 700, 990])
+def test_a_row_that_is_nested_without_end_harms_no_other(tmp_path: Path, lake: Lake, depth: int) -> None:
+    deep = '{"url": "http://a/1", "caption": "c", "x": ' + "[" * depth + "1e999" + "]" * depth + "}\n"
+    (tmp_path / "a.jsonl").write_text(deep + '{"url": "http://a/2", "caption": "c"}\n')
+    read(lake, tmp_path / "a.jsonl", columns={"extra": "all"})
+    assert ("http://a/2", "c") in said(lake)
+    assert len(said(lake)) == 2 or [row for row, _ in reasons(lake)] == [1]
 
 
 def test_of_many_bad_rows_all_are_counted_and_the_first_kept(
@@ -394,6 +405,38 @@ def test_a_file_that_cannot_be_reached_is_no_broken_file(tmp_path: Path) -> None
         list(read_rows(str(tmp_path / "gone.csv"), Layout()))
 
 
+class Origin(BaseHTTPRequestHandler):
+    """A web server that has `good.csv`, and says of `bad.csv` that it has it."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "32")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        good = "good" in self.path
+        self.send_response(200 if good else 503)
+        body = b"url,caption\nhttp://a.test/1,good\n" if good else b""
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_store_that_does_not_answer_costs_nothing_that_was_read(tmp_path: Path, lake: Lake) -> None:
+    first, last = write_pairs(tmp_path / "1.csv"), write_pairs(tmp_path / "2.csv", [("http://b.test/1", "c")])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(SourceUnreachable, match=r"bad\.csv can't be reached: 503"):
+            read(lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
+        server.shutdown()
+    assert said(lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
+    assert {Path(row["path"]).name for row in rows_of(lake, "files")} == {"1.csv", "good.csv"}
+
+
 def test_a_lake_made_before_gets_the_new_columns(tmp_path: Path, lake: Lake) -> None:
     old = pa.schema([field for field in PAIRS if field.name not in ("extra", "sha256", "replaces")])
     table = Table.make("pairs", lake.table_url("pairs"), old)
@@ -429,13 +472,13 @@ def test_every_row_is_either_read_or_set_aside(fields: dict[str, Any]) -> None:
 
 def test_sources_on_s3_are_read_as_on_disk(tmp_path: Path, lake: Lake, bucket: Bucket, s3_server: str) -> None:
     root = bucket(s3_server)
-    for ending in ("parquet", "csv.gz", "jsonl.zst"):
+    for ending in ("parquet", "csv", "csv.gz", "jsonl.zst"):
         pairs = [(f"http://a.test/{ending}/{n}", f"caption {n}") for n in range(1000)]
         storage.write(f"{root}/in/a.{ending}", write_pairs(tmp_path / f"a.{ending}", pairs).read_bytes())
-    sources = [Source(path=f"{root}/in/*.{ending}") for ending in ("parquet", "gz", "zst")]
+    sources = [Source(path=f"{root}/in/*.{ending}") for ending in ("parquet", "csv", "gz", "zst")]
     check_sources(sources)
-    assert ingest(lake, tuple(sources), NOW) == Ingested(seen=3000, new=3000, files_read=3)
+    assert ingest(lake, tuple(sources), NOW) == Ingested(seen=4000, new=4000, files_read=4)
     check_sources(sources, lake)
-    assert ingest(lake, tuple(sources), NOW) == Ingested(files_known=3)
+    assert ingest(lake, tuple(sources), NOW) == Ingested(files_known=4)
     with pytest.raises(SourceError, match="does not exist"):
         check_sources([Source(path=f"{root}/in/nothing.csv")])
