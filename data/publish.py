@@ -117,7 +117,7 @@ class Publish:
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         images = self.lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
         return query(
-            f"SELECT pairs.id AS id, url, caption, width, height, sha256{columns}, file FROM verdicts "
+            f"SELECT pairs.id AS id, url, caption, width, height, images.sha256{columns}, file FROM verdicts "
             f"JOIN pairs ON pairs.id = verdicts.id JOIN images ON images.id = verdicts.id{joins} WHERE kept",
             verdicts=self.lake.table(f"verdicts/{self.dataset}").dataset(bucket),
             pairs=self.lake.table("pairs").dataset(bucket),

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.criteria import Balance, Criterion, RowCriterion, SetCriterion, Top, Unique, draw, name, text
+from data.due import EVENTS, REPLACED
 from data.duplicates import leaders, like_hashes, like_thumbnails, like_vectors
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, VERDICTS
@@ -34,9 +35,16 @@ FACTS = {
     "aspect": "greatest(original_width, original_height) / least(original_width, original_height)",
     "bytes": "original_bytes",
     "caption_seen": "coalesce(often.times, 1)",
+    "fetch_status": "coalesce(last.status, 'ok')",
 }
-OFTEN = "SELECT md5(caption) AS digest, count(*) AS times FROM pairs GROUP BY ALL HAVING times > 1"
-FETCH_REASON = "CASE WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+OFTEN = (
+    "SELECT md5(caption) AS digest, count(*) AS times FROM pairs WHERE id NOT IN (SELECT id FROM replaced) "
+    "GROUP BY ALL HAVING times > 1"
+)
+FETCH_REASON = (
+    "CASE WHEN replaced_by IS NOT NULL THEN 'replaced by ' || replaced_by "
+    "WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+)
 
 Cuts = dict[str, dict[str, list[Any]]]  # of each `Top`: group → the last value and id that are kept
 
@@ -74,7 +82,8 @@ class Selection:
         derived = [f"{sql} AS {fact}" for fact, sql in FACTS.items()]
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         return (
-            f"SELECT pairs.id, first_seen, sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
+            f"SELECT pairs.id, first_seen, images.sha256, last.status, replaced.by AS replaced_by, "
+            f"{', '.join([*derived, *scored])} FROM pairs LEFT JOIN replaced ON replaced.id = pairs.id "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
             "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id "
             "LEFT JOIN often ON often.digest = md5(pairs.caption)" + joins
@@ -112,12 +121,17 @@ class Judgement:
         criteria = list(enumerate(self.selection.criteria, start=1))
         reasons = [(0, FETCH_REASON)]
         for place, criterion in criteria:
-            if isinstance(criterion, RowCriterion):  # a pair without a picture falls for that alone
-                reasons.append((place, f"CASE WHEN sha256 IS NOT NULL THEN {criterion.reason()} END"))
+            if isinstance(
+                criterion, RowCriterion
+            ):  # a pair without a picture, or with an old one, falls for that alone
+                reasons.append((place, f"CASE WHEN ({FETCH_REASON}) IS NULL THEN {criterion.reason()} END"))
         fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
         needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
         columns = "".join(f", {name(fact)}" for fact in sorted(needed))
-        self.sql.register("pairs", inputs["pairs"].dataset())
+        for table in ("pairs", "fetches"):
+            self.sql.register(table, inputs[table].dataset())
+        self.sql.execute(f"CREATE TABLE events AS {EVENTS}")
+        self.sql.execute(f"CREATE TABLE replaced AS {REPLACED}")
         self.sql.execute(f"CREATE TABLE often AS {OFTEN}")
         for bucket in buckets:
             for table, rows in inputs.items():

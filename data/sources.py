@@ -125,6 +125,7 @@ def _identified(rows: pa.Table, source: str, now: datetime) -> pa.Table:
     ids = [pair_id(url, text) for url, text in zip(rows["url"].to_pylist(), captions.to_pylist(), strict=True)]
     count = len(ids)
     columns = [pa.array(ids), rows["url"], captions, pa.array([source] * count), pa.array([now] * count)]
+    columns += [pa.nulls(count)] * (len(PAIRS) - len(columns))
     return pa.table(columns, names=PAIRS.names).cast(PAIRS)
 
 
