@@ -1,9 +1,10 @@
 """Fetch the pictures of pending pairs, a shard at a time: `images` gets what came, `fetches` every attempt.
 
 A pair is pending until it has a picture, failed for good, or has failed `attempts` times; after a transient failure it
-waits (`retry_hours`, doubling) before it is pending again. Fetching and decoding overlap: one event loop fetches, a few
-threads decode. What is safe to fetch lies in fetch.py, what is a picture in picture.py; pictures that came along with
-their pairs are read where they lie (carried.py).
+waits, by the class of the failure, before it is pending again. With `refetch_days` it is asked again when its picture
+is that old; other bytes are a new pair, never another picture of the same one (due.py). Fetching and decoding overlap:
+one event loop fetches, a few threads decode. What is safe to fetch lies in fetch.py, what of it is kept in guard.py;
+pictures that came along with their pairs are read where they lie (carried.py).
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import atexit
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -20,40 +21,50 @@ import pyarrow as pa
 from pydantic import Field
 
 from data.carried import read_carried
+from data.due import due
 from data.engine import workers_beside
-from data.fetch import Fetched, Fetcher, FetchSettings
+from data.fetch import Before, Fetched, Fetcher, FetchSettings
+from data.guard import Guard, expected_sha256
 from data.lake import Lake
-from data.pairs import FETCHES, IMAGES, PAIRS
-from data.picture import Picture, PictureError, PictureSettings, prepare
-from data.stage import Shard, Written, query
-from data.table import Table, write_file
+from data.pairs import FETCHES, IMAGES, PAIRS, bucket_of, changed_id
+from data.picture import Picture, PictureSettings
+from data.stage import Shard, Written
+from data.table import ShardFile, Table, write_file
 
 DECODERS = 1  # threads a worker beside its event loop; more of them only took turns on the cores (docs/log.md)
+LONGEST_TEXT = 500  # characters of anything that an origin said
 
 
 class DownloadSettings(FetchSettings, PictureSettings):
     """How pictures are fetched, and as what they are kept."""
 
     attempts: int = Field(3, ge=1, description="builds that try a pair whose failures are transient")
-    retry_hours: float = Field(6.0, ge=0, description="until the second attempt; doubles with each")
+    retry_hours: float = Field(6.0, ge=0, description="until the second attempt after a timeout or a broken connection")
+    retry_hours_server: float = Field(1.0, ge=0, description="the same after 5xx and 429 that don't say Retry-After")
+    retry_hours_dns: float = Field(
+        24.0, ge=0, description="the same where the name has no address; all double each time"
+    )
+    refetch_days: float | None = Field(
+        None, ge=0, description="age at which a picture is asked for again; never if not set"
+    )
+    forbidden: tuple[str, ...] = Field((), description="files of hashes of what nobody may hold, see data/forbidden.py")
+    forbidden_distance: int = Field(4, ge=0, le=16, description="bits of 64 in which perceptual hashes may differ")
+
+    def wait(self, id: str, status: str, failures: float) -> timedelta:
+        """How long to wait after a failure; up to half as much again by id, so that a dead host's pairs disperse."""
+        hours = {"dns": self.retry_hours_dns, "server_error": self.retry_hours_server}
+        hours["rate_limited"] = self.retry_hours_server
+        spread = 1 + int(id[-8:], 16) / 2**33
+        return timedelta(hours=hours.get(status, self.retry_hours) * 2 ** (max(failures, 1) - 1) * spread)
 
 
-Got = tuple[Fetched, Picture | PictureError | None]
-
-PENDING = """
-    WITH last AS (SELECT id, max(attempt) AS attempt, arg_max(retry_after, attempt) AS retry_after,
-                         arg_max(status, attempt) AS status FROM fetches GROUP BY id)
-    SELECT pairs.id, url, caption, coalesce(last.attempt, 0) AS attempt, extra->'$._at' AS place
-    FROM pairs ANTI JOIN images USING (id) LEFT JOIN last USING (id)
-    WHERE last.id IS NULL OR last.status = 'ok' OR last.retry_after <= '{now}'
-    ORDER BY coalesce(place->>'$.tar', place->>'$.parquet'),
-             coalesce((place->>'$.offset')::BIGINT, (place->>'$.row_group')::BIGINT), pairs.id
-"""
+Got = tuple[Fetched, Picture | None]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Download:
-    """The stage. `pairs` → `images`, `fetches`."""
+    """The stage. `pairs` → `images`, `fetches`; and `pairs`, where a picture changed."""
 
     lake: Lake
     settings: DownloadSettings
@@ -61,75 +72,117 @@ class Download:
     leads: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
-        return [lake.table_or_make("images", IMAGES), lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
+        pairs, images = lake.table_or_make("pairs", PAIRS), lake.table_or_make("images", IMAGES)
+        return [pairs, images, lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        images, fetches = outputs
-        pairs = lake.table_or_make("pairs", PAIRS)
-        return query(
-            PENDING.format(now=datetime.now(UTC).isoformat()),
-            pairs=pairs.dataset(bucket),
-            images=images.dataset(bucket),
-            fetches=fetches.dataset(bucket),
-        )
+        pairs, images, fetches = outputs
+        return due(pairs, images, fetches, bucket, datetime.now(UTC), self.settings.refetch_days)
 
     def work(self, shard: Shard) -> Written:
-        pictures, attempts = [], []
+        found = _Found()
         for pair, (fetched, picture) in self._got(shard.rows.to_pylist()):
-            attempts.append(self._attempt(pair, fetched, picture))
-            if isinstance(picture, Picture):
-                pictures.append(_image_row(pair["id"], picture))
-        files = {}
-        if pictures:
-            rows = pa.Table.from_pylist(pictures, IMAGES)
-            files["images"] = write_file(self.lake.table_url("images"), shard.bucket, rows)
-        rows = pa.Table.from_pylist(attempts, FETCHES)
-        files["fetches"] = write_file(self.lake.table_url("fetches"), shard.bucket, rows)
-        return Written(shard.rows.num_rows, files)
+            found.add(pair, self._attempt(pair, fetched), picture)
+        files = {"fetches": self._write("fetches", shard.bucket, found.attempts, FETCHES)}
+        if found.images:
+            files["images"] = self._write("images", shard.bucket, found.images, IMAGES)
+        elsewhere = {
+            "pairs": self._write_each("pairs", found.new_pairs, PAIRS),
+            "images": self._write_each("images", found.new_images, IMAGES),
+        }
+        return Written(shard.rows.num_rows, files, elsewhere)
 
-    def _got(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Got]]:
+    def _write(self, table: str, bucket: int, rows: list[Row], schema: pa.Schema) -> ShardFile:
+        return write_file(self.lake.table_url(table), bucket, pa.Table.from_pylist(rows, schema))
+
+    def _write_each(self, table: str, rows: dict[str, Row], schema: pa.Schema) -> list[ShardFile]:
+        """Write rows by id to the buckets that their ids name."""
+        of: dict[int, list[Row]] = {}
+        for id, row in rows.items():
+            of.setdefault(bucket_of(id, self.lake.config.buckets), []).append(row)
+        return [self._write(table, bucket, part, schema) for bucket, part in of.items()]
+
+    def _got(self, pairs: list[Row]) -> Iterator[tuple[Row, Got]]:
         """What became of each pair: those whose pictures came along are read, the others fetched."""
-        carried, fetched = [pair for pair in pairs if pair["place"]], [pair for pair in pairs if not pair["place"]]
+        guard = Guard.of(self.lake, self.settings.forbidden, self.settings.forbidden_distance)
+        carried, asked = [pair for pair in pairs if pair["place"]], [pair for pair in pairs if not pair["place"]]
         for number, one in read_carried([json.loads(pair["place"]) for pair in carried], self.settings.max_bytes):
-            picture = None if one.body is None else _prepare(one.body, self.settings)
-            yield carried[number], (replace(one, body=None), picture)
-        if fetched:
+            pair = carried[number]
+            if guard.blocklist.names_pair(pair["id"]):
+                yield pair, (_blocked(pair), None)
+            elif one.body is None:
+                yield pair, (one, None)
+            else:
+                status, error, picture = guard.look(pair, one.body, self.settings)
+                yield pair, (replace(one, body=None, status=status, error=error), picture)
+        if asked:
             runner, fetcher, threads = _tools(self.settings, tuple(self.lake.config.hosts.items()))
-            got = runner.run(self._fetch_all(fetcher, threads, [pair["url"] for pair in fetched]))
-            yield from zip(fetched, got, strict=True)
+            fetcher.blocked = guard.blocklist.why_not
+            yield from zip(asked, runner.run(self._fetch_all(fetcher, threads, guard, asked)), strict=True)
 
-    async def _fetch_all(self, fetcher: Fetcher, threads: ThreadPoolExecutor, urls: list[str]) -> list[Got]:
+    async def _fetch_all(
+        self, fetcher: Fetcher, threads: ThreadPoolExecutor, guard: Guard, pairs: list[Row]
+    ) -> list[Got]:
         loop = asyncio.get_running_loop()
 
-        async def one(url: str) -> Got:
-            async with fetcher.fetching(url) as fetched:
+        async def one(pair: Row) -> Got:
+            if guard.blocklist.names_pair(pair["id"]):
+                return _blocked(pair), None
+            before = Before(pair["final_url"], pair["etag"], pair["last_modified"]) if pair["final_url"] else None
+            async with fetcher.fetching(pair["url"], before) as fetched:
                 if fetched.body is None:
                     return fetched, None
-                picture = await loop.run_in_executor(threads, _prepare, fetched.body, self.settings)
-                return replace(fetched, body=None), picture
+                status, error, picture = await loop.run_in_executor(
+                    threads, guard.look, pair, fetched.body, self.settings
+                )
+                return replace(fetched, body=None, status=status, error=error), picture
 
-        return await asyncio.gather(*map(one, urls))
+        return await asyncio.gather(*map(one, pairs))
 
-    def _attempt(
-        self, pair: dict[str, Any], fetched: Fetched, picture: Picture | PictureError | None
-    ) -> dict[str, Any]:
-        at, attempt = datetime.now(UTC), pair["attempt"] + 1
-        wait = timedelta(hours=self.settings.retry_hours * 2 ** (attempt - 1))
-        again = fetched.transient and attempt < self.settings.attempts
-        broken = isinstance(picture, PictureError)
+    def _attempt(self, pair: Row, fetched: Fetched) -> Row:
+        at, failures = datetime.now(UTC), pair["failures"] + 1
+        again = fetched.transient and failures < self.settings.attempts
+        said, seen = fetched.retry_after, fetched.status in ("ok", "unchanged")  # a tag may be a forbidden file's hash
+        wait = self.settings.wait(pair["id"], fetched.status, failures) if said is None else timedelta(seconds=said)
         return {
             "id": pair["id"],
-            "attempt": attempt,
+            "attempt": pair["attempt"] + 1,
             "at": at,
-            "status": picture.status if isinstance(picture, PictureError) else fetched.status,
-            "error": str(picture) if broken else fetched.error,
+            "status": fetched.status,
+            "error": _clean(fetched.error),
             "transient": fetched.transient,
             "retry_after": at + wait if again else None,
             "http_status": fetched.http_status,
             "final_url": fetched.final_url,
-            "etag": fetched.etag,
-            "last_modified": fetched.last_modified,
+            "etag": _clean(fetched.etag) if seen else None,
+            "last_modified": _clean(fetched.last_modified) if seen else None,
         }
+
+
+@dataclass
+class _Found:
+    """The rows of a shard; those of pictures that changed go by their new ids, which belong to any bucket."""
+
+    attempts: list[Row] = field(default_factory=list)
+    images: list[Row] = field(default_factory=list)
+    new_pairs: dict[str, Row] = field(default_factory=dict)
+    new_images: dict[str, Row] = field(default_factory=dict)
+
+    def add(self, pair: Row, attempt: Row, picture: Picture | None) -> None:
+        self.attempts.append(attempt)
+        if picture is None:
+            return
+        expected = expected_sha256(pair)
+        if expected is None or picture.sha256 == expected:
+            self.images.append(_image_row(pair["id"], picture))
+            return
+        id = changed_id(pair["url"], pair["caption"], picture.sha256)
+        attempt |= {"status": "replaced", "replaced_by": id, "error": f"other bytes lie there now: they are pair {id}"}
+        if id not in (pair["known"] or ()):  # what was there before has its row and its picture
+            same = {name: pair[name] for name in ("url", "caption", "source", "extra")}
+            seen = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
+            self.new_pairs[id] = {"id": id, **same, **seen}
+            self.new_images[id] = _image_row(id, picture)
 
 
 @lru_cache(maxsize=1)
@@ -153,11 +206,8 @@ def _tools(
     return runner, fetcher, threads
 
 
-def _prepare(body: bytes, settings: PictureSettings) -> Picture | PictureError:
-    try:
-        return prepare(body, settings)
-    except PictureError as error:
-        return error
+def _blocked(pair: Row) -> Fetched:
+    return Fetched(pair["url"], "blocked", "the blocklist names the pair", False)
 
 
 def _image_row(id: str, picture: Picture) -> dict[str, Any]:
@@ -172,3 +222,8 @@ def _image_row(id: str, picture: Picture) -> dict[str, Any]:
         "original_bytes": picture.original_bytes,
         "sha256": picture.sha256,
     }
+
+
+def _clean(text: str | None) -> str | None:
+    """What an origin said, fit for a table: not every header is text, and not every one is short."""
+    return text and text[:LONGEST_TEXT].encode(errors="replace").decode()

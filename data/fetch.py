@@ -8,7 +8,7 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,11 +21,11 @@ from yarl import URL
 
 from data import robots
 from data.address import Hosts, SystemResolver, literal, refusal
-from data.limits import Memory, Share, Turns
-from data.request import REDIRECTS, Answer, Client, Failure
+from data.limits import Memory, Resting, Share, Turns
+from data.request import REDIRECTS, UNCHANGED, Answer, Client, Failure
 
 BODIES = 128 << 20  # bytes that larger bodies may take together
-LONGEST_RETRY_AFTER = 5.0
+LONGEST_WAIT = 5.0  # seconds for which a URL waits until its host may be asked again; longer is for another build
 LONGEST_URL = 8000
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.IGNORECASE)
@@ -56,6 +56,7 @@ class Fetched:
     """What came of one URL. `status` is one of
 
     ok                 the body is here
+    unchanged          304: the bytes are those of `Before`
     not_found, gone    404, 410
     rate_limited       429                                                      (transient)
     server_error       5xx                                                      (transient)
@@ -71,7 +72,7 @@ class Fetched:
     forbidden_address  the address is not public
     forbidden_scheme   neither http nor https
     bad_url            no URL that can be asked
-    blocked            a blocked domain
+    blocked            a blocked domain or URL
     robots             robots.txt forbids it, or can't be had                   (transient if it can't be had)
     opt_out            X-Robots-Tag withholds it
     """
@@ -86,6 +87,21 @@ class Fetched:
     etag: str | None = None
     last_modified: str | None = None
     content_type: str | None = None
+    retry_after: float | None = None  # seconds, as the host says
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a URL answered when its picture was fetched, so that the same bytes need not come again."""
+
+    final_url: str
+    etag: str | None
+    last_modified: str | None
+
+    def unless(self, target: URL) -> dict[str, str] | None:
+        """The headers of a conditional request; the answer was that of one URL, and is no other's."""
+        said = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in said.items() if value} if str(target) == self.final_url else None
 
 
 class _Clock:
@@ -112,6 +128,7 @@ class Fetcher:
 
     `hosts` are the lake's named hosts (a name or `*.name` to `address` or `address:port`), the only ones that may lie
     on addresses that are not public. `workers` share the bounds of a host. `certificates` is a file of further CAs.
+    `blocked` may be set: it says of every URL, redirects' too, why it must not be asked.
     """
 
     def __init__(
@@ -131,6 +148,7 @@ class Fetcher:
         self._at_once = asyncio.Semaphore(settings.concurrency)
         self._memory = Memory(max(BODIES, settings.max_bytes))
         self._robots = robots.Robots(self._read_robots)
+        self.blocked: Callable[[URL], str | None] = lambda url: None
 
     async def __aenter__(self) -> Self:
         context = ssl.create_default_context()
@@ -152,23 +170,23 @@ class Fetcher:
         await self._robots.close()
         await self._client.close()
 
-    async def fetch(self, url: str) -> Fetched:
-        async with self.fetching(url) as fetched:
+    async def fetch(self, url: str, before: Before | None = None) -> Fetched:
+        async with self.fetching(url, before) as fetched:
             return fetched
 
     @asynccontextmanager
-    async def fetching(self, url: str) -> AsyncIterator[Fetched]:
+    async def fetching(self, url: str, before: Before | None = None) -> AsyncIterator[Fetched]:
         """A fetch whose body counts as memory in flight until the block ends: decode it inside."""
         share = Share(self._memory)
         try:
-            yield await self._fetched(url, share)
+            yield await self._fetched(url, share, before)
         finally:
             share.release()
 
-    async def _fetched(self, url: str, share: Share) -> Fetched:
+    async def _fetched(self, url: str, share: Share, before: Before | None) -> Fetched:
         at: list[URL] = []
         try:
-            answer = await self._follow(url, share, at)
+            answer = await self._follow(url, share, at, before)
         except Failure as failure:
             return Fetched(
                 url,
@@ -177,22 +195,23 @@ class Fetcher:
                 failure.transient,
                 failure.http_status,
                 final_url=str(at[-1]) if at else None,
+                retry_after=failure.retry_after,
             )
-        headers = answer.headers
+        headers, unchanged = answer.headers, answer.status == UNCHANGED
         return Fetched(
             url,
-            "ok",
+            "unchanged" if unchanged else "ok",
             None,
             False,
             answer.status,
-            answer.body,
+            None if unchanged else answer.body,
             str(at[-1]),
-            headers.get("ETag"),
-            headers.get("Last-Modified"),
+            headers.get("ETag", before.etag if before and unchanged else None),
+            headers.get("Last-Modified", before.last_modified if before and unchanged else None),
             headers.get("Content-Type"),
         )
 
-    async def _follow(self, url: str, share: Share, at: list[URL]) -> Answer:
+    async def _follow(self, url: str, share: Share, at: list[URL], before: Before | None) -> Answer:
         """The picture at the end of the redirects; `at` gets every URL that was asked on the way."""
         clock = _Clock(self.settings.timeout)
         target = _parsed(url)
@@ -201,7 +220,7 @@ class Fetcher:
             if self.settings.respect_robots:
                 await self._ask_robots(target)
             at.append(target)
-            answer = await self._try(target, clock, share)
+            answer = await self._try(target, clock, share, unless=before.unless(target) if before else None)
             if answer.status not in REDIRECTS:
                 return answer
             target = _redirected(target, answer)
@@ -215,6 +234,8 @@ class Fetcher:
         labels = host.split(".")
         if self._blocked and any(".".join(labels[n:]) in self._blocked for n in range(len(labels))):
             raise Failure("blocked", f"{host} is a blocked domain")
+        if why := self.blocked(target):
+            raise Failure("blocked", why)
         if self._hosts.find(host):
             return
         address = literal(host)
@@ -253,19 +274,43 @@ class Fetcher:
         finally:
             share.release()
 
-    async def _try(self, target: URL, clock: _Clock, share: Share, cut: int | None = None) -> Answer:
-        """One answer, after a few quick tries if these can help."""
-        for tries_left in reversed(range(self.settings.tries)):
+    async def _try(
+        self,
+        target: URL,
+        clock: _Clock,
+        share: Share,
+        cut: int | None = None,
+        unless: dict[str, str] | None = None,
+    ) -> Answer:
+        """One answer, after a few quick tries if these can help, and after a short rest if the host asks for one."""
+        host = str(target.raw_host).lower().rstrip(".")
+        tries, patience = self.settings.tries, LONGEST_WAIT
+        while True:
             try:
-                async with self._turns.turn(str(target.raw_host).lower().rstrip(".")), self._at_once, clock.running():
-                    return await self._client.ask(target, share, cut or self.settings.max_bytes, cut is not None)
+                async with self._turns.turn(host), self._at_once, clock.running():
+                    return await self._client.ask(
+                        target, share, cut or self.settings.max_bytes, cut is not None, unless
+                    )
+            except Resting as rest:
+                wait = rest.seconds
+                if wait > patience:
+                    raise _unasked(host, rest) from None
+                patience -= wait
             except Failure as failure:
+                tries -= 1
+                if failure.retry_after:
+                    self._turns.rest(host, failure.retry_after, failure.status)
                 wait = self.settings.retry_wait if failure.retry_after is None else failure.retry_after
-                if not failure.passing or not tries_left or wait > min(clock.left, LONGEST_RETRY_AFTER):
+                if not failure.passing or not tries or wait > min(clock.left, LONGEST_WAIT):
                     raise
-            clock.left -= wait
+                clock.left -= wait
             await asyncio.sleep(wait)
-        raise AssertionError("there is at least one try")
+
+
+def _unasked(host: str, rest: Resting) -> Failure:
+    failure = Failure(rest.status, f"{host}: {rest}", True)
+    failure.retry_after = rest.seconds
+    return failure
 
 
 def _parsed(url: str) -> URL:

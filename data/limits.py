@@ -1,4 +1,6 @@
-"""What bounds a worker that fetches: requests at once and a second to one host, and memory for bodies in flight."""
+"""What bounds a worker that fetches: requests at once and a second to one host, rests that hosts ask for, and memory
+for bodies in flight.
+"""
 
 import asyncio
 import time
@@ -9,15 +11,33 @@ from contextlib import asynccontextmanager
 REMEMBERED = 4096  # hosts; those that nobody asks are forgotten beyond it
 
 
+class Resting(Exception):
+    """It is nobody's turn: the host has said when it may be asked again."""
+
+    def __init__(self, seconds: float, status: str) -> None:
+        super().__init__(f"not asked, as it wants to be left alone for {seconds:.0f} s more")
+        self.seconds, self.status = seconds, status
+
+
 class _Host:
     def __init__(self, at_once: int) -> None:
         self.slots = asyncio.Semaphore(at_once)
         self.users = 0
         self.next_at = 0.0
+        self.rests_until = 0.0
+        self.status = ""
+
+    def check(self) -> None:
+        left = self.rests_until - time.monotonic()
+        if left > 0:
+            raise Resting(left, self.status)
 
 
 class Turns:
-    """Whose turn it is to ask a host: so many requests at once, so many a second, evenly spaced."""
+    """Whose turn it is to ask a host: so many requests at once, so many a second, evenly spaced, none while it rests.
+
+    A host that rests is noticed on every step of the queue, so that those who wait in it leave at once.
+    """
 
     def __init__(self, at_once: int, per_second: float) -> None:
         self._at_once = at_once
@@ -26,17 +46,28 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
-        host = self._hosts.get(name)
-        if host is None:
-            self._forget()
-            host = self._hosts[name] = _Host(self._at_once)
+        host = self._host(name)
         host.users += 1
         try:
+            host.check()
             async with host.slots:
+                host.check()
                 await self._space(host)
+                host.check()
                 yield
         finally:
             host.users -= 1
+
+    def rest(self, name: str, seconds: float, status: str) -> None:
+        """Leave a host alone; `status` is what it said, for those who come meanwhile."""
+        host = self._host(name)
+        host.rests_until, host.status = max(host.rests_until, time.monotonic() + seconds), status
+
+    def _host(self, name: str) -> _Host:
+        if name not in self._hosts:
+            self._forget()
+            self._hosts[name] = _Host(self._at_once)
+        return self._hosts[name]
 
     async def _space(self, host: _Host) -> None:
         now = time.monotonic()
@@ -49,7 +80,9 @@ class Turns:
         if len(self._hosts) < REMEMBERED:
             return
         now = time.monotonic()
-        self._hosts = {name: host for name, host in self._hosts.items() if host.users or host.next_at > now}
+        self._hosts = {
+            name: host for name, host in self._hosts.items() if host.users or max(host.next_at, host.rests_until) > now
+        }
 
 
 class Memory:

@@ -49,6 +49,7 @@ FETCHES = pa.schema(
         "final_url": pa.string(),
         "etag": pa.string(),
         "last_modified": pa.string(),
+        "replaced_by": pa.string(),  # the pair that other bytes at the URL became
     }
 )
 IMAGES = pa.schema(
@@ -70,6 +71,11 @@ VERDICTS = pa.schema({"id": pa.string(), "kept": pa.bool_(), "reasons": pa.list_
 def pair_id(url: str, caption: str) -> str:
     """The hex of the first 16 bytes of SHA-256 over URL, a zero byte, caption."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode()))).hexdigest()[:32]
+
+
+def changed_id(url: str, caption: str, sha256: str) -> str:
+    """The id of a pair whose picture changed: that of URL, caption and the new bytes' hash in hex, zeros between."""
+    return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
 
 
 def bucket_of(id: str, buckets: int) -> int:

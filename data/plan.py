@@ -234,7 +234,7 @@ def _size_of_pictures(lake: Lake) -> float | None:
 
 def _seconds(lake: Lake, stage: Stage, rows: int) -> float | None:
     """How long so many rows take, by the pace of the stage's last commits."""
-    table = lake.find(stage.outputs(lake)[0].name)
+    table = lake.find(stage.outputs(lake)[-1].name)
     told = [record for _, _, record in table.records(PACE_OF) if "seconds" in record] if table else []
     done = sum(record["rows"] for record in told)
     return round(rows * sum(record["seconds"] for record in told) / done, 1) if done else 0.0 if not rows else None

@@ -19,9 +19,11 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from data import storage
 from data.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
 from data.download import DownloadSettings
 from data.errors import RecipeError
+from data.forbidden import check_lists
 from data.score import Scorer
 from data.scorers import scorer_class
 from data.scorers.clip import ClipModel
@@ -29,7 +31,7 @@ from data.select import FACTS
 from data.sources import Source
 
 SHIPPED = Path(__file__).parent / "recipes"
-TABLES = ("pairs", "images", "fetches", "last", "often")
+TABLES = ("pairs", "images", "fetches", "last", "often", "events", "replaced")
 
 
 def _scorer(value: Any) -> Any:
@@ -129,8 +131,11 @@ class Recipe(BaseModel):
         return {**self.scores, **vectors}
 
     def under(self, folder: Path) -> "Recipe":
-        """The same recipe with its relative sources looked up from a folder."""
-        return self.model_copy(update={"sources": tuple(source.under(folder) for source in self.sources)})
+        """The same recipe with its relative sources and lists looked up from a folder."""
+        lists = tuple(storage.under(folder, path) for path in self.download.forbidden)
+        download = self.download.model_copy(update={"forbidden": lists})
+        sources = tuple(source.under(folder) for source in self.sources)
+        return self.model_copy(update={"sources": sources, "download": download})
 
 
 def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Recipe:
@@ -150,6 +155,7 @@ def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ..
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {name} can't be read: {error}") from None
     recipe = parse_recipe(text, name, folder, changes)
+    check_lists(recipe.download.forbidden)
     if sources:
         like = recipe.sources[0]
         return recipe.model_copy(update={"sources": tuple(like.model_copy(update={"path": p}) for p in sources)})

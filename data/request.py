@@ -23,6 +23,8 @@ SMALL = 1 << 20  # bytes of a body that need no share of the memory
 SHORT = 1 << 14  # bytes that are read and dropped rather than the connection
 IDLE = 3.0  # seconds a connection is kept; longer, and a crawl of many hosts runs out of file descriptors
 REDIRECTS = (301, 302, 303, 307, 308)
+UNCHANGED = 304
+LONGEST_REST = 7 * 24 * 3600.0  # seconds; a host that says more is asked again all the same
 
 Headers = CIMultiDictProxy[str]
 
@@ -35,7 +37,7 @@ class Answer:
 
 
 class Failure(Exception):
-    """Ends the fetch of one URL with a status of `Fetched`."""
+    """Ends the fetch of one URL with a status of `Fetched`. Without `http_status` the origin said nothing."""
 
     def __init__(self, status: str, error: str, transient: bool = False, http_status: int | None = None) -> None:
         super().__init__(error)
@@ -69,14 +71,22 @@ class Client:
         await self._resolver.close()
         await asyncio.sleep(0)  # transports say goodbye in the loop's next round
 
-    async def ask(self, target: URL, share: Share, most: int, cut: bool) -> Answer:
-        """The answer to GET. A body of more than `most` bytes is a failure; with `cut`, as for robots.txt, it ends."""
+    async def ask(
+        self, target: URL, share: Share, most: int, cut: bool = False, unless: dict[str, str] | None = None
+    ) -> Answer:
+        """The answer to GET. A body of more than `most` bytes is a failure; with `cut`, as for robots.txt, it ends.
+
+        `unless` are the headers by which an origin may say that nothing has changed.
+        """
         session = self._named if self._hosts.find(str(target.raw_host)) else self._public
         try:
-            async with session.get(target, allow_redirects=False) as response:
+            async with session.get(target, allow_redirects=False, headers=unless) as response:
+                unchanged = bool(unless) and response.status == UNCHANGED
+                if self._respect_opt_out and not cut and (response.status in (200, 203) or unchanged):
+                    _check_opt_out(response)
+                if unchanged:
+                    return Answer(UNCHANGED, response.headers, b"")
                 if response.status in (200, 203):
-                    if self._respect_opt_out and not cut:
-                        _check_opt_out(response)
                     return Answer(response.status, response.headers, await _body(response, share, most, cut))
                 if (response.content_length or 1 << 20) <= SHORT:
                     await response.content.read()
@@ -183,8 +193,9 @@ def _expander(response: aiohttp.ClientResponse) -> "zlib._Decompress | None":
 def _retry_after(headers: Headers) -> float | None:
     said = headers.get("Retry-After", "").strip()
     if said.isascii() and said.isdigit():
-        return float(said[:9])
+        return min(float(said[:9]), LONGEST_REST)
     try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time()) if said else None
+        seconds = parsedate_to_datetime(said).timestamp() - time.time() if said else None
+        return None if seconds is None else min(max(0.0, seconds), LONGEST_REST)
     except (ValueError, TypeError, OverflowError):
         return None

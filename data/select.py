@@ -30,6 +30,7 @@ from data.criteria import (
     number,
     text,
 )
+from data.due import EVENTS, REPLACED
 from data.duplicates import Like, leaders, like_hashes, like_known, like_thumbnails, like_vectors
 from data.holdout import files_of, known_of
 from data.lake import Lake
@@ -48,9 +49,16 @@ FACTS = {
     "bytes": "original_bytes",
     "caption": "pairs.caption",
     "caption_seen": "coalesce(often.times, 1)",
+    "fetch_status": "coalesce(last.status, 'ok')",
 }
-OFTEN = "SELECT md5(caption) AS digest, count(*) AS times FROM pairs GROUP BY ALL HAVING times > 1"
-FETCH_REASON = "CASE WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+OFTEN = (
+    "SELECT md5(caption) AS digest, count(*) AS times FROM pairs WHERE id NOT IN (SELECT id FROM replaced) "
+    "GROUP BY ALL HAVING times > 1"
+)
+FETCH_REASON = (
+    "CASE WHEN replaced_by IS NOT NULL THEN 'replaced by ' || replaced_by "
+    "WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+)
 
 SAME_WORDS = "trim(lower(regexp_replace(caption, '[^\\p{L}\\p{N}]+', ' ', 'g')))"
 
@@ -96,7 +104,8 @@ class Selection:
         derived += [f"{_carried(fact)} AS {name(fact)}" for fact in sorted(carried)]
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         return (
-            f"SELECT pairs.id, first_seen, images.sha256, last.status, {', '.join([*derived, *scored])} FROM pairs "
+            f"SELECT pairs.id, first_seen, images.sha256, last.status, replaced.by AS replaced_by, "
+            f"{', '.join([*derived, *scored])} FROM pairs LEFT JOIN replaced ON replaced.id = pairs.id "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
             "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id "
             "LEFT JOIN often ON often.digest = md5(pairs.caption)" + joins
@@ -134,12 +143,17 @@ class Judgement:
         criteria = list(enumerate(self.selection.criteria, start=1))
         reasons = [(0, FETCH_REASON)]
         for place, criterion in criteria:
-            if isinstance(criterion, RowCriterion):  # a pair without a picture falls for that alone
-                reasons.append((place, f"CASE WHEN sha256 IS NOT NULL THEN {criterion.reason()} END"))
+            if isinstance(
+                criterion, RowCriterion
+            ):  # a pair without a picture, or with an old one, falls for that alone
+                reasons.append((place, f"CASE WHEN ({FETCH_REASON}) IS NULL THEN {criterion.reason()} END"))
         fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
         needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
         columns = "".join(f", {name(fact)}" for fact in sorted(needed))
-        self.sql.register("pairs", inputs["pairs"].dataset())
+        for table in ("pairs", "fetches"):
+            self.sql.register(table, inputs[table].dataset())
+        self.sql.execute(f"CREATE TABLE events AS {EVENTS}")
+        self.sql.execute(f"CREATE TABLE replaced AS {REPLACED}")
         self.sql.execute(f"CREATE TABLE often AS {OFTEN}")
         for bucket in buckets:
             for table, rows in inputs.items():

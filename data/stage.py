@@ -42,10 +42,14 @@ def _shard_from(bucket: int, stream: bytes) -> Shard:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one shard: for each table, in the order of committing, the file that the worker wrote there."""
+    """What became of one shard: for each table the file that the worker wrote there, and those for other buckets."""
 
     rows: int
     files: dict[str, ShardFile]
+    elsewhere: dict[str, list[ShardFile]] = field(default_factory=dict)
+
+    def of(self, table: str) -> list[ShardFile]:
+        return [*([self.files[table]] if table in self.files else []), *self.elsewhere.get(table, [])]
 
 
 class Stage(Protocol):
@@ -56,7 +60,7 @@ class Stage(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether the other outputs tell of the first: without its rows they would tell a tale."""
+        """Whether each output tells of those before it: without their rows it would tell a tale."""
 
     def outputs(self, lake: Lake) -> list[Table]:
         """The tables it appends to, in the order of committing; made if they were not there."""
@@ -85,12 +89,12 @@ class Plan:
         pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.since, 3)}
         self.since = now
         for place, table in enumerate(self.outputs):
-            files = [w.files[table.name] for w in written if table.name in w.files]
+            files = [file for one in written for file in one.of(table.name)]
             landed = {file.path for file in table.append(files, pace)} if files else set()
-            kept = [w for w in written if table.name not in w.files or w.files[table.name].path in landed]
-            lost += len(written) - len(kept) if place == 0 or not self.stage.leads else 0
-            if place == 0 and self.stage.leads:
-                written = kept
+            kept = [one for one in written if landed.issuperset(file.path for file in one.of(table.name))]
+            leading = self.stage.leads and place < len(self.outputs) - 1
+            lost += len(written) - len(kept) if leading or not self.stage.leads else 0
+            written = kept if leading else written
         return lost
 
 

@@ -53,6 +53,12 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
+def under(folder: Path, path: str) -> str:
+    """A relative path looked up from a folder; a URL or an absolute one as it is."""
+    whole = fsspec.core.split_protocol(path)[0] is not None or Path(path).is_absolute()
+    return path if whole else str(folder / path)
+
+
 def is_local(url: str) -> bool:
     return isinstance(split(url)[0], LocalFileSystem)
 

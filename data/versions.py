@@ -59,15 +59,15 @@ def funnel(lake: Lake, selection: Selection) -> list[Step]:
         f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
     )
     counts = query(
-        f"SELECT CASE WHEN kept THEN 'kept' {known} ELSE reasons[1] END AS step, count(*) AS n "
-        "FROM verdicts GROUP BY step",
+        "SELECT CASE WHEN kept THEN 'kept' WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' "
+        f"{known} ELSE reasons[1] END AS step, count(*) AS n FROM verdicts GROUP BY step",
         verdicts=verdicts.dataset(),
     ).to_pylist()
     fell = {row["step"]: row["n"] for row in counts}
     left = sum(fell.values())
     steps = [Step("pairs", left, 0)]
     fetches = sorted((step for step in fell if step.startswith("not fetched")), key=lambda step: -fell[step])
-    for step in [*fetches, *labels]:
+    for step in [*fetches, *(["replaced"] if "replaced" in fell else []), *labels]:
         dropped = fell.get(step, 0)
         left -= dropped
         steps.append(Step(step, left, dropped))

@@ -6,6 +6,7 @@ read once; a picture comes from memory, so that one process gives several thousa
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -52,6 +53,7 @@ class Stats:
 
     connections: int = 0
     pictures: int = 0
+    unchanged: int = 0  # of those pictures, asked for if they had changed, and they had not
     robots: int = 0
     busiest: int = 0
     paths: Counter[str] = field(default_factory=Counter)
@@ -81,8 +83,10 @@ class Origin:
         self._at_once: Counter[str] = Counter()
         self._file = lru_cache(maxsize=8192)(self._read)
 
-    def _read(self, file: str) -> bytes:
-        return (self.folder / file).read_bytes()
+    def _read(self, file: str, changed: int) -> tuple[bytes, str]:
+        """A file's bytes and their ETag; read again when it has changed."""
+        body = (self.folder / file).read_bytes()
+        return body, f'"{hashlib.md5(body).hexdigest()}"'
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request by request."""
@@ -111,21 +115,28 @@ class Origin:
             )
         self.stats.pictures += 1
         self.stats.paths[path] += 1
-        host = _host(head)
+        host = header(head, "Host")
         self._at_once[host] += 1
         self.stats.busiest = max(self.stats.busiest, self._at_once[host])
         try:
             page = self.pages.get(path) or Page(path, None, "not_found", None, None)
+            if page.behaviour == "ok" and header(head, "If-None-Match") == self._tagged(page)[1]:
+                self.stats.unchanged += 1
+                return await _send(writer, 304, page.content_type or "image/jpeg", b"")
             await BEHAVIOURS[page.behaviour](self, page, writer)
         finally:
             self._at_once[host] -= 1
         return None
 
     async def ok(self, page: Page, writer: asyncio.StreamWriter, more: str = "") -> None:
-        await _send(writer, 200, page.content_type or "image/jpeg", self._body(page), more)
+        body, tag = self._tagged(page)
+        await _send(writer, 200, page.content_type or "image/jpeg", body, f"ETag: {tag}\r\n{more}")
+
+    def _tagged(self, page: Page) -> tuple[bytes, str]:
+        return self._file(page.file, (self.folder / page.file).stat().st_mtime_ns) if page.file else (b"", '""')
 
     def _body(self, page: Page) -> bytes:
-        return self._file(page.file) if page.file else b""
+        return self._tagged(page)[0]
 
     async def not_found(self, page: Page, writer: asyncio.StreamWriter) -> None:
         await _send(writer, 404, "text/plain", b"no such picture\n")
@@ -185,6 +196,10 @@ class Origin:
         to = page.path if page.behaviour == "redirect_loop" else page.location
         await _send(writer, 302, "text/plain", b"", f"Location: {to}\r\n")
 
+    async def limited(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """429 that says in how many seconds to come again: what the page has as its location."""
+        await _send(writer, 429, "text/plain", b"slower\n", f"Retry-After: {page.location}\r\n")
+
     async def noai(self, page: Page, writer: asyncio.StreamWriter) -> None:
         await self.ok(page, writer, "X-Robots-Tag: noai\r\n")
 
@@ -206,8 +221,18 @@ BEHAVIOURS: dict[str, Callable[[Origin, Page, asyncio.StreamWriter], Awaitable[N
     "redirect_loop": Origin.redirect,
     "redirect_private": Origin.redirect,
     "noai": Origin.noai,
+    "limited": Origin.limited,
 }
-REASONS = {200: "OK", 302: "Found", 404: "Not Found", 410: "Gone", 500: "Internal Server Error", 503: "Unavailable"}
+REASONS = {
+    200: "OK",
+    302: "Found",
+    304: "Not Modified",
+    429: "Too Many Requests",
+    404: "Not Found",
+    410: "Gone",
+    500: "Internal Server Error",
+    503: "Unavailable",
+}
 
 
 def _head(status: int, content_type: str, length: int, more: str = "") -> bytes:
@@ -221,10 +246,10 @@ async def _send(writer: asyncio.StreamWriter, status: int, content_type: str, bo
     await writer.drain()
 
 
-def _host(head: bytes) -> str:
-    for line in head.split(b"\r\n")[1:]:
-        if line[:5].lower() == b"host:":
-            return line[5:].strip().decode("latin-1")
+def header(head: bytes, name: str) -> str:
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        if line.lower().startswith(f"{name.lower()}:"):
+            return line.partition(":")[2].strip()
     return ""
 
 

@@ -40,10 +40,13 @@ def make_small_world(folder: Path, private: str = "http://127.0.0.1:9/", picture
     rows += [(f"/p/drip{n}.jpg", "drip", None) for n in range(8)]
     rows += [("/p/redirect.jpg", "redirect", "/p/ok0.jpg"), ("/p/redirect_private.jpg", "redirect_private", private)]
     rows += [("/p/to_file.jpg", "redirect", "file:///etc/passwd"), ("/closed/a.jpg", "ok", None)]
-    table = [
-        {"path": path, "file": "a.jpg", "behaviour": kind, "location": to, "content_type": "image/jpeg"}
-        for path, kind, to in rows
-    ]
-    schema = pa.schema([(n, pa.string()) for n in ("path", "file", "behaviour", "location", "content_type")])
-    pq.write_table(pa.Table.from_pylist(table, schema), folder / "origin.parquet")
+    write_origin(folder, [(path, "a.jpg", kind, to) for path, kind, to in rows])
     return folder
+
+
+def write_origin(folder: Path, pages: list[tuple[str, str | None, str, str | None]]) -> None:
+    """What an origin serves: path, file, behaviour and location of each page."""
+    names = ("path", "file", "behaviour", "location")
+    table = [{**dict(zip(names, page, strict=True)), "content_type": "image/jpeg"} for page in pages]
+    schema = pa.schema([(name, pa.string()) for name in (*names, "content_type")])
+    pq.write_table(pa.Table.from_pylist(table, schema), folder / "origin.parquet")

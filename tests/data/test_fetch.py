@@ -15,7 +15,7 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from data.fetch import Fetched, Fetcher, FetchSettings
+from data.fetch import Before, Fetched, Fetcher, FetchSettings
 from data.world.server import OriginServer
 from tests.data.small_world import jpeg, make_small_world
 
@@ -361,7 +361,44 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_left_for_another_da
     assert scripted(short, "/a")[0].status == "ok"
     assert time.monotonic() - began > 0.9
     long = scripted(Script(answer(b"", "Retry-After: 3600", status="429 Slow"), answer(b"x")), "/a")[0]
-    assert (long.status, long.transient) == ("rate_limited", True)
+    assert (long.status, long.transient, long.retry_after) == ("rate_limited", True, 3600.0)
+    endless = scripted(Script(answer(b"", "Retry-After: 99999999999", status="503 Down")), "/a")[0]
+    assert (endless.status, endless.retry_after) == ("server_error", 7 * 24 * 3600.0)
+
+
+def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
+    short = Script(answer(b"", "Retry-After: 1", status="429 Slow"), answer(b"x"))
+    assert [one.status for one in scripted(short, "/a", "/b", "/c", "/d", per_host=1)] == ["ok"] * 4
+    assert len(short.heads) == 5
+    long = Script(answer(b"", "Retry-After: 3600", status="503 Down"))
+    began = time.monotonic()
+    got = scripted(long, *(f"/{n}" for n in range(100)), per_host=1, per_host_rate=2.0)
+    assert time.monotonic() - began < 3, "those in the queue leave it at once"
+    assert len(long.heads) == 1
+    assert {(one.status, one.transient) for one in got} == {("server_error", True)}
+    assert [one.http_status for one in got].count(503) == 1
+    unasked = next(one for one in got if one.http_status is None)
+    assert unasked.error == f"{NAME}: not asked, as it wants to be left alone for 3600 s more"
+    assert unasked.retry_after == pytest.approx(3600, abs=3)
+
+
+def test_only_the_url_that_gave_the_tag_is_asked_whether_it_has_changed() -> None:
+    script = Script(answer(b"", "Location: /b", status="302 Found"), answer(b"", 'ETag: "2"', status="304 Same"))
+
+    async def run() -> list[Fetched]:
+        async with script as address, Fetcher(FetchSettings(respect_robots=False), {NAME: address}) as fetcher:
+            before = Before(f"http://{NAME}/b", '"1"', "Thu, 01 Jan 2026 00:00:00 GMT")
+            unasked = fetcher.fetch(f"http://{NAME}/c", Before(f"http://{NAME}/b", '"1"', None))
+            return [await fetcher.fetch(f"http://{NAME}/a", before), await unasked]
+
+    same, other = asyncio.run(run())
+    assert (same.status, same.error, same.body, same.etag) == ("unchanged", None, None, '"2"')
+    assert same.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT", "what was not said again still holds"
+    assert b"If-None-Match" not in script.heads[0]
+    assert b'If-None-Match: "1"' in script.heads[1]
+    assert b"If-Modified-Since: Thu, 01 Jan 2026" in script.heads[1]
+    assert b"If-None-Match" not in script.heads[2]
+    assert other.status == "http_error", "nobody asked whether it had changed"
 
 
 @pytest.mark.parametrize(
