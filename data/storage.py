@@ -7,7 +7,7 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says 
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +86,24 @@ def folders(url: str) -> list[str]:
     fs.invalidate_cache()
     entries = fs.ls(path, detail=True) if fs.exists(path) else []
     return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+
+
+def files(url: str) -> list[str]:
+    """The paths of all files under a URL, relative to it, in order."""
+    fs, path = split(url)
+    fs.invalidate_cache()
+    start = len(path.rstrip("/")) + 1
+    return sorted(name[start:] for name in fs.find(path)) if fs.exists(path) else []
+
+
+def details(url: str) -> Iterator[tuple[str, int, float]]:
+    """Every file under a URL: path relative to it, bytes, and when it was written, in seconds since 1970."""
+    fs, path = split(url)
+    fs.invalidate_cache()
+    start = len(path.rstrip("/")) + 1
+    for name, info in sorted(fs.find(path, detail=True).items()):
+        at = info.get("mtime") or info.get("LastModified") or 0.0
+        yield name[start:], int(info["size"]), at if isinstance(at, int | float) else at.timestamp()
 
 
 def read(url: str) -> bytes:

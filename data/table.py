@@ -47,6 +47,14 @@ class ShardFile:
 def write_file(table_url: str, bucket: int, rows: pa.Table) -> ShardFile:
     """Write rows of one bucket as one immutable file, sorted by id, with statistics of the id alone."""
     rows = rows.sort_by("id")
+    content = encode(rows)
+    path = f"bucket={bucket}/{digest(content)}.parquet"
+    storage.write(storage.join(table_url, path), content)
+    return ShardFile(path, bucket, rows.num_rows, len(content), rows["id"][0].as_py(), rows["id"][-1].as_py())
+
+
+def encode(rows: pa.Table) -> bytes:
+    """Sorted rows as a Parquet file."""
     binary = any(pa.types.is_binary(column.type) or pa.types.is_struct(column.type) for column in rows.schema)
     buffer = io.BytesIO()
     pq.write_table(
@@ -57,10 +65,7 @@ def write_file(table_url: str, bucket: int, rows: pa.Table) -> ShardFile:
         write_statistics=["id"],
         use_dictionary=[column.name for column in rows.schema if pa.types.is_string(column.type)],
     )
-    content = buffer.getvalue()
-    path = f"bucket={bucket}/{digest(content)}.parquet"
-    storage.write(storage.join(table_url, path), content)
-    return ShardFile(path, bucket, rows.num_rows, len(content), rows["id"][0].as_py(), rows["id"][-1].as_py())
+    return buffer.getvalue()
 
 
 def digest(content: bytes) -> str:

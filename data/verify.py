@@ -7,6 +7,7 @@ from functools import partial
 
 from data import storage
 from data.errors import ModelError
+from data.forget import rewritten_files
 from data.lake import Lake
 from data.recipe import Recipe
 from data.select import Judgement, Selection
@@ -27,6 +28,7 @@ class Verified:
     extra: list[str] = field(default_factory=list)  # pairs that it holds and the recipe does not keep
     damaged: list[str] = field(default_factory=list)  # files whose bytes are not those that were written
     absent: list[str] = field(default_factory=list)  # files that are gone
+    rewritten: list[str] = field(default_factory=list)  # files without what was forgotten since
 
     @property
     def same(self) -> bool:
@@ -40,8 +42,10 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> Verified:
     paths = sorted(table.files())
     found.files = len(paths)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for path, state in zip(paths, pool.map(partial(_state, table), paths), strict=True):
-            if state is not None:
+        for path, state in zip(paths, pool.map(partial(_state, table, rewritten_files(lake)), paths), strict=True):
+            if state == "rewritten":
+                found.rewritten.append(path)
+            elif state is not None:
                 (found.absent if state == "absent" else found.damaged).append(path)
     whole = {*paths} - {*found.absent, *found.damaged}
     for bucket, kept in _selected(lake, version):
@@ -75,10 +79,12 @@ def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, set[str]]]:
         judgement.close()
 
 
-def _state(table: Table, path: str) -> str | None:
+def _state(table: Table, rewritten: dict[str, str], path: str) -> str | None:
     """What is wrong with a file, whose name is the hash of what it held when it was written."""
     try:
         content = storage.read(storage.join(table.url, path))
     except FileNotFoundError:
         return "absent"
-    return None if path.endswith(f"/{digest(content)}.parquet") else "damaged"
+    if path.endswith(f"/{digest(content)}.parquet"):
+        return None
+    return "rewritten" if rewritten.get(f"{table.name}/{path}") == digest(content) else "damaged"

@@ -6,7 +6,9 @@ from rich.table import Table
 
 from data.build import Built
 from data.diff import QUANTILES, Diff
+from data.forget import Forgotten
 from data.plan import BuildPlan, Probe
+from data.vacuum import Vacuumed
 from data.verify import Verified
 from data.versions import Step, Version
 from data.why import Story
@@ -134,6 +136,8 @@ def show_verified(found: Verified, name: str) -> None:
         console.print(
             f"[green]{name} is what it says it is[/]: {found.rows:,} rows selected again, {found.files:,} files"
         )
+        if found.rewritten:
+            console.print(f"{len(found.rewritten):,} of its files were rewritten without what was forgotten since.")
     for title, those in (
         ("kept by its recipe and not there", found.missing),
         ("there and not kept by its recipe", found.extra),
@@ -142,6 +146,20 @@ def show_verified(found: Verified, name: str) -> None:
     ):
         if those:
             console.print(f"[red]{name}: {len(those):,} {title}[/]: {', '.join(those[:5])}{', …' * (len(those) > 5)}")
+
+
+def show_forgotten(found: Forgotten) -> None:
+    rows = ", ".join(f"{table} {count:,}" for table, count in found.rows.items())
+    console.print(f"[bold]{len(found.pairs):,} pairs are forgotten[/] and blocked. Rows taken out: {rows}.")
+    console.print(f"{found.files:,} files of older versions were written again without them.")
+    console.print(f"Seen by: {', '.join(found.seen_by) or 'no dataset version'}.", soft_wrap=True)
+
+
+def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:
+    would = "would be removed" if dry_run else "removed"
+    console.print(
+        f"{found.files:,} files of {found.bytes / 1e6:,.1f} MB {would}; {found.young:,} are too young to tell."
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,187 @@
+"""Take pairs out of a lake for good: out of every table, out of the files of old versions too, and never back in.
+
+What must not come again goes on the blocklist first, as hashes. Then each table gets a commit without the rows, and
+every older file that held one is written again under its name without it, so that old versions stay readable, less
+what was forgotten. `pairs` comes last: a forgetting that was killed finds the same pairs when it is run again.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data import storage
+from data.blocklist import Entry, Kind, add, url_digest
+from data.criteria import text
+from data.errors import PairNotFound
+from data.lake import LOG, Lake
+from data.pairs import bucket_of
+from data.stage import query
+from data.table import ShardFile, Table, digest, encode, write_file
+from data.versions import versions
+
+NOTES = "forgotten"  # folder of a note for each forgetting: which files were written again, and what they hash to
+PAGES = ("report.html", "README.md")  # beside a dataset; they show samples, and the next build writes them again
+BESIDE = ("files", "blocklist")  # tables that know nothing of pairs
+
+
+@dataclass
+class Forgotten:
+    """What was forgotten, and who had seen it."""
+
+    pairs: list[str]
+    rows: dict[str, int] = field(default_factory=dict)  # taken out of the newest state of each table
+    files: int = 0  # of older states, written again
+    seen_by: list[str] = field(default_factory=list)  # dataset versions, as shapes@3
+
+
+def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgotten:
+    """Forget the pair of an id, those of a URL or of a domain, or those whose picture has a SHA-256."""
+    found = find(lake, kind, what)
+    add(lake, [Entry(kind, what, reason)])
+    forgotten = Forgotten(sorted(found), seen_by=_seen_by(lake, set(found)))
+    rewritten: dict[str, str] = {}
+    for name in sorted(lake.tables(), key=lambda name: (name == "pairs", name)):
+        if name not in BESIDE:
+            _forget_in(lake, name, found, forgotten, rewritten)
+    forgotten.files = len(rewritten)
+    note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
+    storage.write(storage.join(lake.url, NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
+    return forgotten
+
+
+def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
+    """The pairs that are meant: id → URL and caption."""
+    pairs, images = lake.table("pairs"), lake.find("images")
+    where = {
+        "pair": f"id = {text(what.strip().lower())}",
+        "url": f"url = {text(what)}",
+        "domain": f"contains(lower(url), {text(what.strip().lower().removeprefix('*').strip('.'))})",
+        "sha256": f"id IN (SELECT id FROM images WHERE sha256 = {text(what.strip().lower())})",
+    }[kind]
+    none = pa.table({"id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
+    rows = query(
+        f"SELECT id, url, caption FROM pairs WHERE {where}",
+        pairs=pairs.dataset(),
+        images=images.dataset() if images else none,
+    ).to_pylist()
+    if kind == "domain":
+        wanted = Entry("domain", what, "").value
+        rows = [row for row in rows if _host(row["url"]) == wanted or _host(row["url"]).endswith(f".{wanted}")]
+    if kind == "url" and not rows:  # another spelling of it
+        every = query("SELECT id, url, caption FROM pairs", pairs=pairs.dataset()).to_pylist()
+        rows = [row for row in every if url_digest(row["url"]) == url_digest(what)]
+    if not rows:
+        raise PairNotFound(f"{lake.url} knows no pair of {kind} {what!r}. Nothing was forgotten")
+    return {row["id"]: (row["url"], row["caption"]) for row in rows}
+
+
+def rewritten_files(lake: Lake) -> dict[str, str]:
+    """The files that forgetting wrote again, table and path, with what they hash to now."""
+    url, found = storage.join(lake.url, NOTES), dict[str, str]()
+    notes = [json.loads(storage.read(storage.join(url, name))) for name in storage.files(url)]
+    for note in sorted(notes, key=lambda note: note["at"]):
+        found |= note["files"]
+    return found
+
+
+def _forget_in(
+    lake: Lake, name: str, found: dict[str, tuple[str, str]], forgotten: Forgotten, rewritten: dict[str, str]
+) -> None:
+    wanted = _wanted(name, found)
+    while True:  # until no build that was running has brought any back
+        table = lake.table(name)
+        live, add_files, remove, gone = table.files(), list[ShardFile](), list[str](), 0
+        for path, left, count in _holding(lake, table, list(live), wanted):
+            remove.append(path)
+            gone += count
+            if left.num_rows:
+                add_files.append(write_file(table.url, live[path][0], left))
+        if not remove:
+            break
+        record = table.record()
+        record |= {"kept": record.get("kept", 0) - gone, "added": 0, "removed": gone, "changed": 0, "forgotten": gone}
+        if table.replace(add_files, remove, record if name.startswith("datasets/") else {"forgotten": gone}):
+            forgotten.rows[name] = forgotten.rows.get(name, 0) + gone
+    old = [path for path in storage.files(table.url) if path.endswith(".parquet") and not path.startswith(LOG)]
+    for path, left, _ in _holding(lake, table, old, wanted):
+        content = encode(left)
+        storage.write(storage.join(table.url, path), content)
+        rewritten[f"{name}/{path}"] = digest(content)
+    if name.startswith("datasets/") and forgotten.rows.get(name):
+        for page in PAGES:
+            storage.remove(storage.join(table.url, page))
+
+
+def _wanted(name: str, found: dict[str, tuple[str, str]]) -> "Wanted":
+    if name == "rejects":
+        return Wanted(urls=[url for url, _ in found.values()])
+    texts = [digest(caption.encode()) for _, caption in found.values()] if name.startswith("embeddings/") else []
+    return Wanted(ids=[*found, *texts])
+
+
+@dataclass
+class Wanted:
+    """Which rows of a table are meant: those with an id, or those whose content has a URL in it."""
+
+    ids: list[str] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+
+    def mask(self, rows: pa.Table) -> Any:
+        if self.ids:
+            return pc.is_in(rows["id"], pa.array(self.ids))
+        content = pc.fill_null(rows["content"], "")
+        masks = [pc.match_substring(content, url) for url in self.urls]
+        mask = masks[0]
+        for more in masks[1:]:
+            mask = pc.or_(mask, more)
+        return mask
+
+
+def _holding(lake: Lake, table: Table, paths: list[str], wanted: Wanted) -> Iterator[tuple[str, pa.Table, int]]:
+    """Of some files those that hold what is meant: path, the rows that are left, and how many are not."""
+    buckets = {f"bucket={bucket_of(id, lake.config.buckets)}" for id in wanted.ids}
+    for path in paths:
+        if buckets and path.partition("/")[0] not in buckets:
+            continue
+        content = pa.BufferReader(storage.read(storage.join(table.url, path)))
+        columns = ["id"] if wanted.ids else ["content"]
+        mask = wanted.mask(pq.read_table(content, columns=columns))
+        count = pc.sum(mask).as_py() or 0
+        if count:
+            content.seek(0)
+            rows = pq.read_table(content)
+            yield path, rows.filter(pc.invert(mask)), count
+
+
+def _seen_by(lake: Lake, ids: set[str]) -> list[str]:
+    """The dataset versions that hold any of some pairs."""
+    seen = []
+    for name in lake.tables():
+        if not name.startswith("datasets/"):
+            continue
+        dataset, holding = name.removeprefix("datasets/"), dict[str, bool]()
+        for version in reversed(versions(lake, dataset)):
+            table = lake.table(name, version.version)
+            for path in table.files():
+                if path not in holding:
+                    found = table.dataset(paths=[path]).to_table(columns=["id"])["id"]
+                    holding[path] = not ids.isdisjoint(found.to_pylist())
+            if any(holding[path] for path in table.files()):
+                seen.append(f"{dataset}@{version.version}")
+    return seen
+
+
+def _host(url: str) -> str:
+    from yarl import URL
+
+    try:
+        return (URL(url.strip()).raw_host or "").lower().rstrip(".")
+    except ValueError:
+        return ""

@@ -1,0 +1,75 @@
+"""The verbs that take something out of a lake: forget, vacuum."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import JsonOption, LakeOption, write_json
+
+
+def forget(
+    url: Annotated[str | None, typer.Option(help="The pairs of a URL.", show_default=False)] = None,
+    id: Annotated[str | None, typer.Option(help="One pair.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Option(help="All pairs of a domain.", show_default=False)] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The pairs whose origin sent these bytes.", show_default=False)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Kept on the blocklist.")] = "asked to",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Take pairs out of every table and out of storage for good, and never let them in again.
+
+    Old dataset versions stay readable, without them. Example: imagen forget --url http://example.org/me.jpg
+    """
+    from data.forget import find
+    from data.forget import forget as run_forget
+    from data.lake import Lake
+
+    kinds: dict[Any, str | None] = {"url": url, "pair": id, "domain": domain, "sha256": sha256}
+    asked = [(kind, what) for kind, what in kinds.items() if what is not None]
+    if len(asked) != 1:
+        raise typer.BadParameter("name one thing to forget: --url, --id, --domain or --sha256")
+    (kind, what), opened = asked[0], Lake.open(lake)
+    assert what is not None
+    count = len(find(opened, kind, what))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(
+                f"{count:,} pairs would be forgotten for good; say --yes where nobody can be asked"
+            )
+        typer.confirm(f"Forget {count:,} pairs for good?", abort=True)
+    found = run_forget(opened, kind, what, reason)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.show import show_forgotten
+
+        show_forgotten(found)
+
+
+def vacuum(
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours; a younger file may be about to be committed.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove files that no version names: what killed and beaten workers left behind.
+
+    Example: imagen vacuum --dry-run
+    """
+    from data.lake import Lake
+    from data.vacuum import vacuum as run_vacuum
+
+    found = run_vacuum(Lake.open(lake), older_than * 3600, dry_run)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.show import show_vacuumed
+
+        show_vacuumed(found, dry_run)

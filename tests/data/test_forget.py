@@ -1,0 +1,103 @@
+"""What is forgotten is nowhere in the lake's bytes, does not come back, and who had seen it is told."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.build import build
+from data.engine import LocalEngine
+from data.errors import PairNotFound
+from data.forget import forget
+from data.lake import Lake
+from data.pairs import PAIRS
+from data.stage import query
+from data.table import write_file
+from data.vacuum import vacuum
+from data.verify import verify
+from data.versions import versions
+from tests.data.conftest import STRICT, recipe_for
+from tests.data.test_plan import copy_of
+
+
+def traces(lake: Lake, needles: list[bytes]) -> list[str]:
+    """Files of the lake whose bytes, or whose unpacked values, hold any of some bytes."""
+    found = []
+    for path in Path(lake.url).rglob("*"):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            rows = pq.read_table(io.BytesIO(content))
+            values = rows.to_pydict()
+            images = [image["bytes"] if isinstance(image, dict) else image for image in values.pop("image", [])]
+            content += b"".join(images) + repr(values).encode()
+        if any(needle in content for needle in needles):
+            found.append(str(path.relative_to(lake.url)))
+    return found
+
+
+def test_a_forgotten_pair_is_nowhere_and_does_not_come_back(
+    built: Lake, world: Path, engine: LocalEngine, tmp_path: Path
+) -> None:
+    lake = copy_of(built, tmp_path)
+    ids = lake.table("datasets/shapes").dataset().to_table(columns=["id", "caption", "url", "image"])
+    alone = query(
+        "SELECT ids.* FROM ids JOIN pairs ON pairs.caption = ids.caption GROUP BY ALL HAVING count(*) = 1 LIMIT 1",
+        ids=ids,
+        pairs=lake.table("pairs").dataset(),
+    ).to_pylist()[0]
+    needles = [alone["url"].encode(), alone["caption"].encode(), alone["image"]["bytes"]]
+    assert len(traces(lake, needles)) >= 4, "the search finds what is there"
+    before = {version: lake.table("datasets/shapes", version).rows() for version in (1, 2)}
+    found = forget(lake, "url", alone["url"])
+    assert found.pairs == [alone["id"]]
+    assert found.seen_by == ["shapes@1", "shapes@2"]
+    assert {"pairs", "images", "fetches", "verdicts/shapes", "datasets/shapes"} <= found.rows.keys()
+    assert traces(lake, needles) == []
+    assert [version.version for version in versions(lake, "shapes")] == [3, 2, 1]
+    for version, rows in before.items():
+        there = lake.table("datasets/shapes", version).dataset().to_table(columns=["id"])["id"].to_pylist()
+        assert len(there) == rows - 1, "old versions stay readable"
+        assert alone["id"] not in there
+        assert verify(lake, "shapes", version).same
+    assert lake.table("datasets/shapes").rows() == before[2] - 1
+    again = build(lake, recipe_for(world, *STRICT), engine)
+    assert again.new_pairs == again.added == 0, "known files are not read again"
+    table = lake.table("pairs")
+    row = {"id": alone["id"], "url": alone["url"], "caption": alone["caption"]}
+    table.append([write_file(table.url, 0, pa.Table.from_pylist([row], PAIRS))])
+    assert build(lake, recipe_for(world, *STRICT), engine).added == 0, "blocked, should it be listed anew"
+    assert forget(lake, "pair", alone["id"]).seen_by == []
+
+
+def test_a_domain_is_forgotten_whole_and_bytes_by_their_hash(built: Lake, tmp_path: Path) -> None:
+    lake = copy_of(built, tmp_path)
+    image = lake.table("images").dataset().head(1, columns=["id", "sha256"]).to_pylist()[0]
+    assert image["id"] in forget(lake, "sha256", image["sha256"]).pairs
+    with pytest.raises(PairNotFound, match=r"knows no pair of domain 'test.org'. Nothing was forgotten"):
+        forget(lake, "domain", "test.org")
+    with pytest.raises(PairNotFound):
+        forget(lake, "domain", "hapes.test")
+    forget(lake, "domain", "test")
+    assert {name: lake.table(name).rows() for name in ("pairs", "images", "datasets/shapes")} == {
+        "pairs": 0,
+        "images": 0,
+        "datasets/shapes": 0,
+    }
+
+
+def test_vacuum_removes_what_nobody_named_and_nothing_else(built: Lake, tmp_path: Path) -> None:
+    lake = copy_of(built, tmp_path)
+    orphan = Path(lake.url) / "images" / "bucket=0" / "orphan.parquet"
+    orphan.write_bytes(b"left behind")
+    assert vacuum(lake).files == 0, "it may be about to be committed"
+    assert vacuum(lake, 0, dry_run=True).files == 1
+    assert orphan.exists()
+    found = vacuum(lake, 0)
+    assert (found.files, found.bytes) == (1, 11)
+    assert not orphan.exists()
+    for version in (1, 2):
+        assert verify(lake, "shapes", version).same
