@@ -2,15 +2,17 @@
 
 Plain pictures go to the resizer as they are and are decoded once, outside the interpreter's lock; of a JPEG of twice
 the size wanted or more only a fraction is decoded, in a third of the time. What the resizer would get wrong
-(orientation, 16 bits, CMYK, palettes, alpha, animation) is made plain first. Pixels are counted from the header; a
-picture of many pixels is decoded alone, so that memory stays bounded.
+(orientation, 16 bits, CMYK, palettes, alpha, animation) is made plain first, some rows at a time. Pixels are counted
+from the header; a picture of many pixels is decoded alone, so that memory stays bounded.
 """
 
 import hashlib
 import importlib.util
 import io
 import os
+import struct
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,14 +30,17 @@ PNG_COMPRESSION = 6
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 ORIENTATION = 0x0112
 SHRINKING = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+SCANS = 100  # of a JPEG; each goes over the whole picture, and ten are usual
+STRIP = 1 << 20  # pixels made plain at once
+# By EXIF orientation: the upright picture as seen from the stored one, to be filled in its order.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
 _large = Lock()
 
@@ -89,6 +94,9 @@ class Picture:
 def prepare(body: bytes, settings: PictureSettings) -> Picture:
     image = _open(body, settings.max_pixels)
     _check_enlarged(image.width, image.height, settings)
+    scans = body.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > SCANS:
+        raise PictureError("broken_image", f"a JPEG of {scans:,} scans, more than {SCANS}")
     alone: AbstractContextManager[object] = _large if image.width * image.height > LARGE else nullcontext()
     with alone:
         divisor, plain = 0, body
@@ -196,11 +204,11 @@ def _is_plain(image: Image.Image, body: bytes) -> bool:
         return False
     if image.format in ("JPEG", "MPO"):
         return not {"exif", "xmp"} & image.info.keys() or _turn(image) is None
-    if getattr(image, "is_animated", False):
+    if image.format not in ("PNG", "WEBP") or getattr(image, "is_animated", False):  # of a TIFF it would count frames
         return False
     if image.format == "PNG":  # its metadata may come after the pixels
         return body[24] == 8 and not any(mark in body for mark in PNG_EXIF)
-    return image.format == "WEBP" and not {"exif", "xmp"} & image.info.keys()
+    return not {"exif", "xmp"} & image.info.keys()
 
 
 def _divisor(image: Image.Image, settings: PictureSettings) -> int:
@@ -222,47 +230,94 @@ def _shrunk(body: bytes, divisor: int) -> bytes:
 def _made_plain(image: Image.Image, body: bytes) -> bytes:
     """The same picture upright, flattened on white, in 8-bit RGB, as a BMP: what the resizer reads at little cost."""
     try:
-        sixteen = image.format == "PNG" and body[24] == 16
-        if not sixteen or any(mark in body for mark in PNG_EXIF):
+        by_opencv = image.format == "WEBP" or (image.format == "PNG" and body[24] == 16)
+        if not by_opencv or (image.format == "PNG" and any(mark in body for mark in PNG_EXIF)):
             image.load()
         turn = _turn(image)
-        image = _flattened(_sixteen_bit(body) if sixteen else _eight_bit(image))
-        image = image if turn is None else image.transpose(turn)
-        width, height, pixels = image.width, image.height, image.tobytes("raw", "BGR")
+        strips = _strips_by_opencv(body, image) if by_opencv else _strips(image)
+        sideways = turn is not None and turn > 4
+        width, height = (image.height, image.width) if sideways else image.size
+        bitmap, upright = _blank_bitmap(width, height)
+        stored, at = TURNS[turn](upright) if turn else upright, 0
+        for strip in strips:
+            rows = np.asarray(_flattened(strip))[..., ::-1]
+            stored[at : at + len(rows)] = rows
+            at += len(rows)
         image.close()
-        return cv2.imencode(".bmp", np.frombuffer(pixels, np.uint8).reshape(height, width, 3))[1].tobytes()
+        return bitmap.tobytes()
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything over hostile bytes
         raise PictureError("broken_image", f"the picture can't be decoded: {error}") from None
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings the picture upright; None when it is."""
+def _blank_bitmap(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """A BMP of 24 bits a pixel, and its pixels from the top in blue, green, red."""
+    stride = -(-width * 3 // 4) * 4
+    header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + height * stride, 0, 54, 40, width, -height, 1, 24, *[0] * 6)
+    bitmap = np.zeros(54 + height * stride, np.uint8)
+    bitmap[:54] = np.frombuffer(header, np.uint8)
+    return bitmap, bitmap[54:].reshape(height, stride)[:, : width * 3].reshape(height, width, 3)
+
+
+def _turn(image: Image.Image) -> int | None:
+    """The EXIF orientation of a picture that does not stand upright; None when it does."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+        said = image.getexif().get(ORIENTATION, 1)
+        return said if said in TURNS else None
     except Exception:  # noqa: BLE001 - unreadable metadata says nothing; the picture may be good
         return None
 
 
-def _sixteen_bit(body: bytes) -> Image.Image:
-    """A 16-bit PNG by OpenCV, which keeps all bits: Pillow takes the high byte."""
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """A decoded picture from the top, some rows at a time, in 8 bits a channel."""
+    range = _range(image)
+    for at, end in _cuts(image.size):
+        strip = image.crop((0, at, image.width, end))
+        if range:
+            low, high = range
+            values = (np.asarray(strip, np.float32) - low) * (255 / max(high - low, 1e-12))
+            strip = Image.fromarray(np.rint(values).astype(np.uint8))
+        yield strip
+
+
+def _strips_by_opencv(body: bytes, image: Image.Image) -> Iterator[Image.Image]:
+    """The same of a 16-bit PNG, of which Pillow takes the high byte, and of WebP, for which it takes three times the
+    memory.
+    """
+    image.close()
     deep = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
-    if deep is None:
+    if deep is None or deep.shape[1::-1] != image.size:
         raise ValueError("the data is broken or ends early")
-    pixels = cv2.convertScaleAbs(deep, alpha=255 / 65535) if deep.dtype == np.uint16 else deep
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return Image.fromarray(pixels)
+    for at, end in _cuts(image.size):
+        pixels = deep[at:end]
+        if pixels.dtype == np.uint16:
+            pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
+        if pixels.ndim == 3:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        yield Image.fromarray(pixels)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of more bits brought to 8: 16-bit values by their range, others stretched, as no range is agreed on."""
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image, np.float32)
-    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(values.min()), float(values.max()))
+def _cuts(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    rows = max(1, STRIP // size[0])
+    return ((at, min(at + rows, size[1])) for at in range(0, size[1], rows))
+
+
+def _range(image: Image.Image) -> tuple[float, float] | None:
+    """Black and white of grey of more than 8 bits: 16-bit values by their range, others by what is there, as no range
+    is agreed on.
+    """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode != "F" and image.mode != "I":
+        return None
+    ends = [
+        (values.min(), values.max())
+        for at, end in _cuts(image.size)
+        for values in [np.asarray(image.crop((0, at, image.width, end)), np.float32)]
+    ]
+    low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     if not np.isfinite([low, high]).all():
         raise ValueError("its values are not finite")
-    return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+    return low, high
 
 
 def _flattened(image: Image.Image) -> Image.Image:
