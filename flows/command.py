@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import look
+from flows import keep, look
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
@@ -27,7 +27,7 @@ lakes = typer.Typer(help="Make and configure lakes.", no_args_is_help=True)
 worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with true captions.", no_args_is_help=True)
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
-for verb in (look.plan, look.versions, look.diff, look.why, look.verify):
+for verb in (look.plan, look.versions, look.diff, look.why, look.verify, keep.export):
     app.command()(verb)
 
 

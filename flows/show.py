@@ -6,6 +6,7 @@ from rich.table import Table
 
 from data.build import Built
 from data.diff import QUANTILES, Diff
+from data.export import Exported
 from data.plan import BuildPlan, Probe
 from data.verify import Verified
 from data.versions import Step, Version
@@ -142,6 +143,14 @@ def show_verified(found: Verified, name: str) -> None:
     ):
         if those:
             console.print(f"[red]{name}: {len(those):,} {title}[/]: {', '.join(those[:5])}{', …' * (len(those) > 5)}")
+
+
+def show_exported(exported: Exported) -> None:
+    earlier = f", {exported.found:,} of them from before" if exported.found else ""
+    console.print(
+        f"[bold]{exported.dataset}@{exported.version}[/] in {escape(exported.url)}: {exported.samples:,} samples, "
+        f"{len(exported.shards):,} files{earlier}, {exported.bytes / 1e6:,.1f} MB."
+    )
 
 
 def _duration(seconds: float) -> str:
