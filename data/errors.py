@@ -18,6 +18,7 @@ ImagenError
 │   ├── ColumnNotFound     the dataset version has no such column
 │   ├── StateMismatch      a reader's state that is not of this version, order or place
 │   └── SampleDamaged      a published picture that can't be decoded
+├── ExportError            a folder that can't take an export, or one that broke off
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
 ├── WorkerDied             a worker process was killed again and again on the same shard
@@ -94,6 +95,10 @@ class StateMismatch(ReaderError):
 
 
 class SampleDamaged(ReaderError):
+    pass
+
+
+class ExportError(ImagenError):
     pass
 
 

@@ -6,8 +6,10 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says 
 
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +133,33 @@ def write(url: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(target)
+
+
+@contextmanager
+def writing(url: str) -> Iterator[Path]:
+    """A path on disk to write a file of any size to; it is at the URL, whole, once the block has ended well."""
+    fs, path = split(url)
+    if not isinstance(fs, LocalFileSystem):
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            yield part
+            fs.put_file(str(part), path)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")  # one that was left by a killed process is written over
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def size(url: str) -> int:
+    fs, path = split(url)
+    return int(fs.size(path))
 
 
 def remove(url: str) -> None:

@@ -27,7 +27,8 @@ lakes = typer.Typer(help="Make and configure lakes.", no_args_is_help=True)
 worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with true captions.", no_args_is_help=True)
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
-for verb in (look.plan, look.versions, look.diff, look.why, look.verify, keep.forget, keep.vacuum):
+VERBS = (look.plan, look.versions, look.diff, look.why, look.verify, keep.export, keep.forget, keep.vacuum)
+for verb in VERBS:
     app.command()(verb)
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from data.build import Built
 from data.diff import QUANTILES, Diff
 from data.forget import Forgotten
+from data.export import Exported
 from data.plan import BuildPlan, Probe
 from data.vacuum import Vacuumed
 from data.verify import Verified
@@ -159,6 +160,14 @@ def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:
     would = "would be removed" if dry_run else "removed"
     console.print(
         f"{found.files:,} files of {found.bytes / 1e6:,.1f} MB {would}; {found.young:,} are too young to tell."
+    )
+
+
+def show_exported(exported: Exported) -> None:
+    earlier = f", {exported.found:,} of them from before" if exported.found else ""
+    console.print(
+        f"[bold]{exported.dataset}@{exported.version}[/] in {escape(exported.url)}: {exported.samples:,} samples, "
+        f"{len(exported.shards):,} files{earlier}, {exported.bytes / 1e6:,.1f} MB."
     )
 
 

@@ -1,0 +1,88 @@
+"""The card of an exported dataset: `README.md` as the Hugging Face Hub reads it, with what names its files and columns.
+
+The text is that of the card beside the dataset in its lake, if there is one that is not of another version.
+"""
+
+import re
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from data import storage
+from data.errors import ExportError
+from data.lake import Lake
+from data.packing import features
+from data.versions import Version
+
+CARD = "README.md"
+FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
+TEXT = """
+# {name}
+
+{samples:,} pictures with captions, published on {at:%Y-%m-%d} as version {version} of the dataset {name}. Every row has
+the address that its picture was fetched from, and every score that it was selected by.
+
+```python
+from datasets import load_dataset
+
+samples = load_dataset("{name}", split="train")  # the folder that holds this file
+samples[0]["image"], samples[0]["caption"]
+```
+"""
+
+
+def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, stored: int, content: int) -> str:
+    """The card; `stored` are the bytes of its files, `content` those that they hold."""
+    front, text = _beside(lake, version) or _plain(version, samples)
+    front |= {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
+        "dataset_info": {
+            "features": [{"name": name, **_listed(feature)} for name, feature in features(schema).items()],
+            "splits": [{"name": "train", "num_bytes": content, "num_examples": samples}],
+            "download_size": stored,
+            "dataset_size": content,
+        },
+    }
+    written = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{written}---\n{text}"
+
+
+def _beside(lake: Lake, version: Version) -> tuple[dict[str, Any], str] | None:
+    """Front matter and text of the card in the lake; none if it speaks of other versions of the dataset alone."""
+    url = storage.join(lake.table_url(f"datasets/{version.dataset}"), CARD)
+    if not storage.exists(url):
+        return None
+    whole = storage.read(url).decode()
+    named = set(re.findall(rf"(?<![\w-]){re.escape(version.dataset)}@(\d+)", whole))
+    if named and str(version.version) not in named:
+        return None
+    front = FRONT.match(whole)
+    try:
+        said = yaml.safe_load(front[1]) if front else {}
+    except yaml.YAMLError as error:
+        raise ExportError(f"the front matter of {url} is no YAML: {' '.join(str(error).split())}. Correct it") from None
+    if not isinstance(said or {}, dict):
+        raise ExportError(f"the front matter of {url} is no mapping. Correct it")
+    return dict(said or {}), whole[front.end() :] if front else whole
+
+
+def _plain(version: Version, samples: int) -> tuple[dict[str, Any], str]:
+    power = max(3, len(str(samples)))
+    size = "n<1K" if power == 3 else f"{_short(power - 1)}<n<{_short(power)}"
+    front = {"pretty_name": version.dataset, "task_categories": ["text-to-image"], "size_categories": [size]}
+    return front, TEXT.format(name=version.dataset, samples=samples, version=version.version, at=version.at)
+
+
+def _short(power: int) -> str:
+    """A power of ten as the Hub writes it: 1K, 10K, 100K, 1M, ..."""
+    return f"{10 ** (power % 3)}{'KMBT'[power // 3 - 1]}"
+
+
+def _listed(feature: dict[str, Any]) -> dict[str, Any]:
+    """A feature as the front matter has it, which is shorter than the note in a file."""
+    if feature["_type"] == "Image":
+        return {"dtype": "image"}
+    if feature["_type"] == "List":
+        return {"list": _listed(feature["feature"])["dtype"]}
+    return {"dtype": feature["dtype"]}
