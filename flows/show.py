@@ -6,8 +6,8 @@ from rich.table import Table
 
 from data.build import Built
 from data.diff import QUANTILES, Diff
-from data.forget import Forgotten
 from data.export import Exported
+from data.forget import Forgotten
 from data.plan import BuildPlan, Probe
 from data.vacuum import Vacuumed
 from data.verify import Verified
