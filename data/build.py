@@ -7,6 +7,8 @@ from typing import Any
 
 from data.clip import Clip
 from data.download import Download
+from data.embed import Embed
+from data.encoder import encoder_of
 from data.engine import Engine
 from data.lake import Lake
 from data.publish import Publication, Publish, lineage
@@ -27,6 +29,7 @@ class Way:
     recipe: Recipe
     stages: tuple[Stage, ...]
     selection: Selection
+    embeds: tuple[Stage, ...]  # after selecting: only what is kept is worth it
     publish: Publish
 
     def ingest(self, now: datetime | None = None) -> Ingested:
@@ -43,6 +46,7 @@ class Way:
         if not publication.shards and not publication.stale and publication.table.version > 0:
             return publication.table.version
         inputs = self.lake.table(self.selection.table).record()["inputs"]
+        inputs |= {table: self.lake.table(table).version for table, _ in self.publish.embeddings.values()}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 
@@ -70,7 +74,11 @@ def way(lake: Lake, recipe: Recipe) -> Way:
     tables = {name: (stage.table, tuple(clips[name].columns.names)) for name, stage in zip(clips, scored, strict=True)}
     selection = Selection(recipe.name, recipe.criteria, tables)
     stages: tuple[Stage, ...] = (Download(lake, recipe.download), *scored)
-    return Way(lake, recipe, stages, selection, Publish(lake, recipe.name, tables))
+    embeds = {name: Embed(lake, recipe.name, encoder_of(s), f"embed-{name}") for name, s in recipe.embed.items()}
+    joined = {
+        name: (one.table, one.encoder.settings.dtype) for name, one in embeds.items() if recipe.embed[name].publish
+    }
+    return Way(lake, recipe, stages, selection, tuple(embeds.values()), Publish(lake, recipe.name, tables, joined))
 
 
 def build(
@@ -86,6 +94,8 @@ def build(
     for stage in ways.stages:
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     ways.select()
+    for stage in ways.embeds:
+        built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     while True:
         publication = ways.plan_publication()
         written = list(engine.map(ways.publish.work, publication.shards))

@@ -1,4 +1,4 @@
-"""A dataset in twenty lines of YAML: sources, download, scores, select; values only, checked with line and field."""
+"""A dataset in twenty lines of YAML, from sources to embeddings; values only, checked with line and field."""
 
 import hashlib
 import re
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.clip import Clip, ClipSettings
 from data.download import DownloadSettings
+from data.encoder import EncoderSettings
 from data.errors import RecipeError
 from data.select import FACTS, Criterion
 from data.sources import Source
@@ -29,6 +30,9 @@ class Recipe(BaseModel):
         default_factory=dict, description="name: scorer; gives the fact <name>_score"
     )
     select: tuple[dict[str, Criterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
+    embed: dict[str, EncoderSettings] = Field(
+        default_factory=dict, description="name: encoder; gives the columns <name>_embedding and <name>_length"
+    )
     shard_rows: int = Field(1000, ge=1, description="rows of the unit of work")
 
     @field_validator("name")
@@ -45,6 +49,14 @@ class Recipe(BaseModel):
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("pairs", "images", "fetches", "last"):
                 raise ValueError(f"{name!r} can't name a score: lower-case letters, digits and _, and no table's name")
         return scores
+
+    @field_validator("embed")
+    @classmethod
+    def _column_names(cls, embed: dict[str, EncoderSettings]) -> dict[str, EncoderSettings]:
+        for name in embed:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"{name!r} can't name an encoder: lower-case letters, digits and _")
+        return embed
 
     @model_validator(mode="after")
     def _facts_are_known(self) -> "Recipe":
@@ -116,13 +128,12 @@ def shipped() -> list[str]:
 
 def _rooted(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Models that lie beside the recipe are made findable before the settings look for them."""
-    scores = values.get("scores")
-    if isinstance(scores, dict):
-        for scorer in scores.values():
+    for part in (values.get("scores"), values.get("embed")):
+        for settings in part.values() if isinstance(part, dict) else ():
             for field in ("model", "pretrained"):
-                if isinstance(scorer, dict) and isinstance(scorer.get(field), str):
-                    beside = folder / scorer[field]
-                    scorer[field] = str(beside.resolve()) if beside.exists() else scorer[field]
+                if isinstance(settings, dict) and isinstance(settings.get(field), str):
+                    beside = folder / settings[field]
+                    settings[field] = str(beside.resolve()) if beside.exists() else settings[field]
     return values
 
 

@@ -84,6 +84,8 @@ def rebuild(
         for stage in ways.stages:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         ways.select()
+        for stage in ways.embeds:
+            built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         publish(ways, engine, built)
     report(ways)
     return built
