@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data.download import Download
+from data.embed import Embed
+from data.encoder import encoder_of
 from data.engine import Engine
 from data.ingest import Ingested, ingest
 from data.lake import Lake
@@ -26,6 +28,7 @@ class Way:
     recipe: Recipe
     stages: tuple[Stage, ...]
     selection: Selection
+    embeds: tuple[Stage, ...]  # after selecting: only what is kept is worth it
     publish: Publish
 
     def ingest(self, now: datetime | None = None) -> Ingested:
@@ -43,6 +46,7 @@ class Way:
             return publication.table.version
         verdicts = self.lake.table(self.selection.table)
         inputs = {**verdicts.record()["inputs"], verdicts.name: verdicts.version}
+        inputs |= {table: self.lake.table(table).version for table, _ in self.publish.embeddings.values()}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 
@@ -74,7 +78,12 @@ def way(lake: Lake, recipe: Recipe) -> Way:
     stages += [Look(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
     stages += [Judge(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
     selection = Selection(recipe.name, recipe.criteria, recipe.judged)
-    return Way(lake, recipe, tuple(stages), selection, Publish(lake, recipe.name, recipe.scores))
+    embeds = {name: Embed(lake, recipe.name, encoder_of(one), f"embed-{name}") for name, one in recipe.embed.items()}
+    joined = {
+        name: (one.table, one.encoder.settings.dtype) for name, one in embeds.items() if recipe.embed[name].publish
+    }
+    publish = Publish(lake, recipe.name, recipe.scores, joined)
+    return Way(lake, recipe, tuple(stages), selection, tuple(embeds.values()), publish)
 
 
 def build(
@@ -90,6 +99,8 @@ def build(
     for stage in ways.stages:
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     ways.select()
+    for stage in ways.embeds:
+        built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     while True:
         publication = ways.plan_publication()
         written = list(engine.map(ways.publish.work, publication.shards))

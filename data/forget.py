@@ -21,7 +21,7 @@ from data.blocklist import Entry, Kind, add, url_digest
 from data.criteria import text
 from data.errors import PairNotFound
 from data.lake import LOG, Lake
-from data.pairs import bucket_of
+from data.pairs import bucket_of, text_id
 from data.stage import query
 from data.table import ShardFile, Table, digest, encode, write_file
 from data.versions import versions
@@ -122,7 +122,7 @@ def _forget_in(
 def _wanted(name: str, found: dict[str, tuple[str, str]]) -> "Wanted":
     if name == "rejects":
         return Wanted(urls=[url for url, _ in found.values()])
-    texts = [digest(caption.encode()) for _, caption in found.values()] if name.startswith("embeddings/") else []
+    texts = [text_id(caption) for _, caption in found.values()] if name.startswith("embeddings/") else []
     return Wanted(ids=[*found, *texts])
 
 

@@ -66,6 +66,15 @@ IMAGES = pa.schema(
     }
 )
 VERDICTS = pa.schema({"id": pa.string(), "kept": pa.bool_(), "reasons": pa.list_(pa.string())})
+EMBEDDINGS = pa.schema(
+    {
+        "id": pa.string(),  # of the text, not of a pair
+        "embedding": pa.binary(),  # length x dim numbers of two bytes, little-endian; null with an error
+        "length": pa.int32(),
+        "truncated": pa.bool_(),  # the encoder read only the beginning
+        "error": pa.string(),
+    }
+)
 
 
 def pair_id(url: str, caption: str) -> str:
@@ -76,6 +85,11 @@ def pair_id(url: str, caption: str) -> str:
 def changed_id(url: str, caption: str, sha256: str) -> str:
     """The id of a pair whose picture changed: that of URL, caption and the new bytes' hash in hex, zeros between."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
+
+
+def text_id(caption: str) -> str:
+    """The hex of the first 16 bytes of SHA-256 over the caption, however many pairs carry it."""
+    return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def bucket_of(id: str, buckets: int) -> int:

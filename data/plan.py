@@ -24,9 +24,10 @@ from data.pairs import PAIRS, bucket_of
 from data.recipe import Recipe
 from data.score import Read
 from data.select import Judgement, Selection
-from data.stage import Stage, query, run_stage
+from data.stage import Stage, make_plan, query, run_stage
 from data.table import Table, write_file
 
+WHOLE = 1 << 62  # rows of a shard, where none is done
 PACE_OF = 50  # commits by which a stage's pace is told
 SAMPLES = 5  # captions of rows in and out
 SURE = 1.96  # standard deviations: intervals hold in 95 of 100 cases
@@ -129,7 +130,7 @@ def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
     ways, found = way(glimpse, recipe), waiting(glimpse, recipe.sources)
     arrive = _arrival(glimpse)
     steps, pictures = [], 0
-    for stage in ways.stages:
+    for stage in (*ways.stages, *ways.embeds):
         pending = _pending(glimpse, stage)
         if stage.name == "download":
             expected = pending + found.new
@@ -211,8 +212,7 @@ def _probed(aside: Lake, recipe: Recipe, rows: pa.Table, engine: Engine) -> Prob
 
 
 def _pending(lake: Lake, stage: Stage) -> int:
-    outputs = stage.outputs(lake)
-    return sum(stage.pending(lake, outputs, bucket).num_rows for bucket in lake.buckets)
+    return make_plan(lake, stage, WHOLE).rows
 
 
 def _arrival(lake: Lake) -> float:

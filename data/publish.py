@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data.embed import dim_of, texts_of
 from data.lake import Lake
 from data.score import Scorer, read_pictures
 from data.stage import Shard, Written, query
@@ -29,6 +30,7 @@ SAMPLE = [
     pa.field("height", pa.int32()),
     pa.field("sha256", pa.string()),
 ]
+EMBEDDED_BYTES = 1 << 29  # of embeddings joined into one file: a T5-XXL's take far more room than the pictures
 
 
 @dataclass
@@ -50,11 +52,12 @@ class Publication:
 
 @dataclass(frozen=True)
 class Publish:
-    """The stage. Reads verdicts, pairs, images and scores."""
+    """The stage. Reads verdicts, pairs, images, scores and embeddings."""
 
     lake: Lake
     dataset: str
     scores: Mapping[str, Scorer]
+    embeddings: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name → its table and dtype
     name: str = "publish"
 
     @property
@@ -71,20 +74,37 @@ class Publish:
             for name, scorer in self.scores.items()
             for fact in scorer.facts
         ]
-        return pa.schema([*SAMPLE, *scored])
+        kinds = (("embedding", pa.binary()), ("length", pa.int32()))
+        embedded = [pa.field(f"{name}_{column}", kind) for name in self.embeddings for column, kind in kinds]
+        return pa.schema([*SAMPLE, *scored, *embedded])
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
         publication = Publication(table)
+        same = self._same(table.record().get("embeddings", {}) if self.embeddings else {})
+        for source, _ in self.embeddings.values():
+            shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(source).bytes_a_row()))
         for bucket in self.lake.buckets:
-            self._plan_bucket(publication, bucket, shard_rows)
+            self._plan_bucket(publication, bucket, shard_rows, same)
         return publication
 
-    def _plan_bucket(self, publication: Publication, bucket: int, shard_rows: int) -> None:
-        facts = ["sha256", *self.score_columns]
+    @property
+    def facts(self) -> list[str]:
+        return ["sha256", *self.score_columns]
+
+    def _same(self, joined: Mapping[str, str]) -> str:
+        """SQL: whether a published row would be the same now. An encoder's vectors of a text never change, so it is
+        enough that the rows have some and that the last version joined them from the same table.
+        """
+        same = [f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in self.facts]
+        for name, (table, _) in self.embeddings.items():
+            same.append(f"present.{name}_length IS NOT NULL" if joined.get(name) == table else "false")
+        return " AND ".join(same)
+
+    def _plan_bucket(self, publication: Publication, bucket: int, shard_rows: int, same: str) -> None:
         wanted = self._wanted(bucket)
-        present = publication.table.located(bucket, ["id", *facts])
-        same = " AND ".join(f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in facts)
+        lengths = [f"{name}_length" for name in self.embeddings]
+        present = publication.table.located(bucket, ["id", *self.facts, *lengths])
         compared = query(
             "SELECT coalesce(wanted.id, present.id) AS id, present.file AS file, "
             "CASE WHEN present.id IS NULL THEN 'added' "
@@ -128,15 +148,22 @@ class Publish:
     def work(self, shard: Shard) -> Written:
         pictures = [{"bytes": picture, "path": None} for picture in read_pictures(self.lake, shard.rows)]
         columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
+        vectors: dict[str, Any] = {}
+        for name, (table, dtype) in self.embeddings.items():
+            texts = texts_of(self.lake, table, shard.rows["caption"])
+            columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
+            vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
         rows = pa.table({**columns, "image": pa.array(pictures, SAMPLE[3].type)}).select(self.schema().names)
-        rows = rows.cast(self.schema()).replace_schema_metadata(_hugging_face(self.schema()))
+        notes = _hugging_face(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
+        rows = rows.cast(self.schema()).replace_schema_metadata(notes)
         return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
 
     def commit(self, publication: Publication, written: list[Written], record: dict[str, Any]) -> int | None:
         """Make the version. Its number, or None if somebody else published since the plan."""
         files = [w.files[self.table] for w in written]
         counts = {name: getattr(publication, name) for name in ("kept", "added", "removed", "changed")}
-        if publication.table.replace(files, publication.stale, {**counts, **record}):
+        joined = {name: table for name, (table, _) in self.embeddings.items()}
+        if publication.table.replace(files, publication.stale, {**counts, "embeddings": joined, **record}):
             return publication.table.version
         return None
 
@@ -160,7 +187,7 @@ def code_version() -> dict[str, str | None]:
 
 def _hugging_face(schema: pa.Schema) -> dict[str, str]:
     """The note by which `datasets` gives back pictures, not structs."""
-    kinds = {"string": "string", "int32": "int32", "float": "float32"}
+    kinds = {"string": "string", "int32": "int32", "float": "float32", "binary": "binary"}
     features = {f.name: {"dtype": kinds[str(f.type)], "_type": "Value"} for f in schema if f.name != "image"}
     ordered = {name: features.get(name, {"_type": "Image"}) for name in schema.names}
     return {"huggingface": json.dumps({"info": {"features": ordered}})}

@@ -1,4 +1,4 @@
-"""A dataset in twenty lines of YAML: sources, download, scores, select; values only, checked with line and field."""
+"""A dataset in twenty lines of YAML, from sources to embeddings; values only, checked with line and field."""
 
 import hashlib
 import re
@@ -22,6 +22,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from data import storage
 from data.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
 from data.download import DownloadSettings
+from data.encoder import EncoderSettings
 from data.errors import RecipeError
 from data.forbidden import check_lists
 from data.score import Scorer
@@ -58,6 +59,9 @@ class Recipe(BaseModel):
         default_factory=dict, description="name: its settings; gives the facts <name>_<column>"
     )
     select: tuple[dict[str, AnyCriterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
+    embed: dict[str, EncoderSettings] = Field(
+        default_factory=dict, description="name: encoder; gives the columns <name>_embedding and <name>_length"
+    )
     shard_rows: int = Field(1000, ge=1, description="rows of the unit of work")
 
     @field_validator("name")
@@ -85,6 +89,14 @@ class Recipe(BaseModel):
     @classmethod
     def _keyed(cls, select: Any) -> Any:
         return [with_facts(criterion) for criterion in select] if isinstance(select, list | tuple) else select
+
+    @field_validator("embed")
+    @classmethod
+    def _column_names(cls, embed: dict[str, EncoderSettings]) -> dict[str, EncoderSettings]:
+        for name in embed:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"{name!r} can't name an encoder: lower-case letters, digits and _")
+        return embed
 
     @model_validator(mode="after")
     def _facts_are_known(self) -> "Recipe":
@@ -211,13 +223,12 @@ def shipped() -> list[str]:
 
 def _rooted(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Models that lie beside the recipe are made findable before the settings look for them."""
-    scores = values.get("scores")
-    if isinstance(scores, dict):
-        for scorer in scores.values():
+    for part in (values.get("scores"), values.get("embed")):
+        for settings in part.values() if isinstance(part, dict) else ():
             for field in ("model", "pretrained", "weights", "language_model", "file"):
-                if isinstance(scorer, dict) and isinstance(scorer.get(field), str):
-                    beside = folder / scorer[field]
-                    scorer[field] = str(beside.resolve()) if beside.exists() else scorer[field]
+                if isinstance(settings, dict) and isinstance(settings.get(field), str):
+                    beside = folder / settings[field]
+                    settings[field] = str(beside.resolve()) if beside.exists() else settings[field]
     return values
 
 

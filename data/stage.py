@@ -7,7 +7,7 @@ turn shards into files. The caller commits the files. First build, increment, cr
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import duckdb
 import pyarrow as pa
@@ -72,6 +72,14 @@ class Stage(Protocol):
         """Do a shard, in a worker."""
 
 
+@runtime_checkable
+class Gathering(Protocol):
+    """A stage whose rows lie in other buckets than what it reads: it looks through that once, for every bucket."""
+
+    def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
+        """What is pending, bucket after bucket."""
+
+
 @dataclass
 class Plan:
     stage: Stage
@@ -101,8 +109,11 @@ class Plan:
 def make_plan(lake: Lake, stage: Stage, shard_rows: int) -> Plan:
     outputs = stage.outputs(lake)
     shards = []
-    for bucket in lake.buckets:
-        rows = stage.pending(lake, outputs, bucket)
+    if isinstance(stage, Gathering):
+        found = stage.gather(lake, outputs)
+    else:
+        found = ((bucket, stage.pending(lake, outputs, bucket)) for bucket in lake.buckets)
+    for bucket, rows in found:
         shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
     return Plan(stage, outputs, shards)
 

@@ -10,7 +10,9 @@ import io
 import json
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +32,7 @@ PATIENCE = 200  # lost races before a commit gives up; each means that somebody 
 METADATA = "imagen"  # the key of our own record in a commit's metadata
 BINARY_ROW_GROUP = 128  # rows: a picture is found without reading its thousand neighbours
 TEXT_ROW_GROUP = 65_536
+READERS = 16  # files whose footers are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,16 @@ class ShardFile:
     last: str
 
 
-def write_file(table_url: str, bucket: int, rows: pa.Table) -> ShardFile:
+def write_file(table_url: str, bucket: int, rows: pa.Table, row_group: int | None = None) -> ShardFile:
     """Write rows of one bucket as one immutable file, sorted by id, with statistics of the id alone."""
     rows = rows.sort_by("id")
-    content = encode(rows)
+    content = encode(rows, row_group)
     path = f"bucket={bucket}/{digest(content)}.parquet"
     storage.write(storage.join(table_url, path), content)
     return ShardFile(path, bucket, rows.num_rows, len(content), rows["id"][0].as_py(), rows["id"][-1].as_py())
 
 
-def encode(rows: pa.Table) -> bytes:
+def encode(rows: pa.Table, row_group: int | None = None) -> bytes:
     """Sorted rows as a Parquet file."""
     binary = any(pa.types.is_binary(column.type) or pa.types.is_struct(column.type) for column in rows.schema)
     buffer = io.BytesIO()
@@ -61,7 +64,7 @@ def encode(rows: pa.Table) -> bytes:
         rows,
         buffer,
         compression="zstd",
-        row_group_size=BINARY_ROW_GROUP if binary else TEXT_ROW_GROUP,
+        row_group_size=row_group or (BINARY_ROW_GROUP if binary else TEXT_ROW_GROUP),
         write_statistics=["id"],
         use_dictionary=[column.name for column in rows.schema if pa.types.is_string(column.type)],
     )
@@ -173,6 +176,11 @@ class Table:
     def rows(self) -> int:
         return sum(rows for _, rows in self.files().values())
 
+    def bytes_a_row(self) -> int:
+        """On average, as they are stored."""
+        actions = pa.table(self.state.get_add_actions(flatten=True))
+        return (pc.sum(actions["size_bytes"]).as_py() or 0) // max(1, self.rows()) or 1
+
     def schema(self) -> pa.Schema:
         return pa.schema(self.state.schema())
 
@@ -204,6 +212,32 @@ class Table:
         start = len(storage.split(self.url)[1]) + 1
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
         return table.drop_columns("__filename").append_column("file", paths)
+
+    def find(self, ids: Iterable[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows of some ids. Reads only the files, and of them only the row groups, that may hold
+        one: pyarrow's own filter asks the statistics for a few dozen ids, and beyond that reads everything.
+        """
+        wanted = sorted(set(ids))
+
+        def may_hold(first: str, last: str) -> bool:
+            at = bisect_left(wanted, first)
+            return at < len(wanted) and wanted[at] <= last
+
+        actions = pa.table(self.state.get_add_actions(flatten=True))
+        ranges = (actions[name].to_pylist() for name in ("path", "min.id", "max.id"))
+        paths = [path for path, first, last in zip(*ranges, strict=True) if may_hold(first, last)]
+        if not paths:
+            return self.columns().empty_table().select(list(columns))
+        files = self.dataset(paths=paths)
+
+        def near(fragment: pads.ParquetFileFragment) -> pads.ParquetFileFragment:
+            groups = [group for group in fragment.row_groups if may_hold(*_range(group))]
+            return fragment.subset(row_group_ids=[group.id for group in groups])
+
+        with ThreadPoolExecutor(READERS) as pool:
+            fragments = list(pool.map(near, files.get_fragments()))
+        part = pads.FileSystemDataset(fragments, files.schema, files.format, files.filesystem)
+        return part.to_table(columns=list(columns), filter=pc.field("id").isin(pa.array(wanted)))
 
     def append(self, files: Sequence[ShardFile], metadata: dict[str, Any] | None = None) -> list[ShardFile]:
         """Commit what is not there yet. Returns the files that are in the table when this returns."""
@@ -262,6 +296,11 @@ class Table:
     def _keys(self, paths: list[str]) -> set[tuple[Any, ...]]:
         rows = self.dataset(paths=paths).to_table(columns=list(self.key))
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+
+
+def _range(group: Any) -> tuple[str, str]:
+    said = group.statistics["id"]
+    return said["min"], said["max"]
 
 
 def _plain(type: pa.DataType) -> pa.DataType:

@@ -91,6 +91,8 @@ def rebuild(
         for stage in ways.stages:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         ways.select(repin)
+        for stage in ways.embeds:
+            built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         publish(ways, engine, built)
     report(ways)
     return built

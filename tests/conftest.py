@@ -48,6 +48,8 @@ select:
   - side: {{min: 64}}
   - aspect: {{max: 3}}
   - clip_score: {{min: {threshold}}}
+embed:
+  t5: {{encoder: t5, model: built-in}}
 shard_rows: {shard_rows}
 """
 

@@ -4,7 +4,6 @@ A model's image tower runs once a picture, and its vectors are kept (`ClipVector
 (`ClipScore`) and the heads in heads.py are said from them.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -16,6 +15,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 
+from data import weights
 from data.errors import ModelError
 from data.score import Columns, PictureScorer, Scorer, VectorScorer
 
@@ -56,8 +56,7 @@ class ClipModel(Scorer):
 
     @cached_property
     def weights_digest(self) -> str:
-        with self._weights().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return weights.digest(self._weights())
 
     @property
     def id(self) -> str:

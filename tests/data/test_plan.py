@@ -49,7 +49,7 @@ def test_a_plan_of_a_new_lake_counts_what_the_build_then_does(
     assert files_under(lake) == before
     assert (found.new_files, found.new_pairs) == (1, 160)
     assert {step.name: step.expected for step in found.steps} == dict.fromkeys(
-        ("download", "score-caption", "look", "score-clip"), 160
+        ("download", "score-caption", "look", "score-clip", "embed-t5"), 160
     )
     assert found.bytes is None
     build(lake, recipe, engine)

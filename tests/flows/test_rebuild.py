@@ -62,7 +62,10 @@ def built(
 def test_what_is_published_opens_without_us(built: tuple[Lake, Path]) -> None:
     lake, _ = built
     files = DeltaTable(f"{lake.url}/datasets/shapes").file_uris()
-    wanted = {"id", "url", "caption", "image", "width", "height", "sha256", "clip_score"}
+    wanted = {"id", "url", "caption", "image", "width", "height", "sha256", "clip_score"} | {
+        "t5_embedding",
+        "t5_length",
+    }
     rows = duckdb.sql(f"SELECT * EXCLUDE (bucket) FROM read_parquet({files}) ORDER BY id").fetchall()
     loaded = datasets.load_dataset("parquet", data_files=files, split="train")
     assert wanted <= set(loaded.column_names)
@@ -96,7 +99,8 @@ def test_the_second_build_fetches_nothing_and_loads_no_model(
     before = requests(origin)
     done = imagen("build", str(recipe), "--lake", lake.url, "--json", PYTHONPROFILEIMPORTTIME="1")
     assert json.loads(done.stdout) == {
-        **{"dataset": "shapes", "version": 1, "new_pairs": 0, "rows": {"download": 0, "look": 0, "score-clip": 0}},
+        **{"dataset": "shapes", "version": 1, "new_pairs": 0},
+        **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},
         **{"kept": lake.table("datasets/shapes").rows(), "added": 0, "removed": 0},
     }
     assert requests(origin) == before
@@ -118,7 +122,7 @@ def test_a_changed_threshold_touches_no_picture_and_makes_a_version(
     assert said["kept"] < kept
     assert said["added"] == 0
     assert said["removed"] == kept - said["kept"]
-    assert said["rows"] == {"download": 0, "look": 0, "score-clip": 0}
+    assert said["rows"] == {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}
     back = json.loads(imagen("build", str(recipe), "--lake", lake.url, "--json").stdout)
     assert (back["version"], back["kept"], back["added"]) == (3, kept, said["removed"])
     assert requests(origin) == before
@@ -132,7 +136,7 @@ def test_the_run_is_tracked_with_readable_names_and_a_funnel(built: tuple[Lake, 
     runs = post(f"{prefect_server}/flow_runs/filter", {})
     assert any(run["name"].startswith("rebuild-") and run["state_type"] == "COMPLETED" for run in runs)
     tasks = {run["name"] for run in post(f"{prefect_server}/task_runs/filter", {})}
-    assert {"download-00000", "look-00000", "score-clip-00000", "publish-00000"} <= tasks
+    assert {"download-00000", "look-00000", "score-clip-00000", "embed-t5-00000", "publish-00000"} <= tasks
     artifacts = post(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["funnel-shapes"]}}})
     steps = json.loads(artifacts[0]["data"])
     assert steps[0]["step"] == "pairs"
