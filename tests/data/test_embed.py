@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
-from data import clip, encoder
+from data import encoder
 from data.build import Built, Way, published, way
 from data.embed import Embed, texts_of
 from data.encoder import EncoderSettings, batches, encoder_of
@@ -28,6 +28,7 @@ from data.errors import ModelError
 from data.lake import Lake
 from data.pairs import EMBEDDINGS, IMAGES, PAIRS, VERDICTS, bucket_of, pair_id, text_id
 from data.recipe import Recipe
+from data.scorers import clip
 from data.stage import make_plan, query, run_stage
 from data.table import write_file
 from tests.data.small_world import jpeg
@@ -239,7 +240,7 @@ def test_any_open_clip_tower_gives_its_sequence_or_its_pooled_vector(tmp_path: P
     for place, row in enumerate(rows_of(encoder_of(chosen.model_copy(update={"pooled": True})).encode(texts))):
         torch.testing.assert_close(vectors(row), pooled[place : place + 1], rtol=2**-11, atol=1e-5)
     with torch.inference_mode():
-        again = clip.load(chosen.as_clip).model.encode_text(ids[:1])
+        again = chosen.as_clip.load().model.encode_text(ids[:1])
     assert again.shape == pooled[:1].shape, "a scorer that shares the model finds it as it was"
 
 
