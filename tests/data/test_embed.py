@@ -347,7 +347,7 @@ def test_a_published_dataset_gets_its_columns_and_another_encoder_other_ones(emp
     assert joined.rows == {"embed-t5": len(CAPTIONS), "embed-apart": len(CAPTIONS)}
     source = stage_of(empty).table
     assert (record["changed"], record["embeddings"]) == (48, {"t5": source})
-    assert record["inputs"] == {source: empty.table(source).version}
+    assert record["inputs"][source] == empty.table(source).version
 
     table, texts = empty.table("datasets/shapes"), embedded(empty, stage_of(empty))
     for sample in table.dataset().to_table(columns=["caption", "t5_embedding", "t5_length"]).to_pylist():
