@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -114,6 +114,10 @@ class Lake:
         self.config.hosts[name] = address
         self.save()
 
+    def still(self) -> "Lake":
+        """The lake to read from as it is now."""
+        return Still(self.url, self.config)
+
     @property
     def buckets(self) -> range:
         return range(self.config.buckets)
@@ -153,6 +157,24 @@ class Lake:
         table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
         table.widen(schema)
         return table
+
+
+@dataclass(frozen=True)
+class Still(Lake):
+    """A lake whose tables are opened once, however often they are asked for, and stay as they were then."""
+
+    opened: dict[tuple[str, int | None], Table] = field(default_factory=dict)
+
+    def still(self) -> Lake:
+        return self
+
+    def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
+        if (name, version) not in self.opened:
+            found = super().find(name, version, key)
+            if found is None:
+                return None
+            self.opened[name, version] = found
+        return self.opened[name, version]
 
 
 def probe_store(url: str) -> None:

@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 from data.build import way
 from data.engine import Engine
 from data.ingest import by_bucket, waiting
-from data.lake import Lake
+from data.lake import Lake, Still
 from data.pairs import PAIRS, bucket_of
 from data.recipe import Recipe
 from data.score import Read
@@ -95,7 +95,7 @@ class BuildPlan:
         return self.new_pairs + sum(step.pending for step in self.steps)
 
 
-class Glimpse(Lake):
+class Glimpse(Still):
     """A lake that is only looked at: a table that is not there is empty, and is not made."""
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:

@@ -80,12 +80,12 @@ class Publish:
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
-        publication = Publication(table)
+        publication, still = Publication(table), self.lake.still()
         same = self._same(table.record().get("embeddings", {}) if self.embeddings else {})
         for source, _ in self.embeddings.values():
             shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(source).bytes_a_row()))
         for bucket in self.lake.buckets:
-            self._plan_bucket(publication, bucket, shard_rows, same)
+            self._plan_bucket(publication, still, bucket, shard_rows, same)
         return publication
 
     @property
@@ -101,8 +101,8 @@ class Publish:
             same.append(f"present.{name}_length IS NOT NULL" if joined.get(name) == table else "false")
         return " AND ".join(same)
 
-    def _plan_bucket(self, publication: Publication, bucket: int, shard_rows: int, same: str) -> None:
-        wanted = self._wanted(bucket)
+    def _plan_bucket(self, publication: Publication, still: Lake, bucket: int, shard_rows: int, same: str) -> None:
+        wanted = self._wanted(still, bucket)
         lengths = [f"{name}_length" for name in self.embeddings]
         present = publication.table.located(bucket, ["id", *self.facts, *lengths])
         compared = query(
@@ -131,18 +131,18 @@ class Publish:
         )
         publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
 
-    def _wanted(self, bucket: int) -> pa.Table:
+    def _wanted(self, lake: Lake, bucket: int) -> pa.Table:
         """Every kept pair of a bucket with all but its picture, and the file that holds it."""
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
-        images = self.lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
+        images = lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
         return query(
             f"SELECT pairs.id AS id, url, caption, width, height, images.sha256{columns}, file FROM verdicts "
             f"JOIN pairs ON pairs.id = verdicts.id JOIN images ON images.id = verdicts.id{joins} WHERE kept",
-            verdicts=self.lake.table(f"verdicts/{self.dataset}").dataset(bucket),
-            pairs=self.lake.table("pairs").dataset(bucket),
+            verdicts=lake.table(f"verdicts/{self.dataset}").dataset(bucket),
+            pairs=lake.table("pairs").dataset(bucket),
             images=images,
-            **{name: self.lake.table(scorer.table).dataset(bucket) for name, scorer in self.scores.items()},
+            **{name: lake.table(scorer.table).dataset(bucket) for name, scorer in self.scores.items()},
         )
 
     def work(self, shard: Shard) -> Written:

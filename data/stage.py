@@ -4,9 +4,11 @@ A plan is an anti-join: what the stage's inputs hold and its output lacks, cut i
 turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import duckdb
@@ -107,12 +109,12 @@ class Plan:
 
 
 def make_plan(lake: Lake, stage: Stage, shard_rows: int) -> Plan:
-    outputs = stage.outputs(lake)
+    outputs, still = stage.outputs(lake), lake.still()
     shards = []
     if isinstance(stage, Gathering):
-        found = stage.gather(lake, outputs)
+        found = stage.gather(still, outputs)
     else:
-        found = ((bucket, stage.pending(lake, outputs, bucket)) for bucket in lake.buckets)
+        found = ((bucket, stage.pending(still, outputs, bucket)) for bucket in lake.buckets)
     for bucket, rows in found:
         shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
     return Plan(stage, outputs, shards)
@@ -156,8 +158,15 @@ def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written],
 
 def query(sql: str, /, **tables: object) -> pa.Table:
     """Run DuckDB's SQL over Arrow tables and datasets by name."""
-    with duckdb.connect() as connection:
-        connection.execute("SET preserve_insertion_order = false")
+    with _database(os.getpid()).cursor() as connection:  # which sees no other's names
         for name, table in tables.items():
             connection.register(name, table)
         return connection.sql(sql).to_arrow_table()
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """One for each process: making it takes ten times as long as a small query."""
+    database = duckdb.connect()
+    database.execute("SET preserve_insertion_order = false")
+    return database

@@ -95,6 +95,7 @@ class Table:
     last: int = field(init=False)  # the newest transaction whose files are all in `seen` or `foreign`
     foreign: set[str] = field(init=False)  # files that others added since the plan
     also: pa.Schema = field(default_factory=lambda: pa.schema([]))  # columns that it will have once it is widened
+    _files: tuple[int, dict[str, tuple[int, int]]] = field(init=False, default=(-1, {}))  # of which version
 
     def __post_init__(self) -> None:
         self.seen, self.last, self.foreign = set(self.files()), self.number, set()
@@ -169,9 +170,12 @@ class Table:
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Every file of this state: path → (bucket, rows)."""
-        actions = pa.table(self.state.get_add_actions(flatten=True))
-        columns = (actions[name].to_pylist() for name in ("path", "partition.bucket", "num_records"))
-        return {path: (int(bucket), rows) for path, bucket, rows in zip(*columns, strict=True)}
+        if self._files[0] != self.version:
+            actions = pa.table(self.state.get_add_actions(flatten=True))
+            columns = (actions[name].to_pylist() for name in ("path", "partition.bucket", "num_records"))
+            files = {path: (int(bucket), rows) for path, bucket, rows in zip(*columns, strict=True)}
+            self._files = self.version, files
+        return self._files[1]
 
     def rows(self) -> int:
         return sum(rows for _, rows in self.files().values())

@@ -1,0 +1,79 @@
+"""What a build costs that has little to do: 1 % new pairs, then another threshold, beside the full build before them.
+
+All three in one process with warm workers, so that no process's start and no model's loading is in any of them. And
+whether a published file was written again although every row of it stayed as it was.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from data.build import build
+from data.engine import LocalEngine
+from data.lake import Lake
+from data.recipe import Recipe, load_recipe
+from data.world.make import HOST, make_world
+from data.world.server import start_process
+
+PAIRS = int(os.environ.get("BENCH_INCREMENT_PAIRS", "20000"))
+SEED = 31
+STRICTER = ("select.clip_score.min=0.36",)
+
+Files = dict[str, dict[str, str]]  # of a table: path → id → digest of the row
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    new = PAIRS // 100
+    make_world(folder / "world", PAIRS + new, SEED)
+    pairs, sources = pq.read_table(folder / "world/pairs.parquet"), folder / "sources"
+    sources.mkdir()
+    recipe, stricter = (load_recipe("shapes", (f"{sources}/*.parquet",), change) for change in ((), STRICTER))
+    with start_process(folder / "world") as origin, LocalEngine() as engine:
+        pq.write_table(pairs.slice(0, 200), folder / "warm.parquet")
+        warm = load_recipe("shapes", (str(folder / "warm.parquet"),))
+        build(Lake.make(str(folder / "warm"), hosts={HOST: origin.address}), warm, engine)
+        lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
+        pq.write_table(pairs.slice(0, PAIRS), sources / "first.parquet")
+        full, _ = built(lake, recipe, engine)
+        pq.write_table(pairs.slice(PAIRS), sources / "more.parquet")
+        for what, changed, bound in (("1 % new pairs", recipe, 0.05), ("another threshold", stricter, 0.03)):
+            before = files_of(lake)
+            seconds, told = built(lake, changed, engine)
+            after = files_of(lake)
+            note = f"{seconds:.2f} of {full:.1f} s; {told}; {moved(lake, before, after)}"
+            yield f"{what}: time beside the full build's", seconds / full, bound, False, note
+            yield f"{what}: files written again without a changed row", needless(before, after), 0, False, ""
+
+
+def built(lake: Lake, recipe: Recipe, engine: LocalEngine) -> tuple[float, str]:
+    """Seconds of a build, and what it did."""
+    began = time.perf_counter()
+    done = build(lake, recipe, engine)
+    return time.perf_counter() - began, f"{done.new_pairs} new pairs, +{done.added} −{done.removed} of {done.kept} rows"
+
+
+def files_of(lake: Lake) -> Files:
+    """Every file of the newest version with its rows."""
+    table, files = lake.table("datasets/shapes"), {}
+    for path in table.files():
+        found = table.dataset(paths=[path]).to_table().to_pylist()
+        files[path] = {row["id"]: hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in found}
+    return files
+
+
+def needless(before: Files, after: Files) -> int:
+    """How many files went although all their rows are still there, unchanged."""
+    now = {id: digest for rows in after.values() for id, digest in rows.items()}
+    gone = [rows for path, rows in before.items() if path not in after]
+    return sum(all(now.get(id) == digest for id, digest in rows.items()) for rows in gone)
+
+
+def moved(lake: Lake, before: Files, after: Files) -> str:
+    """What was written for it, in words."""
+    new = [rows for path, rows in after.items() if path not in before]
+    kept = sum(path in after for path in before)
+    return f"{len(new)} files with {sum(map(len, new))} rows written, {kept} stayed"
