@@ -1,6 +1,5 @@
 """The CLIP scorer: how well a picture fits its caption, as the cosine of their embeddings, by any open_clip model."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.errors import ModelError
 from data.picture import decode
+from data.weights import digest
 
 BUILT_IN = Path(__file__).parent / "world" / "models" / "clip"
 VERSION = 1  # of this file's arithmetic: another one is another table, whose work is pending
@@ -63,8 +63,7 @@ class Clip:
 
     @cached_property
     def weights_digest(self) -> str:
-        with self._weights().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(self._weights())
 
     def score(self, pictures: Iterator[bytes], captions: Sequence[str]) -> dict[str, list[Any]]:
         """One score a picture, null with an error where it can't be decoded."""
