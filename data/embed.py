@@ -18,7 +18,7 @@ from data.pairs import EMBEDDINGS, PAIRS, VERDICTS, text_id
 from data.stage import Shard, Written
 from data.table import BINARY_ROW_GROUP, Table, write_file
 
-ROW_GROUP_BYTES = 1 << 19  # publishing reads one row here and one there, each with its whole group
+ROW_GROUP_BYTES = 1 << 18  # publishing reads one row here and one there, each with its whole group
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A text's vectors do not depend on its company, bit for bit on one machine and number of threads: the shape of a batch
 follows from a text's own length, rounded up to a multiple of eight tokens, and a batch that is not full is filled up.
-What that costs is the filling: a few hundred tokens for each of a dozen widths a shard.
+What that costs: of the tokens computed for 800 captions of natural lengths 26 % are padding and filling.
 """
 
 import re

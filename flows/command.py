@@ -64,7 +64,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the world.")] = 7,
     workers: WorkersOption = None,
 ) -> None:
-    """The whole way on the built-in world: pairs, download, score, select, publish.
+    """The whole way on the built-in world: pairs, download, score, select, embed, publish.
 
     Example: imagen demo
     """

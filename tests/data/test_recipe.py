@@ -36,6 +36,8 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
         (GOOD + "scores:\n  mine: {scorer: json.JSONDecoder}\n", 5, "is no scorer"),
         (GOOD + "scores:\n  picture: {size: 3}\n", 5, "scores.picture.size: there is no such field"),
         (GOOD + "scores:\n  clip: {model: ViT-L-14}\n", 5, "`pretrained` must name its weights"),
+        (GOOD + "embed:\n  t5: {encoder: t5, model: built-in, pooled: true}\n", 5, "`pooled` are for encoder: clip"),
+        (GOOD + "embed:\n  T5: {encoder: t5, model: built-in}\n", 4, "can't name an encoder"),
         ("name: shapes\n", 1, "sources: Field required"),
         ("name: Shapes!\nsources:\n  - path: x\n", 1, "name: a dataset's name"),
     ],
@@ -60,9 +62,12 @@ def test_a_missing_recipe_names_the_shipped_ones() -> None:
         load_recipe("nowhere")
 
 
-def test_relative_sources_are_looked_up_from_the_recipe(tmp_path: Path) -> None:
+def test_relative_sources_and_models_are_looked_up_from_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path, "world/pairs.parquet")))
     assert recipe.sources[0].path == str(tmp_path / "world/pairs.parquet")
+    (tmp_path / "models" / "t5").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text(GOOD + "embed:\n  t5: {encoder: t5, model: models/t5}\n")
+    assert load_recipe(str(tmp_path / "mine.yaml")).embed["t5"].model == str(tmp_path / "models" / "t5")
     assert load_recipe("shapes").sources[0].path == "world/pairs.parquet"
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from huggingface_hub import constants
 from transformers import T5EncoderModel
@@ -48,6 +49,20 @@ def test_a_model_in_shards_is_whole_only_with_all_of_them(tmp_path: Path) -> Non
     assert sharded.encode(["a red circle"]) == whole.encode(["a red circle"])
     files[0].unlink()
     assert weights.model_files(folder) == []
+
+
+def test_a_tokenizer_in_sentencepieces_own_format_is_read(tmp_path: Path) -> None:
+    """As `google/t5-v1_1-*` have it: no tokenizer.json."""
+    folder = tmp_path / "google"
+    shutil.copytree(encoder.BUILT_IN, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}')
+    lines = [f"a {size} {colour} circle" for size in ("large", "small") for colour in ("red", "blue", "green")] * 20
+    specials = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    files = {"sentence_iterator": iter(lines), "model_prefix": str(folder / "spiece")}
+    sentencepiece.SentencePieceTrainer.train(**files, **specials, vocab_size=40, hard_vocab_limit=False, minloglevel=2)
+    said = encoder_of(EncoderSettings(encoder="t5", model=str(folder))).encode(["a large red circle", ""])
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    assert said["length"] == [len(model.encode("a large red circle")) + 1, 1]
 
 
 def test_a_model_in_the_hubs_cache_is_found_offline_and_never_read_for_its_digest(
