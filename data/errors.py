@@ -12,6 +12,7 @@ ImagenError
 ├── TableNotFound          the lake has no such table yet
 ├── DatasetNotFound        no dataset of that name was published
 ├── DatasetVersionNotFound
+├── GateClosed             what was selected does not pass a gate of its recipe; nothing was published
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
 ├── WorkerDied             a worker process was killed again and again on the same shard
@@ -64,6 +65,10 @@ class DatasetNotFound(ImagenError):
 
 
 class DatasetVersionNotFound(ImagenError):
+    pass
+
+
+class GateClosed(ImagenError):
     pass
 
 

@@ -65,6 +65,11 @@ class Publish:
     def score_columns(self) -> list[str]:
         return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
+    @property
+    def numbers(self) -> list[str]:
+        """The score columns that are numbers."""
+        return [f.name for f in self.schema() if f.name in self.score_columns and not pa.types.is_string(f.type)]
+
     def schema(self) -> pa.Schema:
         scored = [
             scorer.columns.field(fact).with_name(f"{name}_{fact}")
@@ -82,7 +87,7 @@ class Publish:
 
     def _plan_bucket(self, publication: Publication, bucket: int, shard_rows: int) -> None:
         facts = ["sha256", *self.score_columns]
-        wanted = self._wanted(bucket)
+        wanted = self.wanted(bucket)
         present = publication.table.located(bucket, ["id", *facts])
         same = " AND ".join(f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in facts)
         compared = query(
@@ -111,7 +116,7 @@ class Publish:
         )
         publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
 
-    def _wanted(self, bucket: int) -> pa.Table:
+    def wanted(self, bucket: int) -> pa.Table:
         """Every kept pair of a bucket with all but its picture, and the file that holds it."""
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)

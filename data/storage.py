@@ -6,6 +6,7 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says 
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -49,6 +50,12 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: no user, no password, no signature."""
+    url = re.sub(r"(?<=://)[^/@\s]+@", "", url)
+    return re.sub(r"^(https?://[^?\s]+)\?\S*", r"\1", url)
+
+
 def is_local(url: str) -> bool:
     return isinstance(split(url)[0], LocalFileSystem)
 
@@ -70,9 +77,10 @@ def is_empty(url: str, but: str | None = None) -> bool:
     return all(but is not None and name.startswith(but) for name in names)
 
 
-def read(url: str) -> bytes:
+def read(url: str, most: int | None = None) -> bytes:
+    """An object, or its first bytes."""
     fs, path = split(url)
-    return bytes(fs.cat_file(path))
+    return bytes(fs.cat_file(path, end=most))
 
 
 def write(url: str, content: bytes) -> None:

@@ -142,6 +142,11 @@ class Table:
         columns = (actions[name].to_pylist() for name in ("path", "partition.bucket", "num_records"))
         return {path: (int(bucket), rows) for path, bucket, rows in zip(*columns, strict=True)}
 
+    def sizes(self) -> dict[str, int]:
+        """Every file of this state, and its bytes."""
+        actions = pa.table(self.state.get_add_actions(flatten=True))
+        return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+
     def rows(self) -> int:
         return sum(rows for _, rows in self.files().values())
 
