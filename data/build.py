@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from data.beside import report_url, write_beside
 from data.download import Download
 from data.embed import Embed
 from data.encoder import encoder_of
 from data.engine import Engine
+from data.gates import pass_gates
 from data.ingest import Ingested, ingest
 from data.lake import Lake
 from data.publish import Publication, Publish, lineage
@@ -16,6 +18,7 @@ from data.recipe import Recipe
 from data.score import CaptionScorer, Judge, Look, PictureScorer, Read, VectorScorer
 from data.select import Selection, select
 from data.stage import Plan, Stage, Written, run_stage
+from data.versions import newest
 
 ROWS_PER_FILE = 5_000  # of a published dataset
 
@@ -40,15 +43,31 @@ class Way:
     def plan_publication(self) -> Publication:
         return self.publish.plan(ROWS_PER_FILE)
 
+    def pass_gates(self, publication: Publication) -> None:
+        """Raise GateClosed if what is about to be published must not be; before any of its files is written."""
+        if publication.shards or publication.stale:
+            pass_gates(self.lake, self.recipe.gates, self.publish)
+
     def commit(self, publication: Publication, written: list[Written]) -> int | None:
         """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
-        if not publication.shards and not publication.stale and publication.table.version > 0:
-            return publication.table.version
+        current = newest(self.lake, self.publish.dataset)
+        if not publication.shards and not publication.stale and current is not None:
+            return current.version
         verdicts = self.lake.table(self.selection.table)
         inputs = {**verdicts.record()["inputs"], verdicts.name: verdicts.version}
         inputs |= {table: self.lake.table(table).version for table, _ in self.publish.embeddings.values()}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
+
+    def write_beside(self, version: int) -> str | None:
+        """Write the version's card and report. What went wrong, in words: the version stands all the same."""
+        try:
+            write_beside(self.lake, self.recipe.card, self.selection, self.publish, version)
+        except Exception as error:  # noqa: BLE001 - told: whatever is wrong with a page, what it describes is published
+            return (
+                f"its card and report could not be written: {type(error).__name__}: {error}. Build again to write them"
+            )
+        return None
 
 
 @dataclass
@@ -62,6 +81,8 @@ class Built:
     kept: int = 0
     added: int = 0
     removed: int = 0
+    report: str = field(default="", compare=False)  # where it lies
+    warning: str | None = None
 
     @property
     def anything_done(self) -> bool:
@@ -103,15 +124,18 @@ def build(
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     while True:
         publication = ways.plan_publication()
+        ways.pass_gates(publication)
         written = list(engine.map(ways.publish.work, publication.shards))
         version = ways.commit(publication, written)
         if version is not None:
-            return published(built, publication, version)
+            return published(ways, built, publication, version)
 
 
-def published(built: Built, publication: Publication, version: int) -> Built:
+def published(ways: Way, built: Built, publication: Publication, version: int) -> Built:
+    """Note what was published, and write what lies beside it."""
     built.version, built.kept = version, publication.kept
     built.added, built.removed = publication.added, publication.removed
+    built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_beside(version)
     return built
 
 
@@ -125,4 +149,6 @@ def describe(built: Built) -> dict[str, Any]:
         "kept": built.kept,
         "added": built.added,
         "removed": built.removed,
+        "report": built.report,
+        "warning": built.warning,
     }

@@ -19,6 +19,7 @@ ImagenError
 │   ├── StateMismatch      a reader's state that is not of this version, order or place
 │   └── SampleDamaged      a published picture that can't be decoded
 ├── ExportError            a folder that can't take an export, or one that broke off
+├── GateClosed             what was selected does not pass a gate of its recipe; nothing was published
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
 ├── WorkerDied             a worker process was killed again and again on the same shard
@@ -99,6 +100,10 @@ class SampleDamaged(ReaderError):
 
 
 class ExportError(ImagenError):
+    pass
+
+
+class GateClosed(ImagenError):
     pass
 
 

@@ -68,6 +68,11 @@ class Publish:
     def score_columns(self) -> list[str]:
         return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
+    @property
+    def numbers(self) -> list[str]:
+        """The score columns that are numbers."""
+        return [f.name for f in self.schema() if f.name in self.score_columns and not pa.types.is_string(f.type)]
+
     def schema(self) -> pa.Schema:
         scored = [
             scorer.columns.field(fact).with_name(f"{name}_{fact}")
@@ -102,7 +107,7 @@ class Publish:
         return " AND ".join(same)
 
     def _plan_bucket(self, publication: Publication, still: Lake, bucket: int, shard_rows: int, same: str) -> None:
-        wanted = self._wanted(still, bucket)
+        wanted = self.wanted(bucket, still)
         lengths = [f"{name}_length" for name in self.embeddings]
         present = publication.table.located(bucket, ["id", *self.facts, *lengths])
         compared = query(
@@ -131,8 +136,9 @@ class Publish:
         )
         publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
 
-    def _wanted(self, lake: Lake, bucket: int) -> pa.Table:
+    def wanted(self, bucket: int, lake: Lake | None = None) -> pa.Table:
         """Every kept pair of a bucket with all but its picture, and the file that holds it."""
+        lake = lake or self.lake
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
         images = lake.table("images").located(bucket, ["id", "width", "height", "sha256"])

@@ -20,11 +20,14 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from data import storage
+from data.card import CardSettings
 from data.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
 from data.download import DownloadSettings
 from data.encoder import EncoderSettings
 from data.errors import RecipeError
 from data.forbidden import check_lists
+from data.gates import Gates
+from data.publish import SAMPLE
 from data.score import Scorer
 from data.scorers import scorer_class
 from data.scorers.clip import ClipModel
@@ -62,6 +65,8 @@ class Recipe(BaseModel):
     embed: dict[str, EncoderSettings] = Field(
         default_factory=dict, description="name: encoder; gives the columns <name>_embedding and <name>_length"
     )
+    gates: Gates = Field(Gates(), description="what must hold before a version is published")
+    card: CardSettings = Field(CardSettings(), description="what the dataset's card says in its owner's name")
     shard_rows: int = Field(1000, ge=1, description="rows of the unit of work")
 
     @field_validator("name")
@@ -110,6 +115,22 @@ class Recipe(BaseModel):
                         input=key,
                     )
                     raise ValidationError.from_exception_data("recipe", [error])
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> "Recipe":
+        asked = () if isinstance(self.gates.no_nulls, bool) else self.gates.no_nulls
+        known = [field.name for field in SAMPLE if field.name != "image"]
+        known += [f"{name}_{column}" for name, scorer in self.scores.items() for column in scorer.facts]
+        for column in asked:
+            if column not in known:
+                wrong = f"there is no column {column!r}; there are {', '.join(known)}"
+                error = InitErrorDetails(
+                    type=PydanticCustomError("column", "{wrong}", {"wrong": wrong}),
+                    loc=("gates", "no_nulls"),
+                    input=column,
+                )
+                raise ValidationError.from_exception_data("recipe", [error])
         return self
 
     def _wrong(self, criterion: Criterion, known: list[str]) -> str | None:

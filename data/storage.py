@@ -6,6 +6,7 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says 
 
 import os
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,12 @@ def under(folder: Path, path: str) -> str:
     return path if whole else str(folder / path)
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: no user, no password, no signature."""
+    url = re.sub(r"(?<=://)[^/@\s]+@", "", url)
+    return re.sub(r"^(https?://[^?\s]+)\?\S*", r"\1", url)
+
+
 def is_local(url: str) -> bool:
     return isinstance(split(url)[0], LocalFileSystem)
 
@@ -108,9 +115,10 @@ def details(url: str) -> Iterator[tuple[str, int, float]]:
         yield name[start:], int(info["size"]), at if isinstance(at, int | float) else at.timestamp()
 
 
-def read(url: str) -> bytes:
+def read(url: str, most: int | None = None) -> bytes:
+    """An object, or its first bytes."""
     fs, path = split(url)
-    return bytes(fs.cat_file(path))
+    return bytes(fs.cat_file(path, end=most))
 
 
 def open_to_read(url: str, ahead: int | None = None) -> Any:

@@ -177,6 +177,11 @@ class Table:
             self._files = self.version, files
         return self._files[1]
 
+    def sizes(self) -> dict[str, int]:
+        """Every file of this state, and its bytes."""
+        actions = pa.table(self.state.get_add_actions(flatten=True))
+        return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+
     def rows(self) -> int:
         return sum(rows for _, rows in self.files().values())
 

@@ -10,6 +10,8 @@ from data.lake import Lake
 from data.select import Selection
 from data.stage import query
 
+RECENT = 20  # commits, among which there is one of a version if there is any
+
 
 @dataclass(frozen=True)
 class Version:
@@ -28,15 +30,34 @@ class Step:
     dropped: int
 
 
+def newest(lake: Lake, dataset: str, below: int | None = None) -> Version | None:
+    """The version that is current, or the one before another; none if nothing was published yet."""
+    table = lake.find(f"datasets/{dataset}")
+    found = table.records(limit=None if below else RECENT) if table else ()
+    return next((_version(dataset, *one) for one in found if below is None or one[0] < below), None)
+
+
 def versions(lake: Lake, dataset: str) -> list[Version]:
     """Every version of a dataset, newest first."""
     table = lake.find(f"datasets/{dataset}")
     if table is None:
         raise DatasetNotFound(f"{lake.url} has no dataset {dataset}. Build it: imagen build RECIPE --lake {lake.url}")
-    return [
-        Version(dataset, version, datetime.fromtimestamp(at / 1000, UTC), record)
-        for version, at, record in table.records()
-    ]
+    return [_version(dataset, *found) for found in table.records()]
+
+
+def labels_of(selection: Selection) -> list[str]:
+    """The steps of the funnel that are criteria, in order."""
+    return list(dict.fromkeys(criterion.label for criterion in selection.criteria))
+
+
+def fell_to(labels: list[str]) -> str:
+    """SQL over a verdict: the step to which the pair fell, or 'kept'. A reason of other criteria loses its figures."""
+    known = " ".join(
+        f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
+    )
+    foreign = "regexp_replace(reasons[1], '( [<>]| missed:| is | unknown|: same as|: like|: not drawn).*', '')"
+    known = f"WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' {known}"
+    return f"CASE WHEN kept THEN 'kept' {known} ELSE {foreign} END"
 
 
 def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
@@ -53,15 +74,10 @@ def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
 
 def funnel(lake: Lake, selection: Selection) -> list[Step]:
     """How many pairs are left after each criterion, in order; a pair falls to its first reason."""
-    verdicts = lake.table(selection.table)
-    labels = list(dict.fromkeys(criterion.label for criterion in selection.criteria))
-    known = " ".join(
-        f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
-    )
+    labels = labels_of(selection)
     counts = query(
-        "SELECT CASE WHEN kept THEN 'kept' WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' "
-        f"{known} ELSE reasons[1] END AS step, count(*) AS n FROM verdicts GROUP BY step",
-        verdicts=verdicts.dataset(),
+        f"SELECT {fell_to(labels)} AS step, count(*) AS n FROM verdicts GROUP BY step",
+        verdicts=lake.table(selection.table).dataset(),
     ).to_pylist()
     fell = {row["step"]: row["n"] for row in counts}
     left = sum(fell.values())
@@ -72,3 +88,7 @@ def funnel(lake: Lake, selection: Selection) -> list[Step]:
         left -= dropped
         steps.append(Step(step, left, dropped))
     return steps
+
+
+def _version(dataset: str, version: int, at: int, record: dict[str, Any]) -> Version:
+    return Version(dataset, version, datetime.fromtimestamp(at / 1000, UTC), record)

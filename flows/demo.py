@@ -45,6 +45,8 @@ def show_summary(built: Built, lake: str, world: Path, sheet: Path, seconds: flo
         console.print()
     show_built(built, lake)
     console.print(f"Kept and dropped side by side: {sheet}. All of it took {seconds:.0f} s.")
+    if not built.warning:
+        console.print(f"\n[bold]Open {built.report}[/]: funnel, score histograms with thresholds, samples by reason.")
     imagen = command()
     console.print("\nNext:")
     for words, what in (

@@ -6,7 +6,7 @@ The lake is the memory, not Prefect's cache: what was committed is never done ag
 from collections import deque
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -91,10 +91,10 @@ def rebuild(
         for stage in ways.stages:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         ways.select(repin)
+        report(ways)  # also where a gate is closed
         for stage in ways.embeds:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         publish(ways, engine, built)
-    report(ways)
     return built
 
 
@@ -115,11 +115,14 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int) -> int:
 def publish(ways: Way, engine: Engine, built: Built) -> None:
     while True:
         publication: Publication = ways.plan_publication()
+        ways.pass_gates(publication)
         watcher.get().planned("publish", publication.rows)
         batches = map_batches(ways.publish, publication.shards, engine)
         version = ways.commit(publication, [one for written in batches for one in written])
         if version is not None:
-            published(built, publication, version)
+            published(ways, built, publication, version)
+            if built.warning:
+                get_run_logger().warning("%s@%d is published, but %s", built.dataset, version, built.warning)
             return
 
 

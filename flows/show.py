@@ -18,6 +18,10 @@ console = Console()
 
 
 def show_built(built: Built, lake: str) -> None:
+    if built.warning:
+        console.print(
+            f"{built.dataset}@{built.version} is published, but {built.warning}.", style="yellow", markup=False
+        )
     if not built.anything_done:
         console.print(f"Nothing was pending: {built.dataset}@{built.version} has {built.kept:,} samples.")
         return

@@ -17,6 +17,8 @@ from data.world.server import OriginProcess
 from tests.conftest import Bucket, content_of, write_recipe
 from tests.data import ceph
 from tests.data.flaky import Fault, FlakyProxy
+from tests.data.ready_lake import add_pairs, build_small, plain_pairs, small_recipe
+from tests.data.test_beside import run_card
 from tests.data.test_lake import ids_of, race, rows
 
 
@@ -55,6 +57,22 @@ def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does
         assert proxy.faults > 20
         assert there == here
         assert content_of(far, "shapes") == content_of(lake, "shapes")
+
+
+def test_the_lines_of_a_card_on_s3_load_the_version(
+    bucket: Bucket, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.lake, "PROBE_COMMITS", 1)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # what a reader of a store without TLS says to deltalake and Polars
+    lake, source = Lake.make(bucket(s3_server), buckets=1), tmp_path / "pairs.parquet"
+    add_pairs(lake, source, plain_pairs(20))
+    done = build_small(lake, small_recipe(source, 0.4))
+    assert (done.version, done.warning) == (1, None)
+    card = storage.read(storage.join(lake.table_url("datasets/small"), "README.md")).decode()
+    kept = str(done.kept)
+    assert run_card(card, tmp_path / "cache") == [kept, "0", kept, "0"], "datasets, DuckDB, pandas, Polars"
+    assert storage.exists(done.report)
+    assert not build_small(lake, small_recipe(source, 0.4)).anything_done
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -102,6 +103,7 @@ def test_the_second_build_fetches_nothing_and_loads_no_model(
         **{"dataset": "shapes", "version": 1, "new_pairs": 0},
         **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},
         **{"kept": lake.table("datasets/shapes").rows(), "added": 0, "removed": 0},
+        **{"report": f"{lake.url}/datasets/shapes/report.html", "warning": None},
     }
     assert requests(origin) == before
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -130,6 +132,21 @@ def test_a_changed_threshold_touches_no_picture_and_makes_a_version(
     assert [one["version"] for one in listed] == [3, 2, 1]
     assert listed[0]["recipe_hash"] == listed[2]["recipe_hash"] != listed[1]["recipe_hash"]
     assert lake.table("datasets/shapes", 1).rows() == kept, "time travel"
+
+
+def test_a_closed_gate_ends_in_one_sentence_and_the_version_stays(
+    built: tuple[Lake, Path], imagen: Command, tmp_path: Path, world: Path
+) -> None:
+    lake, _ = built
+    before, report = lake.table("datasets/shapes").version, Path(lake.url, "datasets/shapes/report.html").read_text()
+    recipe = write_recipe(tmp_path, world / "pairs.parquet", threshold=0.45)
+    recipe.write_text(recipe.read_text() + "gates:\n  rows: {min: 1000}\n")
+    done = imagen("build", str(recipe), "--lake", lake.url, "--json")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"Error: shapes was not published: \d+ rows, gates\.rows\.min is 1,000; shapes@\d+ stays", line)
+    assert lake.table("datasets/shapes").version == before
+    assert Path(lake.url, "datasets/shapes/report.html").read_text() == report
 
 
 def test_the_run_is_tracked_with_readable_names_and_a_funnel(built: tuple[Lake, Path], prefect_server: str) -> None:
