@@ -15,7 +15,7 @@ from data import storage
 from data.errors import RecipeError
 from data.hashes import Digests, Looks
 
-BLOCK, FIRST = 1 << 24, 1 << 16  # bytes of a list read at once, and to see whether it is one
+BLOCK, FIRST = 1 << 21, 1 << 16  # bytes of a list read at once, and to see whether it is one
 EXACT = {64: hashlib.sha256, 40: hashlib.sha1, 32: hashlib.md5}
 PERCEPTUAL = 16
 

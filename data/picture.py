@@ -46,6 +46,9 @@ _large = Lock()
 
 # Pixels are counted here, against the settings; Pillow's own warning comes at another number.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module="PIL")
+# Blocks of the 16 MB that it takes by itself stay with the C library when they are freed, hundreds of MB of them.
+Image.core.set_block_size(64 << 20)
 # A broken picture is an error of its own row; the codec's words on stderr would name no URL.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -74,7 +77,9 @@ class PictureSettings(BaseModel):
     resize_only_if_bigger: bool = True
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     encode_quality: int = Field(95, ge=0, le=100, description="of jpg and webp; png keeps all")
-    max_pixels: int = Field(50_000_000, ge=1, le=150_000_000, description="more are not decoded")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=150_000_000, description="more are not decoded; those of a 16-bit PNG count twice"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +99,13 @@ class Picture:
 def prepare(body: bytes, settings: PictureSettings) -> Picture:
     image = _open(body, settings.max_pixels)
     _check_enlarged(image.width, image.height, settings)
-    scans = body.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
-    if scans > SCANS:
-        raise PictureError("broken_image", f"a JPEG of {scans:,} scans, more than {SCANS}")
+    _check_parts(image, body)
     alone: AbstractContextManager[object] = _large if image.width * image.height > LARGE else nullcontext()
     with alone:
         divisor, plain = 0, body
         if not _is_plain(image, body):
-            plain = _made_plain(image, body)
+            image.close()
+            plain = _made_plain(_open(body, settings.max_pixels), body)  # whose pixels are free when the BMP stands
         elif divisor := _divisor(image, settings):
             plain = _shrunk(body, divisor)
         resize = _resizer(
@@ -126,6 +130,18 @@ def _check_enlarged(width: int, height: int, settings: PictureSettings) -> None:
         scale = settings.image_size / min(width, height)
         if width * height * scale**2 > settings.max_pixels:
             raise PictureError("too_many_pixels", f"{width} x {height} pixels would be enlarged {scale:.0f} times")
+
+
+def _check_parts(image: Image.Image, body: bytes) -> None:
+    """What the header does not say: scans by the thousand, and a part that OpenCV would make room for by its word."""
+    scans = body.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > SCANS:
+        raise PictureError("broken_image", f"a JPEG of {scans:,} scans, more than {SCANS}")
+    at = 8 if image.format == "PNG" else len(body)
+    while at + 12 <= len(body) and body[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(body[at : at + 4], "big")
+    if at > len(body):
+        raise PictureError("broken_image", "a part of the PNG is longer than what came")
 
 
 def decode(data: bytes) -> Image.Image:
@@ -159,6 +175,7 @@ def _resizing() -> Any:
 
 def _open(body: bytes, max_pixels: int) -> Image.Image:
     """The picture with its header read and no pixel."""
+    deep = body[:8] == b"\x89PNG\r\n\x1a\n" and body[24:25] == b"\x10"
     try:
         width, height = _webp_size(body)
         if width * height <= max_pixels:
@@ -170,8 +187,9 @@ def _open(body: bytes, max_pixels: int) -> Image.Image:
         raise PictureError("too_many_pixels", str(error)) from None
     except Exception as error:  # noqa: BLE001 - a parser may raise anything over a hostile header
         raise PictureError("broken_image", f"the header can't be read: {error}") from None
-    if width * height > max_pixels:
-        raise PictureError("too_many_pixels", f"{width} x {height} pixels, more than {max_pixels:,}")
+    if width * height * (1 + deep) > max_pixels:
+        words = f"{width} x {height} pixels{' of 16 bits' if deep else ''}, more than {max_pixels // (1 + deep):,}"
+        raise PictureError("too_many_pixels", words)
     return image
 
 
@@ -243,7 +261,7 @@ def _made_plain(image: Image.Image, body: bytes) -> bytes:
             rows = np.asarray(_flattened(strip))[..., ::-1]
             stored[at : at + len(rows)] = rows
             at += len(rows)
-        image.close()
+        del image, strips, strip, rows
         return bitmap.tobytes()
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything over hostile bytes
         raise PictureError("broken_image", f"the picture can't be decoded: {error}") from None
@@ -283,7 +301,6 @@ def _strips_by_opencv(body: bytes, image: Image.Image) -> Iterator[Image.Image]:
     """The same of a 16-bit PNG, of which Pillow takes the high byte, and of WebP, for which it takes three times the
     memory.
     """
-    image.close()
     deep = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None or deep.shape[1::-1] != image.size:
         raise ValueError("the data is broken or ends early")

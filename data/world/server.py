@@ -200,6 +200,13 @@ class Origin:
         """429 that says in how many seconds to come again: what the page has as its location."""
         await _send(writer, 429, "text/plain", b"slower\n", f"Retry-After: {page.location}\r\n")
 
+    async def garbled(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """A head of bytes that are no text; 500, or what the page has as its location."""
+        body, status = self._body(page), (page.location or "500").encode()
+        head = b"HTTP/1.1 " + status + b' \xff\xfe\r\nETag: "\xff\xfe"\r\nContent-Type: \xff\r\nLast-Modified: \xfd\r\n'
+        writer.write(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
     async def noai(self, page: Page, writer: asyncio.StreamWriter) -> None:
         await self.ok(page, writer, "X-Robots-Tag: noai\r\n")
 
@@ -222,6 +229,7 @@ BEHAVIOURS: dict[str, Callable[[Origin, Page, asyncio.StreamWriter], Awaitable[N
     "redirect_private": Origin.redirect,
     "noai": Origin.noai,
     "limited": Origin.limited,
+    "garbled": Origin.garbled,
 }
 REASONS = {
     200: "OK",

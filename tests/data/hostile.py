@@ -98,11 +98,8 @@ def mutated(body: bytes, other: bytes, chance: random.Random) -> bytes:
     """Some bytes changed, mostly near the start, where headers are; checksums of a PNG put right half of the time."""
     changed = bytearray(body)
     for _ in range(chance.choice([1, 1, 2, 5, 30])):
-        at = (
-            min(int(chance.expovariate(1 / 60)), len(changed))
-            if chance.random() < 0.7
-            else chance.randint(0, len(changed))
-        )
+        near = chance.choice([0, 8, 8, 30]) + int(chance.expovariate(1 / 60))  # mostly past the mark of the format
+        at = min(near, len(changed)) if chance.random() < 0.6 else chance.randint(0, len(changed))
         length = chance.choice([1, 1, 2, 4, 4, 16, 200])
         part = changed[at : at + length]
         change = chance.randrange(7)

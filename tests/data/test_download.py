@@ -193,6 +193,16 @@ def test_who_was_not_asked_has_spent_no_attempt(place: Place) -> None:
     assert failures == {first: 1.0, second: pytest.approx(0.1)}
 
 
+def test_a_head_that_is_no_text_is_a_row_all_the_same(place: Place) -> None:
+    place.pages(fine=("garbled", "200"), broken=("garbled", "500"))
+    fine, broken = place.add("fine", "broken")
+    place.download()
+    assert place.statuses(fine) == ["ok"]
+    assert place.statuses(broken) == ["server_error"]
+    assert place.download(refetch_days=0) == 1
+    assert place.statuses(fine) == ["ok", "unchanged"]
+
+
 def test_bytes_that_are_not_those_that_the_list_names_are_refused(place: Place) -> None:
     (right,) = place.add("a.jpg", sha256=sha256(jpeg()).upper())
     (wrong,) = place.add("a.jpg", caption="another", sha256="0" * 64)

@@ -149,6 +149,19 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     assert status(encoded(scene(), "JPEG"), WHOLE.model_copy(update={"max_pixels": 1000})) == "too_many_pixels"
 
 
+def test_a_part_of_a_png_that_says_it_is_huge_gets_no_room() -> None:
+    body = encoded(scene(), "PNG")
+    at = body.index(b"IDAT") - 4
+    assert status(body[:at] + b"\xf0\0\0\0" + body[at + 4 :]) == "broken_image"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
+    body = encoded(scene(), "JPEG", progressive=True)
+    last = body.rindex(b"\xff\xda")
+    assert prepare(body[:-2] + body[last:-2] * 20 + body[-2:], WHOLE)
+    assert status(body[:-2] + body[last:-2] * 3000 + body[-2:]) == "broken_image"
+
+
 def test_a_thin_picture_is_not_enlarged_into_a_bomb() -> None:
     settings = PictureSettings(image_size=512, resize_mode="keep_ratio", resize_only_if_bigger=False)
     assert status(encoded(Image.new("L", (20_000, 1)), "PNG"), settings) == "too_many_pixels"
