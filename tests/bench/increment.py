@@ -5,7 +5,6 @@ whether a published file was written again although every row of it stayed as it
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +15,19 @@ from data.build import build
 from data.engine import LocalEngine
 from data.lake import Lake
 from data.recipe import Recipe, load_recipe
-from data.world.make import HOST, make_world
+from data.world.make import HOST, make_world, same_world
 from data.world.server import start_process
 
-PAIRS = int(os.environ.get("BENCH_INCREMENT_PAIRS", "20000"))
-SEED = 31
+PAIRS, SEED = 20_000, 31
 STRICTER = ("select.clip_score.min=0.36",)
 
 Files = dict[str, dict[str, str]]  # of a table: path → id → digest of the row
 
 
-def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
-    new = PAIRS // 100
-    make_world(folder / "world", PAIRS + new, SEED)
+def rows(folder: Path, count: int = PAIRS) -> Iterator[tuple[str, float, float, bool, str]]:
+    new = count // 100
+    if not same_world(folder / "world", count + new, SEED):
+        make_world(folder / "world", count + new, SEED)
     pairs, sources = pq.read_table(folder / "world/pairs.parquet"), folder / "sources"
     sources.mkdir()
     recipe, stricter = (load_recipe("shapes", (f"{sources}/*.parquet",), change) for change in ((), STRICTER))
@@ -37,14 +36,16 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         warm = load_recipe("shapes", (str(folder / "warm.parquet"),))
         build(Lake.make(str(folder / "warm"), hosts={HOST: origin.address}), warm, engine)
         lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
-        pq.write_table(pairs.slice(0, PAIRS), sources / "first.parquet")
+        pq.write_table(pairs.slice(0, count), sources / "first.parquet")
         full, _ = built(lake, recipe, engine)
-        pq.write_table(pairs.slice(PAIRS), sources / "more.parquet")
+        pq.write_table(pairs.slice(count), sources / "more.parquet")
         for what, changed, bound in (("1 % new pairs", recipe, 0.05), ("another threshold", stricter, 0.03)):
-            before = files_of(lake)
+            before, commits = files_of(lake), commits_of(lake)
             seconds, told = built(lake, changed, engine)
             after = files_of(lake)
-            note = f"{seconds:.2f} of {full:.1f} s; {told}; {moved(lake, before, after)}"
+            note = (
+                f"{seconds:.2f} of {full:.1f} s; {told}; {moved(before, after)}; {commits_of(lake) - commits} commits"
+            )
             yield f"{what}: time beside the full build's", seconds / full, bound, False, note
             yield f"{what}: files written again without a changed row", needless(before, after), 0, False, ""
 
@@ -53,7 +54,8 @@ def built(lake: Lake, recipe: Recipe, engine: LocalEngine) -> tuple[float, str]:
     """Seconds of a build, and what it did."""
     began = time.perf_counter()
     done = build(lake, recipe, engine)
-    return time.perf_counter() - began, f"{done.new_pairs} new pairs, +{done.added} −{done.removed} of {done.kept} rows"
+    took = time.perf_counter() - began
+    return took, f"{done.new_pairs} new pairs, +{done.added} −{done.removed} of {done.kept} rows"
 
 
 def files_of(lake: Lake) -> Files:
@@ -72,7 +74,11 @@ def needless(before: Files, after: Files) -> int:
     return sum(all(now.get(id) == digest for id, digest in rows.items()) for rows in gone)
 
 
-def moved(lake: Lake, before: Files, after: Files) -> str:
+def commits_of(lake: Lake) -> int:
+    return sum(lake.table(name).version for name in lake.tables())
+
+
+def moved(before: Files, after: Files) -> str:
     """What was written for it, in words."""
     new = [rows for path, rows in after.items() if path not in before]
     kept = sum(path in after for path in before)
