@@ -13,14 +13,13 @@ from data.distribution import Distributions, Histogram
 from data.lake import Lake
 from data.pairs import VERDICTS
 from data.publish import Publish
-from data.select import OFTEN, Selection
+from data.select import Selection, across
 from data.stage import query
 from data.table import Table
 from data.thresholds import Threshold, thresholds
 from data.versions import Step, Version, fell_to, funnel, labels_of
 
 TENTHS = tuple(n / 10 for n in range(11))
-NO_OFTEN = pa.table({"digest": pa.array([], pa.string()), "times": pa.array([], pa.int64())})
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,12 @@ def account(lake: Lake, selection: Selection, publish: Publish, version: Version
 def facts_of(lake: Lake, selection: Selection, facts: list[str], more: str) -> Iterator[tuple[str, dict[str, object]]]:
     """SQL a bucket, and its tables: facts of every pair with its verdict (`more` is what else to select)."""
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
-    often = query(OFTEN, pairs=inputs["pairs"].dataset()) if "caption_seen" in facts else NO_OFTEN
+    every = across(inputs, facts)
     columns = ", ".join([more, *(f'facts."{fact}"' for fact in facts)])
     sql = f"SELECT {columns} FROM ({selection.facts()}) facts JOIN verdicts ON verdicts.id = facts.id"
     for bucket in lake.buckets:
         tables: dict[str, object] = {table: rows.dataset(bucket) for table, rows in inputs.items()}
-        yield sql, {**tables, "often": often, "verdicts": verdicts.dataset(bucket)}
+        yield sql, {**tables, **every, "verdicts": verdicts.dataset(bucket)}
 
 
 def _scores(lake: Lake, selection: Selection, publish: Publish, earlier: Table | None) -> list[Score]:

@@ -7,7 +7,7 @@ passed all before them.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from data.holdout import files_of, known_of
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, VERDICTS
 from data.score import Scorer
+from data.stage import query
 from data.table import Table, write_file
 
 FACTS = {
@@ -55,6 +56,7 @@ OFTEN = (
     "SELECT md5(caption) AS digest, count(*) AS times FROM pairs WHERE id NOT IN (SELECT id FROM replaced) "
     "GROUP BY ALL HAVING times > 1"
 )
+NO_OFTEN = pa.table({"digest": pa.array([], pa.string()), "times": pa.array([], pa.int64())})
 FETCH_REASON = (
     "CASE WHEN replaced_by IS NOT NULL THEN 'replaced by ' || replaced_by "
     "WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
@@ -150,11 +152,8 @@ class Judgement:
         fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
         needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
         columns = "".join(f", {name(fact)}" for fact in sorted(needed))
-        for table in ("pairs", "fetches"):
-            self.sql.register(table, inputs[table].dataset())
-        self.sql.execute(f"CREATE TABLE events AS {EVENTS}")
-        self.sql.execute(f"CREATE TABLE replaced AS {REPLACED}")
-        self.sql.execute(f"CREATE TABLE often AS {OFTEN}")
+        for table, all_rows in across(inputs, [fact for _, one in criteria for fact in one.asks()]).items():
+            self.sql.register(table, all_rows)
         for bucket in buckets:
             for table, rows in inputs.items():
                 self.sql.register(table, rows.dataset(bucket))
@@ -259,6 +258,14 @@ class Judgement:
             f"SELECT id, {text(criterion.label + ': not drawn')} AS reason FROM rest WHERE id NOT IN "
             f"(SELECT id FROM each JOIN counted USING (concept) WHERE {salt} < {criterion.most}.0 / times)",
         )
+
+
+def across(inputs: Mapping[str, Table], facts: Iterable[str]) -> dict[str, pa.Table]:
+    """What the facts of a row need to know of all rows: who was replaced, and how often its caption is there."""
+    pairs = inputs["pairs"].dataset()
+    replaced = query(REPLACED, events=query(EVENTS, pairs=pairs, fetches=inputs["fetches"].dataset()))
+    often = query(OFTEN, pairs=pairs, replaced=replaced) if "caption_seen" in facts else NO_OFTEN
+    return {"replaced": replaced, "often": often}
 
 
 def _carried(fact: str) -> str:
