@@ -261,7 +261,7 @@ class Table:
             todo = self._without_foreign_rows([file for file in todo if file not in landed])
             if not todo:
                 return landed
-            if self._commit([_add(file) for file in todo], metadata):
+            if self._commit(todo, {}, metadata):
                 self.seen.update(file.path for file in todo)
                 return landed + todo
         raise CommitFailedError(f"{self.name}: lost {PATIENCE} races in a row")
@@ -269,11 +269,11 @@ class Table:
     def replace(self, add: Sequence[ShardFile], remove: Iterable[str], metadata: dict[str, Any]) -> bool:
         """Put files in the place of others in one commit. False, and nothing done, if somebody was there first."""
         present = self.files()
-        gone = [_remove(path, present[path][0]) for path in remove]
-        return self._commit([*map(_add, add), *gone], metadata)
+        return self._commit(add, {path: present[path][0] for path in remove}, metadata)
 
-    def _commit(self, actions: list[AddAction | RemoveAction], metadata: dict[str, Any] | None) -> bool:
+    def _commit(self, add: Sequence[ShardFile], remove: dict[str, int], metadata: dict[str, Any] | None) -> bool:
         before = self.number
+        actions: list[AddAction | RemoveAction] = [*map(_add, add), *(_remove(*gone) for gone in remove.items())]
         properties = CommitProperties(
             custom_metadata={METADATA: json.dumps(metadata)} if metadata else None,
             app_transactions=[Transaction(TRANSACTION, before + 1)],
@@ -287,7 +287,10 @@ class Table:
             storage.patiently(self.url, self.state.update_incremental)
             if self.number == before and (isinstance(error, CommitFailedError) or storage.is_local(self.url)):
                 raise  # neither a race nor the network
-            return False
+            there = self.files().keys()
+            done = bool(add or remove) and there >= {file.path for file in add} and there.isdisjoint(remove)
+            if self.number != before + 1 or not done:
+                return False  # else it was done, and then denied
         self.last = before + 1
         storage.patiently(self.url, self.state.update_incremental)
         return True

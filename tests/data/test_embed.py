@@ -325,7 +325,7 @@ def publish(ways: Way, built: Built) -> dict[str, Any]:
     publication = ways.plan_publication()
     version = ways.commit(publication, list(map(ways.publish.work, publication.shards)))
     assert version is not None
-    published(built, publication, version)
+    published(ways, built, publication, version)
     return ways.lake.table("datasets/shapes").record()
 
 

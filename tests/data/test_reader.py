@@ -24,10 +24,8 @@ from data.order import Order, Spans, Unit, cut, join, share, size
 from data.publish import SAMPLE
 from data.reader import Reader, _read_ahead, merge_states
 from data.table import Table, write_file
+from tests.conftest import Bucket
 from tests.data.small_world import jpeg
-from tests.data.test_s3 import Bucket, bucket
-
-__all__ = ["bucket"]  # the fixture
 
 DIM = 6
 COLUMNS = pa.schema([("clip_score", pa.float32()), ("t5_embedding", pa.binary()), ("t5_length", pa.int32())])
