@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -40,6 +40,12 @@ LEGACY = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGN
 
 class ForbiddenAddress(OSError):
     """An address that a fetch must not connect to."""
+
+
+def domain_among(host: str, domains: Container[str]) -> str | None:
+    """The host itself, or the nearest domain above it, that is among some."""
+    labels = host.lower().rstrip(".").split(".")
+    return next((name for n in range(len(labels)) if (name := ".".join(labels[n:])) in domains), None)
 
 
 def refusal(address: str) -> str | None:

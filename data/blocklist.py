@@ -16,11 +16,11 @@ from typing import Literal, get_args
 import pyarrow as pa
 from yarl import URL
 
+from data.address import domain_among
 from data.hashes import Digests, Looks
+from data.ingest import add_rows
 from data.lake import Lake
-from data.pairs import bucket_of
-from data.stage import query
-from data.table import Table, write_file
+from data.table import Table
 
 Kind = Literal["url", "domain", "sha256", "pair", "phash"]
 
@@ -83,11 +83,9 @@ class Blocklist:
 
     def why_not(self, url: URL) -> str | None:
         """Why a URL must not be asked."""
-        if self._domains:
-            labels = (url.raw_host or "").lower().rstrip(".").split(".")
-            domain = next((d for n in range(len(labels)) if (d := ".".join(labels[n:])) in self._domains), None)
-            if domain:
-                return f"the blocklist names the domain {domain}"
+        domain = domain_among(url.raw_host or "", self._domains)
+        if domain:
+            return f"the blocklist names the domain {domain}"
         if len(self._urls) and bytes.fromhex(url_digest(url)) in self._urls:
             return "the blocklist names the URL"
         return None
@@ -107,22 +105,8 @@ def url_digest(url: str | URL) -> str:
 def add(lake: Lake, entries: Iterable[Entry]) -> int:
     """Block what is not blocked yet. Returns how many entries were new."""
     at = datetime.now(UTC)
-    found = {
-        one.id: {"id": one.id, "kind": one.kind, "value": one.value, "reason": one.reason, "at": at} for one in entries
-    }
-    table, added = lake.table_or_make("blocklist", BLOCKLIST), 0
-    while True:
-        files = []
-        for bucket in lake.buckets:
-            part = [row for id, row in found.items() if bucket_of(id, lake.config.buckets) == bucket]
-            rows = pa.Table.from_pylist(part, BLOCKLIST)
-            new = query("SELECT * FROM rows ANTI JOIN there USING (id)", rows=rows, there=table.dataset(bucket))
-            files += [write_file(table.url, bucket, new.cast(BLOCKLIST))] if new.num_rows else []
-        landed = table.append(files)
-        added += sum(file.rows for file in landed)
-        if len(landed) == len(files):
-            return added
-        table.refresh()  # somebody else blocks too
+    rows = [{"id": one.id, "kind": one.kind, "value": one.value, "reason": one.reason, "at": at} for one in entries]
+    return add_rows(lake, "blocklist", BLOCKLIST, rows)
 
 
 def read_blocklist(lake: Lake, distance: int) -> Blocklist:

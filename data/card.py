@@ -3,18 +3,15 @@
 from functools import lru_cache
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import BaseModel, ConfigDict, Field
 
 from data import storage
 from data.account import Account, Score
-from data.publish import SAMPLE
+from data.features import listed, size_category
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "n>10B")
-KINDS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # Arrow's words where the Hub has others
 
 
 class CardSettings(BaseModel):
@@ -55,14 +52,14 @@ def front_matter(account: Account, settings: CardSettings) -> dict[str, Any]:
     front |= {
         "pretty_name": account.version.dataset,
         "task_categories": ["text-to-image"],
-        "size_categories": [SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]],
+        "size_categories": [size_category(rows)],
         "tags": ["imagen", *settings.tags],
     }
     if account.files:
         files = [{"split": "train", "path": account.files}]
         front["configs"] = [{"config_name": "default", "data_files": files}]
     front["dataset_info"] = {
-        "features": [{"name": column.name, **_feature(column)} for column in account.columns],
+        "features": listed(account.columns),
         "splits": [{"name": "train", "num_bytes": account.bytes, "num_examples": rows}],
         "download_size": account.bytes,
         "dataset_size": account.bytes,
@@ -93,19 +90,11 @@ def _page() -> Template:
     return environment.get_template("card.md")
 
 
-def _feature(column: pa.Field) -> dict[str, Any]:
-    if column.equals(SAMPLE[3]):
-        return {"dtype": "image"}
-    if pa.types.is_list(column.type):
-        return {"list": KINDS.get(str(column.type.value_type), str(column.type.value_type))}
-    return {"dtype": KINDS.get(str(column.type), str(column.type))}
-
-
 def _columns(account: Account) -> list[dict[str, str]]:
     scores = {score.fact: score for score in account.scores}
     found = []
-    for column in account.columns:
-        kind = str(_feature(column).get("dtype", column.type))
+    for column, feature in zip(account.columns, listed(account.columns), strict=True):
+        kind = str(feature.get("dtype", column.type))
         found.append({"name": column.name, "type": kind, **_distribution(scores.get(column.name))})
     return found
 

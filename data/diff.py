@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data.distribution import Distributions
 from data.lake import Lake
 from data.stage import query
 from data.table import Table
@@ -19,8 +20,8 @@ class Shift:
     """A score's quantiles in both versions, and the largest distance of the two distributions (Kolmogorov-Smirnov)."""
 
     score: str
-    before: list[float | None]
-    after: list[float | None]
+    before: list[float]
+    after: list[float]
     distance: float
 
 
@@ -55,7 +56,7 @@ def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
             reasons.update(_reasons(lake, version, moving, bucket))
     found.into, found.out = len(found.into_ids), len(found.out_ids)
     found.why_in, found.why_out = dict(into.most_common()), dict(out.most_common())
-    found.shifts = [_shift(score, *tables) for score in _scores(tables)]
+    found.shifts = _shifts(tables, lake.buckets)
     return found
 
 
@@ -94,24 +95,18 @@ def _kind(reason: str) -> str:
     return reason.partition(": same as ")[0].partition(": like ")[0]
 
 
-def _scores(tables: list[Table]) -> list[str]:
+def _shifts(tables: list[Table], buckets: range) -> list[Shift]:
+    """Of every score that both versions know."""
     schemas = [table.columns() for table in tables]
-    return [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
-
-
-def _shift(score: str, before: Table, after: Table) -> Shift:
-    quantiles = ", ".join(f'quantile_cont("{score}", {q})' for q in QUANTILES)
-    told = [
-        query(f"SELECT [{quantiles}] AS q FROM rows", rows=table.dataset())["q"].to_pylist()[0]
-        for table in (before, after)
-    ]
-    distance = query(
-        f'WITH every AS (SELECT "{score}" AS s, 1 AS a, 0 AS b FROM before '
-        f'UNION ALL SELECT "{score}", 0, 1 FROM after), '
-        "steps AS (SELECT s, sum(a) AS a, sum(b) AS b FROM every WHERE s IS NOT NULL GROUP BY s), "
-        "shares AS (SELECT sum(a) OVER w / sum(a) OVER () AS a, sum(b) OVER w / sum(b) OVER () AS b FROM steps "
-        "WINDOW w AS (ORDER BY s)) SELECT coalesce(max(abs(a - b)), 0) AS d FROM shares",
-        before=before.dataset(),
-        after=after.dataset(),
-    )["d"].to_pylist()[0]
-    return Shift(score, told[0], told[1], round(float(distance), 6))
+    scores = [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
+    with Distributions(scores) as told:
+        for part, table in zip(("before", "after"), tables, strict=True):
+            for bucket in buckets:
+                told.add(f"SELECT '{part}' AS part, * EXCLUDE image FROM rows", scores, rows=table.dataset(bucket))
+        return [
+            Shift(
+                score, told.quantiles(score, "before", QUANTILES), told.quantiles(score, "after", QUANTILES), distance
+            )
+            for score in scores
+            if (distance := told.apart(score, "before", "after")) is not None
+        ]

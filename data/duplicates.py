@@ -1,9 +1,9 @@
 """Duplicates without all-pairs: who is alike, and who of them stays.
 
-Rows are compared only if they share a key: of hashes the bands that cannot all differ, of thumbnails and vectors the
-sides of fixed random planes on which they lie (SimHash). Keys don't depend on other rows, so that an increment never
-changes what was found before. Of those alike the first in order stays and the others don't; a row that is like a
-dropped one only, stays.
+Hashes and thumbnails are compared only if they share a key: of hashes the bands that cannot all differ, of thumbnails
+the sides of fixed random planes on which they lie (SimHash); vectors by clusters. Who is found like whom never depends
+on other rows, so that an increment doesn't change what was found before. Of those alike the first in order stays and
+the others don't; a row that is like a dropped one only, stays.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,15 +83,6 @@ def like_thumbnails(thumbnails: np.ndarray, distance: float) -> Pairs:
         return np.abs(values[a] - values[b]).mean(1) <= distance
 
     return _confirmed(_sides(values - values.mean(1, keepdims=True)), near)
-
-
-def like_vectors(vectors: np.ndarray, distance: float) -> Pairs:
-    """Pairs of vectors of length 1 whose cosine is at least 1 - `distance`."""
-
-    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (vectors[a] * vectors[b]).sum(1) >= 1 - distance - 1e-6
-
-    return _confirmed(_sides(vectors), near)
 
 
 def _sides(vectors: np.ndarray) -> list[np.ndarray]:

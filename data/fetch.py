@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
 from data import robots
-from data.address import Hosts, SystemResolver, literal, refusal
+from data.address import Hosts, SystemResolver, domain_among, literal, refusal
 from data.limits import Memory, Resting, Share, Turns
 from data.request import REDIRECTS, UNCHANGED, Answer, Client, Failure
 
@@ -231,8 +231,7 @@ class Fetcher:
         host = (target.raw_host or "").lower().rstrip(".")
         if not HOST.fullmatch(host):
             raise Failure("bad_url", f"{target} names no host" if not host else f"{host!r} can't be a host's name")
-        labels = host.split(".")
-        if self._blocked and any(".".join(labels[n:]) in self._blocked for n in range(len(labels))):
+        if domain_among(host, self._blocked):
             raise Failure("blocked", f"{host} is a blocked domain")
         if why := self.blocked(target):
             raise Failure("blocked", why)

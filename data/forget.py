@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data import storage
+from data.address import domain_among
+from data.beside import CARD, REPORT
 from data.blocklist import Entry, Kind, add, url_digest
 from data.criteria import text
 from data.errors import PairNotFound
@@ -27,7 +29,6 @@ from data.table import ShardFile, Table, digest, encode, write_file
 from data.versions import versions
 
 NOTES = "forgotten"  # folder of a note for each forgetting: which files were written again, and what they hash to
-PAGES = ("report.html", "README.md")  # beside a dataset; they show samples, and the next build writes them again
 BESIDE = ("files", "blocklist")  # tables that know nothing of pairs
 
 
@@ -72,8 +73,8 @@ def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
         images=images.dataset() if images else none,
     ).to_pylist()
     if kind == "domain":
-        wanted = Entry("domain", what, "").value
-        rows = [row for row in rows if _host(row["url"]) == wanted or _host(row["url"]).endswith(f".{wanted}")]
+        wanted = {Entry("domain", what, "").value}
+        rows = [row for row in rows if domain_among(_host(row["url"]), wanted)]
     if kind == "url" and not rows:  # another spelling of it
         every = query("SELECT id, url, caption FROM pairs", pairs=pairs.dataset()).to_pylist()
         rows = [row for row in every if url_digest(row["url"]) == url_digest(what)]
@@ -115,7 +116,7 @@ def _forget_in(
         storage.write(storage.join(table.url, path), content)
         rewritten[f"{name}/{path}"] = digest(content)
     if name.startswith("datasets/") and forgotten.rows.get(name):
-        for page in PAGES:
+        for page in (REPORT, CARD):  # they show samples, and the next build writes them again
             storage.remove(storage.join(table.url, page))
 
 
@@ -182,6 +183,6 @@ def _host(url: str) -> str:
     from yarl import URL
 
     try:
-        return (URL(url.strip()).raw_host or "").lower().rstrip(".")
+        return URL(url.strip()).raw_host or ""
     except ValueError:
         return ""

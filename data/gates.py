@@ -12,6 +12,7 @@ from data.distribution import Distributions
 from data.errors import GateClosed
 from data.lake import Lake
 from data.publish import Publish
+from data.select import NOT_FETCHED
 from data.stage import query
 from data.versions import Version, newest
 
@@ -84,7 +85,7 @@ def _kept(lake: Lake, dataset: str) -> tuple[int, int]:
     """How many pairs are kept, and how many have a picture."""
     found = query(
         "SELECT count(*) FILTER (kept) AS kept, "
-        "count(*) FILTER (kept OR NOT starts_with(reasons[1], 'not fetched')) AS pictures FROM verdicts",
+        f"count(*) FILTER (kept OR NOT starts_with(reasons[1], '{NOT_FETCHED}')) AS pictures FROM verdicts",
         verdicts=lake.table(f"verdicts/{dataset}").dataset(),
     ).to_pylist()[0]
     return found["kept"], found["pictures"]

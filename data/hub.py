@@ -10,12 +10,12 @@ import pyarrow as pa
 import yaml
 
 from data import storage
+from data.beside import CARD
 from data.errors import ExportError
+from data.features import listed, size_category
 from data.lake import Lake
-from data.packing import features
 from data.versions import Version
 
-CARD = "README.md"
 FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
 TEXT = """
 # {name}
@@ -38,7 +38,7 @@ def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, stored: 
     front |= {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         "dataset_info": {
-            "features": [{"name": name, **_listed(feature)} for name, feature in features(schema).items()],
+            "features": listed(schema),
             "splits": [{"name": "train", "num_bytes": content, "num_examples": samples}],
             "download_size": stored,
             "dataset_size": content,
@@ -68,21 +68,6 @@ def _beside(lake: Lake, version: Version) -> tuple[dict[str, Any], str] | None:
 
 
 def _plain(version: Version, samples: int) -> tuple[dict[str, Any], str]:
-    power = max(3, len(str(samples)))
-    size = "n<1K" if power == 3 else f"{_short(power - 1)}<n<{_short(power)}"
+    size = size_category(samples)
     front = {"pretty_name": version.dataset, "task_categories": ["text-to-image"], "size_categories": [size]}
     return front, TEXT.format(name=version.dataset, samples=samples, version=version.version, at=version.at)
-
-
-def _short(power: int) -> str:
-    """A power of ten as the Hub writes it: 1K, 10K, 100K, 1M, ..."""
-    return f"{10 ** (power % 3)}{'KMBT'[power // 3 - 1]}"
-
-
-def _listed(feature: dict[str, Any]) -> dict[str, Any]:
-    """A feature as the front matter has it, which is shorter than the note in a file."""
-    if feature["_type"] == "Image":
-        return {"dtype": "image"}
-    if feature["_type"] == "List":
-        return {"list": _listed(feature["feature"])["dtype"]}
-    return {"dtype": feature["dtype"]}

@@ -97,15 +97,9 @@ class Collected:
             self.new += add_new(self.lake, "pairs", PAIRS, self.held)
         self.held.clear()
         rejects = [_reject_row(reading.file, reject) for reading in self.files for reject in reading.rejects]
-        self._tell("rejects", REJECTS, rejects)
-        self._tell("files", FILES, [self._file_row(reading) for reading in self.files])
+        add_rows(self.lake, "rejects", REJECTS, rejects)
+        add_rows(self.lake, "files", FILES, [self._file_row(reading) for reading in self.files])
         self.files = []
-
-    def _tell(self, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
-            buckets = np.array([bucket_of(row["id"], self.lake.config.buckets) for row in rows])
-            add_new(self.lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)})
 
     def _file_row(self, reading: Reading) -> dict[str, Any]:
         file = reading.file
@@ -203,6 +197,15 @@ def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[p
         if len(landed) == len(written):
             return new
         table.refresh()  # somebody else ingests too: plan again
+
+
+def add_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
+    """Append those of some rows that a table lacks. Returns how many."""
+    if not rows:
+        return 0
+    table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
+    buckets = np.array([bucket_of(row["id"], lake.config.buckets) for row in rows])
+    return add_new(lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)}).total()
 
 
 def by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:

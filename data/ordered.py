@@ -104,8 +104,8 @@ class Ordered:
     @cached_property
     def _stretch(self) -> int:
         """How many rows a stretch has: some whole batches."""
-        sizes = pa.table(self.table.state.get_add_actions(flatten=True))["size_bytes"]
-        return max(1, STRETCH * len(self) // max(1, pc.sum(sizes).as_py() or 0) // BATCH) * BATCH
+        size = sum(self.table.sizes().values())
+        return max(1, STRETCH * len(self) // max(1, size) // BATCH) * BATCH
 
     def _gather(self, places: Places, pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
         """The rows at some places: each row group is read once, and the rows are put in their order."""

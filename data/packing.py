@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import SampleDamaged
+from data.features import note_of
 from data.ordered import NOTE
 from data.rows import as_json
 from data.table import BINARY_ROW_GROUP
 
 STARTS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}  # how a picture of each format begins
-KINDS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # Arrow's words where Hugging Face has others
 
 Notes = Mapping[str, Mapping[str, Any]]
 
@@ -39,7 +39,7 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: Notes) -> Non
 
 def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, embeddings: Notes) -> None:
     """Samples as rows, with the note by which `datasets` gives back pictures."""
-    note = {b"huggingface": json.dumps({"info": {"features": features(schema)}}).encode()}
+    note = {key.encode(): value.encode() for key, value in note_of(schema).items()}
     if embeddings:
         note[NOTE] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
     schema = schema.with_metadata(note)
@@ -47,19 +47,6 @@ def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, em
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts, write_statistics=["id"]) as writer:
         for batch in batches:
             writer.write_table(batch.replace_schema_metadata(note), row_group_size=BINARY_ROW_GROUP)
-
-
-def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """The columns as Hugging Face describes them."""
-    return {field.name: _feature(field) for field in schema}
-
-
-def _feature(field: pa.Field) -> dict[str, Any]:
-    if field.name == "image":
-        return {"_type": "Image"}
-    if pa.types.is_list(field.type):
-        return {"feature": _feature(field.type.value_field), "_type": "List"}
-    return {"dtype": KINDS.get(str(field.type), str(field.type)), "_type": "Value"}
 
 
 def _plain(batch: pa.Table) -> Iterator[dict[str, Any]]:

@@ -149,8 +149,8 @@ def what_if(lake: Lake, selection: Selection) -> Change:
     inputs = selection.inputs(glimpse)
     verdicts, dataset = glimpse.find(selection.table), glimpse.find(f"datasets/{selection.dataset}")
     cuts = verdicts.record().get("cuts", {}) if verdicts else {}
-    judgement, change = Judgement(lake.buckets, selection, inputs, cuts), Change()
-    try:
+    change = Change()
+    with Judgement(lake.buckets, selection, inputs, cuts) as judgement:
         for bucket in lake.buckets:
             kept = query("SELECT id FROM judged WHERE kept", judged=judgement.verdicts(bucket))
             there = dataset.dataset(bucket) if dataset else pads.dataset(pa.table({"id": pa.array([], pa.string())}))
@@ -162,8 +162,6 @@ def what_if(lake: Lake, selection: Selection) -> Change:
             change.out += out.num_rows
             for samples, moving in ((change.samples_in, into), (change.samples_out, out)):
                 samples += _captions(inputs["pairs"].dataset(bucket), moving, SAMPLES - len(samples))
-    finally:
-        judgement.close()
     return change
 
 
@@ -228,8 +226,7 @@ def _size_of_pictures(lake: Lake) -> float | None:
     images = lake.find("images")
     if images is None or not images.rows():
         return None
-    sizes = pa.table(images.state.get_add_actions(flatten=True))["size_bytes"]
-    return float(pc.sum(sizes).as_py() / images.rows())
+    return sum(images.sizes().values()) / images.rows()
 
 
 def _seconds(lake: Lake, stage: Stage, rows: int) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.embed import dim_of, texts_of
+from data.features import note_of
 from data.lake import Lake
 from data.score import Scorer, read_pictures
 from data.stage import Shard, Written, query
@@ -160,7 +161,7 @@ class Publish:
             columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
             vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
         rows = pa.table({**columns, "image": pa.array(pictures, SAMPLE[3].type)}).select(self.schema().names)
-        notes = _hugging_face(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
+        notes = note_of(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
         rows = rows.cast(self.schema()).replace_schema_metadata(notes)
         return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
 
@@ -189,11 +190,3 @@ def code_version() -> dict[str, str | None]:
     except (OSError, subprocess.SubprocessError):
         commit = None  # installed from a wheel, or no git here
     return {"version": package_version("imagen"), "commit": commit}
-
-
-def _hugging_face(schema: pa.Schema) -> dict[str, str]:
-    """The note by which `datasets` gives back pictures, not structs."""
-    kinds = {"string": "string", "int32": "int32", "float": "float32", "binary": "binary"}
-    features = {f.name: {"dtype": kinds[str(f.type)], "_type": "Value"} for f in schema if f.name != "image"}
-    ordered = {name: features.get(name, {"_type": "Image"}) for name in schema.names}
-    return {"huggingface": json.dumps({"info": {"features": ordered}})}

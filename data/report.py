@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from data.account import Account
 from data.card import as_yaml, written
 from data.distribution import Histogram
+from data.select import NOT_FETCHED
 from data.shown import Group
 from data.thresholds import Threshold
 from data.versions import Step
@@ -21,7 +22,6 @@ WIDTH, HEIGHT = 320, 84  # of a plot's bars, in the units of its drawing
 LINE = 11  # of the labels above them
 TICKS = 5
 MOST_CUTS = 6  # thresholds drawn for one fact: one for each of a hundred languages would hide the rest
-NOT_FETCHED = "not fetched"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ have not seen it; one of these keeps the vectors of a CLIP model. `Judge` says w
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -142,16 +142,23 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The stage: vectors and captions → the table of one vector scorer."""
+class _ToOneTable:
+    """What the stages of one scorer share."""
 
     lake: Lake
-    scorer: VectorScorer
+    scorer: Any
     name: str
     leads: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
+
+
+@dataclass(frozen=True)
+class Judge(_ToOneTable):
+    """The stage: vectors and captions → the table of one vector scorer."""
+
+    scorer: VectorScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         seen = {
@@ -173,12 +180,10 @@ class Judge:
         read = [self._vectors(scorer, rows, f"seen{n}") for n, scorer in enumerate(self.scorer.sees())]
         errors = [next((one for one in told if one), None) for told in zip(*(e for _, e in read), strict=True)]
         known = [n for n, error in enumerate(errors) if error is None]
-        vectors = [_matrix([packed[n] for n in known]) for packed, _ in read]
+        vectors = [unpacked([packed[n] for n in known]) for packed, _ in read]
         captions = rows["caption"].take(pa.array(known, pa.int64())).to_pylist()
         said = self.scorer.judge(vectors, captions) if known else {}
-        columns = {name: _spread(said.get(name, ()), known, rows.num_rows) for name in self.scorer.columns.names}
-        table = pa.table({"id": rows["id"], **columns, "error": pa.array(errors, pa.string())})
-        return _written(self.lake, shard, [(self.scorer, table.cast(self.scorer.schema))])
+        return _written(self.lake, shard, [(self.scorer, _rows(self.scorer, rows["id"], errors, known, said))])
 
     def _vectors(self, scorer: PictureScorer, rows: pa.Table, file: str) -> tuple[list[bytes | None], list[str | None]]:
         places = pa.table({"id": rows["id"], "file": rows[file]})
@@ -188,16 +193,10 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(_ToOneTable):
     """The stage: `pairs` → the table of one caption scorer. It needs no picture, and does not wait for one."""
 
-    lake: Lake
     scorer: CaptionScorer
-    name: str
-    leads: bool = False
-
-    def outputs(self, lake: Lake) -> list[Table]:
-        return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         return query(
@@ -225,7 +224,9 @@ def read_rows(lake: Lake, table: str, schema: pa.Schema, columns: list[str], row
     for at in range(0, rows.num_rows, READ_AHEAD):
         part = rows.slice(at, READ_AHEAD)
         files = open_files(url, pc.unique(part["file"]).to_pylist(), schema)
-        found = files.to_table(columns=["id", *columns], filter=pc.field("id").isin(part["id"].combine_chunks()))
+        id, ids = pc.field("id"), part["id"].combine_chunks()
+        among = (id >= ids[0]) & (id <= ids[-1])  # by which Arrow skips row groups; by many ids it does not
+        found = files.to_table(columns=["id", *columns], filter=among & id.isin(ids))
         yield found.sort_by("id")
 
 
@@ -257,12 +258,7 @@ class _Said:
     def rows(self) -> pa.Table:
         if self.seen:
             self._say()
-        columns = {
-            column.name: _spread(self.columns.get(column.name, ()), self.known, len(self.ids))
-            for column in self.scorer.columns
-        }
-        rows = pa.table({"id": self.ids, **columns, "error": pa.array(self.errors, pa.string())})
-        return rows.cast(self.scorer.schema)
+        return _rows(self.scorer, self.ids, self.errors, self.known, self.columns)
 
 
 def _look(picture: bytes, scorers: list[PictureScorer]) -> list[Any]:
@@ -285,18 +281,19 @@ def _tell(said: list[_Said], id: str, todo: list[int], seen: "Future[list[Any]]"
         said[n].add(id, one)
 
 
-def _spread(values: Sequence[Any], places: list[int], count: int) -> pa.Array:
-    """Values at their places among nulls."""
-    all: list[Any] = [None] * count
-    for place, value in zip(places, values, strict=True):
-        all[place] = value
-    return pa.array(all)
+def _rows(scorer: Scorer, ids: Any, errors: list[str | None], known: list[int], said: Mapping[str, Any]) -> pa.Table:
+    """What was said at the places that are known, among nulls."""
+    columns: dict[str, list[Any]] = {name: [None] * len(errors) for name in scorer.columns.names}
+    for name, values in said.items():
+        for place, value in zip(known, values, strict=True):
+            columns[name][place] = value
+    return pa.table({"id": ids, **columns, "error": pa.array(errors, pa.string())}).cast(scorer.schema)
 
 
-def _matrix(packed: list[bytes | None]) -> np.ndarray:
-    return (
-        np.frombuffer(b"".join(one for one in packed if one is not None), "<f2").reshape(len(packed), -1).astype("f4")
-    )
+def unpacked(vectors: Sequence[bytes | None]) -> np.ndarray:
+    """Vectors as a table holds them, none of them null, as n × d in float32."""
+    packed = b"".join(one for one in vectors if one is not None)
+    return np.frombuffer(packed, "<f2").reshape(len(vectors), -1).astype(np.float32)
 
 
 def _written(lake: Lake, shard: Shard, said: list[tuple[Any, pa.Table]]) -> Written:

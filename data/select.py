@@ -7,7 +7,8 @@ passed all before them.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from data.clusters import like_vectors
 from data.criteria import (
     CARRIED,
     Balance,
@@ -31,11 +33,11 @@ from data.criteria import (
     text,
 )
 from data.due import EVENTS, REPLACED
-from data.duplicates import Like, leaders, like_hashes, like_known, like_thumbnails, like_vectors
+from data.duplicates import Like, leaders, like_hashes, like_known, like_thumbnails
 from data.holdout import files_of, known_of
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, PAIRS, VERDICTS
-from data.score import Scorer
+from data.score import Scorer, unpacked
 from data.stage import query
 from data.table import Table, write_file
 
@@ -57,9 +59,10 @@ OFTEN = (
     "GROUP BY ALL HAVING times > 1"
 )
 NO_OFTEN = pa.table({"digest": pa.array([], pa.string()), "times": pa.array([], pa.int64())})
+NOT_FETCHED = "not fetched"  # begins the reason of every pair without a picture
 FETCH_REASON = (
     "CASE WHEN replaced_by IS NOT NULL THEN 'replaced by ' || replaced_by "
-    "WHEN sha256 IS NULL THEN 'not fetched: ' || coalesce(status, 'pending') END"
+    f"WHEN sha256 IS NULL THEN '{NOT_FETCHED}: ' || coalesce(status, 'pending') END"
 )
 
 SAME_WORDS = "trim(lower(regexp_replace(caption, '[^\\p{L}\\p{N}]+', ' ', 'g')))"
@@ -114,7 +117,7 @@ class Selection:
         )
 
 
-class Judgement:
+class Judgement(AbstractContextManager["Judgement"]):
     """One pass over the facts of all pairs, bucket by bucket, and one over what is left for each criterion on sets."""
 
     def __init__(self, buckets: range, selection: Selection, inputs: Mapping[str, Table], pinned: Cuts) -> None:
@@ -128,7 +131,7 @@ class Judgement:
             if isinstance(criterion, SetCriterion):
                 self._judge_set(place, criterion)
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.sql.close()
 
     def verdicts(self, bucket: int) -> pa.Table:
@@ -279,12 +282,10 @@ def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndar
     if criterion.by == "hash":
         hashes = np.array([int(value, 16) for value in values], np.uint64)
         return hashes, partial(like_hashes, distance=int(criterion.most))
-    packed = b"".join(values)
     if criterion.by == "look":
-        thumbnails = np.frombuffer(packed, np.uint8).reshape(len(values), -1)
+        thumbnails = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
         return thumbnails, partial(like_thumbnails, distance=criterion.most)
-    vectors = np.frombuffer(packed, "<f2").reshape(len(values), -1).astype(np.float32)
-    return vectors, partial(like_vectors, distance=criterion.most)
+    return unpacked(values), partial(like_vectors, distance=criterion.most)
 
 
 def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
@@ -296,20 +297,12 @@ def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
         state = {"selection": selection.fingerprint, "inputs": {t.name: t.version for t in inputs.values()}}
         if not repin and {name: before.get(name) for name in state} == state:
             return False
-        judgement = Judgement(lake.buckets, selection, inputs, {} if repin else before.get("cuts", {}))
-        try:
-            add, remove = [], []
-            for bucket, new in _changed(lake, judgement, verdicts):
-                remove += [path for path, (of, _) in verdicts.files().items() if of == bucket]
-                add += [write_file(verdicts.url, bucket, new)] if new.num_rows else []
-        finally:
-            judgement.close()
+        add, remove = [], []
+        with Judgement(lake.buckets, selection, inputs, {} if repin else before.get("cuts", {})) as judgement:
+            for bucket in lake.buckets:
+                new = judgement.verdicts(bucket)
+                if not new.equals(verdicts.dataset(bucket).to_table().sort_by("id").cast(VERDICTS)):
+                    remove += [path for path, (of, _) in verdicts.files().items() if of == bucket]
+                    add += [write_file(verdicts.url, bucket, new)] if new.num_rows else []
         if verdicts.replace(add, remove, {**state, "cuts": judgement.cuts}):
             return True
-
-
-def _changed(lake: Lake, judgement: Judgement, verdicts: Table) -> Iterator[tuple[int, pa.Table]]:
-    for bucket in lake.buckets:
-        new = judgement.verdicts(bucket)
-        if not new.equals(verdicts.dataset(bucket).to_table().sort_by("id").cast(VERDICTS)):
-            yield bucket, new

@@ -14,7 +14,7 @@ from data.lake import Lake
 from data.pairs import bucket_of
 from data.picture import decode
 from data.score import UNKNOWN
-from data.select import Selection
+from data.select import NOT_FETCHED, Selection
 from data.stage import query
 from data.versions import fell_to, labels_of
 
@@ -46,7 +46,7 @@ def pick(lake: Lake, selection: Selection, facts: list[str]) -> list[Group]:
     labels = labels_of(selection)
     found = query(
         f"SELECT step, count(*) AS rows, min(id, {KEPT}) AS ids FROM (SELECT id, {fell_to(labels)} AS step "
-        "FROM verdicts WHERE kept OR NOT starts_with(reasons[1], 'not fetched')) GROUP BY step",
+        f"FROM verdicts WHERE kept OR NOT starts_with(reasons[1], '{NOT_FETCHED}')) GROUP BY step",
         verdicts=lake.table(selection.table).dataset(),
     ).to_pylist()
     groups = {row["step"]: row for row in found}

@@ -99,10 +99,7 @@ def folders(url: str) -> list[str]:
 
 def files(url: str) -> list[str]:
     """The paths of all files under a URL, relative to it, in order."""
-    fs, path = split(url)
-    fs.invalidate_cache()
-    start = len(path.rstrip("/")) + 1
-    return sorted(name[start:] for name in fs.find(path)) if fs.exists(path) else []
+    return [path for path, _, _ in details(url)]
 
 
 def details(url: str) -> Iterator[tuple[str, int, float]]:

@@ -187,8 +187,7 @@ class Table:
 
     def bytes_a_row(self) -> int:
         """On average, as they are stored."""
-        actions = pa.table(self.state.get_add_actions(flatten=True))
-        return (pc.sum(actions["size_bytes"]).as_py() or 0) // max(1, self.rows()) or 1
+        return sum(self.sizes().values()) // max(1, self.rows()) or 1
 
     def schema(self) -> pa.Schema:
         return pa.schema(self.state.schema())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import ModelError
-from data.scorers.clip import ClipModel
+from data.scorers.clip import ClipModel, device_of
 
 
 class Tower(Protocol):
@@ -101,12 +101,6 @@ class ClipTower:
         if self.pooled or self.masked is None:
             return min(len(tokens), vectors)
         return len(_without(self.masked, tokens)) - (len(tokens) - vectors)  # a class token's vector is not handed out
-
-
-def device_of(device: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _without(pad: int | None, tokens: list[int]) -> list[int]:

@@ -70,13 +70,10 @@ def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, set[str]]]:
             )
         inputs[name] = lake.table(table, read[table])
     cuts = lake.table(selection.table, read[selection.table]).record().get("cuts", {})
-    judgement = Judgement(lake.buckets, selection, inputs, cuts)
-    try:
+    with Judgement(lake.buckets, selection, inputs, cuts) as judgement:
         for bucket in lake.buckets:
             verdicts = judgement.verdicts(bucket)
             yield bucket, set(verdicts.filter(verdicts["kept"])["id"].to_pylist())
-    finally:
-        judgement.close()
 
 
 def _state(table: Table, rewritten: dict[str, str], path: str) -> str | None:

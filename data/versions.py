@@ -7,7 +7,7 @@ from typing import Any
 from data.criteria import text
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake import Lake
-from data.select import Selection
+from data.select import NOT_FETCHED, Selection
 from data.stage import query
 
 RECENT = 20  # commits, among which there is one of a version if there is any
@@ -68,7 +68,9 @@ def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
     for version in found:
         if version.version == number:
             return version
-    there = ", ".join(f"{dataset}@{version.version}" for version in found) or "none yet"
+    if not found:
+        raise DatasetVersionNotFound(f"{dataset} has no version yet in {lake.url}: its first build has not published")
+    there = ", ".join(f"{dataset}@{version.version}" for version in found)
     raise DatasetVersionNotFound(f"{dataset}@{number} does not exist in {lake.url}; there are: {there}")
 
 
@@ -82,7 +84,7 @@ def funnel(lake: Lake, selection: Selection) -> list[Step]:
     fell = {row["step"]: row["n"] for row in counts}
     left = sum(fell.values())
     steps = [Step("pairs", left, 0)]
-    fetches = sorted((step for step in fell if step.startswith("not fetched")), key=lambda step: -fell[step])
+    fetches = sorted((step for step in fell if step.startswith(NOT_FETCHED)), key=lambda step: -fell[step])
     for step in [*fetches, *(["replaced"] if "replaced" in fell else []), *labels]:
         dropped = fell.get(step, 0)
         left -= dropped

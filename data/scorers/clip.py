@@ -142,9 +142,7 @@ class Loaded:
         import torch
 
         self.torch = torch
-        self.device = device
-        if device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device_of(device)
         folder = BUILT_IN if model == "built-in" else Path(model)
         name = f"local-dir:{folder}" if folder.is_dir() else model
         try:
@@ -181,6 +179,12 @@ class Loaded:
 def _load(model: str, pretrained: str | None, precision: str, device: str) -> Loaded:
     """The model of these settings, once a process."""
     return Loaded(model, pretrained, precision, device)
+
+
+def device_of(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _downloaded(model: str, tag: str) -> Path:

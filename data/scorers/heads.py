@@ -4,7 +4,6 @@ A head is a file of linear layers (`weights`: .safetensors, .pth or .pt), as LAI
 given, safety and watermark are said zero-shot, by the prompts that a picture is nearer to.
 """
 
-import hashlib
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import Field
 from data.errors import ModelError
 from data.score import Columns, PictureScorer, VectorScorer
 from data.scorers.clip import ClipModel
+from data.weights import digest
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -119,8 +119,7 @@ class Watermark(ZeroShot):
 @lru_cache(maxsize=8)
 def _digest(weights: str) -> str:
     try:
-        with Path(weights).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(Path(weights))
     except OSError as error:
         raise ModelError(f"the head {weights} can't be read: {error.strerror}. Correct scores.*.weights") from None
 

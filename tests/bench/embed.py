@@ -9,7 +9,7 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from data.lake import Lake
 from data.pairs import PAIRS, VERDICTS, pair_id
 from data.stage import run_stage
 from data.table import write_file
+from tests.here import Here
 
 ROWS, AGAIN, TURNS, BATCH = 1000, 0.2, 3, 32
 WORDS = ["a", "large", "small", "red", "blue", "circle", "square", "above", "to", "the", "left", "of"]
@@ -34,18 +35,6 @@ PADDED: dict[str, tuple[dict[str, Any], int, float]] = {  # the padding, of how 
     "to 256 tokens": ({"padding": "max_length", "max_length": 256}, 20, 2.0),
     "to its longest": ({"padding": True, "max_length": 77}, 4, 0.0),
 }
-
-
-class Here:
-    """An engine in this very process, so that both sides have the same one."""
-
-    workers = 1
-
-    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        return map(work, items)
-
-    def close(self) -> None:
-        pass
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:

@@ -1,7 +1,6 @@
 """A lake whose pictures are there already: builds of it score, select and publish in seconds, and ask no network."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.build import Built, build
-from data.engine import Item, Result
 from data.lake import Lake
 from data.pairs import FETCHES, IMAGES, bucket_of, pair_id
 from data.recipe import Recipe, parse_recipe
 from data.table import write_file
+from tests.here import Here
 
 RECIPE = """
 name: small
@@ -27,18 +26,6 @@ select:
   - words: {{min: 2}}
   - picture_brightness: {{min: {threshold}}}
 """
-
-
-class Here:
-    """An engine that runs shards in this process."""
-
-    workers = 1
-
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        return map(work, items)
-
-    def close(self) -> None:
-        pass
 
 
 def add_pairs(lake: Lake, source: Path, pairs: list[tuple[str, str]], missing: int = 2, broken: int = 0) -> None:

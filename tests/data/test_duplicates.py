@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.duplicates import LOOK_ALIKE, firsts, leaders, like_hashes, like_thumbnails, like_vectors
+from data.clusters import like_vectors
+from data.duplicates import LOOK_ALIKE, firsts, leaders, like_hashes, like_thumbnails
 from data.scorers.phash import PerceptualHash, perceptual_hash
 from data.world.draw import draw
 from data.world.make import _nearly
@@ -44,18 +45,27 @@ def test_no_pair_of_near_hashes_is_missed(distance: int) -> None:
     assert set(map(tuple, like_hashes(hashes, distance).tolist())) == wanted
 
 
-def test_vectors_of_a_cosine_are_found_and_others_are_not() -> None:
+@pytest.mark.parametrize("distance", [0.01, 0.05, 0.2])
+def test_every_pair_of_vectors_of_a_cosine_is_found_and_no_other(distance: float) -> None:
     rng = np.random.default_rng(1)
-    vectors = rng.standard_normal((500, 64)).astype(np.float32)
-    near = vectors[:200] + 0.08 * rng.standard_normal((200, 64)).astype(np.float32)
-    every = np.concatenate([vectors, near])
+    topics = rng.standard_normal((40, 48))
+    vectors = topics[rng.integers(0, 40, 3000)] + 0.9 * rng.standard_normal((3000, 48))
+    near = vectors[:900] + rng.uniform(0.02, 0.6, (900, 1)) * rng.standard_normal((900, 48))
+    every = np.concatenate([vectors, near, vectors[:5]]).astype(np.float32)
     every /= np.linalg.norm(every, axis=1, keepdims=True)
     cosines = np.triu(every @ every.T, 1)
-    wanted = {(int(a), int(b)) for a, b in np.argwhere(cosines >= 0.99)}
-    found = set(map(tuple, like_vectors(every, 0.01).tolist()))
-    assert len(wanted) > 150
-    assert len(found & wanted) >= 0.99 * len(wanted)
-    assert found <= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 0.99 - 1e-5)}
+    found = set(map(tuple, like_vectors(every, distance).tolist()))
+    assert len(found) > 200
+    assert found >= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance + 1e-5)}
+    assert found <= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance - 1e-5)}
+    part = {pair for pair in found if pair[1] < 2000}
+    assert set(map(tuple, like_vectors(every[:2000], distance).tolist())) == part
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_few_vectors_are_compared_too(count: int) -> None:
+    same = np.tile(np.float32([[0.6, 0.8]]), (count, 1))
+    assert len(like_vectors(same, 0.01)) == count * (count - 1) // 2
 
 
 def test_a_placeholder_that_is_there_ten_thousand_times_costs_nothing() -> None:

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from data.scorers import clip
 from data.stage import make_plan, query, run_stage
 from data.table import write_file
 from tests.data.small_world import jpeg
+from tests.here import Here
 
 T5 = EncoderSettings(encoder="t5", model="built-in")
 CAPTIONS = [
@@ -48,18 +49,6 @@ CAPTIONS = [
     ),
 ]
 WORDS = ["a", "red", "blue", "large", "small", "circle", "star", "of", "the", "in"]
-
-
-class Here:
-    """An engine in this very process."""
-
-    workers = 1
-
-    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        return map(work, items)
-
-    def close(self) -> None:
-        pass
 
 
 def judge(lake: Lake, rows: Iterable[tuple[str, str, bool]]) -> None:

@@ -28,18 +28,7 @@ from data.table import write_file
 from data.world.draw import draw
 from data.world.scene import random_scene
 from tests.data.small_world import jpeg
-
-
-class Inline:
-    """An engine of this very process."""
-
-    workers = 1
-
-    def map(self, work: Any, items: Any) -> Any:
-        return map(work, items)
-
-    def close(self) -> None:
-        pass
+from tests.here import Here
 
 
 @pytest.mark.parametrize(
@@ -106,11 +95,11 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
     decode = data.picture.decode
     clip = ClipScore(model="built-in", flip=True)
     two = Look(lake, (PictureFacts(), PerceptualHash()))
-    assert run_stage(lake, two, Inline(), 8) == 21
+    assert run_stage(lake, two, Here(), 8) == 21
     assert len(decoded) == 21
     more = Look(lake, (PictureFacts(), PerceptualHash(), *clip.sees()))  # the first two have nothing to do
-    assert run_stage(lake, more, Inline(), 8) == 21
-    assert run_stage(lake, more, Inline(), 8) == 0
+    assert run_stage(lake, more, Here(), 8) == 21
+    assert run_stage(lake, more, Here(), 8) == 0
     assert len(decoded) == 42
     for scorer in more.scorers:
         rows = lake.table(scorer.table).dataset().to_table().to_pylist()
@@ -120,7 +109,7 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
         assert "cannot identify image" in failed[0]["error"]
         assert all(failed[0][name] is None for name in scorer.columns.names)
     before = len(decoded)
-    assert run_stage(lake, Judge(lake, clip, "score-clip"), Inline(), 8) == 21
+    assert run_stage(lake, Judge(lake, clip, "score-clip"), Here(), 8) == 21
     assert len(decoded) == before, "a head looks at vectors"
     scores = lake.table(clip.table).dataset().to_table().to_pylist()
     assert sum(row["score"] is None for row in scores) == sum(row["error"] is not None for row in scores) == 1
@@ -190,7 +179,7 @@ def test_a_scorer_of_ones_own_is_one_file_and_one_line(tmp_path: Path, monkeypat
     )
     scorer = recipe.scores["round"]
     lake = lake_of(tmp_path, [jpeg(64, 48)])
-    assert run_stage(lake, Look(lake, (scorer,)), Inline(), 8) == 1
+    assert run_stage(lake, Look(lake, (scorer,)), Here(), 8) == 1
     assert lake.table("scores/roundness-1").dataset().to_table()["ratio"].to_pylist() == [0.75]
 
 

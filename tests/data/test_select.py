@@ -71,11 +71,8 @@ def judged(recipe: Recipe, rows: list[Row], pinned: Cuts | None = None) -> tuple
     for name, one in told.items():
         said = [{"id": row["id"], **{c: row.get(f"{name}_{c}") for c in one.columns.names}} for row in rows]
         inputs[name] = Rows(said, schema[name])
-    judgement = Judgement(BUCKETS, selection, inputs, pinned or {})
-    try:
+    with Judgement(BUCKETS, selection, inputs, pinned or {}) as judgement:
         found = [row for bucket in BUCKETS for row in judgement.verdicts(bucket).to_pylist()]
-    finally:
-        judgement.close()
     assert all(row["kept"] == (not row["reasons"]) for row in found)
     assert len(found) == len(rows)
     return {row["id"]: row["reasons"] for row in found}, judgement.cuts
