@@ -81,12 +81,14 @@ class Built:
     kept: int = 0
     added: int = 0
     removed: int = 0
+    changed: int = 0
     report: str = field(default="", compare=False)  # where it lies
     warning: str | None = None
 
     @property
     def anything_done(self) -> bool:
-        return bool(self.new_pairs or self.added or self.removed or any(self.rows.values()))
+        published = self.added or self.removed or self.changed
+        return bool(self.new_pairs or published or any(self.rows.values()))
 
 
 def way(lake: Lake, recipe: Recipe) -> Way:
@@ -103,7 +105,7 @@ def way(lake: Lake, recipe: Recipe) -> Way:
     joined = {
         name: (one.table, one.encoder.settings.dtype) for name, one in embeds.items() if recipe.embed[name].publish
     }
-    publish = Publish(lake, recipe.name, recipe.scores, joined)
+    publish = Publish(lake, recipe.name, recipe.scores, joined, recipe.copies)
     return Way(lake, recipe, tuple(stages), selection, tuple(embeds.values()), publish)
 
 
@@ -134,7 +136,7 @@ def build(
 def published(ways: Way, built: Built, publication: Publication, version: int) -> Built:
     """Note what was published, and write what lies beside it."""
     built.version, built.kept = version, publication.kept
-    built.added, built.removed = publication.added, publication.removed
+    built.added, built.removed, built.changed = publication.added, publication.removed, publication.changed
     built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_beside(version)
     return built
 
@@ -149,6 +151,7 @@ def describe(built: Built) -> dict[str, Any]:
         "kept": built.kept,
         "added": built.added,
         "removed": built.removed,
+        "changed": built.changed,
         "report": built.report,
         "warning": built.warning,
     }

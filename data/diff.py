@@ -6,7 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from data.criteria import name
 from data.distribution import Distributions
+from data.features import pictures
 from data.lake import Lake
 from data.stage import query
 from data.table import Table
@@ -62,8 +64,10 @@ def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
 
 def _moved(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
     """How many rows of a bucket are in which of both; the ids of those that are in one alone."""
-    columns = [name for name in tables[0].columns().names if name in tables[1].columns().names]
-    facts = [name for name in columns if name not in ("id", "image") and not name.endswith("_embedding")]
+    schemas = [table.columns() for table in tables]
+    columns = [name for name in schemas[0].names if name in schemas[1].names]
+    apart = {"id", *pictures(schemas[0])}  # what sha256 stands for
+    facts = [name for name in columns if name not in apart and not name.endswith("_embedding")]
     same = " AND ".join(f'a."{fact}" IS NOT DISTINCT FROM b."{fact}"' for fact in facts)
     return query(
         f"SELECT a.id IS NOT NULL AS was, b.id IS NOT NULL AS is, NOT ({same}) AS changed, count(*) AS n, "
@@ -99,10 +103,11 @@ def _shifts(tables: list[Table], buckets: range) -> list[Shift]:
     """Of every score that both versions know."""
     schemas = [table.columns() for table in tables]
     scores = [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
+    asked = ", ".join(map(name, scores))
     with Distributions(scores) as told:
         for part, table in zip(("before", "after"), tables, strict=True):
             for bucket in buckets:
-                told.add(f"SELECT '{part}' AS part, * EXCLUDE image FROM rows", scores, rows=table.dataset(bucket))
+                told.add(f"SELECT '{part}' AS part, {asked} FROM rows", scores, rows=table.dataset(bucket))
         return [
             Shift(
                 score, told.quantiles(score, "before", QUANTILES), told.quantiles(score, "after", QUANTILES), distance

@@ -9,6 +9,11 @@ KINDS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # Arr
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "n>10B")
 
 
+def pictures(schema: pa.Schema) -> list[str]:
+    """The columns that hold pictures: `image`, and its smaller sizes."""
+    return [field.name for field in schema if pa.types.is_struct(field.type)]
+
+
 def note_of(schema: pa.Schema) -> dict[str, str]:
     """The note by which `datasets` gives back pictures, not structs."""
     return {"huggingface": json.dumps({"info": {"features": features(schema)}})}
@@ -29,7 +34,7 @@ def size_category(rows: int) -> str:
 
 
 def _feature(field: pa.Field) -> dict[str, Any]:
-    if field.name == "image":
+    if pa.types.is_struct(field.type):
         return {"_type": "Image"}
     if pa.types.is_list(field.type):
         return {"feature": _feature(field.type.value_field), "_type": "List"}

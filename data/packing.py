@@ -6,7 +6,7 @@ The same samples give the same bytes: members are sorted, nothing has a time.
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import SampleDamaged
-from data.features import note_of
+from data.features import note_of, pictures
 from data.ordered import NOTE
 from data.rows import as_json
 from data.table import BINARY_ROW_GROUP
@@ -29,8 +29,9 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: Notes) -> Non
     """Samples as members that share a name: picture, caption, facts, and a NumPy file for each embedding."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for batch in batches:
+            seen = pictures(batch.schema)
             for sample in _plain(batch):
-                for name, body in sorted(_members(sample, embeddings)):
+                for name, body in sorted(_members(sample, seen, embeddings)):
                     member = tarfile.TarInfo(f"{sample['id']}.{name}")
                     member.size = len(body)
                     tar.addfile(member, io.BytesIO(body))
@@ -62,19 +63,25 @@ def _plain(batch: pa.Table) -> Iterator[dict[str, Any]]:
         yield dict(zip(columns, row, strict=True))
 
 
-def _members(sample: dict[str, Any], embeddings: Notes) -> Iterator[tuple[str, bytes]]:
-    picture = (sample["image"] or {}).get("bytes") or b""
-    kind = next((kind for start, kind in STARTS.items() if picture.startswith(start)), None)
-    if kind is None:
-        raise SampleDamaged(f"the picture of sample {sample['id']} is no JPEG, PNG or WebP. Build again, then export")
-    yield kind, picture
+def _members(sample: dict[str, Any], pictures: Sequence[str], embeddings: Notes) -> Iterator[tuple[str, bytes]]:
+    for column in pictures:
+        if sample[column] is not None or column == "image":
+            yield ".".join([*column.split("_")[1:], _kind(sample, column)]), sample[column]["bytes"]
     yield "txt", (sample["caption"] or "").encode()
-    packed = {"image", *(f"{name}_embedding" for name in embeddings)}
+    packed = {*pictures, *(f"{name}_embedding" for name in embeddings)}
     yield "json", as_json({name: value for name, value in sample.items() if name not in packed}).encode()
     for name, note in embeddings.items():
         vectors = sample[f"{name}_embedding"]
         if vectors is not None:
             yield f"{name}.npy", _npy(vectors, sample[f"{name}_length"], note)
+
+
+def _kind(sample: dict[str, Any], column: str) -> str:
+    picture = (sample[column] or {}).get("bytes") or b""
+    for start, kind in STARTS.items():
+        if picture.startswith(start):
+            return kind
+    raise SampleDamaged(f"the picture of sample {sample['id']} is no JPEG, PNG or WebP. Build again, then export")
 
 
 def _npy(packed: bytes, length: int, note: Mapping[str, Any]) -> bytes:

@@ -12,10 +12,11 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ PNG_COMPRESSION = 6
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 ORIENTATION = 0x0112
 SHRINKING = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+THREADS = 2  # that make copies
 SCANS = 100  # of a JPEG; each goes over the whole picture, and ten are usual
 STRIP = 1 << 20  # pixels made plain at once
 # By EXIF orientation: the upright picture as seen from the stored one, to be filled in its order.
@@ -142,6 +144,18 @@ def _check_parts(image: Image.Image, body: bytes) -> None:
         at += 12 + int.from_bytes(body[at : at + 4], "big")
     if at > len(body):
         raise PictureError("broken_image", "a part of the PNG is longer than what came")
+
+
+def smaller(pictures: Sequence[bytes], settings: PictureSettings) -> list[bytes]:
+    """Kept pictures again, at another size; those that have that size or less stay as they are."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(partial(_smaller, settings=settings), pictures))
+
+
+def _smaller(picture: bytes, settings: PictureSettings) -> bytes:
+    with Image.open(io.BytesIO(picture)) as image:
+        side = min(image.size)
+    return picture if side <= settings.image_size else prepare(picture, settings).bytes
 
 
 def decode(data: bytes) -> Image.Image:

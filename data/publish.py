@@ -18,15 +18,17 @@ import pyarrow as pa
 from data.embed import dim_of, texts_of
 from data.features import note_of
 from data.lake import Lake
+from data.picture import PictureSettings, smaller
 from data.score import Scorer, read_pictures
 from data.stage import Shard, Written, query
 from data.table import Table, write_file
 
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as Hugging Face's Image is stored
 SAMPLE = [
     pa.field("id", pa.string()),
     pa.field("url", pa.string()),
     pa.field("caption", pa.string()),
-    pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),  # Hugging Face's image
+    pa.field("image", PICTURE),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("sha256", pa.string()),
@@ -59,6 +61,7 @@ class Publish:
     dataset: str
     scores: Mapping[str, Scorer]
     embeddings: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name → its table and dtype
+    sizes: tuple[PictureSettings, ...] = ()  # of smaller copies
     name: str = "publish"
 
     @property
@@ -82,12 +85,23 @@ class Publish:
         ]
         kinds = (("embedding", pa.binary()), ("length", pa.int32()))
         embedded = [pa.field(f"{name}_{column}", kind) for name in self.embeddings for column, kind in kinds]
-        return pa.schema([*SAMPLE, *scored, *embedded])
+        return pa.schema([*SAMPLE, *(pa.field(name, PICTURE) for name in self.copies), *scored, *embedded])
+
+    @property
+    def copies(self) -> dict[str, PictureSettings]:
+        """The columns of smaller copies."""
+        return {f"image_{settings.image_size}": settings for settings in self.sizes}
+
+    @property
+    def joined(self) -> dict[str, Any]:
+        """What else a row's content follows from."""
+        copies = {name: settings.model_dump(mode="json") for name, settings in self.copies.items()}
+        return {"embeddings": {name: table for name, (table, _) in self.embeddings.items()}, "copies": copies}
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
         publication, still = Publication(table), self.lake.still()
-        same = self._same(table.record().get("embeddings", {}) if self.embeddings else {})
+        same = self._same(table.record() if self.embeddings or self.sizes else {})
         for source, _ in self.embeddings.values():
             shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(source).bytes_a_row()))
         for bucket in self.lake.buckets:
@@ -98,13 +112,17 @@ class Publish:
     def facts(self) -> list[str]:
         return ["sha256", *self.score_columns]
 
-    def _same(self, joined: Mapping[str, str]) -> str:
+    def _same(self, before: Mapping[str, Any]) -> str:
         """SQL: whether a published row would be the same now. An encoder's vectors of a text never change, so it is
-        enough that the rows have some and that the last version joined them from the same table.
+        enough that the rows have some and that the last version joined them from the same table; likewise with copies.
         """
+        there, wanted = before.get("copies", {}), self.joined["copies"]
+        if {name: there.get(name) for name in wanted} != wanted:
+            return "false"
         same = [f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in self.facts]
         for name, (table, _) in self.embeddings.items():
-            same.append(f"present.{name}_length IS NOT NULL" if joined.get(name) == table else "false")
+            joined = before.get("embeddings", {}).get(name) == table
+            same.append(f"present.{name}_length IS NOT NULL" if joined else "false")
         return " AND ".join(same)
 
     def _plan_bucket(self, publication: Publication, still: Lake, bucket: int, shard_rows: int, same: str) -> None:
@@ -153,14 +171,17 @@ class Publish:
         )
 
     def work(self, shard: Shard) -> Written:
-        pictures = [{"bytes": picture, "path": None} for picture in read_pictures(self.lake, shard.rows)]
+        pictures = list(read_pictures(self.lake, shard.rows))
         columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
+        columns["image"] = _as_hugging_face_does(pictures)
+        for name, settings in self.copies.items():
+            columns[name] = _as_hugging_face_does(smaller(pictures, settings))
         vectors: dict[str, Any] = {}
         for name, (table, dtype) in self.embeddings.items():
             texts = texts_of(self.lake, table, shard.rows["caption"])
             columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
             vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
-        rows = pa.table({**columns, "image": pa.array(pictures, SAMPLE[3].type)}).select(self.schema().names)
+        rows = pa.table(columns).select(self.schema().names)
         notes = note_of(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
         rows = rows.cast(self.schema()).replace_schema_metadata(notes)
         return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
@@ -169,10 +190,14 @@ class Publish:
         """Make the version. Its number, or None if somebody else published since the plan."""
         files = [w.files[self.table] for w in written]
         counts = {name: getattr(publication, name) for name in ("kept", "added", "removed", "changed")}
-        joined = {name: table for name, (table, _) in self.embeddings.items()}
-        if publication.table.replace(files, publication.stale, {**counts, "embeddings": joined, **record}):
+        if publication.table.replace(files, publication.stale, {**counts, **self.joined, **record}):
             return publication.table.version
         return None
+
+
+def _as_hugging_face_does(pictures: list[bytes]) -> pa.Array:
+    paths = pa.nulls(len(pictures), pa.string())
+    return pa.StructArray.from_arrays([pa.array(pictures, pa.binary()), paths], fields=list(PICTURE))
 
 
 def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from data.encoder import EncoderSettings
 from data.errors import RecipeError
 from data.forbidden import check_lists
 from data.gates import Gates
+from data.picture import PictureSettings
 from data.publish import SAMPLE
 from data.score import Scorer
 from data.scorers import scorer_class
@@ -64,6 +65,9 @@ class Recipe(BaseModel):
     select: tuple[dict[str, AnyCriterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
     embed: dict[str, EncoderSettings] = Field(
         default_factory=dict, description="name: encoder; gives the columns <name>_embedding and <name>_length"
+    )
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="pixels of the smaller side: gives the columns image_<pixels>, copies of that size or less"
     )
     gates: Gates = Field(Gates(), description="what must hold before a version is published")
     card: CardSettings = Field(CardSettings(), description="what the dataset's card says in its owner's name")
@@ -162,6 +166,12 @@ class Recipe(BaseModel):
         """Every table of scores that selecting may ask, by name: the recipe's scorers, and the vectors of each CLIP."""
         vectors = {f"{name}_vectors": s.vectors() for name, s in self.scores.items() if isinstance(s, ClipModel)}
         return {**self.scores, **vectors}
+
+    @property
+    def copies(self) -> tuple[PictureSettings, ...]:
+        """As what smaller copies of the pictures are published."""
+        as_kept = self.download.model_dump(include={"encode_format", "encode_quality", "max_pixels"})
+        return tuple(PictureSettings(image_size=size, resize_mode="keep_ratio", **as_kept) for size in self.sizes)
 
     def under(self, folder: Path) -> "Recipe":
         """The same recipe with its relative sources and lists looked up from a folder."""

@@ -18,6 +18,7 @@ import torch
 
 from data import storage
 from data.errors import DatasetVersionNotFound, SampleDamaged
+from data.features import pictures
 from data.order import Unit
 
 OPEN_FILES = 64  # kept open with their footers
@@ -37,7 +38,8 @@ def askable(schema: pa.Schema) -> dict[str, list[str]]:
     encoders = [name.removesuffix("_embedding") for name in schema.names if name.endswith("_embedding")]
     parts = {name: [f"{name}_embedding", f"{name}_length"] for name in encoders if f"{name}_length" in names}
     taken = {part for both in parts.values() for part in both}
-    plain = {name: ["image.bytes" if name == "image" else name] for name in schema.names if name not in taken}
+    seen = pictures(schema)
+    plain = {name: [f"{name}.bytes" if name in seen else name] for name in schema.names if name not in taken}
     return plain | parts
 
 
@@ -72,8 +74,8 @@ class Files:
         leaves = [leaf.partition(".")[0] for leaf in self.columns[name]]
         if not set(leaves) <= set(rows.column_names):
             return [None] * unit.rows  # the column is younger than the file
-        if name == "image":
-            return Pictures(rows["image"].chunk(0).flatten()[0], where, unit.first)
+        if self.columns[name] != leaves:
+            return Pictures(rows[name].chunk(0).flatten()[0], where, unit.first)
         if len(leaves) == 2:
             dtype = DTYPES[note.get("dtype", "float16")]
             return Embeddings(rows[leaves[0]].chunk(0), rows[leaves[1]].to_pylist(), dtype, note.get("dim"))

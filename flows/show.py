@@ -25,9 +25,10 @@ def show_built(built: Built, lake: str) -> None:
     if not built.anything_done:
         console.print(f"Nothing was pending: {built.dataset}@{built.version} has {built.kept:,} samples.")
         return
+    changed = f", {built.changed:,} changed" if built.changed else ""
     console.print(
         f"[bold]{built.dataset}@{built.version}[/] in {lake}: {built.kept:,} samples "
-        f"(+{built.added:,} −{built.removed:,}), from {built.new_pairs:,} new pairs."
+        f"(+{built.added:,} −{built.removed:,}{changed}), from {built.new_pairs:,} new pairs."
     )
 
 

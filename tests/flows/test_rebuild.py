@@ -102,7 +102,7 @@ def test_the_second_build_fetches_nothing_and_loads_no_model(
     assert json.loads(done.stdout) == {
         **{"dataset": "shapes", "version": 1, "new_pairs": 0},
         **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},
-        **{"kept": lake.table("datasets/shapes").rows(), "added": 0, "removed": 0},
+        **{"kept": lake.table("datasets/shapes").rows(), "added": 0, "removed": 0, "changed": 0},
         **{"report": f"{lake.url}/datasets/shapes/report.html", "warning": None},
     }
     assert requests(origin) == before
