@@ -79,7 +79,7 @@ def facts_of(lake: Lake, selection: Selection, facts: list[str], more: str) -> I
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
     every = across(inputs, facts)
     columns = ", ".join([more, *(f'facts."{fact}"' for fact in facts)])
-    sql = f"SELECT {columns} FROM ({selection.facts()}) facts JOIN verdicts ON verdicts.id = facts.id"
+    sql = f"SELECT {columns} FROM ({selection.facts(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
     for bucket in lake.buckets:
         tables: dict[str, object] = {table: rows.dataset(bucket) for table, rows in inputs.items()}
         yield sql, {**tables, **every, "verdicts": verdicts.dataset(bucket)}

@@ -1,7 +1,8 @@
 """How numbers are distributed over the parts of a whole: quantiles, histograms, and how far two parts lie apart.
 
 Each value, to five significant digits, is counted once a part and fact, by DuckDB in a file that goes with the object;
-everything else is said from these counts. So no row reaches Python, and memory is bounded however many there are.
+everything else is said from the counts of one fact. So no row reaches Python, and memory is bounded by how many values
+of five digits a fact has, however many rows there are.
 """
 
 import math
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Self
 
 import duckdb
+import numpy as np
+import pyarrow.compute as pc
 
 from data.criteria import name, text
 
@@ -42,6 +45,7 @@ class Distributions:
         self.sql = duckdb.connect(str(Path(self.folder.name) / "counts.duckdb"))
         self.sql.execute(f"SET memory_limit = '{MEMORY}'; SET preserve_insertion_order = false")
         self.sql.execute("CREATE TABLE counts (part VARCHAR, fact VARCHAR, value DOUBLE, times BIGINT)")
+        self._read: dict[str, _Counted] = {}
         self.merged = 0  # counts that are one for each value
 
     def __enter__(self) -> Self:
@@ -56,6 +60,7 @@ class Distributions:
         columns = [fact for fact in self.facts if fact in set(facts)]
         if not columns:
             return
+        self._read = {}
         for table, rows in tables.items():
             self.sql.register(table, rows)
         numbers = ", ".join(f"TRY_CAST({name(fact)} AS DOUBLE) AS {name(fact)}" for fact in columns)
@@ -71,52 +76,41 @@ class Distributions:
             self._merge()
 
     def known(self, fact: str, part: str) -> int:
-        return self._count(fact, part, "value IS NOT NULL")
+        return int(self._counted(fact).of(part).sum())
 
     def unknown(self, fact: str, part: str) -> int:
-        return self._count(fact, part, "value IS NULL")
+        return self._counted(fact).unknown.get(part, 0)
 
     def quantiles(self, fact: str, part: str, shares: Sequence[float]) -> list[float]:
         """The smallest values that so large shares of the known ones reach; empty if none is known."""
-        total = self.known(fact, part)
-        return self._reached(f"{self._values(fact)} AND part = {text(part)}", total, shares) if total else []
+        counted = self._counted(fact)
+        times = counted.of(part)
+        return _reached(counted.values, times, shares) if times.any() else []
 
     def apart(self, fact: str, one: str, other: str) -> float | None:
         """The Kolmogorov-Smirnov distance of two parts: how far their shares below a value differ at most, 0 to 1."""
-        sizes = self.known(fact, one), self.known(fact, other)
-        if not all(sizes):
+        upto = [np.cumsum(self._counted(fact).of(part)) for part in (one, other)]
+        if not all(len(each) and each[-1] for each in upto):
             return None
-        steps = (
-            f"SELECT value, sum(CASE part WHEN {text(one)} THEN times / {sizes[0]}.0 ELSE -times / {sizes[1]}.0 END) "
-            f"AS step FROM ({self._values(fact)} AND part IN ({text(one)}, {text(other)})) GROUP BY value"
-        )
-        found = self.sql.sql(
-            f"SELECT max(abs(apart)) FROM (SELECT sum(step) OVER (ORDER BY value) AS apart FROM ({steps}))"
-        )
-        return round(float(found.fetchall()[0][0]), 6)
+        return round(float(np.abs(upto[0] / upto[0][-1] - upto[1] / upto[1][-1]).max()), 6)
 
     def histogram(self, fact: str, parts: Sequence[str], bins: int = BINS) -> Histogram | None:
         """Bins of one width over the bulk of the values; none if no value is known."""
-        among = f"{self._values(fact)} AND part IN ({', '.join(map(text, parts))})"
-        low, high, whole, total = self.sql.sql(
-            f"SELECT min(value), max(value), bool_and(value = floor(value)), sum(times) FROM ({among})"
-        ).fetchall()[0]
-        if not total:
+        counted = self._counted(fact)
+        times = sum((counted.of(part) for part in parts), np.zeros(len(counted.values), np.int64))
+        values, times = counted.values[times > 0], times[times > 0]
+        if not len(values):
             return None
-        first, last = self._bulk(among, low, high, int(total))
+        low, high, whole = float(values[0]), float(values[-1]), bool((values == np.floor(values)).all())
+        first, last = _bulk(values, times)
         if whole:
             width: float = max(1, math.ceil((last - first + 1) / bins))
             first, bins = math.floor(first), math.floor((last - math.floor(first)) / width) + 1
         else:
             width = (last - first) / bins or 1.0
-        counts = {part: [0] * bins for part in parts}
-        found = self.sql.sql(
-            f"SELECT part, greatest(0, least({bins - 1}, floor((value - {first!r}) / {width!r})))::INTEGER AS bin, "
-            f"sum(times) FROM ({among}) GROUP BY ALL"
-        )
-        for part, bin, times in found.fetchall():
-            counts[part][bin] = int(times)
-        return Histogram([first + n * width for n in range(bins + 1)], counts, low, high, bool(whole))
+        places = np.clip(np.floor((counted.values - first) / width), 0, bins - 1).astype(np.int64)
+        counts = {part: np.bincount(places, counted.of(part), bins).astype(np.int64).tolist() for part in parts}
+        return Histogram([first + n * width for n in range(bins + 1)], counts, low, high, whole)
 
     def _merge(self) -> None:
         self.sql.execute(
@@ -125,23 +119,47 @@ class Distributions:
         )
         self.merged = self.sql.sql("SELECT count(*) FROM counts").fetchall()[0][0]
 
-    def _bulk(self, among: str, low: float, high: float, total: int) -> tuple[float, float]:
-        """The range to draw: all of it, unless a few values lie far out."""
-        left, right = self._reached(among, total, MIDDLE)
-        reach = FAR * (right - left) or high - low
-        return max(low, left - reach), min(high, right + reach)
+    def _counted(self, fact: str) -> "_Counted":
+        if fact not in self._read:
+            rows = self.sql.sql(
+                f"SELECT part, value, sum(times)::BIGINT AS times FROM counts WHERE fact = {text(fact)} "
+                "GROUP BY part, value"
+            ).to_arrow_table()
+            counted = _Counted(np.unique(rows["value"].drop_null().to_numpy()), {}, {})
+            for part in pc.unique(rows["part"]).to_pylist():
+                own = rows.filter(pc.equal(rows["part"], part))
+                known, unknown = own.filter(pc.is_valid(own["value"])), own.filter(pc.is_null(own["value"]))
+                counted.times[part] = np.zeros(len(counted.values), np.int64)
+                counted.times[part][np.searchsorted(counted.values, known["value"].to_numpy())] = known[
+                    "times"
+                ].to_numpy()
+                counted.unknown[part] = pc.sum(unknown["times"]).as_py() or 0
+            self._read[fact] = counted
+        return self._read[fact]
 
-    def _reached(self, among: str, total: int, shares: Sequence[float]) -> list[float]:
-        """The smallest values up to which so large shares lie."""
-        places = ", ".join(f"min(value) FILTER (upto >= {max(1, math.ceil(share * total))})" for share in shares)
-        upto = f"SELECT value, sum(times) OVER (ORDER BY value) AS upto FROM ({among})"
-        return list(self.sql.sql(f"SELECT {places} FROM ({upto})").fetchall()[0])
 
-    def _values(self, fact: str) -> str:
-        return f"SELECT part, value, times FROM counts WHERE fact = {text(fact)} AND value IS NOT NULL"
+@dataclass(frozen=True)
+class _Counted:
+    """The values of a fact, in order, and how often each part has them."""
 
-    def _count(self, fact: str, part: str, which: str) -> int:
-        found = self.sql.sql(
-            f"SELECT coalesce(sum(times), 0) FROM counts WHERE fact = {text(fact)} AND part = {text(part)} AND {which}"
-        )
-        return int(found.fetchall()[0][0])
+    values: np.ndarray
+    times: dict[str, np.ndarray]
+    unknown: dict[str, int]
+
+    def of(self, part: str) -> np.ndarray:
+        return self.times.get(part, np.zeros(len(self.values), np.int64))
+
+
+def _bulk(values: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """The range to draw: all of it, unless a few values lie far out."""
+    left, right = _reached(values, times, MIDDLE)
+    low, high = float(values[0]), float(values[-1])
+    reach = FAR * (right - left) or high - low
+    return max(low, left - reach), min(high, right + reach)
+
+
+def _reached(values: np.ndarray, times: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """The smallest values up to which so large shares lie."""
+    upto = np.cumsum(times)
+    wanted = [max(1, math.ceil(share * int(upto[-1]))) for share in shares]
+    return [float(value) for value in values[np.searchsorted(upto, wanted)]]

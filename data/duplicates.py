@@ -14,7 +14,7 @@ import numpy as np
 
 LOOK_ALIKE = 3.7  # mean difference of thumbnails in grey levels that two encodings or slight crops of a picture keep
 BANDS, BITS = 32, 24  # planes of SimHash; at 0.2 radians 99.9 % share a band (docs/log.md)
-CHUNK = 1 << 20  # pairs compared at once
+CHUNK = 1 << 16  # pairs compared at once
 
 Pairs = np.ndarray  # n × 2 places, the earlier first
 Near = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -98,29 +98,22 @@ def _planes(size: int) -> list[np.ndarray]:
 
 
 def _confirmed(keys: list[np.ndarray], near: Near) -> Pairs:
-    found: set[tuple[int, int]] = set()
+    found = [np.empty((0, 2), np.int64)]
     for key in keys:
         for pairs in _sharing(key):
-            close = pairs[near(pairs[:, 0], pairs[:, 1])]
-            found.update(map(tuple, close.tolist()))
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+            for at in range(0, len(pairs), CHUNK):
+                some = pairs[at : at + CHUNK]
+                found.append(some[near(some[:, 0], some[:, 1])])
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _sharing(key: np.ndarray) -> Iterator[Pairs]:
-    """Every pair of rows with the same key, some at a time."""
+    """Every pair of rows with the same key: neighbours in its order, then those two apart, and so on."""
     order = np.argsort(key, kind="stable")
     ordered = key[order]
-    start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    size = np.diff(np.r_[start, len(ordered)])
-    gathered: list[Pairs] = []
-    waiting = 0
-    for at, count in zip(start[size > 1].tolist(), size[size > 1].tolist(), strict=True):
-        group = order[at : at + count]
-        for place in range(count - 1):
-            gathered.append(np.column_stack([np.repeat(group[place], count - 1 - place), group[place + 1 :]]))
-            waiting += count - 1 - place
-            if waiting > CHUNK:
-                yield np.concatenate(gathered)
-                gathered, waiting = [], 0
-    if gathered:
-        yield np.concatenate(gathered)
+    step, at = 1, np.flatnonzero(ordered[1:] == ordered[:-1])
+    while len(at):
+        yield np.column_stack([order[at], order[at + step]])
+        step += 1
+        at = at[at + step < len(ordered)]
+        at = at[ordered[at] == ordered[at + step]]

@@ -101,19 +101,22 @@ class Selection:
         tables["fetches"] = lake.table_or_make("fetches", FETCHES, ("id", "attempt"))
         return tables | {name: lake.table_or_make(one.table, one.schema) for name, one in self.scores.items()}
 
-    def facts(self) -> str:
-        """SQL: one row a pair with every fact that a criterion may name."""
-        scored = [f"{n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.columns.names]
-        derived = [f"{sql} AS {fact}" for fact, sql in FACTS.items()]
-        carried = {fact for one in self.criteria for fact in one.asks() if fact.startswith(CARRIED)}
-        derived += [f"{_carried(fact)} AS {name(fact)}" for fact in sorted(carried)]
-        joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
+    def facts(self, asked: Iterable[str]) -> str:
+        """SQL: one row a pair with some facts that a criterion may name. A table that says none of them is not read."""
+        wanted = set(asked)
+        said = [f"{sql} AS {fact}" for fact, sql in FACTS.items() if fact in wanted]
+        said += [f"{_carried(fact)} AS {name(fact)}" for fact in sorted(wanted) if fact.startswith(CARRIED)]
+        joins = " LEFT JOIN often ON often.digest = md5(pairs.caption)" if "caption_seen" in wanted else ""
+        for table, scorer in self.scores.items():
+            columns = [column for column in scorer.columns.names if f"{table}_{column}" in wanted]
+            said += [f"{table}.{column} AS {table}_{column}" for column in columns]
+            joins += f" LEFT JOIN {table} ON {table}.id = pairs.id" if columns else ""
         return (
-            f"SELECT pairs.id, first_seen, images.sha256, last.status, replaced.by AS replaced_by, "
-            f"{', '.join([*derived, *scored])} FROM pairs LEFT JOIN replaced ON replaced.id = pairs.id "
+            "SELECT pairs.id, first_seen, images.sha256, last.status, replaced.by AS replaced_by"
+            f"{''.join(f', {one}' for one in said)} FROM pairs LEFT JOIN replaced ON replaced.id = pairs.id "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
-            "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id "
-            "LEFT JOIN often ON often.digest = md5(pairs.caption)" + joins
+            "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id"
+            + joins
         )
 
 
@@ -155,14 +158,16 @@ class Judgement(AbstractContextManager["Judgement"]):
         fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
         needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
         columns = "".join(f", {name(fact)}" for fact in sorted(needed))
-        for table, all_rows in across(inputs, [fact for _, one in criteria for fact in one.asks()]).items():
+        asked = {fact for _, one in criteria for fact in one.asks()}
+        facts = self.selection.facts(asked)
+        for table, all_rows in across(inputs, asked).items():
             self.sql.register(table, all_rows)
         for bucket in buckets:
             for table, rows in inputs.items():
                 self.sql.register(table, rows.dataset(bucket))
             found = (
                 f"SELECT {bucket} AS bucket, id, first_seen, sha256{columns}, "
-                f"list_filter([{fell}], lambda one: one.reason IS NOT NULL) AS fell FROM ({self.selection.facts()})"
+                f"list_filter([{fell}], lambda one: one.reason IS NOT NULL) AS fell FROM ({facts})"
             )
             made = "CREATE TABLE judged AS" if bucket == 0 else "INSERT INTO judged"
             self.sql.execute(f"{made} {found}")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from data.account import facts_of
+from data.criteria import text
 from data.lake import Lake
 from data.pairs import bucket_of
 from data.picture import decode
-from data.score import UNKNOWN
+from data.score import UNKNOWN, among
 from data.select import NOT_FETCHED, Selection
 from data.stage import query
 from data.versions import fell_to, labels_of
@@ -62,13 +62,13 @@ def _samples(lake: Lake, selection: Selection, facts: list[str], ids: list[str])
     samples: dict[str, Sample] = {}
     buckets = {bucket_of(id, lake.config.buckets) for id in ids}
     images, pairs = lake.table("images"), lake.table("pairs")
-    wanted = pc.field("id").isin(pa.array(ids, pa.string()))
     asked = facts_of(lake, selection, facts, "facts.id AS id, reasons")
     for bucket, (sql, tables) in zip(lake.buckets, asked, strict=True):
         if bucket not in buckets:
             continue
-        own = [f"'{id}'" for id in ids if bucket_of(id, lake.config.buckets) == bucket]
-        said = query(f"{sql} WHERE facts.id IN ({', '.join(own)})", **tables).to_pylist()
+        own = sorted(id for id in ids if bucket_of(id, lake.config.buckets) == bucket)
+        wanted = among(own)
+        said = query(f"{sql} WHERE facts.id IN ({', '.join(map(text, own))})", **tables).to_pylist()
         texts = _by_id(pairs.dataset(bucket).to_table(columns=["id", "url", "caption"], filter=wanted))
         pictures = _by_id(images.dataset(bucket).to_table(columns=["id", "image"], filter=wanted))
         for row in said:

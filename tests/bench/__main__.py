@@ -41,4 +41,6 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, main(sys.argv[1:])))
+    failed = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(min(1, failed))  # as the command does: finalizing the interpreter races with threads of Arrow's
