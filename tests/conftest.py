@@ -105,11 +105,10 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """moto's S3 server as a process of its own; its endpoint."""
+    """An S3 server as a process of its own; its endpoint."""
     port = free_port()
     log = (tmp_path_factory.mktemp("s3") / "log").open("w")
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+    process = subprocess.Popen([sys.executable, "-m", "tests.s3_server", str(port)], stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/moto-api/data.json", 60)
         yield f"http://127.0.0.1:{port}"

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import storage
 from data.build import build
 from data.engine import LocalEngine
 from data.errors import PairNotFound
@@ -25,17 +26,15 @@ from tests.data.test_plan import copy_of
 def traces(lake: Lake, needles: list[bytes]) -> list[str]:
     """Files of the lake whose bytes, or whose unpacked values, hold any of some bytes."""
     found = []
-    for path in Path(lake.url).rglob("*"):
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        if path.suffix == ".parquet":
+    for path in storage.files(lake.url):
+        content = storage.read(storage.join(lake.url, path))
+        if path.endswith(".parquet"):
             rows = pq.read_table(io.BytesIO(content))
             values = rows.to_pydict()
             images = [image["bytes"] if isinstance(image, dict) else image for image in values.pop("image", [])]
             content += b"".join(images) + repr(values).encode()
         if any(needle in content for needle in needles):
-            found.append(str(path.relative_to(lake.url)))
+            found.append(path)
     return found
 
 

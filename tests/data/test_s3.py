@@ -9,16 +9,20 @@ from data import storage
 from data.build import build
 from data.engine import LocalEngine
 from data.errors import UnsafeStore
+from data.forget import forget
 from data.lake import Lake
-from data.pairs import PAIRS
+from data.pairs import PAIRS, pair_id
 from data.recipe import load_recipe
 from data.table import write_file
+from data.vacuum import vacuum
+from data.verify import verify
 from data.world.server import OriginProcess
 from tests.conftest import Bucket, content_of, write_recipe
 from tests.data import ceph
 from tests.data.flaky import Fault, FlakyProxy
 from tests.data.ready_lake import add_pairs, build_small, plain_pairs, small_recipe
 from tests.data.test_beside import run_card
+from tests.data.test_forget import traces
 from tests.data.test_lake import ids_of, race, rows
 
 
@@ -73,6 +77,28 @@ def test_the_lines_of_a_card_on_s3_load_the_version(
     assert run_card(card, tmp_path / "cache") == [kept, "0", kept, "0"], "datasets, DuckDB, pandas, Polars"
     assert storage.exists(done.report)
     assert not build_small(lake, small_recipe(source, 0.4)).anything_done
+
+
+def test_what_is_forgotten_on_s3_is_nowhere_and_versions_stay_what_they_say(
+    bucket: Bucket, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.lake, "PROBE_COMMITS", 1)
+    lake, source, pairs = Lake.make(bucket(s3_server), buckets=1), tmp_path / "pairs.parquet", plain_pairs(20)
+    add_pairs(lake, source, pairs)
+    kept = build_small(lake, small_recipe(source, 0.4)).kept
+    url, caption = pairs[15]
+    picture = lake.table("images").dataset().to_table().to_pylist()
+    needles = [url.encode(), next(row["image"] for row in picture if row["id"] == pair_id(url, caption))]
+    assert len(traces(lake, needles)) >= 3, "the search finds what is there"
+    assert forget(lake, "url", url).seen_by == ["small@1"]
+    assert traces(lake, needles) == []
+    orphan = write_file(lake.table("images").url, 0, lake.table("images").dataset().to_table().slice(0, 1))
+    assert (vacuum(lake).files, vacuum(lake, older_than=0).files) == (0, 1)
+    assert not storage.exists(storage.join(lake.table("images").url, orphan.path))
+    for version in (1, None):
+        found = verify(lake, "small", version)
+        assert (found.same, found.rows) == (True, kept - 1)
+    assert build_small(lake, small_recipe(source, 0.4)).kept == kept - 1
 
 
 @pytest.mark.nightly
