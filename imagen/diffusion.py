@@ -61,19 +61,19 @@ class Diffusion:
         return self.scheduler.alphas_cumprod
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        a, s = self._scales(t, x)
+        a, s = self.scales(t, x)
         return a * x + s * noise
 
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should say."""
-        a, s = self._scales(t, x)
+        a, s = self.scales(t, x)
         if self.settings.objective == "v":
             return a * noise - s * x
         return noise if self.settings.objective == "eps" else x
 
     def picture(self, said: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         """The picture that the model means."""
-        a, s = self._scales(t, noisy)
+        a, s = self.scales(t, noisy)
         if self.settings.objective == "v":
             return a * noisy - s * said
         return (noisy - s * said) / a if self.settings.objective == "eps" else said
@@ -90,7 +90,7 @@ class Diffusion:
             return most / (snr + 1)
         return torch.where(snr > 0, most / snr, 1.0) if self.settings.objective == "eps" else most
 
-    def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         a = self.kept.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
         return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
 
