@@ -1,9 +1,13 @@
 """Is a version what it says it is? Its selection again, from the tables that its lineage names, and its files again."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import storage
 from data.errors import ModelError
@@ -15,6 +19,7 @@ from data.table import Table, digest
 from data.versions import Version, version_of
 
 AT_ONCE = 8  # files that are read
+LIKE = re.compile(r": (?:same as|like) ([0-9a-f]{32})$")  # a reason that names another pair
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Verified:
     damaged: list[str] = field(default_factory=list)  # files whose bytes are not those that were written
     absent: list[str] = field(default_factory=list)  # files that are gone
     rewritten: list[str] = field(default_factory=list)  # files without what was forgotten since
+    regrouped: list[str] = field(default_factory=list)  # pairs that differ only as one like them was forgotten
 
     @property
     def same(self) -> bool:
@@ -48,18 +54,39 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> Verified:
             elif state is not None:
                 (found.absent if state == "absent" else found.damaged).append(path)
     whole = {*paths} - {*found.absent, *found.damaged}
-    for bucket, kept in _selected(lake, version):
+    reasons: dict[str, str] = {}  # why those that differ were left out then, or would be now
+    for bucket, verdicts, then in _selected(lake, version):
+        kept = set(verdicts.filter(verdicts["kept"])["id"].to_pylist())
         here = [path for path, (of, _) in table.files().items() if of == bucket and path in whole]
         there = set(table.dataset(paths=here).to_table(columns=["id"])["id"].to_pylist())
         found.rows += len(there)
-        found.extra += sorted(there - kept)
-        if len(whole) == len(paths):  # otherwise nobody knows what is missing
-            found.missing += sorted(kept - there)
+        extra = sorted(there - kept)
+        missing = sorted(kept - there) if len(whole) == len(paths) else []  # otherwise nobody knows what is missing
+        reasons |= _reasons(verdicts, extra) | _reasons(then.dataset(bucket).to_table(), missing)
+        found.extra, found.missing = [*found.extra, *extra], [*found.missing, *missing]
+    _regroup(lake, found, reasons)
     return found
 
 
-def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, set[str]]]:
-    """What the version's recipe keeps of the pairs and facts that it was made of, bucket by bucket."""
+def _reasons(verdicts: pa.Table, ids: list[str]) -> dict[str, str]:
+    rows = verdicts.filter(pc.is_in(verdicts["id"], pa.array(ids, pa.string()))).to_pylist()
+    return {row["id"]: row["reasons"][0] for row in rows if row["reasons"]}
+
+
+def _regroup(lake: Lake, found: Verified, reasons: dict[str, str]) -> None:
+    """Set those apart who were left out for a pair that is forgotten now, and who are for one of these."""
+    like = {id: named[1] for id, reason in reasons.items() if (named := LIKE.search(reason))}
+    known = set(lake.table("pairs").find(like.values(), ["id"])["id"].to_pylist())
+    explained = set(like.values()) - known
+    while more := {id for id, other in like.items() if other in explained} - explained:
+        explained |= more
+    found.regrouped = sorted(explained & {*found.missing, *found.extra})
+    found.missing = [id for id in found.missing if id not in explained]
+    found.extra = [id for id in found.extra if id not in explained]
+
+
+def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Table]]:
+    """What the version's recipe says of the pairs and facts that it was made of, a bucket at a time; and said then."""
     recipe, read = Recipe.model_validate(version.record["recipe"]), version.record["inputs"]
     selection = Selection(recipe.name, recipe.criteria, recipe.judged)
     inputs = {}
@@ -69,11 +96,10 @@ def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, set[str]]]:
                 f"{version.dataset}@{version.version} was not made of {table}: the weights of {name} have changed since"
             )
         inputs[name] = lake.table(table, read[table])
-    cuts = lake.table(selection.table, read[selection.table]).record().get("cuts", {})
-    with Judgement(lake.buckets, selection, inputs, cuts) as judgement:
+    then = lake.table(selection.table, read[selection.table])
+    with Judgement(lake.buckets, selection, inputs, then.record().get("cuts", {})) as judgement:
         for bucket in lake.buckets:
-            verdicts = judgement.verdicts(bucket)
-            yield bucket, set(verdicts.filter(verdicts["kept"])["id"].to_pylist())
+            yield bucket, judgement.verdicts(bucket), then
 
 
 def _state(table: Table, rewritten: dict[str, str], path: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption, LakeOption, named, write_json
+from flows.options import JsonOption, LakeOption, counted, named, write_json
 
 
 def forget(
@@ -39,9 +39,9 @@ def forget(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(
-                f"{count:,} pairs would be forgotten for good; say --yes where nobody can be asked"
+                f"{counted(count, 'pair')} would be forgotten for good; say --yes where nobody can be asked"
             )
-        typer.confirm(f"Forget {count:,} pairs for good?", abort=True)
+        typer.confirm(f"Forget {counted(count, 'pair')} for good?", abort=True)
     found = run_forget(opened, kind, what, reason)
     if as_json:
         write_json(asdict(found))

@@ -1,4 +1,4 @@
-"""The options that several verbs of the `imagen` command share, and how results are written for programs."""
+"""The options that several verbs of the `imagen` command share, and how results are written."""
 
 import json
 import sys
@@ -23,6 +23,11 @@ SetOption = Annotated[
 def write_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
+
+
+def counted(count: int, what: str) -> str:
+    """1 pair, 2 pairs."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def named(reference: str) -> tuple[str, int | None]:

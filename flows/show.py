@@ -13,6 +13,7 @@ from data.vacuum import Vacuumed
 from data.verify import Verified
 from data.versions import Step, Version
 from data.why import Story
+from flows.options import counted
 
 console = Console()
 
@@ -28,7 +29,7 @@ def show_built(built: Built, lake: str) -> None:
     changed = f", {built.changed:,} changed" if built.changed else ""
     console.print(
         f"[bold]{built.dataset}@{built.version}[/] in {lake}: {built.kept:,} samples "
-        f"(+{built.added:,} −{built.removed:,}{changed}), from {built.new_pairs:,} new pairs."
+        f"(+{built.added:,} −{built.removed:,}{changed}), from {counted(built.new_pairs, 'new pair')}."
     )
 
 
@@ -139,11 +140,13 @@ def show_story(story: Story) -> None:
 
 def show_verified(found: Verified, name: str) -> None:
     if found.same:
-        console.print(
-            f"[green]{name} is what it says it is[/]: {found.rows:,} rows selected again, {found.files:,} files"
-        )
+        again = f"{counted(found.rows, 'row')} selected again, {counted(found.files, 'file')}"
+        console.print(f"[green]{name} is what it says it is[/]: {again}")
         if found.rewritten:
-            console.print(f"{len(found.rewritten):,} of its files were rewritten without what was forgotten since.")
+            console.print(f"Rewritten without what was forgotten since: {counted(len(found.rewritten), 'file')}.")
+        if found.regrouped:
+            others = counted(len(found.regrouped), "pair")
+            console.print(f"Left out for a pair that is forgotten now, or for one of those: {others}.")
     for title, those in (
         ("kept by its recipe and not there", found.missing),
         ("there and not kept by its recipe", found.extra),
@@ -156,15 +159,15 @@ def show_verified(found: Verified, name: str) -> None:
 
 def show_forgotten(found: Forgotten) -> None:
     rows = ", ".join(f"{table} {count:,}" for table, count in found.rows.items())
-    console.print(f"[bold]{len(found.pairs):,} pairs are forgotten[/] and blocked. Rows taken out: {rows}.")
-    console.print(f"{found.files:,} files of older versions were written again without them.")
+    console.print(f"[bold]Forgotten and blocked: {counted(len(found.pairs), 'pair')}[/]. Rows taken out: {rows}.")
+    console.print(f"Written again without them: {counted(found.files, 'file')} of old and new versions.")
     console.print(f"Seen by: {', '.join(found.seen_by) or 'no dataset version'}.", soft_wrap=True)
 
 
 def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:
     would = "would be removed" if dry_run else "removed"
     console.print(
-        f"{found.files:,} files of {found.bytes / 1e6:,.1f} MB {would}; {found.young:,} are too young to tell."
+        f"{counted(found.files, 'file')} of {found.bytes / 1e6:,.1f} MB {would}; {found.young:,} are too young to tell."
     )
 
 
@@ -172,7 +175,7 @@ def show_exported(exported: Exported) -> None:
     earlier = f", {exported.found:,} of them from before" if exported.found else ""
     console.print(
         f"[bold]{exported.dataset}@{exported.version}[/] in {escape(exported.url)}: {exported.samples:,} samples, "
-        f"{len(exported.shards):,} files{earlier}, {exported.bytes / 1e6:,.1f} MB."
+        f"{counted(len(exported.shards), 'file')}{earlier}, {exported.bytes / 1e6:,.1f} MB."
     )
 
 

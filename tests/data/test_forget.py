@@ -72,6 +72,24 @@ def test_a_forgotten_pair_is_nowhere_and_does_not_come_back(
     assert forget(lake, "pair", alone["id"]).seen_by == []
 
 
+def test_a_version_is_what_it_says_it_is_after_the_first_of_its_duplicates_was_forgotten(
+    built: Lake, tmp_path: Path
+) -> None:
+    lake = copy_of(built, tmp_path)
+    first = query(
+        "SELECT right(reasons[1], 32) AS id, count(*) AS n FROM verdicts WHERE reasons[1] LIKE '%: same as %' "
+        "OR reasons[1] LIKE '%: like %' GROUP BY ALL ORDER BY n DESC, id LIMIT 1",
+        verdicts=lake.table(
+            "verdicts/shapes", versions(lake, "shapes")[-1].record["inputs"]["verdicts/shapes"]
+        ).dataset(),
+    ).to_pylist()[0]
+    forget(lake, "pair", first["id"])
+    found = verify(lake, "shapes", 1)
+    assert found.same
+    assert found.rewritten
+    assert 1 <= len(found.regrouped) <= first["n"]
+
+
 def test_a_domain_is_forgotten_whole_and_bytes_by_their_hash(built: Lake, tmp_path: Path) -> None:
     lake = copy_of(built, tmp_path)
     image = lake.table("images").dataset().head(1, columns=["id", "sha256"]).to_pylist()[0]
