@@ -253,7 +253,10 @@ def _read_ahead(
         while waiting:
             yield ready()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _, units in waiting:
+            for unit in units:
+                unit.cancel()
+        pool.shutdown(wait=False)  # its own way to cancel fails in an interpreter that ends
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:

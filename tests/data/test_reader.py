@@ -3,6 +3,8 @@
 import io
 import json
 import multiprocessing
+import subprocess
+import sys
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -507,3 +509,14 @@ def test_workers_read_from_s3_and_go_on_there(far: Lake) -> None:
     again = reader(far, mix=32)
     again.load_state_dict(merge_states([before.state_dict()]))
     assert sorted(got + ids(loader(again, 3))) == IDS[:120]
+
+
+def test_a_script_that_ends_amid_an_epoch_says_nothing(lake: Lake) -> None:
+    script = (
+        "from torchdata.stateful_dataloader import StatefulDataLoader\n"
+        "from data.lake import Lake\nfrom data.reader import Reader\n"
+        f"reader = Reader(Lake.open({lake.url!r}), 'shapes', columns=('id',), mix=16)\n"
+        "batches = iter(StatefulDataLoader(reader, 4))\nnext(batches)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -1,0 +1,142 @@
+"""Samples of a dataset version as what a stage is trained on: square pictures, and the embeddings of their captions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from data.errors import ColumnNotFound
+from data.reader import Reader, merge_states
+from imagen.errors import EmptyDataset
+
+Fit = Literal["crop", "pad"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: Tensor  # b 3 h w, -1 to 1
+    text: Tensor | None = None  # b n d
+    seen: Tensor | None = None  # b n
+
+    def to(self, device: torch.device) -> "Batch":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(
+            **{name: part if part is None else part.to(device, non_blocking=True) for name, part in parts.items()}
+        )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+class Squares(IterableDataset):
+    """A reader's samples with square pictures of one size; its states are the reader's."""
+
+    def __init__(self, reader: Reader, side: int, fit: Fit = "crop") -> None:
+        self.reader, self.side, self.fit = reader, side, fit
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for sample in self.reader:
+            picture = next(sample[name] for name in sample if name.startswith("image"))
+            yield {**sample, "pixels": square(picture, self.side, self.fit)}
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.reader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reader.load_state_dict(state)
+
+
+class Endless:
+    """The batches of epoch after epoch, and how far they are."""
+
+    def __init__(self, squares: Squares, size: int, encoder: str | None, workers: int = 0) -> None:
+        self.squares, self.epoch = squares, 0
+        self.loader = StatefulDataLoader(
+            squares,
+            size,
+            collate_fn=partial(collate, encoder=encoder),
+            num_workers=workers,
+            drop_last=True,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        self._now: Iterator[Batch] = iter(())
+        self._begun = False
+
+    def __next__(self) -> Batch:
+        if not self._begun:
+            self._begin()
+        for batch in self._now:
+            return batch
+        self.epoch += 1
+        self._begin()
+        for batch in self._now:
+            return batch
+        raise EmptyDataset(f"{self.squares.reader.dataset} has fewer samples than a batch: make the batch smaller")
+
+    def _begin(self) -> None:
+        self.squares.reader.set_epoch(self.epoch)
+        self._now, self._begun = iter(self.loader), True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "loader": self.loader.state_dict()}
+
+    def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        """Go on from the states of every process of the run before, be they as many as now or not."""
+        rank, world = self.squares.reader.rank, self.squares.reader.world
+        self.epoch, self._begun = states[0]["epoch"], False
+        if len(states) == world:
+            self.loader.load_state_dict(states[rank]["loader"])
+        else:
+            self.squares.load_state_dict(merge_states([state["loader"] for state in states]))
+
+
+def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
+    """Crop the middle, or pad by the pixels at the edge; then resize. A caption may be of what a crop cuts off."""
+    height, width = picture.shape[1:]
+    pixels = picture[None].float()
+    if fit == "pad":
+        more = max(height, width) - torch.tensor([height, width])
+        top, left = (more // 2).tolist()
+        bottom, right = (more - more // 2).tolist()
+        pixels = F.pad(pixels, (left, right, top, bottom), mode="replicate")
+    else:
+        least = min(height, width)
+        top, left = (height - least) // 2, (width - least) // 2
+        pixels = pixels[..., top : top + least, left : left + least]
+    shown = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    return shown[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def picture_column(columns: list[str], side: int) -> str:
+    """The smallest copy of the pictures that is large enough, or the picture itself."""
+    copies = sorted(int(name.removeprefix("image_")) for name in columns if name.startswith("image_"))
+    return next((f"image_{size}" for size in copies if size >= side), "image")
+
+
+def collate(samples: list[dict[str, Any]], encoder: str | None) -> Batch:
+    """Embeddings padded to the longest, in float32; without an encoder none."""
+    pixels = torch.stack([sample["pixels"] for sample in samples]).float() / 127.5 - 1
+    if encoder is None:
+        return Batch(pixels)
+    texts = [sample[encoder] for sample in samples]
+    width = next((text.shape[1] for text in texts if text is not None and len(text)), 0)
+    if not width:
+        raise ColumnNotFound(
+            f"no sample has an embedding {encoder!r}: build the dataset with one, or train without text"
+        )
+    lengths = [0 if text is None else len(text) for text in texts]
+    padded = torch.zeros(len(texts), max(lengths), width)
+    for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+        if length:
+            padded[row, :length] = text.float()
+    seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Batch(pixels, padded, seen)

@@ -1,0 +1,108 @@
+"""How pictures become noise, what a model is asked of a noisy one, and how much each noise level counts.
+
+x_t = √ᾱ_t x + √(1-ᾱ_t) ε. Steps back are `diffusers`' schedulers', made of the same betas by `scheduler`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from diffusers import DDPMScheduler
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # diffusers' words
+MOST_BETA = 0.999
+COSINE = 0.008  # keeps the first steps from being too small (arXiv 2102.09672, section 3.2)
+REFERENCE = 64  # pixels, at which a shifted schedule is the cosine one (arXiv 2301.11093, section 2.1)
+
+
+class DiffusionSettings(BaseModel):
+    """What is the same in training and sampling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: Literal["v", "eps", "x0"] = Field("v", description="what the model says: velocity, noise or picture")
+    schedule: Literal["shifted", "cosine", "linear"] = Field(
+        "shifted", description="of noise; shifted: cosine, with more noise the more pixels there are"
+    )
+    zero_terminal_snr: bool = Field(True, description="the last step is noise alone (arXiv 2305.08891)")
+    min_snr: float | None = Field(5.0, gt=0, description="Min-SNR's gamma (arXiv 2303.09556); none: all count alike")
+    steps: int = Field(1000, ge=2, description="of the schedule that is trained on")
+
+    @model_validator(mode="after")
+    def _noise_says_nothing_of_noise_alone(self) -> "DiffusionSettings":
+        if self.objective == "eps" and self.zero_terminal_snr:
+            raise ValueError("in noise alone eps tells of no picture: set zero_terminal_snr to false")
+        return self
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    settings: DiffusionSettings
+    resolution: int
+
+    @cached_property
+    def scheduler(self) -> DDPMScheduler:
+        """The paper's ancestral sampler, and what others are made from."""
+        return DDPMScheduler(
+            self.settings.steps,
+            trained_betas=betas(self.settings, self.resolution).tolist(),
+            prediction_type=PREDICTIONS[self.settings.objective],
+            rescale_betas_zero_snr=self.settings.zero_terminal_snr,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """ᾱ: how much of a picture's power is left at each step."""
+        return self.scheduler.alphas_cumprod
+
+    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        a, s = self.scales(t, x)
+        return a * x + s * noise
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the model should say."""
+        a, s = self.scales(t, x)
+        if self.settings.objective == "v":
+            return a * noise - s * x
+        return noise if self.settings.objective == "eps" else x
+
+    def picture(self, said: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The picture that the model means."""
+        a, s = self.scales(t, noisy)
+        if self.settings.objective == "v":
+            return a * noisy - s * said
+        return (noisy - s * said) / a if self.settings.objective == "eps" else said
+
+    def weight(self, t: Tensor) -> Tensor:
+        """How much the squared error of what is said counts, at each step."""
+        gamma = self.settings.min_snr
+        if gamma is None:
+            return torch.ones_like(t, dtype=torch.float32)
+        a = self.kept.to(t.device)[t]
+        snr = a / (1 - a)
+        most = snr.clamp(max=gamma)
+        if self.settings.objective == "v":
+            return most / (snr + 1)
+        return torch.where(snr > 0, most / snr, 1.0) if self.settings.objective == "eps" else most
+
+    def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.kept.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
+        return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
+
+
+def betas(settings: DiffusionSettings, resolution: int) -> Tensor:
+    if settings.schedule == "linear":
+        scale = 1000 / settings.steps
+        return torch.linspace(0.0001 * scale, min(MOST_BETA, 0.02 * scale), settings.steps, dtype=torch.float64)
+    at = torch.linspace(0, 1, settings.steps + 1, dtype=torch.float64)
+    angle = (at + COSINE) / (1 + COSINE) * torch.pi / 2
+    noise_to_signal = torch.tan(angle)
+    if settings.schedule == "shifted":
+        noise_to_signal *= resolution / REFERENCE
+    kept = 1 / (1 + noise_to_signal**2)
+    return (1 - kept[1:] / kept[:-1]).clamp(max=MOST_BETA)

@@ -1,0 +1,84 @@
+"""Cascades by name. The paper's sizes are `imagen-2b`: arXiv 2205.11487 names channels, blocks and where there is
+attention, and its counts of parameters; what it leaves open (widths) is chosen so that the counts agree.
+"""
+
+from imagen.cascade import CascadeSettings, StageSettings, UNetSettings
+
+T5_XXL = 4096  # width of its embeddings
+
+
+def by_size(size: int, resolutions: tuple[int, ...], text_width: int) -> CascadeSettings:
+    """One dial: `size` is the channels of the base model's finest level; models that enlarge begin with half of it.
+
+    Levels halve the pictures down to 8 pixels, channels grow by `size` a level (by doubling where pictures are
+    enlarged), and pixels attend to each other and to the text where a side is 16 or less, in a base model of more than
+    32 pixels where it is 32 or less.
+    """
+    stages = [StageSettings(resolution=resolutions[0], unet=_base(size, resolutions[0]))]
+    stages += [StageSettings(resolution=side, unet=_enlarging(max(16, size // 2), side)) for side in resolutions[1:]]
+    return CascadeSettings(stages=tuple(stages), text_width=text_width)
+
+
+def _base(size: int, side: int) -> UNetSettings:
+    sides = _halved(side, 8)
+    near = tuple(one <= (32 if side > 32 else 16) for one in sides)
+    channels = tuple(size * (level + 1) for level in range(len(sides)))
+    return UNetSettings(channels=channels, blocks=(2,) * len(sides), attend=near, read=near)
+
+
+def _enlarging(size: int, side: int) -> UNetSettings:
+    sides = _halved(side // 2, 8)
+    near = tuple(one <= 16 for one in sides)
+    channels = tuple(size * 2**level for level in range(len(sides)))
+    blocks = tuple(min(8, 2 ** (level + 1)) for level in range(len(sides)))
+    return UNetSettings(channels=channels, blocks=blocks, attend=near, read=near, efficient=True)
+
+
+def _halved(side: int, least: int) -> list[int]:
+    sides = [side]
+    while sides[-1] % 2 == 0 and sides[-1] // 2 >= least:
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+IMAGEN_2B = CascadeSettings(
+    stages=(
+        StageSettings(
+            resolution=64,
+            unet=UNetSettings(
+                channels=(512, 1024, 1536, 2048),
+                blocks=(3, 3, 3, 3),
+                attend=(False, True, True, True),
+                read=(False, True, True, True),
+                width=2560,
+            ),
+        ),
+        StageSettings(
+            resolution=256,
+            unet=UNetSettings(
+                channels=(128, 256, 512, 1024),
+                blocks=(2, 4, 8, 8),
+                attend=(False, False, False, True),
+                read=(False, False, False, True),
+                width=1024,
+                efficient=True,
+            ),
+        ),
+        StageSettings(
+            resolution=1024,
+            unet=UNetSettings(
+                channels=(128, 256, 512, 1024),
+                blocks=(2, 4, 8, 6),
+                attend=(False, False, False, False),
+                read=(False, False, False, True),
+                efficient=True,
+            ),
+            crop=256,
+        ),
+    ),
+    text_width=T5_XXL,
+)
+TINY = by_size(32, (16, 32), text_width=128)
+SMALL = by_size(128, (64, 256), text_width=768)
+
+PRESETS = {"tiny": TINY, "small": SMALL, "imagen-2b": IMAGEN_2B}

@@ -1,0 +1,74 @@
+"""Training: what a killed run and two processes must not change."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from data.lake import Lake
+from data.reader import Reader
+from imagen.batches import Endless, Squares
+from imagen.cascade import CascadeSettings
+from imagen.checkpoint import Checkpoints
+from imagen.diffusion import Diffusion
+from imagen.lesson import Lesson
+from imagen.presets import by_size
+from imagen.train import Run, TrainSettings
+from imagen.unet import UNet
+from tests.imagen.drawn_lake import drawn_lake
+
+LITTLE = by_size(16, (8, 16), text_width=128)
+QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=5)
+
+
+@pytest.fixture(scope="session")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return drawn_lake(tmp_path_factory.mktemp("drawn"), 44)
+
+
+def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> Run:
+    torch.manual_seed(settings.seed)
+    own = cascade.stages[stage]
+    lesson = Lesson(
+        Diffusion(own.diffusion, own.resolution), cascade.stages[stage - 1].resolution if stage else None, own.crop
+    )
+    squares = Squares(Reader(lake, "drawn", columns=("image", "t5"), seed=settings.seed, mix=16), own.resolution, "pad")
+    accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
+    batches = Endless(squares, settings.batch // settings.accumulate, "t5")
+    return Run(UNet(**cascade.unet(stage)), lesson, batches, settings, accelerator)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(lake: Lake, stage: int, tmp_path: Path) -> None:
+    whole = run_of(lake, stage)
+    losses = [whole.advance().loss for _ in range(14)]
+    kept = Checkpoints(str(tmp_path))
+    for stops in ((5,), (1, 6, 11), (12, 13)):
+        resumed = run_of(lake, stage)
+        for stop in (*stops, 14):
+            told = [resumed.advance() for _ in range(stop - resumed.step)]
+            assert [one.loss for one in told] == losses[told[0].step - 1 : stop]
+            kept.save(resumed.state())
+            resumed = run_of(lake, stage)
+            state = kept.newest()
+            assert state is not None
+            resumed.load(state)
+        for one, other in zip(whole.unet.parameters(), resumed.unet.parameters(), strict=True):
+            assert torch.equal(one, other)
+        for one, other in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True):
+            assert torch.equal(one, other)
+        assert kept.steps()[-1] == 14
+        shutil.rmtree(tmp_path / f"step-{14:09d}")
+
+
+def test_a_part_taken_at_a_time_gives_the_gradient_of_the_whole(lake: Lake) -> None:
+    grown: list[dict[str, Any]] = []
+    for parts in (1, 2):
+        run = run_of(lake, 0, QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}))
+        run.advance()
+        grown.append({name: one.clone() for name, one in run.unet.named_parameters()})
+    for name, one in grown[0].items():
+        torch.testing.assert_close(one, grown[1][name], atol=2e-5, rtol=1e-4)
