@@ -121,6 +121,7 @@ class Table:
             mode="ignore",
             partition_by=["bucket"],
             storage_options=storage.delta_options(url),
+            commit_properties=CommitProperties(max_commit_retries=0),  # else a denied one is made again, as version 1
             configuration={
                 "delta.dataSkippingStatsColumns": "id",  # the log must not hold captions or URLs
                 "delta.logRetentionDuration": "interval 3650 days",  # lineage lies in the log

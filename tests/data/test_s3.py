@@ -42,6 +42,7 @@ def test_a_write_that_is_done_and_then_denied_is_there_once(
     monkeypatch.setattr(data.lake, "PROBE_COMMITS", 1)
     with FlakyProxy(s3_server, "forgetful") as proxy:
         table = Lake.make(bucket(proxy.url, s3_server)).table_or_make("pairs", PAIRS)
+        assert table.version == 0
         for id in "abc":
             file = write_file(table.url, 0, rows([id]))
             assert table.append([file]) == [file]
