@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 KINDS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # Arrow's words where Hugging Face has others
+NOTE = b"imagen"  # the key of our own note in a file's schema, beside that of Hugging Face
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "n>10B")
 
 

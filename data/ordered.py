@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from data import storage
 from data.errors import DatasetVersionNotFound, ExportError
+from data.features import NOTE
 from data.order import Order
 from data.table import Table, open_files
 
@@ -30,7 +31,6 @@ HELD = 256 << 20  # bytes of row groups that are kept for the next stretch
 MIX = 1024  # shuffled rows that are mixed with each other
 OPEN_FILES = 128
 READERS = 4
-NOTE = b"imagen"  # the key of our own note in a file's schema
 
 Places = npt.NDArray[np.int64]  # n × (file, row)
 

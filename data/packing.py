@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import SampleDamaged
-from data.features import note_of, pictures
-from data.ordered import NOTE
+from data.features import NOTE, note_of, pictures
 from data.rows import as_json
 from data.table import BINARY_ROW_GROUP
 

@@ -18,11 +18,10 @@ import torch
 
 from data import storage
 from data.errors import DatasetVersionNotFound, SampleDamaged
-from data.features import pictures
+from data.features import NOTE, pictures
 from data.order import Unit
 
 OPEN_FILES = 64  # kept open with their footers
-NOTE = b"imagen"  # the key of our own note in a file's schema
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -116,12 +116,6 @@ def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
     return shown[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def picture_column(columns: list[str], side: int) -> str:
-    """The smallest copy of the pictures that is large enough, or the picture itself."""
-    copies = sorted(int(name.removeprefix("image_")) for name in columns if name.startswith("image_"))
-    return next((f"image_{size}" for size in copies if size >= side), "image")
-
-
 def collate(samples: list[dict[str, Any]], encoder: str | None) -> Batch:
     """Embeddings padded to the longest, in float32; without an encoder none."""
     pixels = torch.stack([sample["pixels"] for sample in samples]).float() / 127.5 - 1

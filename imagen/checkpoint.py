@@ -30,11 +30,10 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` stay, and of every so many steps for good."""
+    """The checkpoints of one run, of which the last `keep` stay."""
 
     url: str
     keep: int = 2
-    for_good_every: int | None = None
 
     def save(self, state: State) -> None:
         folder, files = storage.join(self.url, f"step-{state.step:09d}"), {}
@@ -45,8 +44,7 @@ class Checkpoints:
         said = {"step": state.step, "files": files, "more": state.more}
         storage.write(storage.join(folder, STATE), json.dumps(said).encode())
         for step in self.steps()[: -self.keep]:
-            if not self.for_good_every or step % self.for_good_every:
-                storage.remove(storage.join(self.url, f"step-{step:09d}"))
+            storage.remove(storage.join(self.url, f"step-{step:09d}"))
 
     def steps(self) -> list[int]:
         """Of every checkpoint that was begun, in order."""

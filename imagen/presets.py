@@ -5,6 +5,7 @@ attention, and its counts of parameters; what it leaves open (widths) is chosen 
 from imagen.cascade import CascadeSettings, StageSettings, UNetSettings
 
 T5_XXL = 4096  # width of its embeddings
+COARSEST = 8  # pixels of a side of the last level
 
 
 def by_size(size: int, resolutions: tuple[int, ...], text_width: int) -> CascadeSettings:
@@ -20,23 +21,29 @@ def by_size(size: int, resolutions: tuple[int, ...], text_width: int) -> Cascade
 
 
 def _base(size: int, side: int) -> UNetSettings:
-    sides = _halved(side, 8)
-    near = tuple(one <= (32 if side > 32 else 16) for one in sides)
+    sides = _halved(side)
     channels = tuple(size * (level + 1) for level in range(len(sides)))
-    return UNetSettings(channels=channels, blocks=(2,) * len(sides), attend=near, read=near)
+    return _shaped(sides, channels, (2,) * len(sides), near=32 if side > 32 else 16, efficient=False)
 
 
 def _enlarging(size: int, side: int) -> UNetSettings:
-    sides = _halved(side // 2, 8)
-    near = tuple(one <= 16 for one in sides)
+    sides = _halved(side // 2)
     channels = tuple(size * 2**level for level in range(len(sides)))
     blocks = tuple(min(8, 2 ** (level + 1)) for level in range(len(sides)))
-    return UNetSettings(channels=channels, blocks=blocks, attend=near, read=near, efficient=True)
+    return _shaped(sides, channels, blocks, near=16, efficient=True)
 
 
-def _halved(side: int, least: int) -> list[int]:
+def _shaped(
+    sides: list[int], channels: tuple[int, ...], blocks: tuple[int, ...], near: int, efficient: bool
+) -> UNetSettings:
+    """Pixels attend where a level's side is `near` or less."""
+    attend = tuple(side <= near for side in sides)
+    return UNetSettings(channels=channels, blocks=blocks, attend=attend, read=attend, efficient=efficient)
+
+
+def _halved(side: int) -> list[int]:
     sides = [side]
-    while sides[-1] % 2 == 0 and sides[-1] // 2 >= least:
+    while sides[-1] % 2 == 0 and sides[-1] // 2 >= COARSEST:
         sides.append(sides[-1] // 2)
     return sides
 

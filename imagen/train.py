@@ -48,8 +48,6 @@ class TrainSettings(BaseModel):
     compile: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0
-    checkpoint_every: int = Field(1000, ge=1, description="steps")
-    keep: int = Field(2, ge=1, description="the last so many checkpoints are kept")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""

@@ -21,7 +21,7 @@ from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 
 LITTLE = by_size(16, (8, 16), text_width=128)
-QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=5)
+QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
 
 
 @pytest.fixture(scope="session")
