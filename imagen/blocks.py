@@ -3,6 +3,7 @@
 Arxiv 2205.11487, section 2.4 and appendices B and F. Shapes: b samples, c channels, h w pixels, n tokens, d width.
 """
 
+import math
 from typing import TypeVar
 
 import torch
@@ -87,7 +88,7 @@ def attention(ask: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor 
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels // 4), channels)
+    return nn.GroupNorm(math.gcd(channels, min(32, channels // 4)), channels)
 
 
 def zeroed(layer: Layer) -> Layer:

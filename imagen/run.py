@@ -1,4 +1,4 @@
-"""A stage is trained: the loop, which is short enough to be read in one go.
+"""A stage under training, a step at a time: short enough to be read in one go.
 
 Whatever is random is drawn by `draws.py` from the seed and the step, samples come from the dataset's reader, and a
 checkpoint holds all else, so that a run which was killed goes on as if it had not been.
@@ -8,54 +8,22 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from imagen.batches import Endless
 from imagen.checkpoint import State
+from imagen.config import TrainSettings
 from imagen.draws import draw
 from imagen.errors import TrainingDiverged
 from imagen.lesson import Lesson
 from imagen.unet import UNet
 
 NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped
-
-
-class TrainSettings(BaseModel):
-    """How a stage is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(10_000, ge=1)
-    batch: int = Field(64, ge=1, description="samples of a step, over all processes and accumulations")
-    accumulate: int = Field(1, ge=1, description="parts in which each process takes its share of a batch")
-    learning_rate: float = Field(3e-4, gt=0)
-    warmup: int = Field(500, ge=0, description="steps until the learning rate is reached")
-    decay: Literal["cosine", "none"] = "cosine"
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0, description="the largest norm of the gradient")
-    drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")
-    ema: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, reached slowly")
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = False
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        ramp = min(1.0, (step + 1) / (self.warmup + 1))
-        if self.decay == "none":
-            return self.learning_rate * ramp
-        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * ramp * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
 @dataclass
