@@ -34,6 +34,7 @@ from data.scorers import scorer_class
 from data.scorers.clip import ClipModel
 from data.select import FACTS
 from data.sources import Source
+from data.values import first_wrong, read_values
 
 SHIPPED = Path(__file__).parent / "recipes"
 TABLES = ("pairs", "images", "fetches", "last", "often", "events", "replaced")
@@ -206,25 +207,14 @@ def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ..
 
 
 def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str, ...] = ()) -> Recipe:
-    try:
-        values = yaml.safe_load(text)
-        nodes = yaml.compose(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{name} is no recipe: it must be a mapping with name and sources")
+    values, nodes = read_values(text, name, "recipe: it must be a mapping with name and sources", RecipeError)
     for change in changes:
         _change(values, change)
     try:
         return Recipe.model_validate(_rooted(values, folder)).under(folder)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = tuple(part for part in first["loc"] if part != "options")  # what any_of's list is called inside
-        place = ".".join(map(str, where)) or "the recipe"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "there is no such field"
-        raise RecipeError(f"{name}, line {_line_of(nodes, where)}: {place}: {message}") from None
+        inside = ("options",)  # what any_of's list is called inside
+        raise RecipeError(first_wrong(error, name, nodes, inside)) from None
 
 
 def _change(values: dict[str, Any], change: str) -> None:
@@ -261,20 +251,3 @@ def _rooted(values: dict[str, Any], folder: Path) -> dict[str, Any]:
                     beside = folder / settings[field]
                     settings[field] = str(beside.resolve()) if beside.exists() else settings[field]
     return values
-
-
-def _line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
-    """The line, from 1, of the innermost part of a place that the text really has."""
-    line = 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

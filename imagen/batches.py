@@ -1,6 +1,7 @@
 """Samples of a dataset version as what a stage is trained on: square pictures, and the embeddings of their captions."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -114,6 +115,12 @@ def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
         pixels = pixels[..., top : top + least, left : left + least]
     shown = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
     return shown[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def picture_column(columns: Iterable[str], side: int) -> str:
+    """The smallest copy of the pictures that is large enough, or the picture itself."""
+    copies = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
+    return next((f"image_{size}" for size in copies if size >= side), "image")
 
 
 def collate(samples: list[dict[str, Any]], encoder: str | None) -> Batch:

@@ -30,20 +30,24 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run, of which the last `keep` stay."""
+    """The checkpoints of one run: the last `keep` stay, and those of every so many steps."""
 
     url: str
     keep: int = 2
+    for_good_every: int | None = None
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, over: bool = False) -> None:
+        """Write one; `over` says that its run is at its end."""
         folder, files = storage.join(self.url, f"step-{state.step:09d}"), {}
         for group, tensors in state.tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
             storage.write(storage.join(folder, f"{group}.safetensors"), content)
             files[group] = hashlib.sha256(content).hexdigest()
-        said = {"step": state.step, "files": files, "more": state.more}
+        said = {"step": state.step, "over": over, "files": files, "more": state.more}
         storage.write(storage.join(folder, STATE), json.dumps(said).encode())
         for step in self.steps()[: -self.keep]:
+            if self.for_good_every and step % self.for_good_every == 0:
+                continue
             storage.remove(storage.join(self.url, f"step-{step:09d}"))
 
     def steps(self) -> list[int]:
@@ -58,6 +62,11 @@ class Checkpoints:
             if state is not None:
                 return state
         return None
+
+    def done(self) -> bool:
+        """Whether the run is at its end."""
+        paths = [storage.join(self.url, f"step-{step:09d}", STATE) for step in self.steps()[-1:]]
+        return any(storage.exists(path) and json.loads(storage.read(path)).get("over", False) for path in paths)
 
     def _read(self, folder: str) -> State | None:
         if not storage.exists(storage.join(folder, STATE)):

@@ -1,37 +1,118 @@
-"""What a training is made from: values only, checked with line and field."""
+"""What a training is made from: a cascade and how each of its stages is trained. YAML holds values, never code."""
 
-import math
-from typing import Literal
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from data.values import first_wrong, read_values
+from imagen.batches import Fit
+from imagen.cascade import CascadeSettings
+from imagen.errors import ConfigError
+from imagen.presets import PRESETS, Preset, by_size, training_by_size
+from imagen.sampling import SampleSettings
+from imagen.settings import TrainSettings
 
 
-class TrainSettings(BaseModel):
-    """How a stage is trained."""
+class LoraSettings(BaseModel):
+    """Low-rank changes of a trained model's attention (arXiv 2106.09685), merged into it at the end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(10_000, ge=1)
-    batch: int = Field(64, ge=1, description="samples of a step, over all processes and accumulations")
-    accumulate: int = Field(1, ge=1, description="parts in which each process takes its share of a batch")
-    learning_rate: float = Field(3e-4, gt=0)
-    warmup: int = Field(500, ge=0, description="steps until the learning rate is reached")
-    decay: Literal["cosine", "none"] = "cosine"
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0, description="the largest norm of the gradient")
-    drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")
-    ema: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, reached slowly")
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = False
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    seed: int = 0
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(8, ge=1)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        ramp = min(1.0, (step + 1) / (self.warmup + 1))
-        if self.decay == "none":
-            return self.learning_rate * ramp
-        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * ramp * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+class TrainConfig(BaseModel):
+    """What the owner of a model writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="the model's name")
+    preset: Literal["tiny", "small", "imagen-2b"] | None = Field(None, description="a cascade by name")
+    size: int | None = Field(None, ge=8, multiple_of=8, description="the dial: another size than the preset's")
+    resolutions: tuple[int, ...] | None = Field(None, description="of each stage, with `size`")
+    cascade: CascadeSettings | None = Field(None, description="a cascade spelled out, instead of a preset")
+    text: str | None = Field("t5", description="the dataset's embeddings that are read; null: train without captions")
+    fit: Fit = Field("crop", description="how a picture becomes a square")
+    train: TrainSettings = Field(TrainSettings(), description="of every stage, where it differs from the size's rules")
+    stages: tuple[TrainSettings, ...] = Field((), description="of each stage, where it differs")
+    sample: tuple[SampleSettings, ...] = Field((), description="how each stage makes pictures unless told otherwise")
+    init_from: str | None = Field(None, description="a trained model to go on from: a folder, URL, or NAME/NUMBER")
+    freeze: tuple[str, ...] = Field((), description="patterns of parameters that stay as they were: down.*")
+    lora: LoraSettings | None = Field(None, description="train low-rank changes alone; needs init_from")
+
+    @field_validator("name")
+    @classmethod
+    def _speakable(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+            raise ValueError("a model's name has lower-case letters, digits, - and _, and begins with a letter")
+        return name
+
+    @model_validator(mode="after")
+    def _one_cascade(self) -> "TrainConfig":
+        if (self.preset is None) == (self.cascade is None):
+            raise ValueError("say either preset (tiny, small, imagen-2b) or cascade")
+        if self.cascade is not None and (self.size or self.resolutions):
+            raise ValueError("size and resolutions change a preset; a cascade that is spelled out has its own")
+        if self.lora and not self.init_from:
+            raise ValueError("lora changes a trained model: say which with init_from")
+        for name in ("stages", "sample"):
+            if len(getattr(self, name)) > len(self.model.stages):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.model.stages)} models")
+        return self
+
+    @property
+    def _preset(self) -> Preset | None:
+        return PRESETS[self.preset] if self.preset else None
+
+    @property
+    def model(self) -> CascadeSettings:
+        """The cascade, but for the width of its text, which is the dataset's."""
+        preset = self._preset
+        if preset is None:
+            assert self.cascade is not None
+            return self.cascade
+        if self.size is None and self.resolutions is None:
+            return preset.cascade
+        return by_size(self.size or preset.size, self.resolutions or preset.resolutions, preset.cascade.text_width)
+
+    def training(self, stage: int) -> TrainSettings:
+        """Of one stage: the size's rules, changed by `train`, changed by the stage's own."""
+        preset = self._preset
+        size = self.size or (preset.size if preset else self.model.stages[0].unet.channels[0])
+        told = training_by_size(size)
+        for changed in (self.train, *self.stages[stage : stage + 1]):
+            told |= {name: getattr(changed, name) for name in changed.model_fields_set}
+        return TrainSettings(**told)
+
+    @property
+    def sampling(self) -> tuple[SampleSettings, ...]:
+        """Of each stage."""
+        return self.sample + tuple(SampleSettings() for _ in self.model.stages[len(self.sample) :])
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_config(name: str, changes: dict[str, Any] | None = None) -> TrainConfig:
+    """A configuration by file, or a preset's by its name; `changes` take the place of what it says."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in PRESETS:
+            raise ConfigError(f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}")
+        text = f"name: {name}\npreset: {name}\n"
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {name} can't be read: {error}") from None
+    values, nodes = read_values(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
+    values |= {field: value for field, value in (changes or {}).items() if value is not None}
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(first_wrong(error, name, nodes)) from None

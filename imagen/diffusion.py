@@ -64,6 +64,11 @@ class Diffusion:
         a, s = self.scales(t, x)
         return a * x + s * noise
 
+    def noised_more(self, x: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
+        """What is noised to t, noised on to a later step."""
+        a = (self.kept.to(x.device)[later] / self.kept.to(x.device)[t]).view(-1, *[1] * (x.dim() - 1))
+        return a.sqrt().to(x.dtype) * x + (1 - a).clamp(min=0).sqrt().to(x.dtype) * noise
+
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should say."""
         a, s = self.scales(t, x)

@@ -1,16 +1,50 @@
-"""Everything that can go wrong with models.
+"""What can go wrong in imagen/, in words for whoever can act.
 
 ImagenError
+├── ConfigError        a training's configuration is not usable
 ├── TrainingDiverged   no step had a finite loss for a while
-└── EmptyDataset       fewer samples than a batch
+├── TrainingStopped    told to stop; the same command goes on
+├── EmptyDataset       fewer samples than a batch
+├── TextNotUsable      the dataset's embeddings are missing, or not those that the model reads
+├── OutOfMemory        a training needs more memory than there is
+├── ModelNotFound      there is no such model
+└── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
 """
 
 from data.errors import ImagenError
+
+RESUMABLE = 75  # exit code: as sysexits.h has it, try again later
+
+
+class ConfigError(ImagenError):
+    """A training's configuration is not usable."""
 
 
 class TrainingDiverged(ImagenError):
     """No step had a finite loss for a while."""
 
 
+class TrainingStopped(ImagenError):
+    """Told to stop: a checkpoint was written, and the same command goes on from it."""
+
+    code = RESUMABLE
+
+
 class EmptyDataset(ImagenError):
     """Fewer samples than a batch."""
+
+
+class TextNotUsable(ImagenError):
+    """The dataset's embeddings are missing, or not those that the model reads."""
+
+
+class OutOfMemory(ImagenError):
+    """A training needs more memory than there is."""
+
+
+class ModelNotFound(ImagenError):
+    """There is no such model."""
+
+
+class ModelNotUsable(ImagenError):
+    """What was to be loaded is no cascade, or not one that this version reads."""

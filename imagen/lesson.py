@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from imagen.batches import Batch
 from imagen.diffusion import Diffusion
 from imagen.draws import Draws
+from imagen.resize import augmented, enlarged, shrunk
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,6 @@ class Lesson:
         target = self.diffusion.target(pixels, draws.noise, times)
         errors = (said.float() - target.float()).square().mean((1, 2, 3))
         return errors, self.diffusion.weight(times)
-
-
-def augmented(small: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Noise conditioning augmentation (section 2.5): as the cosine schedule would have it at this level."""
-    angle = (level * torch.pi / 2)[:, None, None, None]
-    return torch.cos(angle) * small + torch.sin(angle) * noise
-
-
-def shrunk(pixels: Tensor, side: int) -> Tensor:
-    return F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-
-
-def enlarged(pixels: Tensor, side: int) -> Tensor:
-    return F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False)
 
 
 def cropped(pixels: Tensor, corner: Tensor, side: int) -> Tensor:

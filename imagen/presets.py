@@ -2,13 +2,16 @@
 attention, and its counts of parameters; what it leaves open (widths) is chosen so that the counts agree.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 from imagen.cascade import CascadeSettings, StageSettings, UNetSettings
 
 T5_XXL = 4096  # width of its embeddings
 COARSEST = 8  # pixels of a side of the last level
 
 
-def by_size(size: int, resolutions: tuple[int, ...], text_width: int) -> CascadeSettings:
+def by_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
     """One dial: `size` is the channels of the base model's finest level; models that enlarge begin with half of it.
 
     Levels halve the pictures down to 8 pixels, channels grow by `size` a level (by doubling where pictures are
@@ -88,4 +91,30 @@ IMAGEN_2B = CascadeSettings(
 TINY = by_size(32, (16, 32), text_width=128)
 SMALL = by_size(128, (64, 256), text_width=768)
 
-PRESETS = {"tiny": TINY, "small": SMALL, "imagen-2b": IMAGEN_2B}
+
+@dataclass(frozen=True)
+class Preset:
+    size: int
+    resolutions: tuple[int, ...]
+    cascade: CascadeSettings
+
+
+PRESETS = {
+    "tiny": Preset(32, (16, 32), TINY),
+    "small": Preset(128, (64, 256), SMALL),
+    "imagen-2b": Preset(512, (64, 256, 1024), IMAGEN_2B),
+}
+
+
+def training_by_size(size: int) -> dict[str, Any]:
+    """The rules by which a training follows from the dial, from 32 (a laptop) to 512 (the paper): the larger a model,
+    the smaller its steps (1e-3 at 32, the paper's 1e-4 from 320 on), the larger its batches (2 samples a channel; the
+    paper's 2,048 are 4), and the more of them (100 steps a channel).
+    """
+    return {
+        "learning_rate": max(1e-4, 0.032 / size),
+        "batch": 2 * size,
+        "steps": 100 * size,
+        "warmup": 100 if size < 64 else 1000,
+        "ema": 0.999 if size < 64 else 0.9999,
+    }

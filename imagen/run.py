@@ -6,7 +6,8 @@ checkpoint holds all else, so that a run which was killed goes on as if it had n
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from imagen.batches import Endless
 from imagen.checkpoint import State
-from imagen.config import TrainSettings
 from imagen.draws import draw
 from imagen.errors import TrainingDiverged
 from imagen.lesson import Lesson
+from imagen.settings import TrainSettings
 from imagen.unet import UNet
 
 NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped
+
+
+BUCKETS = 10  # noise levels that losses are told by, the first with the least noise
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Told:
     rate: float
     seconds: float
     waited: float  # of these, for data
+    errors: list[float | None]  # mean squared error of each bucket of noise; none where no sample fell
+    stop: bool = False  # a process was told to stop
 
 
 @dataclass
@@ -50,6 +56,8 @@ class Run:
     step: int = 0
     skipped: int = 0
     spoilt: int = 0  # steps without a finite loss, in a row
+    seconds: float = 0.0  # that its steps took, over all sittings
+    stop: bool = False  # this process was told to stop
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -72,12 +80,21 @@ class Run:
         first = (self.accelerator.process_index * self.settings.accumulate + part) * self.share
         return range(first, first + self.share)
 
+    @property
+    def done(self) -> float:
+        """The part of the training that is behind us, by its minutes or its steps."""
+        minutes = self.settings.minutes
+        return self.step / self.settings.steps if minutes is None else self.seconds / (60 * minutes)
+
     def advance(self) -> Told:
         """One step."""
-        began, waited, loss = time.perf_counter(), 0.0, 0.0
+        began, waited = time.perf_counter(), 0.0
         settings, accelerator = self.settings, self.accelerator
+        rate = settings.rate(self.step, self.done)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(self.step)
+            group["lr"] = rate
+        sums = torch.zeros(3 + 2 * BUCKETS)  # loss, who was told to stop, seconds; errors and samples of each bucket
+        sums[1], sums[2] = self.stop, self.seconds
         for part in range(settings.accumulate):
             asked = time.perf_counter()
             batch = next(self.batches).to(accelerator.device)
@@ -90,11 +107,19 @@ class Run:
                 errors, weights = self.lesson.errors(self.called, batch, drawn.to(accelerator.device))
                 share = (weights * errors).mean() / settings.accumulate
                 accelerator.backward(share)
-            loss += float(accelerator.reduce(share.detach(), "mean"))
+            bucket = 3 + (drawn.times * BUCKETS).long().clamp(max=BUCKETS - 1)
+            sums[0] += share.detach().cpu()
+            sums.index_add_(0, bucket, errors.detach().float().cpu())
+            sums.index_add_(0, bucket + BUCKETS, torch.ones(len(bucket)))
+        sums = accelerator.reduce(sums.to(accelerator.device), "mean").cpu()
+        loss, self.seconds, (of, samples) = float(sums[0]), float(sums[2]), sums[3:].view(2, BUCKETS).tolist()
         gradient = float(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip))
         self._learn(math.isfinite(loss) and math.isfinite(gradient))
         self.step += 1
-        return Told(self.step, loss, gradient, settings.rate(self.step - 1), time.perf_counter() - began, waited)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        told = [error / count if count else None for error, count in zip(of, samples, strict=True)]
+        return Told(self.step, loss, gradient, rate, seconds, waited, told, bool(sums[1]))
 
     def _learn(self, finite: bool) -> None:
         if finite:
@@ -108,6 +133,18 @@ class Run:
                 f"no finite loss in the last {NOT_FINITE} steps up to {self.step}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), clip gradients closer ({self.settings.clip:g}), or use bf16"
             )
+
+    @contextmanager
+    def averaged(self) -> Iterator[UNet]:
+        """The model with its averaged weights, which are what is kept of a training."""
+        self.ema.store(self.unet.parameters())
+        self.ema.copy_to(self.unet.parameters())
+        self.unet.eval()
+        try:
+            yield self.unet
+        finally:
+            self.ema.restore(self.unet.parameters())
+            self.unet.train()
 
     def state(self) -> State:
         """All that a checkpoint holds. To be asked by every process at once."""
@@ -123,6 +160,7 @@ class Run:
             {
                 "batches": states,
                 "skipped": self.skipped,
+                "seconds": self.seconds,
                 "ema_steps": self.ema.optimization_step,
                 "settings": self.settings.model_dump(),
             },
@@ -137,7 +175,7 @@ class Run:
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": unpacked(state.tensors["optimizer"])})
         self.batches.load_state_dicts(state.more["batches"])
-        self.step, self.skipped = state.step, state.more["skipped"]
+        self.step, self.skipped, self.seconds = state.step, state.more["skipped"], state.more["seconds"]
 
 
 def packed(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from data.encoder import EncoderSettings, encode, load
+from data.encoder import EncoderSettings, encode, encoder_of, load
 from data.lake import Lake, LakeConfig
 from data.pairs import bucket_of, pair_id
 from data.publish import SAMPLE
@@ -32,7 +32,9 @@ def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE) -> Lak
     files = [
         write_file(table.url, bucket, rows.take(np.flatnonzero(buckets == bucket)).sort_by("id")) for bucket in (0, 1)
     ]
-    table.append(files)
+    recipe = {"name": "drawn", "embed": {"t5": T5.model_dump(mode="json")}}
+    record = {"recipe": recipe, "embeddings": {"t5": f"embeddings/{encoder_of(T5).id}"}, "kept": count}
+    assert table.replace(files, [], record)
     return lake
 
 

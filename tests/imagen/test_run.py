@@ -13,11 +13,11 @@ from data.reader import Reader
 from imagen.batches import Endless, Squares
 from imagen.cascade import CascadeSettings
 from imagen.checkpoint import Checkpoints
-from imagen.config import TrainSettings
 from imagen.diffusion import Diffusion
 from imagen.lesson import Lesson
 from imagen.presets import by_size
 from imagen.run import Run
+from imagen.settings import TrainSettings
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 

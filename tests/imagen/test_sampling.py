@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imagen.diffusion import Diffusion
-from imagen.sampling import SampleSettings, sample
+from imagen.sampling import Asked, SampleSettings, sample
 from tests.imagen.test_diffusion import OBJECTIVES, diffusion
 
 MEAN, SPREAD = 0.2, 0.15  # of the toy distribution: pixels are independent and normal
@@ -31,7 +31,7 @@ class Perfect(nn.Module):
 def taken(unet: nn.Module, of: Diffusion, settings: SampleSettings, count: int = 64, **more: Any) -> Tensor:
     rngs = [torch.Generator().manual_seed(number) for number in range(count)]
     noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
-    return sample(unet, of, settings, noise, rngs, **more)  # type: ignore[arg-type]
+    return sample(unet, of, settings, noise, rngs, Asked(**more))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

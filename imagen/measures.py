@@ -1,0 +1,70 @@
+"""What is measured while a stage is trained: JSON lines for programs, and the same as TensorBoard's events.
+
+Both are written in segments, from one checkpoint to the next, each named after its first step and written again while
+it grows. A run that goes on from a checkpoint writes its segment anew: no step is there twice, on a disk or a store.
+"""
+
+import io
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from data import storage
+
+EVERY = 15.0  # seconds after which a growing segment is written again
+LINES = "lines"
+
+
+@dataclass
+class Measures:
+    """The measures of one run of a stage, under a folder."""
+
+    url: str
+    first: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    written: float = field(default_factory=time.monotonic)
+
+    def begin(self, step: int) -> None:
+        """A new segment, after a checkpoint or from one."""
+        self.first, self.rows = step, []
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, "at": round(time.time(), 3), **values})
+        if time.monotonic() - self.written > EVERY:
+            self.write()
+
+    def write(self) -> None:
+        self.written = time.monotonic()
+        if not self.rows:
+            return
+        name = f"{self.first:09d}"
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        storage.write(storage.join(self.url, LINES, f"{name}.jsonl"), lines.encode())
+        storage.write(storage.join(self.url, f"events.out.tfevents.{name}"), _events(self.rows))
+
+
+def read_measures(url: str) -> list[dict[str, Any]]:
+    """Every row of a run, in order."""
+    lines = storage.join(url, LINES)
+    if not storage.exists(lines):
+        return []
+    names = [name for name in storage.files(lines) if name.endswith(".jsonl")]
+    return [json.loads(line) for name in names for line in storage.read(storage.join(lines, name)).splitlines()]
+
+
+def _events(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    writer.write(Event(wall_time=rows[0]["at"], file_version="brain.Event:2").SerializeToString())
+    for row in rows:
+        values = [
+            Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name not in ("step", "at")
+        ]
+        event = Event(wall_time=row["at"], step=row["step"], summary=Summary(value=values))
+        writer.write(event.SerializeToString())
+    return buffer.getvalue()

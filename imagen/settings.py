@@ -1,0 +1,42 @@
+"""How one stage is trained."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainSettings(BaseModel):
+    """How a stage is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(10_000, ge=1)
+    minutes: float | None = Field(None, gt=0, description="train for so long instead of so many steps")
+    batch: int = Field(64, ge=1, description="samples of a step, over all processes and accumulations")
+    accumulate: int = Field(1, ge=1, description="parts in which each process takes its share of a batch")
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: int = Field(500, ge=0, description="steps until the learning rate is reached")
+    decay: Literal["cosine", "none"] = "cosine"
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="the largest norm of the gradient")
+    drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")
+    ema: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, reached slowly")
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = Field(0, ge=0, description="processes that read and decode samples")
+    seed: int = 0
+    checkpoint_every: int = Field(1000, ge=1, description="steps")
+    keep: int = Field(2, ge=1, description="the last so many checkpoints are kept")
+    for_good_every: int | None = Field(None, ge=1, description="steps of whose multiples checkpoints are kept for good")
+    grid_every: int | None = Field(None, ge=1, description="steps after which pictures are made to look at")
+
+    def rate(self, step: int, done: float) -> float:
+        """The learning rate of a step, when a part of the training is behind us."""
+        ramp = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.decay == "none":
+            return self.learning_rate * ramp
+        return self.learning_rate * ramp * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
