@@ -62,8 +62,8 @@ class ImagenPipeline(DiffusionPipeline):
         scheduler_3: Any = None,
         text_encoder: Any = None,
         tokenizer: Any = None,
-        stages: list = [],  # type: ignore[type-arg] # noqa: B006 - as diffusers reads it
-        text: dict | None = None,  # type: ignore[type-arg]
+        stages: list = [],  # noqa: B006 - as diffusers reads it
+        text: dict | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
