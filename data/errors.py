@@ -30,6 +30,8 @@ ImagenError
 class ImagenError(Exception):
     """The root of the tree: whoever catches this catches all that a user can mend."""
 
+    code = 2  # with which the command ends
+
 
 class RecipeError(ImagenError):
     pass

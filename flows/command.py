@@ -5,12 +5,13 @@ needs them, so that help answers at once.
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows import keep, look
+from flows import keep, look, make
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
@@ -27,7 +28,20 @@ lakes = typer.Typer(help="Make and configure lakes.", no_args_is_help=True)
 worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with true captions.", no_args_is_help=True)
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
-VERBS = (look.plan, look.versions, look.diff, look.why, look.verify, keep.export, keep.forget, keep.vacuum)
+VERBS: tuple[Callable[..., None], ...] = (
+    look.plan,
+    look.versions,
+    look.diff,
+    look.why,
+    look.verify,
+    keep.export,
+    keep.forget,
+    keep.vacuum,
+    make.train,
+    make.generate,
+    make.edit,
+    make.inspect,
+)
 for verb in VERBS:
     app.command()(verb)
 
@@ -51,7 +65,7 @@ def main() -> None:
         app()
     except ImagenError as error:
         sys.stderr.write(f"Error: {error}\n")
-        code = 2
+        code = error.code
     except SystemExit as end:
         code = end.code
 

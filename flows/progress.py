@@ -1,5 +1,6 @@
 """What a person sees while something runs: bars on a terminal, plain lines in a pipe, nothing under --json."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 # Everything a person reads goes to stderr; stdout is for results.
 console = Console(stderr=True)
+EVERY = 15.0  # seconds between lines of one stage
 
 
 class Watcher(Protocol):
@@ -17,14 +19,14 @@ class Watcher(Protocol):
 
     def planned(self, stage: str, rows: int) -> None: ...
 
-    def done(self, stage: str, rows: int) -> None: ...
+    def done(self, stage: str, rows: int, note: str = "") -> None: ...
 
 
 class Silent:
     def planned(self, stage: str, rows: int) -> None:
         pass
 
-    def done(self, stage: str, rows: int) -> None:
+    def done(self, stage: str, rows: int, note: str = "") -> None:
         pass
 
 
@@ -37,7 +39,7 @@ class Bars:
 
     def planned(self, stage: str, rows: int) -> None:
         if stage not in self.bars:
-            self.bars[stage] = self.progress.add_task(stage, total=rows, completed=rows if not rows else 0)
+            self.bars[stage] = self.progress.add_task(stage, total=rows, completed=rows if not rows else 0, note="")
             if not rows:
                 self.progress.update(
                     self.bars[stage], total=1, completed=1, description=f"{stage} [dim]nothing pending"
@@ -46,18 +48,25 @@ class Bars:
             bar = self.bars[stage]
             self.progress.update(bar, total=self.progress.tasks[bar].completed + rows)
 
-    def done(self, stage: str, rows: int) -> None:
-        self.progress.advance(self.bars[stage], rows)
+    def done(self, stage: str, rows: int, note: str = "") -> None:
+        self.progress.update(self.bars[stage], advance=rows, note=note)
 
 
 class Lines:
-    """A line a stage, for a pipe or a log."""
+    """A line a stage for a pipe or a log, and now and then one of what is said on the way."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+        self.rows: dict[str, int] = {}
 
     def planned(self, stage: str, rows: int) -> None:
         console.print(f"{stage}: {rows:,} pending" if rows else f"{stage}: nothing pending", highlight=False)
 
-    def done(self, stage: str, rows: int) -> None:
-        pass
+    def done(self, stage: str, rows: int, note: str = "") -> None:
+        self.rows[stage] = self.rows.get(stage, 0) + rows
+        if note and time.monotonic() - self.told > EVERY:
+            self.told = time.monotonic()
+            console.print(f"{stage}: {self.rows[stage]:,} done, {note}", highlight=False)
 
 
 watcher: ContextVar[Watcher] = ContextVar("watcher", default=Silent())  # noqa: B039 - it has no state
@@ -76,7 +85,13 @@ def watching(silent: bool = False) -> Iterator[None]:
         finally:
             watcher.reset(token)
         return
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
     with Progress(*columns, console=console) as progress:
         token = watcher.set(Bars(progress))
         try:

@@ -1,5 +1,7 @@
 """Results as a person reads them: tables for terminals."""
 
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +16,9 @@ from data.verify import Verified
 from data.versions import Step, Version
 from data.why import Story
 from flows.options import counted
+
+if TYPE_CHECKING:
+    from imagen.train import Ended, Training
 
 console = Console()
 
@@ -191,3 +196,29 @@ def _figure(value: object) -> str:
 
 def _plain(text: str) -> str:
     return escape("".join(one if one.isprintable() else "�" for one in text))
+
+
+def show_trained(ended: "Ended", training: "Training") -> None:
+    for stage, came in ended.stages.items():
+        side, skipped = training.cascade.stages[stage].resolution, came["skipped"]
+        skips = f", {skipped:.0f} skipped for a loss that was not finite" if skipped else ""
+        console.print(
+            f"{side} px: {came['steps']:,.0f} steps, loss {came['loss']:.4f}{skips}; {came['seconds']:.0f} s now."
+        )
+    if ended.trained is None:
+        console.print(f"Its other stages are not trained yet. What is there: {ended.url}")
+        return
+    model = ended.trained
+    if not ended.stages:
+        console.print(f"Nothing to do: [bold]{model.reference}[/] was made of this.")
+        return
+    console.print(
+        f"[bold]{model.reference}[/] is trained on {model.dataset}@{model.version}; curves and grids: {ended.url}"
+    )
+
+
+def show_made(made: list[dict[str, Any]]) -> None:
+    table = Table(*made[0], box=None)
+    for one in made:
+        table.add_row(*(escape(str(value)) for value in one.values()))
+    console.print(table)

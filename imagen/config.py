@@ -98,8 +98,12 @@ class TrainConfig(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def load_config(name: str, changes: dict[str, Any] | None = None) -> TrainConfig:
-    """A configuration by file, or a preset's by its name; `changes` take the place of what it says."""
+def load_config(
+    name: str, changes: dict[str, Any] | None = None, training: dict[str, Any] | None = None
+) -> TrainConfig:
+    """A configuration by file, or a preset's by its name; `changes` take the place of what it says, `training` of what
+    it says of every stage.
+    """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if name not in PRESETS:
@@ -112,6 +116,8 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> TrainConfig
             raise ConfigError(f"configuration {name} can't be read: {error}") from None
     values, nodes = read_values(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
     values |= {field: value for field, value in (changes or {}).items() if value is not None}
+    if training:
+        values["train"] = {**(values.get("train") or {}), **training}
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:

@@ -8,7 +8,8 @@ ImagenError
 ├── TextNotUsable      the dataset's embeddings are missing, or not those that the model reads
 ├── OutOfMemory        a training needs more memory than there is
 ├── ModelNotFound      there is no such model
-└── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
+├── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
+└── PictureNotUsable   a file that is no picture, or does not say how it was made
 """
 
 from data.errors import ImagenError
@@ -48,3 +49,7 @@ class ModelNotFound(ImagenError):
 
 class ModelNotUsable(ImagenError):
     """What was to be loaded is no cascade, or not one that this version reads."""
+
+
+class PictureNotUsable(ImagenError):
+    """A file that is no picture, or does not say how it was made."""
