@@ -29,7 +29,9 @@ from data.table import ShardFile, Table, digest, encode, write_file
 from data.versions import versions
 
 NOTES = "forgotten"  # folder of a note for each forgetting: which files were written again, and what they hash to
-BESIDE = ("files", "blocklist")  # tables that know nothing of pairs
+MODELS = "models"  # the table of trained models, which the model room writes
+TRAININGS, ABOUT, GRIDS = "training", "training.json", "grids"  # its folders, and what shows samples in them
+BESIDE = ("files", "blocklist", MODELS)  # tables that know nothing of pairs
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Forgotten:
     rows: dict[str, int] = field(default_factory=dict)  # taken out of the newest state of each table
     files: int = 0  # of older states, written again
     seen_by: list[str] = field(default_factory=list)  # dataset versions, as shapes@3
+    models: list[str] = field(default_factory=list)  # that were trained on any of these, as shapes/1
 
 
 def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgotten:
@@ -47,11 +50,13 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgo
     found = find(lake, kind, what)
     add(lake, [Entry(kind, what, reason)])
     forgotten = Forgotten(sorted(found), seen_by=_seen_by(lake, set(found)))
+    forgotten.models = _trained_on(lake, forgotten.seen_by)
     rewritten: dict[str, str] = {}
     for name in sorted(lake.tables(), key=lambda name: (name == "pairs", name)):
         if name not in BESIDE:
             _forget_in(lake, name, found, forgotten, rewritten)
     forgotten.files = len(rewritten)
+    _remove_grids(lake, forgotten.seen_by)
     note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
     storage.write(storage.join(lake.url, NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
     return forgotten
@@ -177,6 +182,23 @@ def _seen_by(lake: Lake, ids: set[str]) -> list[str]:
             if any(holding[path] for path in table.files()):
                 seen.append(f"{dataset}@{version.version}")
     return seen
+
+
+def _trained_on(lake: Lake, versions: list[str]) -> list[str]:
+    """The models that were trained on any of some dataset versions."""
+    table = lake.find(MODELS)
+    rows = table.dataset().to_table(columns=["name", "number", "dataset", "version"]).to_pylist() if table else []
+    return sorted(f"{one['name']}/{one['number']}" for one in rows if f"{one['dataset']}@{one['version']}" in versions)
+
+
+def _remove_grids(lake: Lake, versions: list[str]) -> None:
+    """Trainings draw grids that show samples of the versions they are on."""
+    for name in storage.folders(storage.join(lake.url, TRAININGS)):
+        folder = storage.join(lake.url, TRAININGS, name)
+        about = storage.join(folder, ABOUT)
+        if storage.exists(about) and json.loads(storage.read(about))["dataset"] in versions:
+            for stage in storage.folders(folder):
+                storage.remove(storage.join(folder, stage, GRIDS))
 
 
 def _host(url: str) -> str:

@@ -77,15 +77,18 @@ def demo(
     pairs: Annotated[int, typer.Option(min=20, help="Pairs of the world.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the world.")] = 7,
     workers: WorkersOption = None,
+    train_minutes: Annotated[
+        float, typer.Option(min=0, help="For which a cascade is trained; 0: none. More is better: 30.")
+    ] = 3.0,
 ) -> None:
-    """The whole way on the built-in world: pairs, download, score, select, embed, publish.
+    """The whole way on the built-in world: pairs, download, score, select, embed, publish, train, generate.
 
     Example: imagen demo
     """
     quiet_prefect()
     from flows.demo import run_demo
 
-    run_demo(lake, world, pairs, seed, workers)
+    run_demo(lake, world, pairs, seed, workers, train_minutes)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`imagen demo`: the built-in world, its server, one `rebuild`, and what came out."""
+"""`imagen demo`: the built-in world, its server, one `rebuild`, a cascade trained on it, and what came out."""
 
 import shutil
 import sys
@@ -16,8 +16,25 @@ from flows.progress import watcher, watching
 from flows.server import tracking
 from flows.show import console, show_built, show_funnel
 
+PROMPTS = (
+    "a large red circle",
+    "a small blue star",
+    "a green triangle",
+    "a large purple ring",
+    "an orange square",
+    "a black cross",
+    "a medium cyan circle",
+    "a large yellow star",
+    "a small red square above a large blue circle",
+    "a green ring to the left of an orange star",
+    "a purple triangle below a yellow box",
+    "a black disc inside a large cyan square",
+)
+CHECKED = 100  # prompts that were never a caption
+BASE_SHARE = 0.75  # of the training's time; the rest goes to the models that enlarge
 
-def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None) -> None:
+
+def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None, minutes: float) -> None:
     began = time.monotonic()
     console.print(f"[bold]The built-in world[/]: {pairs:,} pairs of pictures and captions, about half of them faulty.")
     with watching():
@@ -34,28 +51,77 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None)
     sheet = world / "sheet.png"
     if built.anything_done or not sheet.exists():
         write_sheet(target, "shapes", sheet)
-    show_summary(built, lake, world, sheet, time.monotonic() - began)
+    show_build(built, lake, world, sheet, time.monotonic() - began)
+    if minutes:
+        train_and_show(target, built, world / "model.png", minutes)
+    show_next(lake, bool(minutes), time.monotonic() - began)
 
 
-def show_summary(built: Built, lake: str, world: Path, sheet: Path, seconds: float) -> None:
+def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
+    """Train the tiny cascade for so long, and look at what it makes."""
+    from data.world.prompts import aligned, unseen_prompts
+    from flows.make import bars
+    from flows.show import show_trained
+    from imagen.config import TrainConfig, timed
+    from imagen.grid import sheet
+    from imagen.model import Imagen
+    from imagen.train import planned, train
+
+    console.print(
+        f"\n[bold]A cascade[/] is trained on {built.dataset}@{built.version}, for {minutes:g} minutes in all."
+    )
+    config = timed(TrainConfig(name="shapes", preset="tiny", fit="pad"), minutes, BASE_SHARE)
+    training = planned(lake, config, built.dataset, built.version)
+    with watching():
+        ended = train(training, watch=bars(training))
+    assert ended.trained is not None
+    show_trained(ended, training)
+    captions = lake.table(f"datasets/{built.dataset}").dataset().to_table(columns=["caption"])["caption"]
+    asked = unseen_prompts(set(captions.to_pylist()), CHECKED)
+    model = Imagen.from_pretrained(ended.trained.reference, lake.url)
+    with watching():
+        watcher.get().planned("make pictures", len(PROMPTS) + len(asked))
+        made = []
+        for prompts in (PROMPTS, asked):
+            made.append(model.generate_images(prompts, seed=1))
+            watcher.get().done("make pictures", len(prompts))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(made[0], PROMPTS, 4).save(out)
+    found = aligned(made[1], asked)
+    console.print(
+        f"\n[bold]Right in {found.share:.0%}[/] of {found.prompts} prompts that were never a caption: the pixels show "
+        f"the shape in its colour ({found.sized / found.prompts:.0%} of the right size too)."
+    )
+    console.print(f"[bold]Look at {out}[/]: {len(PROMPTS)} prompts and what came out.")
+
+
+def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float) -> None:
     console.print()
     if built.anything_done:
         source = str(world / "pairs.parquet")
         show_funnel(funnel(Lake.open(lake), way(Lake.open(lake), load_recipe("shapes", (source,))).selection))
         console.print()
     show_built(built, lake)
-    console.print(f"Kept and dropped side by side: {sheet}. All of it took {seconds:.0f} s.")
+    console.print(f"Kept and dropped side by side: {sheet}. This took {seconds:.0f} s.")
     if not built.warning:
         console.print(f"\n[bold]Open {built.report}[/]: funnel, score histograms with thresholds, samples by reason.")
+
+
+def show_next(lake: str, trained: bool, seconds: float) -> None:
     imagen = command()
-    console.print("\nNext:")
+    console.print(f"\nThe whole way took {seconds:.0f} s. Next:")
+    model = (
+        (f'{imagen} generate "a red star" -n 8 --lake {lake}', "pictures of your own words, in out.png"),
+        (f"{imagen} demo --train-minutes 30 --lake {lake}", "a model that knows more"),
+    )
     for words, what in (
         (f"{imagen} versions shapes --lake {lake}", "what was published, and what made it"),
         (f"{imagen} recipe shapes > mine.yaml", "the recipe: change a threshold in it, then"),
         (f"{imagen} build mine.yaml --lake {lake}", "another version in seconds: no picture is touched"),
+        *(model if trained else ()),
         (f"{imagen} demo", "again: nothing is pending"),
     ):
-        console.print(f"  {words:<{len(imagen) + len(lake) + 25}} {what}", soft_wrap=True, highlight=False)
+        console.print(f"  {words:<{len(imagen) + len(lake) + 32}} {what}", soft_wrap=True, highlight=False)
 
 
 def command() -> str:

@@ -167,6 +167,8 @@ def show_forgotten(found: Forgotten) -> None:
     console.print(f"[bold]Forgotten and blocked: {counted(len(found.pairs), 'pair')}[/]. Rows taken out: {rows}.")
     console.print(f"Written again without them: {counted(found.files, 'file')} of old and new versions.")
     console.print(f"Seen by: {', '.join(found.seen_by) or 'no dataset version'}.", soft_wrap=True)
+    if found.models:
+        console.print(f"[bold]Models trained on these:[/] {', '.join(found.models)}.", soft_wrap=True)
 
 
 def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:

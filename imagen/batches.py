@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -102,19 +103,18 @@ class Endless:
 
 def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
     """Crop the middle, or pad by the pixels at the edge; then resize. A caption may be of what a crop cuts off."""
-    height, width = picture.shape[1:]
-    pixels = picture[None].float()
+    pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    height, width = pixels.shape[:2]
     if fit == "pad":
-        more = max(height, width) - torch.tensor([height, width])
-        top, left = (more // 2).tolist()
-        bottom, right = (more - more // 2).tolist()
-        pixels = F.pad(pixels, (left, right, top, bottom), mode="replicate")
+        down, across = max(0, width - height), max(0, height - width)
+        edges = down // 2, down - down // 2, across // 2, across - across // 2
+        pixels = cv2.copyMakeBorder(pixels, *edges, cv2.BORDER_REPLICATE)
     else:
         least = min(height, width)
         top, left = (height - least) // 2, (width - least) // 2
-        pixels = pixels[..., top : top + least, left : left + least]
-    shown = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return shown[0].round().clamp(0, 255).to(torch.uint8)
+        pixels = pixels[top : top + least, left : left + least]
+    way = cv2.INTER_AREA if side < min(height, width) else cv2.INTER_CUBIC  # the one shrinks without moiré
+    return torch.from_numpy(cv2.resize(pixels, (side, side), interpolation=way)).permute(2, 0, 1).contiguous()
 
 
 def picture_column(columns: Iterable[str], side: int) -> str:

@@ -98,6 +98,15 @@ class TrainConfig(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
+def timed(config: TrainConfig, minutes: float, base: float) -> TrainConfig:
+    """The same, for so long in all, of which the base model gets a share and those that enlarge the rest alike."""
+    others = len(config.model.stages) - 1
+    each = [minutes * base, *([minutes * (1 - base) / others] * others)] if others else [minutes]
+    own = [*config.stages, *([TrainSettings()] * len(each))][: len(each)]
+    stages = tuple(one.model_copy(update={"minutes": part}) for one, part in zip(own, each, strict=True))
+    return config.model_copy(update={"stages": stages})
+
+
 def load_config(
     name: str, changes: dict[str, Any] | None = None, training: dict[str, Any] | None = None
 ) -> TrainConfig:

@@ -184,6 +184,7 @@ def _text_parts(url: str, index: dict[str, Any]) -> dict[str, Any]:
         return {}
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         for slot in ("text_encoder", "tokenizer"):
             for name in storage.files(storage.join(url, slot)):

@@ -10,6 +10,7 @@ import torch
 
 from data import storage
 from data.encoder import EncoderSettings
+from data.forget import MODELS as TABLE
 from data.lake import Lake
 from data.pairs import bucket_of
 from data.publish import code_version
@@ -22,7 +23,6 @@ from imagen.model import Imagen, digest_of, write_folder
 from imagen.sampling import SampleSettings, sampler_of
 from imagen.unet import UNet
 
-TABLE = "models"
 FOLDER = "cascades"
 CARRIED = 500_000_000  # bytes: a text encoder in a folder is copied into the model if it is no larger
 MODELS = pa.schema(
@@ -112,7 +112,9 @@ def _text_parts(text: dict[str, Any] | None) -> dict[str, Any]:
     if folder is None or sum(path.stat().st_size for path in folder.iterdir()) > CARRIED:
         return {}
     from transformers import AutoTokenizer, T5EncoderModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[text["precision"]]
     return {
         "text_encoder": T5EncoderModel.from_pretrained(folder, dtype=dtype).eval(),

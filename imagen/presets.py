@@ -108,13 +108,13 @@ PRESETS = {
 
 def training_by_size(size: int) -> dict[str, Any]:
     """The rules by which a training follows from the dial, from 32 (a laptop) to 512 (the paper): the larger a model,
-    the smaller its steps (1e-3 at 32, the paper's 1e-4 from 320 on), the larger its batches (2 samples a channel; the
-    paper's 2,048 are 4), and the more of them (100 steps a channel).
+    the smaller its steps (1e-3 at 32, the paper's 1e-4 from 320 on), the larger its batches (a sample a channel; the
+    paper's 2,048 are 4), and the more of them (200 steps a channel).
     """
     return {
         "learning_rate": max(1e-4, 0.032 / size),
-        "batch": 2 * size,
-        "steps": 100 * size,
+        "batch": size,
+        "steps": 200 * size,
         "warmup": 100 if size < 64 else 1000,
         "ema": 0.999 if size < 64 else 0.9999,
     }

@@ -5,6 +5,7 @@ checkpoint; once it is a row of `models`, there is nothing to do.
 """
 
 import hashlib
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from accelerate import Accelerator
 from data import storage
 from data.encoder import EncoderSettings
 from data.errors import DatasetNotFound, DatasetVersionNotFound
+from data.forget import ABOUT, GRIDS, TRAININGS
 from data.lake import Lake
 from data.reader import Reader
 from data.versions import Version, versions
@@ -39,8 +41,6 @@ from imagen.models import Trained, add_model, model_of, pipeline_of
 from imagen.run import Run, Told
 from imagen.settings import TrainSettings
 from imagen.unet import UNet
-
-FOLDER = "training"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Training:
 
     @property
     def url(self) -> str:
-        return storage.join(self.lake.url, FOLDER, f"{self.config.name}-{self.id[:12]}")
+        return storage.join(self.lake.url, TRAININGS, f"{self.config.name}-{self.id[:12]}")
 
     def stage_url(self, stage: int) -> str:
         return storage.join(self.url, f"stage-{stage + 1}")
@@ -132,6 +132,8 @@ def train(training: Training, stages: list[int] | None = None, watch: Watch | No
     ended = Ended(model_of(training.lake, training.id), url=training.url)
     if ended.trained is not None:
         return ended
+    about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
+    storage.write(storage.join(training.url, ABOUT), json.dumps(about, indent=2).encode())
     with stopping() as stop:
         for stage in stages if stages is not None else range(len(training.cascade.stages)):
             ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
@@ -257,7 +259,7 @@ def measured(run: Run, told: Told) -> dict[str, float]:
 
 def draw_grid(training: Training, run: Run, stage: int) -> None:
     """What the stage makes of the first samples' captions, beside their pictures."""
-    url = storage.join(training.stage_url(stage), "grids", f"step-{run.step:09d}.png")
+    url = storage.join(training.stage_url(stage), GRIDS, f"step-{run.step:09d}.png")
     write_grid(url, run, _reader(training, stage, 0, shuffle=False), training.config.text, training.config.fit)
 
 

@@ -1,0 +1,58 @@
+"""Prompts of the world's language that were never a caption, and how many pictures of them are right."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from data.world.check import find_shapes
+from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of
+from data.world.scene import COLOURS, KINDS, Phrase, is_true
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Of so many prompts, in how many the picture shows what they say, by its pixels."""
+
+    prompts: int
+    right: int  # every shape is there in its colour, and where the relation says
+    sized: int  # and of its size
+
+    @property
+    def share(self) -> float:
+        return self.right / self.prompts
+
+
+def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int = 1) -> list[str]:
+    """Prompts of one shape, or of two and their relation, none of which is in `seen`."""
+    rng, found = np.random.default_rng(seed), dict[str, None]()
+    while len(found) < count:
+        text = _phrase(rng)
+        if shapes == 2:
+            relation = str(rng.choice(RELATION_WORDS[str(rng.choice(["left of", "above"]))]))
+            text += f" {relation} {_phrase(rng)}"
+        prompt = f"{rng.choice(OPENINGS)}{text}"
+        if prompt not in seen:
+            found[prompt] = None
+    return list(found)
+
+
+def _phrase(rng: np.random.Generator) -> str:
+    kind, colour, size = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, ["", *SIZE_WORDS]))
+    word = str(rng.choice(SIZE_WORDS[size])) + " " if size else ""
+    what = f"{word}{colour} {rng.choice(KIND_WORDS[kind])}"
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+
+
+def aligned(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Alignment:
+    """Look at the pixels of each picture."""
+    right = sized = 0
+    for picture, prompt in zip(pictures, prompts, strict=True):
+        claim = claim_of(prompt)
+        assert claim is not None, f"{prompt!r} is not of the world's language"
+        shapes = find_shapes(picture)
+        plain = tuple(Phrase(phrase.kind, phrase.colour, None) for phrase in claim.phrases)
+        right += is_true(type(claim)(plain, claim.relation), shapes)
+        sized += is_true(claim, shapes)
+    return Alignment(len(prompts), right, sized)
