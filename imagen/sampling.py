@@ -1,7 +1,8 @@
 """From noise to pictures, a stage at a time: guidance, thresholds, any of `diffusers`' samplers, and editing.
 
 x₀ is what the model means at a step: it is guided, brought back into the range of pictures, and handed to the sampler
-in the words of its objective, so that every sampler has the same guidance and thresholds.
+in the words of its objective, so that every sampler has the same guidance and thresholds. Pictures are float32 on their
+way, whatever the model computes in: bfloat16 has fewer levels than a picture.
 """
 
 import inspect
@@ -14,7 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from imagen.diffusion import Diffusion
+from imagen.diffusion import PREDICTIONS, Diffusion
 
 SAMPLERS: dict[str, Any] = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
 
@@ -76,14 +77,15 @@ def sample(
         times = times[skipped:]
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(skipped)
-        x = diffusion.noised(given.pixels, noise, times[:1].expand(len(x)).long())
+        x = scheduler.add_noise(given.pixels, noise, times[:1].expand(len(x)))
     for at, t in enumerate(times):
         now = t.expand(len(x)).long()
         after = times[at + 1].expand(len(x)).long() if at + 1 < len(times) else None
         repeats = given.repeats if given is not None and after is not None else 1
         for left in reversed(range(repeats)):
-            meant = _meant(unet, diffusion, settings, x, now, asked)
-            x = scheduler.step(_said(diffusion, meant, x, now), t, x, **drawing).prev_sample
+            scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
+            meant = _meant(unet, diffusion, settings, scaled, now, asked)
+            x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
             if given is not None and given.mask is not None:
                 kept = given.pixels if after is None else diffusion.noised(given.pixels, drawn(rngs, x), after)
                 x = given.mask * x + (1 - given.mask) * kept
@@ -105,6 +107,18 @@ def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
     return SAMPLERS[settings.sampler].from_config(given)
 
 
+def fits(scheduler: Any, diffusion: Diffusion) -> bool:
+    """Whether a sampler has this noise and these words, and asks the model at steps that it knows."""
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    return (
+        kept is not None
+        and scheduler.order == 1
+        and kept.shape == diffusion.kept.shape
+        and torch.allclose(kept.float().cpu(), diffusion.kept, atol=1e-3)  # some know no noise without a picture
+        and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
+    )
+
+
 def _meant(
     unet: Callable[..., Tensor],
     diffusion: Diffusion,
@@ -120,12 +134,12 @@ def _meant(
     first, last = settings.interval
     now = float(times[0]) / diffusion.settings.steps
     if asked.text is None or asked.seen is None or settings.guidance == 1 or not first <= now <= last:
-        meant = diffusion.picture(unet(x, times, asked.text, asked.seen, **more), x, times)
+        meant = diffusion.picture(_heard(unet, x, times, asked.text, asked.seen, more), x, times)
     else:
-        against, unseen = asked.against or (asked.text, torch.zeros_like(asked.seen))
+        against = asked.against or (asked.text, torch.zeros_like(asked.seen))
+        text, seen = _together((asked.text, asked.seen), against)
         twice = {name: torch.cat([value, value]) for name, value in more.items()}
-        text, seen = _together((asked.text, asked.seen), (against, unseen))
-        both = unet(torch.cat([x, x]), torch.cat([times, times]), text, seen, **twice)
+        both = _heard(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
         with_text, without = (diffusion.picture(one, x, times) for one in both.chunk(2))
         meant = without + settings.guidance * (with_text - without)
         if settings.rescale:
@@ -134,10 +148,26 @@ def _meant(
     if settings.threshold == "static":
         return meant.clamp(-1, 1)
     if settings.threshold == "dynamic":
-        largest = torch.quantile(meant.abs().flatten(1).float(), settings.percentile, dim=1).clamp(min=1)
-        largest = largest[:, None, None, None].to(meant.dtype)
+        largest = torch.quantile(meant.abs().flatten(1), settings.percentile, dim=1).clamp(min=1)
+        largest = largest[:, None, None, None]
         return meant.clamp(-largest, largest) / largest
     return meant
+
+
+def _heard(
+    unet: Callable[..., Tensor],
+    x: Tensor,
+    times: Tensor,
+    text: Tensor | None,
+    seen: Tensor | None,
+    more: dict[str, Tensor],
+) -> Tensor:
+    """What the model says, asked in its own precision."""
+    dtype = getattr(unet, "dtype", x.dtype)
+    if "small" in more:
+        more = more | {"small": more["small"].to(dtype)}
+    said: Tensor = unet(x.to(dtype), times, text if text is None else text.to(dtype), seen, **more)
+    return said.to(x.dtype)
 
 
 def _together(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
