@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, PNDMScheduler
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
 from imagen.diffusion import Diffusion
 from imagen.sampling import SampleSettings, fits
+
+STRIDES = (DDIMScheduler, PNDMScheduler)  # with others than even parts they stop short of a picture
 
 
 class NotPossible(ValueError):
@@ -55,13 +58,15 @@ def settings_of(stages: Sequence[Stage], told: dict[str, Any]) -> list[SampleSet
     return found
 
 
-def samplers_of(stages: Sequence[Stage], told: dict[str, Any]) -> list[Any]:
+def samplers_of(stages: Sequence[Stage], told: dict[str, Any], settings: Sequence[SampleSettings]) -> list[Any]:
     """Of each stage its scheduler, or none where a sampler is told now."""
     if "sampler" in told:
         return [None for _ in stages]
-    for stage in stages:
+    for stage, own in zip(stages, settings, strict=True):
+        name, whole = type(stage.scheduler).__name__, stage.diffusion.settings.steps
+        if isinstance(stage.scheduler, STRIDES) and whole % own.steps:
+            raise NotPossible(f"the {name} takes strides of one length: {own.steps} steps are no even part of {whole}")
         if not fits(stage.scheduler, stage.diffusion):
-            name = type(stage.scheduler).__name__
             raise NotPossible(
                 f"the {name} does not fit the model of {stage.side} pixels: make it with {name}.from_config of the "
                 "config of the model's own scheduler, or take a class that knows its noise and asks once a step"

@@ -25,7 +25,7 @@ from data.encoder import load as load_encoder
 from data.lake import Lake
 from data.weights import TOKENIZER
 from imagen.checks import NotPossible
-from imagen.diffusion import Diffusion, DiffusionSettings
+from imagen.diffusion import DiffusionSettings
 from imagen.errors import ModelNotFound, ModelNotUsable
 from imagen.pipeline import ImagenPipeline
 from imagen.prompts import load_t5
@@ -74,7 +74,9 @@ class Imagen(ImagenPipeline):
             if wrong:
                 raise NotPossible(f"the prompt {prompt!r} can't be read: {wrong}")
             if cut:
-                self._warn(f"the prompt is longer than {text['model']} reads; its end is not seen: {prompt!r}")
+                self._warn(
+                    f"the prompt is longer than the {text['encoder']} model reads; its end is not seen: {prompt!r}"
+                )
             width = self.unet.config.text_width
             found.append(torch.frombuffer(bytearray(vectors), dtype=getattr(torch, settings.dtype)).view(-1, width))
         return found
@@ -146,17 +148,18 @@ def _parts(url: str) -> dict[str, Any]:
         raise ModelNotUsable(
             f"{path} has format {format}, this version reads up to {FORMAT}. Upgrade: pip install -U imagen"
         )
-    stages = index.get("stages")
+    stages: Any = index.get("stages")
+    slots = [slot for slot in SLOTS if slot in index]
+    count = len(stages) if isinstance(stages, list) else 0
+    if not count or slots != list(SLOTS[:count]):
+        raise ModelNotUsable(
+            f"{path} names {', '.join(slots) or 'no unet'} for {count} stages: one for each was expected"
+        )
     try:
-        for one in stages if isinstance(stages, list) else ():
-            Diffusion(DiffusionSettings(**one["diffusion"]), one["resolution"]), SampleSettings(**one["sample"])
+        for one in stages:
+            DiffusionSettings(**one["diffusion"]), SampleSettings(**one["sample"]), int(one["resolution"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelNotUsable(f"{path}: stages can't be read: {' '.join(str(error).split())}") from None
-    slots = [slot for slot in SLOTS if slot in index]
-    if not isinstance(stages, list) or not stages or slots != list(SLOTS[: len(stages)]):
-        raise ModelNotUsable(
-            f"{path} names {', '.join(slots) or 'no unet'}, and as many stages were expected: {stages}"
-        )
     parts: dict[str, Any] = {"stages": stages, "text": index.get("text")}
     for slot in slots:
         parts[slot] = _unet(storage.join(url, slot))

@@ -20,7 +20,7 @@ from imagen.checks import NotPossible, Stage, last_of, mask_of, pixels_of, sampl
 from imagen.diffusion import Diffusion, DiffusionSettings
 from imagen.prompts import load_t5, read_t5, together
 from imagen.resize import augmented, enlarged, shrunk
-from imagen.sampling import Asked, Given, SampleSettings, drawn, sample
+from imagen.sampling import Asked, Given, Kept, SampleSettings, drawn, repaint, sample
 
 BATCH = 16  # pictures that are made at once
 MOST_SEED = 2**60
@@ -131,7 +131,7 @@ class ImagenPipeline(DiffusionPipeline):
         sampling = {"sampler": "ddim"} | sampling
         if any(own.sampler == "dpm" for own in settings_of(self.stages, sampling)):
             raise NotPossible("inpainting repeats steps, which dpm can't undo: take ddim or ddpm")
-        given = Given(pixels_of(image), mask=mask_of(mask, image), repeats=repeats)
+        given = Kept(pixels_of(image), mask_of(mask, image), repeats)
         made = self._make(prompt, 1, seed, negative_prompt, 0, len(self.stages), 1, progress, sampling, given=given)[0]
         whole = mask.convert("L").resize(made.size, Image.Resampling.NEAREST).point(lambda level: 255 * (level > 127))
         return Image.composite(made, image.convert("RGB").resize(made.size, Image.Resampling.BICUBIC), whole)
@@ -173,14 +173,17 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None,
         sampling: dict[str, Any],
         small: Tensor | None = None,
-        given: Given | None = None,
+        given: Given | Kept | None = None,
     ) -> list[Image.Image]:
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
         if not 0 <= seed <= MOST_SEED:
             raise NotPossible(f"seed is a number of 0 to {MOST_SEED}, not {seed}")
         asked = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-        settings, samplers = settings_of(self.stages, sampling), samplers_of(self.stages, sampling)
+        if not asked:
+            return []
+        settings = settings_of(self.stages, sampling)
+        samplers = samplers_of(self.stages, sampling, settings)
         steps = list(zip(range(last), self.stages, settings, samplers, strict=False))[first:]
         texts = self.encode([prompt for prompt in asked for _ in range(n)])
         against = None if negative_prompt is None else self.encode([negative_prompt])
@@ -207,7 +210,7 @@ class ImagenPipeline(DiffusionPipeline):
         against: tuple[Tensor, Tensor] | None,
         steps: list[tuple[int, Stage, SampleSettings, Any]],
         small: Tensor | None,
-        given: Given | None,
+        given: Given | Kept | None,
         progress: Progress | None,
     ) -> Tensor:
         """Stage after stage: of each its number, itself, how it is sampled and by what."""
@@ -223,18 +226,15 @@ class ImagenPipeline(DiffusionPipeline):
                 assert made is not None
                 larger = enlarged(made, stage.side)
                 conditioning = augmented(larger, drawn(rngs, larger), larger.new_full((count,), own.level))
-            begins = given is not None and (at == 0 or given.mask is not None)
-            made = sample(
-                stage.unet,
-                stage.diffusion,
-                own,
-                noise,
-                rngs,
-                Asked(**told, small=conditioning),
-                _given(given, stage.side, count, device) if given is not None and begins else None,
-                sampler,
-                partial(progress, at) if progress else lambda step, steps: None,
-            )
+            asked, tell = Asked(**told, small=conditioning), partial(progress, at) if progress else _nobody
+            if isinstance(given, Kept):
+                kept = _kept(given, stage.side, count, device)
+                made = repaint(stage.unet, stage.diffusion, own, noise, rngs, asked, kept, tell)
+                continue
+            start = None
+            if given is not None and at == 0:
+                start = Given(shrunk(given.pixels.to(device), stage.side).expand_as(noise), given.strength)
+            made = sample(stage.unet, stage.diffusion, own, noise, rngs, asked, start, sampler, tell)
         assert made is not None
         return made.cpu()
 
@@ -290,13 +290,15 @@ class ImagenPipeline(DiffusionPipeline):
         warnings.warn(message, stacklevel=level)
 
 
-def _given(given: Given, side: int, count: int, device: Any) -> Given:
+def _kept(given: Kept, side: int, count: int, device: Any) -> Kept:
     """The same at a stage's size; a pixel is painted where any of what it covers is."""
-    pixels = shrunk(given.pixels.to(device), side).expand(count, -1, -1, -1)
-    if given.mask is None:
-        return Given(pixels, given.strength)
-    mask = torch.nn.functional.adaptive_max_pool2d(given.mask.to(device), side).expand(count, -1, -1, -1)
-    return Given(pixels, given.strength, mask, given.repeats)
+    mask = torch.nn.functional.adaptive_max_pool2d(given.mask.to(device), side)
+    pixels = shrunk(given.pixels.to(device), side)
+    return Kept(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), given.repeats)
+
+
+def _nobody(step: int, steps: int) -> None:
+    pass
 
 
 def _picture(pixels: Tensor) -> Image.Image:  # 3 h w

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from imagen.diffusion import PREDICTIONS, Diffusion
-
-SAMPLERS: dict[str, Any] = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
 
 
 class SampleSettings(BaseModel):
@@ -47,12 +45,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Given:
-    """Pictures to begin from: noised up to `strength` (arXiv 2108.01073), or to keep but where the mask is 1."""
+    """Pictures to begin from, noised up to `strength` (arXiv 2108.01073)."""
 
     pixels: Tensor  # b 3 h w
-    strength: float = 1.0
-    mask: Tensor | None = None  # b 1 h w
-    repeats: int = 1  # of each step, so that what is painted and what is kept agree (arXiv 2201.09865)
+    strength: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pictures to keep but where the mask is 1."""
+
+    pixels: Tensor  # b 3 h w
+    mask: Tensor  # b 1 h w
+    repeats: int  # of each step, so that what is painted and what is kept agree
 
 
 def sample(
@@ -80,18 +85,41 @@ def sample(
         x = scheduler.add_noise(given.pixels, noise, times[:1].expand(len(x)))
     for at, t in enumerate(times):
         now = t.expand(len(x)).long()
-        after = times[at + 1].expand(len(x)).long() if at + 1 < len(times) else None
-        repeats = given.repeats if given is not None and after is not None else 1
-        for left in reversed(range(repeats)):
-            scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
-            meant = _meant(unet, diffusion, settings, scaled, now, asked)
-            x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
-            if given is not None and given.mask is not None:
-                kept = given.pixels if after is None else diffusion.noised(given.pixels, drawn(rngs, x), after)
-                x = given.mask * x + (1 - given.mask) * kept
-            if left and after is not None:
-                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+        scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
+        meant = _meant(unet, diffusion, settings, scaled, now, asked)
+        x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
         on_step(at + 1, len(times))
+    return x.clamp(-1, 1)
+
+
+def repaint(
+    unet: Callable[..., Tensor],
+    diffusion: Diffusion,
+    settings: SampleSettings,
+    noise: Tensor,  # b 3 h w
+    rngs: Sequence[torch.Generator],
+    asked: Asked,
+    kept: Kept,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> Tensor:
+    """Pictures that are the kept ones but for what is painted (arXiv 2201.09865).
+
+    A step is undone by noise and made again, which no scheduler of `diffusers` that counts its steps can follow.
+    """
+    x, steps = noise, settings.steps
+    times = torch.linspace(diffusion.settings.steps, 0, steps + 1).round().long().to(x.device) - 1
+    for at in range(steps):
+        now, after = times[at].expand(len(x)), times[at + 1].expand(len(x))
+        if at + 1 == steps:
+            x = kept.mask * _meant(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
+        for left in reversed(range(kept.repeats if at + 1 < steps else 0)):
+            meant = _meant(unet, diffusion, settings, x, now, asked)
+            fresh = drawn(rngs, x) if settings.sampler == "ddpm" else None
+            painted = diffusion.back(meant, x, now, after, fresh)
+            x = kept.mask * painted + (1 - kept.mask) * diffusion.noised(kept.pixels, drawn(rngs, x), after)
+            if left:
+                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+        on_step(at + 1, steps)
     return x.clamp(-1, 1)
 
 
@@ -101,10 +129,13 @@ def drawn(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
 
 
 def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
+    """DDIM as DPM-Solver++ of the first order: diffusers' own takes even strides, which may stop short of the end."""
     given = dict(diffusion.scheduler.config)
-    if settings.sampler == "dpm":
-        given |= {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
-    return SAMPLERS[settings.sampler].from_config(given)
+    if settings.sampler == "ddpm":
+        return DDPMScheduler.from_config(given)
+    order = 1 if settings.sampler == "ddim" else 2
+    more = {"algorithm_type": "dpmsolver++", "solver_order": order, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(given | more)
 
 
 def fits(scheduler: Any, diffusion: Diffusion) -> bool:
