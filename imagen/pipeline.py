@@ -201,6 +201,7 @@ class ImagenPipeline(DiffusionPipeline):
                     "enable_model_cpu_offload()"
                 ) from error
             made += [_picture(one) for one in pixels]
+        self.maybe_free_model_hooks()  # where models are moved one at a time, the last one goes too
         return made
 
     def _cascade(

@@ -218,6 +218,17 @@ def test_a_long_prompt_is_cut_and_its_rest_named(model: Imagen, capfd: pytest.Ca
     assert capfd.readouterr().err == ""
 
 
+def test_a_prompt_that_cannot_be_read_is_refused(model: Imagen) -> None:
+    with torch.no_grad():
+        model.text_encoder.encoder.final_layer_norm.weight *= 1e9
+    with pytest.raises(NotPossible, match="the prompt has vectors beyond what float16 holds: say it otherwise"):
+        model.generate_image(CAPTION)
+    model.register_modules(text_encoder=None)
+    model.register_to_config(text={**model.config.text, "model": "nobody/nothing"})
+    with pytest.raises(NotPossible, match="the text encoder nobody/nothing can't be loaded: "):
+        model.generate_image(CAPTION)
+
+
 def test_memory_that_runs_out_is_told_with_what_lowers_it(model: Imagen, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
