@@ -53,7 +53,7 @@ class EncoderSettings(BaseModel):
                 raise ValueError("`pretrained` and `pooled` are for encoder: clip")
             if self.folder is None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.model):
                 raise ValueError(f"{self.model!r} is neither a folder here nor the name of a model in the hub")
-        elif "max_length" in self.model_fields_set:
+        elif self.max_length != type(self).model_fields["max_length"].default:  # a recorded recipe says defaults too
             raise ValueError("`max_length` is for encoder: t5; a CLIP model has a length of its own")
         elif self.folder is None and self.pretrained is None:
             raise ValueError(

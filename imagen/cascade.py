@@ -58,7 +58,7 @@ class CascadeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stages: tuple[StageSettings, ...] = Field(min_length=1)
+    stages: tuple[StageSettings, ...] = Field(min_length=1, max_length=3)
     text_width: int | None = Field(None, description="of the embeddings that are read; none: models that know no text")
 
     @model_validator(mode="after")

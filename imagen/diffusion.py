@@ -69,6 +69,16 @@ class Diffusion:
         a = (self.kept.to(x.device)[later] / self.kept.to(x.device)[t]).view(-1, *[1] * (x.dim() - 1))
         return a.sqrt().to(x.dtype) * x + (1 - a).clamp(min=0).sqrt().to(x.dtype) * noise
 
+    def back(self, x: Tensor, noisy: Tensor, t: Tensor, earlier: Tensor, fresh: Tensor | None = None) -> Tensor:
+        """What is noised from x to t, noised to an earlier step: by the same noise, or as far as may be by fresh noise
+        (arXiv 2010.02502, equation 12, with eta 0 or 1)."""
+        (a, s), (b, r) = self.scales(t, x), self.scales(earlier, x)
+        noise = (noisy - a * x) / s
+        if fresh is None:
+            return b * x + r * noise
+        spread = r / s * (1 - (a / b) ** 2).sqrt()
+        return b * x + (r**2 - spread**2).clamp(min=0).sqrt() * noise + spread * fresh
+
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should say."""
         a, s = self.scales(t, x)

@@ -15,6 +15,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -22,17 +23,24 @@ from data import storage
 from data.encoder import EncoderSettings, encode
 from data.encoder import load as load_encoder
 from data.lake import Lake
+from data.weights import TOKENIZER
+from imagen.checks import NotPossible
+from imagen.diffusion import DiffusionSettings
 from imagen.errors import ModelNotFound, ModelNotUsable
 from imagen.pipeline import ImagenPipeline
+from imagen.prompts import load_t5
+from imagen.sampling import SampleSettings
 from imagen.unet import UNet
 
 FORMAT = 1
+CLASS = ["pipeline", "ImagenPipeline"]
 INDEX = "model_index.json"
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 SLOTS = ("unet", "unet_2", "unet_3")
+ENCODER = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-PIPELINE_CODE = ("pipeline", "sampling", "diffusion", "resize")
+PIPELINE_CODE = ("pipeline", "checks", "prompts", "sampling", "diffusion", "resize")
 UNET_CODE = ("unet", "blocks")
 Files = dict[str, bytes]
 
@@ -41,17 +49,15 @@ class Imagen(ImagenPipeline):
     """`Imagen.from_pretrained(where).generate_image("a red circle")`."""
 
     @classmethod
-    def from_pretrained(cls, where: str | os.PathLike[str], lake: str | None = None, **more: Any) -> "Imagen":
-        """By folder, by URL, or by a lake's NAME/NUMBER; `device` and `dtype` as diffusers' `to` takes them."""
-        device, dtype = more.pop("device", None), more.pop("dtype", more.pop("torch_dtype", None))
-        if more:
-            raise TypeError(f"from_pretrained takes where, lake, device and dtype, not {', '.join(more)}")
+    def from_pretrained(
+        cls, where: str | os.PathLike[str], lake: str | None = None, device: Any = None, dtype: Any = None
+    ) -> "Imagen":
+        """By folder, by URL, or by a lake's NAME/NUMBER."""
         url = located(os.fspath(where), lake)
         model = cls(**_parts(url))
-        model.config_url = url
-        return model.to(device, dtype) if device or dtype else model
+        return model.to(device=device, dtype=dtype) if device or dtype else model
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         write_folder(self, os.fspath(save_directory))
 
     def _vectors(self, prompts: list[str]) -> list[Tensor]:
@@ -59,13 +65,21 @@ class Imagen(ImagenPipeline):
         text = self.config.text
         if text["encoder"] == "t5":
             return super()._vectors(prompts)
-        settings = EncoderSettings(
-            **{name: value for name, value in text.items() if name in EncoderSettings.model_fields}
-        )
-        said = encode(load_encoder(settings), prompts, settings)
-        dtype = getattr(torch, settings.dtype)
-        found = zip(said["embedding"], said["length"], strict=True)
-        return [torch.frombuffer(bytearray(vectors), dtype=dtype).view(length, -1) for vectors, length in found]
+        known = {name: value for name, value in text.items() if name in EncoderSettings.model_fields}
+        settings = EncoderSettings(**known | {"device": str(self._execution_device)})
+        said, found = encode(load_encoder(settings), prompts, settings), []
+        for prompt, vectors, cut, wrong in zip(
+            prompts, said["embedding"], said["truncated"], said["error"], strict=True
+        ):
+            if wrong:
+                raise NotPossible(f"the prompt {prompt!r} can't be read: {wrong}")
+            if cut:
+                self._warn(
+                    f"the prompt is longer than the {text['encoder']} model reads; its end is not seen: {prompt!r}"
+                )
+            width = self.unet.config.text_width
+            found.append(torch.frombuffer(bytearray(vectors), dtype=getattr(torch, settings.dtype)).view(-1, width))
+        return found
 
 
 def located(where: str, lake: str | None = None) -> str:
@@ -82,7 +96,7 @@ def located(where: str, lake: str | None = None) -> str:
 def write_folder(model: ImagenPipeline, url: str) -> None:
     """Every file of a cascade's folder; the index comes last."""
     index: dict[str, Any] = {
-        "_class_name": ["pipeline", "ImagenPipeline"],
+        "_class_name": CLASS,
         "_diffusers_version": diffusers.__version__,
         "_imagen_format": FORMAT,
     }
@@ -125,44 +139,63 @@ def digest_of(model: ImagenPipeline) -> str:
 
 def _parts(url: str) -> dict[str, Any]:
     """What a cascade is made of, from its folder."""
-    index = _read_json(storage.join(url, INDEX))
-    said = index.get("_class_name")
-    if said != ["pipeline", "ImagenPipeline"]:
-        raise ModelNotUsable(f"{storage.join(url, INDEX)} is of {said!r}: a cascade of imagen's was expected")
-    if index.get("_imagen_format", 0) > FORMAT:
+    path = storage.join(url, INDEX)
+    index = _read_json(path)
+    said, format = index.get("_class_name"), index.get("_imagen_format")
+    if said != CLASS or not isinstance(format, int):
+        raise ModelNotUsable(f"{path} is of {said!r}: a cascade of imagen's, {CLASS!r}, was expected")
+    if format > FORMAT:
         raise ModelNotUsable(
-            f"{storage.join(url, INDEX)} has format {index['_imagen_format']}, this version reads up to {FORMAT}. "
-            "Upgrade: pip install -U imagen"
+            f"{path} has format {format}, this version reads up to {FORMAT}. Upgrade: pip install -U imagen"
         )
-    parts: dict[str, Any] = {name: index.get(name) for name in ("stages", "text")}
-    for slot in SLOTS:
-        if slot in index:
-            parts[slot] = _unet(storage.join(url, slot))
-            scheduler = _scheduler_of(slot)
-            name = index.get(scheduler, ["", ""])[1]
-            if not hasattr(diffusers, name):
-                raise ModelNotUsable(f"{storage.join(url, INDEX)}: {scheduler} is {name!r}, which diffusers has not")
-            config = _read_json(storage.join(url, scheduler, "scheduler_config.json"))
-            parts[scheduler] = getattr(diffusers, name).from_config(config)
-    if "unet" not in parts or not isinstance(parts["stages"], list):
-        raise ModelNotUsable(f"{storage.join(url, INDEX)} names no unet or no stages: it is damaged")
+    stages: Any = index.get("stages")
+    slots = [slot for slot in SLOTS if slot in index]
+    count = len(stages) if isinstance(stages, list) else 0
+    if not count or slots != list(SLOTS[:count]):
+        raise ModelNotUsable(
+            f"{path} names {', '.join(slots) or 'no unet'} for {count} stages: one for each was expected"
+        )
+    try:
+        for one in stages:
+            DiffusionSettings(**one["diffusion"]), SampleSettings(**one["sample"]), int(one["resolution"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelNotUsable(f"{path}: stages can't be read: {' '.join(str(error).split())}") from None
+    parts: dict[str, Any] = {"stages": stages, "text": index.get("text")}
+    for slot in slots:
+        parts[slot] = _unet(storage.join(url, slot))
+        parts[_scheduler_of(slot)] = _scheduler(
+            path, index.get(_scheduler_of(slot)), storage.join(url, _scheduler_of(slot))
+        )
     return parts | _text_parts(url, index)
 
 
+def _scheduler(path: str, named: Any, url: str) -> Any:
+    name = named[-1] if isinstance(named, list) and named else None
+    known: Any = getattr(diffusers, str(name), None)
+    if not hasattr(known, "add_noise"):
+        raise ModelNotUsable(f"{path}: {url.rpartition('/')[2]} is {name!r}: one of diffusers' schedulers was expected")
+    return known.from_config(_read_json(storage.join(url, "scheduler_config.json")))
+
+
 def _unet(url: str) -> UNet:
-    config = _read_json(storage.join(url, CONFIG))
-    path = storage.join(url, WEIGHTS)
+    config, path = _read_json(storage.join(url, CONFIG)), storage.join(url, WEIGHTS)
+    if config.get("_class_name") != "UNet":
+        raise ModelNotUsable(f"{storage.join(url, CONFIG)} is of {config.get('_class_name')!r}: UNet was expected")
     if not storage.exists(path):
         pickles = [name for name in storage.files(url) if name.endswith(PICKLES)]
         found = f"; {pickles[0]} is a pickle, which can run code: it is not read" if pickles else ""
         raise ModelNotUsable(f"{path} is missing: weights are read as safetensors alone{found}")
     try:
-        unet = UNet.from_config(config)
-        tensors = load(storage.read(path))
+        with torch.device("meta"):
+            unet = UNet.from_config(config)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file is said with its name
-        raise ModelNotUsable(f"{url} can't be read as a U-Net: {str(error).splitlines()[0]}") from None
+        raise ModelNotUsable(f"{storage.join(url, CONFIG)} is of no U-Net: {str(error).splitlines()[0]}") from None
+    try:
+        tensors = load(storage.read(path))
+    except SafetensorError as error:
+        raise ModelNotUsable(f"{path} is damaged, safetensors were expected: {error}") from None
     check_shapes(path, tensors, unet.state_dict())
-    unet.load_state_dict(tensors)
+    unet.load_state_dict(tensors, assign=True)
     return unet.eval()
 
 
@@ -182,24 +215,27 @@ def _text_parts(url: str, index: dict[str, Any]) -> dict[str, Any]:
     """The text encoder and the tokenizer that lie in the folder, if they do."""
     if "text_encoder" not in index:
         return {}
-    import transformers
+    from transformers.utils import logging
 
-    transformers.utils.logging.disable_progress_bar()
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        for slot in ("text_encoder", "tokenizer"):
-            for name in storage.files(storage.join(url, slot)):
-                if name.endswith(PICKLES):
-                    raise ModelNotUsable(f"{storage.join(url, slot, name)} is a pickle, which can run code")
-                target = Path(folder) / slot / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(storage.read(storage.join(url, slot, name)))
+        for slot, expected in (("text_encoder", ENCODER), ("tokenizer", TOKENIZER)):
+            names = storage.files(storage.join(url, slot))
+            if pickles := [name for name in names if name.endswith(PICKLES)]:
+                raise ModelNotUsable(
+                    f"{storage.join(url, slot, pickles[0])} is a pickle, which can run code: remove it"
+                )
+            if not set(expected) & set(names):
+                raise ModelNotUsable(f"{storage.join(url, slot)} holds no {' or '.join(expected)}, which was expected")
+            for name in names:
+                storage.write(storage.join(folder, slot, name), storage.read(storage.join(url, slot, name)))
         try:
-            encoder = transformers.T5EncoderModel.from_pretrained(Path(folder) / "text_encoder", use_safetensors=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            wrong = f"{storage.join(url, 'text_encoder')} can't be read: {str(error).splitlines()[0]}"
-            raise ModelNotUsable(wrong) from None
-    return {"text_encoder": encoder.eval(), "tokenizer": tokenizer}
+            precision = index["text"]["precision"]
+            tokenizer, encoder = load_t5(f"{folder}/tokenizer", f"{folder}/text_encoder", precision)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the files is said with their folder
+            said = str(error).splitlines()[0].replace(folder, url)
+            raise ModelNotUsable(f"{url}: text_encoder or tokenizer can't be read: {said}") from None
+    return {"text_encoder": encoder, "tokenizer": tokenizer}
 
 
 def _code(names: tuple[str, ...]) -> Files:
@@ -219,10 +255,12 @@ def _write(url: str, folder: str, files: Files) -> None:
 
 
 def _read_json(url: str) -> dict[str, Any]:
+    if not storage.exists(url):
+        raise ModelNotUsable(f"{url} is missing: a cascade's folder holds one")
     try:
         said = json.loads(storage.read(url))
-    except (OSError, ValueError) as error:
-        raise ModelNotUsable(f"{url} can't be read as JSON: {error}") from None
+    except ValueError as error:
+        raise ModelNotUsable(f"{url} is damaged, JSON was expected: {error}") from None
     if not isinstance(said, dict):
         raise ModelNotUsable(f"{url} holds no JSON object")
     return said

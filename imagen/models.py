@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from data import storage
 from data.encoder import EncoderSettings
@@ -20,6 +19,7 @@ from imagen.config import TrainConfig
 from imagen.diffusion import Diffusion
 from imagen.errors import ModelNotFound
 from imagen.model import Imagen, digest_of, write_folder
+from imagen.prompts import load_t5
 from imagen.sampling import SampleSettings, sampler_of
 from imagen.unet import UNet
 
@@ -111,15 +111,8 @@ def _text_parts(text: dict[str, Any] | None) -> dict[str, Any]:
     folder = EncoderSettings(**known).folder
     if folder is None or sum(path.stat().st_size for path in folder.iterdir()) > CARRIED:
         return {}
-    from transformers import AutoTokenizer, T5EncoderModel
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[text["precision"]]
-    return {
-        "text_encoder": T5EncoderModel.from_pretrained(folder, dtype=dtype).eval(),
-        "tokenizer": AutoTokenizer.from_pretrained(folder),
-    }
+    tokenizer, encoder = load_t5(folder, folder, text["precision"])
+    return {"text_encoder": encoder, "tokenizer": tokenizer}
 
 
 def add_model(lake: Lake, config: TrainConfig, id: str, model: Imagen, lineage: dict[str, Any]) -> Trained:

@@ -4,44 +4,28 @@ This file and those it imports are written into a model's folder, where plain `d
 nothing of datasets and lakes. `model.py` is what our own users load.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
+from imagen.checks import NotPossible, Stage, last_of, mask_of, pixels_of, samplers_of, settings_of
 from imagen.diffusion import Diffusion, DiffusionSettings
+from imagen.prompts import load_t5, read_t5, together
 from imagen.resize import augmented, enlarged, shrunk
-from imagen.sampling import Asked, Given, SampleSettings, drawn, sample
+from imagen.sampling import Asked, Given, Kept, SampleSettings, drawn, repaint, sample
 
 BATCH = 16  # pictures that are made at once
+MOST_SEED = 2**60
 Prompts = str | Sequence[str] | None
 Progress = Callable[[int, int, int], None]  # stage, step, of so many steps
-
-
-class NotPossible(ValueError):
-    """What was asked for can't be made: the sentence says what to change."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One model of the cascade."""
-
-    unet: Any
-    scheduler: Any
-    diffusion: Diffusion
-    settings: SampleSettings
-
-    @property
-    def side(self) -> int:
-        return self.diffusion.resolution
 
 
 class ImagenPipeline(DiffusionPipeline):
@@ -109,7 +93,7 @@ class ImagenPipeline(DiffusionPipeline):
 
         `sampling` changes SampleSettings: guidance=3.0 for every stage, steps=[30, 10] for each.
         """
-        last = self._last(stages)
+        last = last_of(self.stages, stages)
         return self._make(prompts, n, seed, negative_prompt, 0, last, batch, progress, sampling)
 
     def upscale(
@@ -123,7 +107,7 @@ class ImagenPipeline(DiffusionPipeline):
         **sampling: Any,
     ) -> Image.Image:
         """By the models that make larger pictures than this one."""
-        pixels, last = self._pixels(image), self._last(stages)
+        pixels, last = pixels_of(image), last_of(self.stages, stages)
         first = next((at for at, stage in enumerate(self.stages) if at and stage.side > image.width), None)
         if first is None or first >= last:
             sides = ", ".join(str(stage.side) for stage in self.stages[1:last]) or "none"
@@ -142,18 +126,13 @@ class ImagenPipeline(DiffusionPipeline):
         **sampling: Any,
     ) -> Image.Image:
         """Paint where the mask is white; the rest stays as it is. Each step is made `repeats` times (RePaint)."""
-        if mask.size != image.size:
-            raise NotPossible(
-                f"the mask is {mask.width} x {mask.height} pixels and the picture {image.width} x {image.height}: "
-                "make the mask of the picture's size"
-            )
-        pixels = self._pixels(image)
-        painted = torch.from_numpy(np.array(mask.convert("L"))).to(self.device)[None, None] > 127
+        if repeats < 1:
+            raise NotPossible(f"repeats is 1 or more, not {repeats}")
         sampling = {"sampler": "ddim"} | sampling
-        if sampling["sampler"] == "dpm":
+        if any(own.sampler == "dpm" for own in settings_of(self.stages, sampling)):
             raise NotPossible("inpainting repeats steps, which dpm can't undo: take ddim or ddpm")
-        given = Given(pixels, mask=painted.to(pixels.dtype), repeats=repeats)
-        made = self._make(prompt, 1, seed, negative_prompt, 0, self._last(None), 1, progress, sampling, given=given)[0]
+        given = Kept(pixels_of(image), mask_of(mask, image), repeats)
+        made = self._make(prompt, 1, seed, negative_prompt, 0, len(self.stages), 1, progress, sampling, given=given)[0]
         whole = mask.convert("L").resize(made.size, Image.Resampling.NEAREST).point(lambda level: 255 * (level > 127))
         return Image.composite(made, image.convert("RGB").resize(made.size, Image.Resampling.BICUBIC), whole)
 
@@ -172,7 +151,7 @@ class ImagenPipeline(DiffusionPipeline):
         """The picture as the prompt has it: noised up to `strength`, and made again from there (SDEdit)."""
         if not 0 < strength <= 1:
             raise NotPossible(f"strength is more than 0 and at most 1, not {strength:g}")
-        given, last = Given(self._pixels(image), strength), self._last(None)
+        given, last = Given(pixels_of(image), strength), len(self.stages)
         return self._make(prompt, n, seed, negative_prompt, 0, last, batch, progress, sampling, given=given)
 
     def variations(
@@ -194,12 +173,18 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None,
         sampling: dict[str, Any],
         small: Tensor | None = None,
-        given: Given | None = None,
+        given: Given | Kept | None = None,
     ) -> list[Image.Image]:
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
+        if not 0 <= seed <= MOST_SEED:
+            raise NotPossible(f"seed is a number of 0 to {MOST_SEED}, not {seed}")
         asked = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-        settings = self._settings(sampling)
+        if not asked:
+            return []
+        settings = settings_of(self.stages, sampling)
+        samplers = samplers_of(self.stages, sampling, settings)
+        steps = list(zip(range(last), self.stages, settings, samplers, strict=False))[first:]
         texts = self.encode([prompt for prompt in asked for _ in range(n)])
         against = None if negative_prompt is None else self.encode([negative_prompt])
         seeds = [seed + number for _ in asked for number in range(n)]
@@ -208,7 +193,7 @@ class ImagenPipeline(DiffusionPipeline):
             part = slice(at, at + batch)
             text = None if texts is None else (texts[0][part], texts[1][part])
             try:
-                pixels = self._cascade(seeds[part], text, against, settings[first:last], first, small, given, progress)
+                pixels = self._cascade(seeds[part], text, against, steps, small, given, progress)
             except torch.OutOfMemoryError as error:
                 raise NotPossible(
                     f"out of memory with {len(seeds[part])} pictures at once of {self.stages[last - 1].side} pixels: "
@@ -216,6 +201,7 @@ class ImagenPipeline(DiffusionPipeline):
                     "enable_model_cpu_offload()"
                 ) from error
             made += [_picture(one) for one in pixels]
+        self.maybe_free_model_hooks()  # where models are moved one at a time, the last one goes too
         return made
 
     def _cascade(
@@ -223,79 +209,61 @@ class ImagenPipeline(DiffusionPipeline):
         seeds: list[int],
         text: tuple[Tensor, Tensor] | None,
         against: tuple[Tensor, Tensor] | None,
-        settings: list[SampleSettings],
-        first: int,
+        steps: list[tuple[int, Stage, SampleSettings, Any]],
         small: Tensor | None,
-        given: Given | None,
+        given: Given | Kept | None,
         progress: Progress | None,
     ) -> Tensor:
-        """Stage after stage, from the first that is asked for."""
-        made = None if small is None else small.expand(len(seeds), -1, -1, -1)
-        device, dtype = self._execution_device, self.unet.dtype
-        for at, (stage, own) in enumerate(zip(self.stages[first:], settings, strict=False), start=first):
+        """Stage after stage: of each its number, itself, how it is sampled and by what."""
+        count, device = len(seeds), self._execution_device
+        made = None if small is None else small.to(device).expand(count, -1, -1, -1)
+        told = {} if text is None else {"text": text[0], "seen": text[1]}
+        if against is not None:
+            told["against"] = against[0].expand(count, -1, -1), against[1].expand(count, -1)
+        for at, stage, own, sampler in steps:
             rngs = [torch.Generator().manual_seed((seed << 2) + at) for seed in seeds]
-            shape = torch.empty(len(seeds), 3, stage.side, stage.side, device=device, dtype=dtype)
-            noise, conditioning = drawn(rngs, shape), None
+            noise, conditioning = drawn(rngs, torch.empty(count, 3, stage.side, stage.side, device=device)), None
             if at:
                 assert made is not None
-                larger = enlarged(made.to(device), stage.side)
-                level = torch.full((len(seeds),), own.level, device=device, dtype=dtype)
-                conditioning = augmented(larger, drawn(rngs, larger), level)
-            told = {} if text is None else {"text": text[0], "seen": text[1]}
-            if against is not None and text is not None:
-                negative = against[0].expand(len(seeds), -1, -1), against[1].expand(len(seeds), -1)
-                told["against"] = negative
-            begins = given is not None and (at == 0 or given.mask is not None)
-            start = _given(given, stage.side, len(seeds)) if given is not None and begins else None
-            made = sample(
-                stage.unet,
-                stage.diffusion,
-                own,
-                noise,
-                rngs,
-                Asked(**told, small=conditioning),
-                start,
-                stage.scheduler if own.sampler == stage.settings.sampler else None,
-                partial(progress, at) if progress else lambda step, steps: None,
-            )
+                larger = enlarged(made, stage.side)
+                conditioning = augmented(larger, drawn(rngs, larger), larger.new_full((count,), own.level))
+            asked, tell = Asked(**told, small=conditioning), partial(progress, at) if progress else _nobody
+            if isinstance(given, Kept):
+                kept = _kept(given, stage.side, count, device)
+                made = repaint(stage.unet, stage.diffusion, own, noise, rngs, asked, kept, tell)
+                continue
+            start = None
+            if given is not None and at == 0:
+                start = Given(shrunk(given.pixels.to(device), stage.side).expand_as(noise), given.strength)
+            made = sample(stage.unet, stage.diffusion, own, noise, rngs, asked, start, sampler, tell)
         assert made is not None
-        return made.float().cpu()
+        return made.cpu()
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor] | None:
         """Vectors of each prompt (b n d) and which are there (b n); nothing where the model knows no text."""
-        text = self.config.text
-        if text is None:
+        if self.config.text is None:
             if any(prompt is not None for prompt in prompts):
                 raise NotPossible("this model was trained without text: it takes no prompt")
             return None
-        for prompt in prompts:
-            if prompt is not None and not prompt.strip():
-                raise NotPossible("the prompt is empty: say what the picture should show")
-        said = dict(zip(distinct := list({p for p in prompts if p is not None}), self._vectors(distinct), strict=True))
-        width = self.unet.config.text_width
-        longest = max([len(one) for one in said.values()], default=0)
-        padded = torch.zeros(len(prompts), longest, width)
-        seen = torch.zeros(len(prompts), longest, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            if prompt is not None:
-                padded[row, : len(said[prompt])] = said[prompt].float()
-                seen[row, : len(said[prompt])] = True
-        return padded.to(self._execution_device, self.unet.dtype), seen.to(self._execution_device)
+        distinct = list({prompt: None for prompt in prompts if prompt is not None})
+        if not all(prompt.strip() for prompt in distinct):
+            raise NotPossible("the prompt is empty: say what the picture should show, or None for whatever comes")
+        said = dict(zip(distinct, self._vectors(distinct), strict=True)) if distinct else {}
+        if not all(one.isfinite().all() for one in said.values()):
+            raise NotPossible(f"the prompt has vectors beyond what {self.config.text['dtype']} holds: say it otherwise")
+        none = torch.zeros(0, self.unet.config.text_width)
+        padded, seen = together([none if prompt is None else said[prompt].float().cpu() for prompt in prompts])
+        return padded.to(self._execution_device), seen.to(self._execution_device)
 
     def _vectors(self, prompts: list[str]) -> list[Tensor]:
-        """Each prompt's vectors, as a dataset's precomputed ones are: stored in the same numbers."""
-        text, tokenizer, encoder = self.config.text, *self._t5()
-        found = []
+        """Each prompt's vectors, as a dataset's precomputed ones are."""
+        text, (tokenizer, encoder), found = self.config.text, self._t5(), []
         for prompt in prompts:
-            ids = tokenizer(prompt).input_ids
-            kept = tokenizer(prompt, truncation=True, max_length=text["max_length"], return_tensors="pt").input_ids
-            if len(ids) > kept.shape[1]:
-                rest = tokenizer.decode(ids[kept.shape[1] - 1 :], skip_special_tokens=True)
-                warnings.warn(
-                    f"the prompt is longer than {text['max_length']} tokens; not seen: {rest!r}", stacklevel=5
-                )
-            hidden = encoder(input_ids=kept.to(encoder.device)).last_hidden_state[0]
-            found.append(hidden.to(getattr(torch, text["dtype"])))
+            vectors, rest = read_t5(tokenizer, encoder, prompt, text, self._execution_device)
+            if rest:
+                self._warn(f"the prompt is longer than {text['max_length']} tokens; not seen: {rest!r}")
+            found.append(vectors)
         return found
 
     def _t5(self) -> tuple[Any, Any]:
@@ -303,41 +271,35 @@ class ImagenPipeline(DiffusionPipeline):
         text = self.config.text
         if self.text_encoder is None:
             if text["encoder"] != "t5":
-                raise NotPossible(f"prompts are read by {text['model']}: load the model with imagen.Imagen")
-            from transformers import AutoTokenizer, T5EncoderModel
-
-            encoder = T5EncoderModel.from_pretrained(text["model"]).to(self._execution_device)
-            self.register_modules(tokenizer=AutoTokenizer.from_pretrained(text["model"]), text_encoder=encoder)
+                raise NotPossible(
+                    f"prompts are read by the {text['encoder']} model {text['model']!r}: "
+                    "load this folder with imagen.Imagen"
+                )
+            try:
+                tokenizer, encoder = load_t5(text["model"], text["model"], text["precision"])
+            except (OSError, ValueError) as error:
+                said = str(error).splitlines()[0]
+                raise NotPossible(f"the text encoder {text['model']} can't be loaded: {said}") from None
+            self.register_modules(tokenizer=tokenizer, text_encoder=encoder.to(self._execution_device))
         return self.tokenizer, self.text_encoder
 
-    def _settings(self, sampling: dict[str, Any]) -> list[SampleSettings]:
-        """Of each stage, as it was saved but for what is told now."""
-        found = []
-        for at, stage in enumerate(self.stages):
-            own = {name: value[at] if isinstance(value, list) else value for name, value in sampling.items()}
-            found.append(SampleSettings(**{**stage.settings.model_dump(), **own}))
-        return found
-
-    def _last(self, stages: int | None) -> int:
-        there = len(self.stages)
-        if stages is not None and not 1 <= stages <= there:
-            raise NotPossible(f"the model has {there} stages: it can't be stopped after {stages}")
-        return stages or there
-
-    def _pixels(self, image: Image.Image) -> Tensor:
-        if image.width != image.height:
-            raise NotPossible(f"the picture is {image.width} x {image.height} pixels: it has to be square, crop it")
-        values = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        return (values.float() / 127.5 - 1).to(self._execution_device, self.unet.dtype)
+    def _warn(self, message: str) -> None:
+        """Warn at the line that called us, however deep we are."""
+        frame, level = sys._getframe(1), 2
+        while frame.f_back and (frame.f_locals.get("self") is self or frame.f_globals["__name__"].startswith("torch.")):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(message, stacklevel=level)
 
 
-def _given(given: Given, side: int, count: int) -> Given:
+def _kept(given: Kept, side: int, count: int, device: Any) -> Kept:
     """The same at a stage's size; a pixel is painted where any of what it covers is."""
-    pixels = shrunk(given.pixels, side).expand(count, -1, -1, -1)
-    if given.mask is None:
-        return Given(pixels, given.strength)
-    mask = torch.nn.functional.adaptive_max_pool2d(given.mask, side).expand(count, -1, -1, -1)
-    return Given(pixels, given.strength, mask, given.repeats)
+    mask = torch.nn.functional.adaptive_max_pool2d(given.mask.to(device), side)
+    pixels = shrunk(given.pixels.to(device), side)
+    return Kept(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), given.repeats)
+
+
+def _nobody(step: int, steps: int) -> None:
+    pass
 
 
 def _picture(pixels: Tensor) -> Image.Image:  # 3 h w

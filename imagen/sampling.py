@@ -1,7 +1,8 @@
 """From noise to pictures, a stage at a time: guidance, thresholds, any of `diffusers`' samplers, and editing.
 
 x₀ is what the model means at a step: it is guided, brought back into the range of pictures, and handed to the sampler
-in the words of its objective, so that every sampler has the same guidance and thresholds.
+in the words of its objective, so that every sampler has the same guidance and thresholds. Pictures are float32 on their
+way, whatever the model computes in: bfloat16 has fewer levels than a picture.
 """
 
 import inspect
@@ -10,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from imagen.diffusion import Diffusion
-
-SAMPLERS: dict[str, Any] = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+from imagen.diffusion import PREDICTIONS, Diffusion
 
 
 class SampleSettings(BaseModel):
@@ -46,12 +45,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Given:
-    """Pictures to begin from: noised up to `strength` (arXiv 2108.01073), or to keep but where the mask is 1."""
+    """Pictures to begin from, noised up to `strength` (arXiv 2108.01073)."""
 
     pixels: Tensor  # b 3 h w
-    strength: float = 1.0
-    mask: Tensor | None = None  # b 1 h w
-    repeats: int = 1  # of each step, so that what is painted and what is kept agree (arXiv 2201.09865)
+    strength: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pictures to keep but where the mask is 1."""
+
+    pixels: Tensor  # b 3 h w
+    mask: Tensor  # b 1 h w
+    repeats: int  # of each step, so that what is painted and what is kept agree
 
 
 def sample(
@@ -76,20 +82,44 @@ def sample(
         times = times[skipped:]
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(skipped)
-        x = diffusion.noised(given.pixels, noise, times[:1].expand(len(x)).long())
+        x = scheduler.add_noise(given.pixels, noise, times[:1].expand(len(x)))
     for at, t in enumerate(times):
         now = t.expand(len(x)).long()
-        after = times[at + 1].expand(len(x)).long() if at + 1 < len(times) else None
-        repeats = given.repeats if given is not None and after is not None else 1
-        for left in reversed(range(repeats)):
-            meant = _meant(unet, diffusion, settings, x, now, asked)
-            x = scheduler.step(_said(diffusion, meant, x, now), t, x, **drawing).prev_sample
-            if given is not None and given.mask is not None:
-                kept = given.pixels if after is None else diffusion.noised(given.pixels, drawn(rngs, x), after)
-                x = given.mask * x + (1 - given.mask) * kept
-            if left and after is not None:
-                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+        scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
+        meant = _meant(unet, diffusion, settings, scaled, now, asked)
+        x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
         on_step(at + 1, len(times))
+    return x.clamp(-1, 1)
+
+
+def repaint(
+    unet: Callable[..., Tensor],
+    diffusion: Diffusion,
+    settings: SampleSettings,
+    noise: Tensor,  # b 3 h w
+    rngs: Sequence[torch.Generator],
+    asked: Asked,
+    kept: Kept,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> Tensor:
+    """Pictures that are the kept ones but for what is painted (arXiv 2201.09865).
+
+    A step is undone by noise and made again, which no scheduler of `diffusers` that counts its steps can follow.
+    """
+    x, steps = noise, settings.steps
+    times = torch.linspace(diffusion.settings.steps, 0, steps + 1).round().long().to(x.device) - 1
+    for at in range(steps):
+        now, after = times[at].expand(len(x)), times[at + 1].expand(len(x))
+        if at + 1 == steps:
+            x = kept.mask * _meant(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
+        for left in reversed(range(kept.repeats if at + 1 < steps else 0)):
+            meant = _meant(unet, diffusion, settings, x, now, asked)
+            fresh = drawn(rngs, x) if settings.sampler == "ddpm" else None
+            painted = diffusion.back(meant, x, now, after, fresh)
+            x = kept.mask * painted + (1 - kept.mask) * diffusion.noised(kept.pixels, drawn(rngs, x), after)
+            if left:
+                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+        on_step(at + 1, steps)
     return x.clamp(-1, 1)
 
 
@@ -99,10 +129,25 @@ def drawn(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
 
 
 def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
+    """DDIM as DPM-Solver++ of the first order: diffusers' own takes even strides, which may stop short of the end."""
     given = dict(diffusion.scheduler.config)
-    if settings.sampler == "dpm":
-        given |= {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
-    return SAMPLERS[settings.sampler].from_config(given)
+    if settings.sampler == "ddpm":
+        return DDPMScheduler.from_config(given)
+    order = 1 if settings.sampler == "ddim" else 2
+    more = {"algorithm_type": "dpmsolver++", "solver_order": order, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(given | more)
+
+
+def fits(scheduler: Any, diffusion: Diffusion) -> bool:
+    """Whether a sampler has this noise and these words, and asks the model at steps that it knows."""
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    return (
+        kept is not None
+        and scheduler.order == 1
+        and kept.shape == diffusion.kept.shape
+        and torch.allclose(kept.float().cpu(), diffusion.kept, atol=1e-3)  # some know no noise without a picture
+        and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
+    )
 
 
 def _meant(
@@ -120,12 +165,12 @@ def _meant(
     first, last = settings.interval
     now = float(times[0]) / diffusion.settings.steps
     if asked.text is None or asked.seen is None or settings.guidance == 1 or not first <= now <= last:
-        meant = diffusion.picture(unet(x, times, asked.text, asked.seen, **more), x, times)
+        meant = diffusion.picture(_heard(unet, x, times, asked.text, asked.seen, more), x, times)
     else:
-        against, unseen = asked.against or (asked.text, torch.zeros_like(asked.seen))
+        against = asked.against or (asked.text, torch.zeros_like(asked.seen))
+        text, seen = _together((asked.text, asked.seen), against)
         twice = {name: torch.cat([value, value]) for name, value in more.items()}
-        text, seen = _together((asked.text, asked.seen), (against, unseen))
-        both = unet(torch.cat([x, x]), torch.cat([times, times]), text, seen, **twice)
+        both = _heard(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
         with_text, without = (diffusion.picture(one, x, times) for one in both.chunk(2))
         meant = without + settings.guidance * (with_text - without)
         if settings.rescale:
@@ -134,10 +179,26 @@ def _meant(
     if settings.threshold == "static":
         return meant.clamp(-1, 1)
     if settings.threshold == "dynamic":
-        largest = torch.quantile(meant.abs().flatten(1).float(), settings.percentile, dim=1).clamp(min=1)
-        largest = largest[:, None, None, None].to(meant.dtype)
+        largest = torch.quantile(meant.abs().flatten(1), settings.percentile, dim=1).clamp(min=1)
+        largest = largest[:, None, None, None]
         return meant.clamp(-largest, largest) / largest
     return meant
+
+
+def _heard(
+    unet: Callable[..., Tensor],
+    x: Tensor,
+    times: Tensor,
+    text: Tensor | None,
+    seen: Tensor | None,
+    more: dict[str, Tensor],
+) -> Tensor:
+    """What the model says, asked in its own precision."""
+    dtype = getattr(unet, "dtype", x.dtype)
+    if "small" in more:
+        more = more | {"small": more["small"].to(dtype)}
+    said: Tensor = unet(x.to(dtype), times, text if text is None else text.to(dtype), seen, **more)
+    return said.to(x.dtype)
 
 
 def _together(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

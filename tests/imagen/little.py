@@ -1,0 +1,52 @@
+"""Little cascades: one that is trained for a moment, and untrained ones whose every weight says something."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.lake import Lake
+from imagen.config import TrainConfig
+from imagen.model import Imagen
+from imagen.models import pipeline_of
+from imagen.presets import by_size
+from imagen.sampling import SampleSettings
+from imagen.settings import TrainSettings
+from imagen.train import planned, train
+from imagen.unet import UNet
+from tests.imagen.drawn_lake import drawn_lake
+
+QUICK = (SampleSettings(steps=6), SampleSettings(steps=4), SampleSettings(steps=3))
+CAPTION = "a large red circle above a small blue square"
+
+
+def trained_lake(folder: Path) -> Lake:
+    """A lake with the dataset `drawn@1` and the model `little/1`, which knows little."""
+    lake = drawn_lake(folder, 24)
+    settings = TrainSettings(steps=8, batch=4, warmup=0, learning_rate=3e-3, ema=0.1)
+    config = TrainConfig(name="little", preset="tiny", size=16, resolutions=(16, 32), train=settings, sample=QUICK[:2])
+    trained = train(planned(lake, config, "drawn"), cpu=True).trained
+    assert trained is not None
+    return lake
+
+
+def untrained(sides: tuple[int, ...], text: dict[str, Any] | None = None, text_width: int | None = None) -> Imagen:
+    """With weights that are nowhere zero, so that everything reaches the pictures."""
+    cascade = by_size(16, sides, text_width)
+    torch.manual_seed(0)
+    unets = [UNet(**cascade.unet(stage)).eval() for stage in range(len(sides))]
+    with torch.no_grad():
+        for parameter in (one for unet in unets for one in unet.parameters()):
+            parameter += 0.02 * torch.randn_like(parameter)
+    return pipeline_of(cascade, QUICK[: len(sides)], text, unets)
+
+
+def levels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def apart(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference, in levels of 255."""
+    return float(np.abs(levels(one) - levels(other)).mean())
