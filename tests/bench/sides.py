@@ -2,9 +2,10 @@
 
 Both have the same pictures, captions' embeddings and batch, fp32, one thread (with more, the time goes by whoever else
 is on the machine), channels last, two residual blocks a level, attention at the same levels, v-prediction with Min-SNR,
-gradients clipped, AdamW; neither keeps an average. What imagen-pytorch is given beside that is what makes it faster: a plain first convolution instead of
-three sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no more than
-they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is told.
+gradients clipped, the same AdamW; neither keeps an average. What else imagen-pytorch is given makes it faster: a plain
+first convolution instead of three sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that),
+texts padded to no more than they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it
+is imported: it is told.
 """
 
 import os
@@ -20,13 +21,13 @@ from typing import Any
 import torch
 
 from imagen.batches import Batch
-from imagen.config import TrainSettings
 from imagen.diffusion import Diffusion, DiffusionSettings
 from imagen.draws import draw
 from imagen.lesson import Lesson
 from imagen.presets import by_size
 from imagen.run import optimizer_of
-from imagen.sampling import SampleSettings, sample
+from imagen.sampling import Asked, SampleSettings, sample
+from imagen.settings import TrainSettings
 from imagen.unet import UNet
 
 PACKAGES = ("imagen-pytorch==2.1.0", "einops==0.8.2", "ema-pytorch==0.8.3", "pytorch-warmup==0.2.0")
@@ -135,7 +136,7 @@ def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
         rngs = [torch.Generator().manual_seed(number) for number in range(pair.pictures)]
         with torch.inference_mode():
             noise = torch.randn(asked.pixels.shape)
-            return sample(unet, lesson.diffusion, settings, noise, rngs, asked.text, asked.seen)
+            return sample(unet, lesson.diffusion, settings, noise, rngs, Asked(asked.text, asked.seen))
 
     return unet, do
 

@@ -17,16 +17,16 @@ from data.lake import Lake
 from data.reader import Reader
 from imagen.batches import Endless, Squares
 from imagen.checkpoint import Checkpoints
-from imagen.config import TrainSettings
 from imagen.diffusion import Diffusion
 from imagen.lesson import Lesson
 from imagen.presets import TINY
 from imagen.run import Run
+from imagen.settings import TrainSettings
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 
 SAMPLES, TURNS, EVERY = 1024, 25, 1000
-SETTINGS = TrainSettings(batch=32, channels_last=True)
+SETTINGS = TrainSettings(batch=32)
 
 
 class Held:
