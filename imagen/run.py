@@ -67,7 +67,7 @@ class Run:
         optimizer = optimizer_of(settings, self.unet)
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.called = torch.compile(self.model) if settings.compile else self.model
-        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=True)
         self.ema.to(self.accelerator.device)
 
     @property
@@ -174,6 +174,9 @@ class Run:
         self.ema.optimization_step = state.more["ema_steps"]
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": unpacked(state.tensors["optimizer"])})
+        for one, kept in self.optimizer.state.items():  # a fused step takes all by where it lies in memory
+            alike = {name: value for name, value in kept.items() if value.shape == one.shape}
+            kept |= {name: torch.empty_like(one, dtype=value.dtype).copy_(value) for name, value in alike.items()}
         self.batches.load_state_dicts(state.more["batches"])
         self.step, self.skipped, self.seconds = state.step, state.more["skipped"], state.more["seconds"]
 
@@ -195,4 +198,5 @@ def optimizer_of(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimi
     learning = [one for one in unet.parameters() if one.requires_grad]
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(learning, settings.learning_rate, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(learning, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    rest = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
+    return torch.optim.AdamW(learning, settings.learning_rate, **rest)

@@ -76,7 +76,7 @@ def sample(
     scheduler.set_timesteps(settings.steps, device=noise.device)
     drawing = {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     times = scheduler.timesteps
-    x = noise * scheduler.init_noise_sigma
+    x = (noise * scheduler.init_noise_sigma).contiguous(memory_format=torch.channels_last)  # faster convolutions
     if given is not None and given.strength < 1:
         skipped = min(len(times) - 1, round(len(times) * (1 - given.strength)))
         times = times[skipped:]

@@ -24,7 +24,7 @@ class TrainSettings(BaseModel):
     drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")
     ema: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, reached slowly")
     precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     gradient_checkpointing: bool = False
     workers: int = Field(0, ge=0, description="processes that read and decode samples")
