@@ -5,6 +5,7 @@ needs them, so that help answers at once.
 import atexit
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,7 @@ def main() -> None:
     from data.errors import ImagenError
 
     code: Any = 1
+    warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's call, nobody's here
 
     def leave() -> None:
         """End without finalizing the interpreter: a thread of Arrow's that still lets go of a buffer would abort it."""

@@ -107,10 +107,13 @@ def pipeline_of(
 def _text_parts(text: dict[str, Any] | None) -> dict[str, Any]:
     if text is None or text["encoder"] != "t5":
         return {}
+    from transformers.utils import logging
+
     known = {name: value for name, value in text.items() if name in EncoderSettings.model_fields}
     folder = EncoderSettings(**known).folder
     if folder is None or sum(path.stat().st_size for path in folder.iterdir()) > CARRIED:
         return {}
+    logging.disable_progress_bar()
     tokenizer, encoder = load_t5(folder, folder, text["precision"])
     return {"text_encoder": encoder, "tokenizer": tokenizer}
 

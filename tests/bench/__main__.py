@@ -13,7 +13,10 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-BENCHES = ("quality", "ingest", "download", "score", "embed", "reader", "flow", "increment", "train", "sample", "step")
+BENCHES = (
+    *("quality", "ingest", "download", "score", "embed", "reader", "flow", "increment"),
+    *("train", "sample", "step", "learn"),
+)
 
 
 class Row(NamedTuple):

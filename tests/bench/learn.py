@@ -1,0 +1,64 @@
+"""What `tiny` has learnt after 30 minutes on a world: right by the pixels, for prompts that were never a caption.
+
+The shape and its colour are looked for; the same prompts are given to the cascade before its first step. What is timed
+is training alone. LEARN_MINUTES changes how long; LEARN_PAIRS how large the world is.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.build import build
+from data.engine import LocalEngine
+from data.lake import Lake
+from data.recipe import load_recipe
+from data.world.make import HOST, make_world
+from data.world.prompts import aligned, unseen_prompts
+from data.world.server import start_process
+from flows.demo import BASE_SHARE
+from imagen.config import TrainConfig, timed
+from imagen.grid import sheet
+from imagen.model import Imagen
+from imagen.models import pipeline_of
+from imagen.train import Training, begun, planned, train
+
+MINUTES, PAIRS = float(os.environ.get("LEARN_MINUTES", "30")), int(os.environ.get("LEARN_PAIRS", "10000"))
+PROMPTS, SEED = 200, 41
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    lake = published(folder)
+    captions = set(lake.table("pairs").dataset().to_table(columns=["caption"])["caption"].to_pylist())
+    config = timed(TrainConfig(name="tiny", preset="tiny", fit="pad"), MINUTES, BASE_SHARE)
+    training = planned(lake, config, "shapes")
+    asked = unseen_prompts(captions, PROMPTS, SEED)
+    before = aligned(untrained(training).generate_images(asked), asked)
+    yield "untrained: right shape and colour", before.share, 0.05, False, f"{PROMPTS} prompts"
+    ended = train(training)
+    assert ended.trained is not None
+    model = Imagen.from_pretrained(ended.trained.reference, lake.url)
+    pictures = model.generate_images(asked)
+    after = aligned(pictures, asked)
+    out = Path("learn.png")
+    sheet(pictures[:32], asked[:32], 8).save(out)
+    kept = lake.table("datasets/shapes").rows()
+    steps = " and ".join(f"{came['steps']:,.0f}" for came in ended.stages.values())
+    note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {kept:,} samples; see {out}"
+    yield f"trained for {MINUTES:g} minutes: right shape and colour", after.share, 0.60, True, note
+    two = unseen_prompts(captions, PROMPTS, SEED, shapes=2)
+    both = aligned(model.generate_images(two), two)
+    yield "two shapes and their relation", both.share, 0.0, True, f"and sizes {both.sized / PROMPTS:.2f}"
+
+
+def published(folder: Path) -> Lake:
+    """`shapes@1` of a world, built as everybody builds it."""
+    make_world(folder / "world", PAIRS, SEED)
+    with start_process(folder / "world") as origin, LocalEngine() as engine:
+        lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
+        build(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),), ("shard_rows=1000",)), engine)
+    return lake
+
+
+def untrained(training: Training) -> Imagen:
+    unets = [begun(training, stage, cpu=True).unet.eval() for stage in range(len(training.cascade.stages))]
+    return pipeline_of(training.cascade, training.config.sampling, training.text, unets)
