@@ -14,9 +14,9 @@ COARSEST = 8  # pixels of a side of the last level
 def by_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
     """One dial: `size` is the channels of the base model's finest level; models that enlarge begin with half of it.
 
-    Levels halve the pictures down to 8 pixels, channels grow by `size` a level (by doubling where pictures are
-    enlarged), and pixels attend to each other and to the text where a side is 16 or less, in a base model of more than
-    32 pixels where it is 32 or less.
+    Levels halve the pictures down to 8 pixels. Channels grow by `size` a level, and by doubling up to four times where
+    pictures are enlarged. Pixels attend to each other and to the text where a side is 16 or less, in a base model of
+    more than 32 pixels where it is 32 or less.
     """
     stages = [StageSettings(resolution=resolutions[0], unet=_base(size, resolutions[0]))]
     stages += [StageSettings(resolution=side, unet=_enlarging(max(16, size // 2), side)) for side in resolutions[1:]]
@@ -31,8 +31,8 @@ def _base(size: int, side: int) -> UNetSettings:
 
 def _enlarging(size: int, side: int) -> UNetSettings:
     sides = _halved(side // 2)
-    channels = tuple(size * 2**level for level in range(len(sides)))
-    blocks = tuple(min(8, 2 ** (level + 1)) for level in range(len(sides)))
+    channels = tuple(size * min(4, 2**level) for level in range(len(sides)))
+    blocks = tuple(min(4, 2 ** (level + 1)) for level in range(len(sides)))
     return _shaped(sides, channels, blocks, near=16, efficient=True)
 
 

@@ -1,5 +1,7 @@
 """The U-Nets: what comes in and goes out, what they go by, and that the presets have the paper's sizes."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +127,17 @@ def test_the_finest_level_of_an_efficient_one_works_on_a_quarter_of_the_pixels()
 def test_presets_can_be_said_and_read_again(name: str) -> None:
     preset = PRESETS[name].cascade
     assert CascadeSettings.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_the_page_on_models_says_how_many_parameters_each_has() -> None:
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    said = re.findall(r"^\| (\S+) \| (\d+) \| ([\d.]+) \|$", page.read_text(), flags=re.MULTILINE)
+    counted = [
+        (name, str(stage.resolution), f"{parameters(preset.cascade, number) / 1e6:.1f}")
+        for name, preset in PRESETS.items()
+        for number, stage in enumerate(preset.cascade.stages)
+    ]
+    assert said == counted
 
 
 def test_what_is_wrong_with_a_cascade_is_one_sentence() -> None:
