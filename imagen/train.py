@@ -19,6 +19,7 @@ import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from data import storage
 from data.encoder import EncoderSettings
@@ -205,7 +206,9 @@ def begun(training: Training, stage: int, cpu: bool = False) -> Run:
     config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
     torch.manual_seed(settings.seed)
     AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision a process, our stages may differ
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu)
+    # Else DDP lays its gradients out anew after the first step of a sitting, and adds them up in another order.
+    same = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu, kwargs_handlers=[same])
     unet = UNet(**training.cascade.unet(stage))
     if config.init_from:
         begin_from(config.init_from, training, stage, unet)
