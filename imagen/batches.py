@@ -1,6 +1,7 @@
 """Samples of a dataset version as what a stage is trained on: square pictures, and the embeddings of their captions."""
 
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
@@ -69,6 +70,7 @@ class Endless:
             num_workers=workers,
             drop_last=True,
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_undisturbed if workers else None,
         )
         self._now: Iterator[Batch] = iter(())
         self._begun = False
@@ -99,6 +101,12 @@ class Endless:
             self.loader.load_state_dict(states[rank]["loader"])
         else:
             self.squares.load_state_dict(merge_states([state["loader"] for state in states]))
+
+
+def _undisturbed(worker: int) -> None:
+    """A signal to the whole group of processes is the trainer's to answer, who needs samples until its step is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8

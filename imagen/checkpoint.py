@@ -7,6 +7,8 @@ a folder without it, or of which a file is not what it says, was never finished,
 import hashlib
 import json
 import re
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ class State:
     step: int
     tensors: dict[str, dict[str, Tensor]]
     more: dict[str, Any]
+    over: bool = False  # its run is at its end
 
 
 @dataclass(frozen=True)
@@ -36,46 +39,60 @@ class Checkpoints:
     keep: int = 2
     for_good_every: int | None = None
 
-    def save(self, state: State, over: bool = False) -> None:
-        """Write one; `over` says that its run is at its end."""
-        folder, files = storage.join(self.url, f"step-{state.step:09d}"), {}
+    def save(self, state: State) -> None:
+        """Write one, then take away those that need not stay."""
+        folder, files = self._folder(state.step), {}
         for group, tensors in state.tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
             storage.write(storage.join(folder, f"{group}.safetensors"), content)
             files[group] = hashlib.sha256(content).hexdigest()
-        said = {"step": state.step, "over": over, "files": files, "more": state.more}
+        said = {"step": state.step, "over": state.over, "files": files, "more": state.more}
         storage.write(storage.join(folder, STATE), json.dumps(said).encode())
-        for step in self.steps()[: -self.keep]:
-            if self.for_good_every and step % self.for_good_every == 0:
-                continue
-            storage.remove(storage.join(self.url, f"step-{step:09d}"))
+        self._tidy(state.step)
 
     def steps(self) -> list[int]:
         """Of every checkpoint that was begun, in order."""
         found = (FOLDER.fullmatch(name) for name in storage.folders(self.url))
         return sorted(int(name[1]) for name in found if name)
 
-    def newest(self) -> State | None:
-        """The last whole one."""
+    def newest(self, groups: Collection[str] | None = None) -> State | None:
+        """The last whole one, with some groups of its tensors or all."""
         for step in reversed(self.steps()):
-            state = self._read(storage.join(self.url, f"step-{step:09d}"))
+            state = self._read(self._folder(step), groups)
             if state is not None:
                 return state
         return None
 
-    def done(self) -> bool:
-        """Whether the run is at its end."""
-        paths = [storage.join(self.url, f"step-{step:09d}", STATE) for step in self.steps()[-1:]]
-        return any(storage.exists(path) and json.loads(storage.read(path)).get("over", False) for path in paths)
+    def _folder(self, step: int) -> str:
+        return storage.join(self.url, f"step-{step:09d}")
 
-    def _read(self, folder: str) -> State | None:
+    def _read(self, folder: str, groups: Collection[str] | None) -> State | None:
         if not storage.exists(storage.join(folder, STATE)):
             return None
-        said, tensors = json.loads(storage.read(storage.join(folder, STATE))), {}
-        for group, digest in said["files"].items():
-            path = storage.join(folder, f"{group}.safetensors")
-            content = storage.read(path) if storage.exists(path) else b""
-            if hashlib.sha256(content).hexdigest() != digest:
-                return None
-            tensors[group] = load(content)
-        return State(said["step"], tensors, said["more"])
+        try:
+            said, tensors = json.loads(storage.read(storage.join(folder, STATE))), {}
+            for group in said["files"] if groups is None else groups:
+                content = storage.read(storage.join(folder, f"{group}.safetensors"))
+                if hashlib.sha256(content).hexdigest() != said["files"][group]:
+                    raise ValueError(f"{group}.safetensors is not what was written")
+                tensors[group] = load(content)
+            return State(said["step"], tensors, said["more"], said["over"])
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            warnings.warn(f"checkpoint {folder} is damaged and passed over: {error}", stacklevel=4)
+            return None
+
+    def _tidy(self, now: int) -> None:
+        """What was begun and not finished goes, and what lies ahead: this run did not go on from it, it was damaged."""
+        finished = []
+        for step in self.steps():
+            if step > now or not storage.exists(storage.join(self._folder(step), STATE)):
+                self._remove(step)
+            else:
+                finished.append(step)
+        for step in finished[: -self.keep]:
+            if not self.for_good_every or step % self.for_good_every:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        storage.remove(storage.join(self._folder(step), STATE))  # first, so that no half of it looks finished
+        storage.remove(self._folder(step))

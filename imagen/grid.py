@@ -54,6 +54,8 @@ def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -
         small = augmented(larger, drawn(rngs, larger), larger.new_full((len(batch),), GRID.level))
     with run.averaged() as unet, torch.no_grad():
         made = sample(unet, run.lesson.diffusion, GRID, noise, rngs, Asked(batch.text, batch.seen, small=small))
+    if not run.accelerator.is_main_process:  # a part of the model may be there: all must take part so far
+        return
     pictures = [as_picture(pixels) for pixels in (*batch.pixels, *made)]
     buffer = io.BytesIO()
     sheet(pictures, [""] * len(pictures), len(batch)).save(buffer, "PNG")

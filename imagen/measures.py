@@ -33,6 +33,14 @@ class Measures:
         """A new segment, after a checkpoint or from one."""
         self.first, self.rows = step, []
 
+    def resume(self, step: int) -> None:
+        """Go on from a checkpoint: what was noted after it is noted again."""
+        for name in storage.files(self.url) if storage.exists(self.url) else []:
+            number = name.removesuffix(".jsonl")[-9:]
+            if name.endswith(".part") or (number.isdecimal() and int(number) >= step):
+                storage.remove(storage.join(self.url, name))
+        self.begin(step)
+
     def note(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, "at": round(time.time(), 3), **values})
         if time.monotonic() - self.written > EVERY:

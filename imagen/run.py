@@ -12,21 +12,20 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from imagen.batches import Endless
 from imagen.checkpoint import State
 from imagen.draws import draw
-from imagen.errors import TrainingDiverged
+from imagen.errors import ConfigError, TrainingDiverged
 from imagen.lesson import Lesson
+from imagen.processes import fill, gathered, parted, spread, whole
 from imagen.settings import TrainSettings
 from imagen.unet import UNet
 
 NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped
-
-
 BUCKETS = 10  # noise levels that losses are told by, the first with the least noise
 
 
@@ -56,11 +55,16 @@ class Run:
     step: int = 0
     skipped: int = 0
     spoilt: int = 0  # steps without a finite loss, in a row
-    seconds: float = 0.0  # that its steps took, over all sittings
+    seconds: float = 0.0  # that its steps took, over all sittings, as the processes agreed
+    unsaid: float = 0.0  # what this process has not told the others of
     stop: bool = False  # this process was told to stop
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.share = settings.share(self.accelerator.num_processes)
+        plain = settings.optimizer == "adamw" and not settings.channels_last
+        if self.accelerator.distributed_type == DistributedType.FSDP and not plain:
+            raise ConfigError("FSDP goes neither with channels_last nor with adafactor: leave it or them out")
         if settings.channels_last:
             self.unet.to(memory_format=torch.channels_last)
         self.unet.gradient_checkpointing = settings.gradient_checkpointing
@@ -69,11 +73,6 @@ class Run:
         self.called = torch.compile(self.model) if settings.compile else self.model
         self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=True)
         self.ema.to(self.accelerator.device)
-
-    @property
-    def share(self) -> int:
-        """Samples of a step that this process takes at once."""
-        return self.settings.batch // self.accelerator.num_processes // self.settings.accumulate
 
     def places(self, part: int) -> range:
         """Where these samples are in the step's whole batch."""
@@ -94,7 +93,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums = torch.zeros(3 + 2 * BUCKETS)  # loss, who was told to stop, seconds; errors and samples of each bucket
-        sums[1], sums[2] = self.stop, self.seconds
+        sums[1] = self.stop
         for part in range(settings.accumulate):
             asked = time.perf_counter()
             batch = next(self.batches).to(accelerator.device)
@@ -111,13 +110,16 @@ class Run:
             sums[0] += share.detach().cpu()
             sums.index_add_(0, bucket, errors.detach().float().cpu())
             sums.index_add_(0, bucket + BUCKETS, torch.ones(len(bucket)))
+        met = time.perf_counter()
+        sums[2] = self.unsaid + met - began
         sums = accelerator.reduce(sums.to(accelerator.device), "mean").cpu()
-        loss, self.seconds, (of, samples) = float(sums[0]), float(sums[2]), sums[3:].view(2, BUCKETS).tolist()
-        gradient = float(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip))
-        self._learn(math.isfinite(loss) and math.isfinite(gradient))
+        loss, (of, samples) = float(sums[0]), sums[3:].view(2, BUCKETS).tolist()
+        self.seconds += float(sums[2])
+        gradient = float(whole(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
         self.step += 1
-        seconds = time.perf_counter() - began
-        self.seconds += seconds
+        self._learn(math.isfinite(loss) and math.isfinite(gradient))
+        ended = time.perf_counter()
+        self.unsaid, seconds = ended - met, ended - began
         told = [error / count if count else None for error, count in zip(of, samples, strict=True)]
         return Told(self.step, loss, gradient, rate, seconds, waited, told, bool(sums[1]))
 
@@ -125,6 +127,8 @@ class Run:
         if finite:
             self.optimizer.step()
             self.ema.step(self.unet.parameters())
+        elif self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # of fp16: a smaller scale is what mends it
         self.optimizer.zero_grad(set_to_none=True)
         self.spoilt = 0 if finite else self.spoilt + 1
         self.skipped += not finite
@@ -137,61 +141,72 @@ class Run:
     @contextmanager
     def averaged(self) -> Iterator[UNet]:
         """The model with its averaged weights, which are what is kept of a training."""
-        self.ema.store(self.unet.parameters())
-        self.ema.copy_to(self.unet.parameters())
+        parameters = list(self.unet.parameters())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
         self.unet.eval()
         try:
             yield self.unet
         finally:
-            self.ema.restore(self.unet.parameters())
+            parted(self.unet)
+            self.ema.restore(parameters)
             self.unet.train()
 
     def state(self) -> State:
-        """All that a checkpoint holds. To be asked by every process at once."""
-        named = [name for name, _ in self.unet.named_parameters()]
-        states = gather_object([self.batches.state_dict()])
+        """All that a checkpoint holds, on the main process. To be asked by every one at once."""
+        named = dict(self.unet.named_parameters())
+        learnt = {
+            f"{name}.{what}": value
+            for name, parameter in named.items()
+            for what, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        scaler = self.accelerator.scaler
         return State(
             self.step,
             {
-                "unet": dict(self.unet.state_dict()),
-                "ema": dict(zip(named, self.ema.shadow_params, strict=True)),
-                "optimizer": packed(self.optimizer.state_dict()["state"]),
+                "unet": gathered(self.unet.state_dict()),
+                "ema": gathered(dict(zip(named, self.ema.shadow_params, strict=True))),
+                "optimizer": gathered(learnt),
             },
             {
-                "batches": states,
+                "batches": gather_object([self.batches.state_dict()]),
                 "skipped": self.skipped,
+                "spoilt": self.spoilt,
                 "seconds": self.seconds,
                 "ema_steps": self.ema.optimization_step,
+                "scaler": scaler and scaler.state_dict(),
                 "settings": self.settings.model_dump(),
             },
         )
 
+    @torch.no_grad()
     def load(self, state: State) -> None:
-        """Go on from a checkpoint."""
-        self.unet.load_state_dict(state.tensors["unet"])
-        for (name, _), average in zip(self.unet.named_parameters(), self.ema.shadow_params, strict=True):
-            average.data.copy_(state.tensors["ema"][name])
-        self.ema.optimization_step = state.more["ema_steps"]
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": unpacked(state.tensors["optimizer"])})
-        for one, kept in self.optimizer.state.items():  # a fused step takes all by where it lies in memory
-            alike = {name: value for name, value in kept.items() if value.shape == one.shape}
-            kept |= {name: torch.empty_like(one, dtype=value.dtype).copy_(value) for name, value in alike.items()}
-        self.batches.load_state_dicts(state.more["batches"])
-        self.step, self.skipped, self.seconds = state.step, state.more["skipped"], state.more["seconds"]
+        """Go on from a checkpoint. To be asked by every process at once, as `told` by the main one."""
+        parameters, more = dict(self.unet.named_parameters()), state.more
+        for name, place in self.unet.state_dict().items():
+            fill(place, spread(state.tensors["unet"][name]))
+        for name, average in zip(parameters, self.ema.shadow_params, strict=True):
+            fill(average, spread(state.tensors["ema"][name]))
+        fused = bool(self.optimizer.defaults.get("fused"))
+        self.optimizer.state.clear()
+        for key, value in state.tensors["optimizer"].items():
+            name, _, what = key.rpartition(".")
+            self.optimizer.state[parameters[name]][what] = held(what, spread(value), parameters[name], fused)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(more["scaler"])
+        self.batches.load_state_dicts(more["batches"])
+        self.ema.optimization_step = more["ema_steps"]
+        self.step, self.skipped, self.spoilt = state.step, more["skipped"], more["spoilt"]
+        self.seconds, self.unsaid = more["seconds"], 0.0
 
 
-def packed(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors."""
-    return {f"{number}.{name}": value for number, one in state.items() for name, value in one.items()}
-
-
-def unpacked(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, _, what = name.partition(".")
-        state.setdefault(int(number), {})[what] = value
-    return state
+def held(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:
+    """What an optimizer holds of a parameter, as it lies there: beside it, but for the count of steps if not fused."""
+    if what == "step" and not fused:
+        return value.cpu()
+    if value.shape == of.shape:
+        return fill(torch.empty_like(of, dtype=value.dtype), value)
+    return value.to(of.device)
 
 
 def optimizer_of(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:

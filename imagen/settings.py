@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imagen.errors import ConfigError
+
 
 class TrainSettings(BaseModel):
     """How a stage is trained."""
@@ -33,6 +35,16 @@ class TrainSettings(BaseModel):
     keep: int = Field(2, ge=1, description="the last so many checkpoints are kept")
     for_good_every: int | None = Field(None, ge=1, description="steps of whose multiples checkpoints are kept for good")
     grid_every: int | None = Field(None, ge=1, description="steps after which pictures are made to look at")
+
+    def share(self, processes: int) -> int:
+        """Samples that each of so many processes takes at once."""
+        least = processes * self.accumulate
+        if self.batch % least:
+            raise ConfigError(
+                f"a batch of {self.batch} can't be shared by {processes} processes that take {self.accumulate} parts "
+                f"each: let batch be a multiple of {least}, or change accumulate"
+            )
+        return self.batch // least
 
     def rate(self, step: int, done: float) -> float:
         """The learning rate of a step, when a part of the training is behind us."""

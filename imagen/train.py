@@ -6,18 +6,21 @@ checkpoint; once it is a row of `models`, there is nothing to do.
 
 import hashlib
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from types import FrameType
 from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from data import storage
 from data.encoder import EncoderSettings
@@ -31,13 +34,14 @@ from imagen.cascade import CascadeSettings
 from imagen.checkpoint import Checkpoints
 from imagen.config import TrainConfig
 from imagen.diffusion import Diffusion
-from imagen.errors import OutOfMemory, TextNotUsable, TrainingStopped
+from imagen.errors import OutOfMemory, TextNotUsable, TrainingDiverged, TrainingStopped
 from imagen.grid import write_grid
 from imagen.lesson import Lesson
 from imagen.lora import add_lora, merge_lora
 from imagen.measures import Measures
 from imagen.model import Imagen, check_shapes
 from imagen.models import Trained, add_model, model_of, pipeline_of
+from imagen.processes import told
 from imagen.run import Run, Told
 from imagen.settings import TrainSettings
 from imagen.unet import UNet
@@ -119,7 +123,7 @@ def text_of(lake: Lake, version: Version, column: str, columns: tuple[str, ...])
             f"build it with embed.{column} in its recipe, or say text: null to train without captions"
         )
     settings = EncoderSettings(**version.record["recipe"]["embed"][column])
-    reader = Reader(lake, version.dataset, version.version, columns=(column,), shuffle=False)
+    reader = Reader(lake, version.dataset, version.version, columns=(column,), shuffle=False, rank=0, world=1)
     width = next((one[column].shape[1] for one in reader if one[column] is not None and len(one[column])), None)
     if width is None:
         raise TextNotUsable(f"no sample of {version.dataset}@{version.version} has an embedding {column!r}")
@@ -132,13 +136,18 @@ def train(training: Training, stages: list[int] | None = None, watch: Watch | No
     ended = Ended(model_of(training.lake, training.id), url=training.url)
     if ended.trained is not None:
         return ended
-    about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
-    storage.write(storage.join(training.url, ABOUT), json.dumps(about, indent=2).encode())
+    here = PartialState(cpu=cpu)
+    asked = stages if stages is not None else range(len(training.cascade.stages))
+    for stage in asked:
+        training.config.training(stage).share(here.num_processes)
+    if here.is_main_process:
+        about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
+        storage.write(storage.join(training.url, ABOUT), json.dumps(about, indent=2).encode())
     with stopping() as stop:
-        for stage in stages if stages is not None else range(len(training.cascade.stages)):
+        for stage in asked:
             ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
-    if all(_checkpoints(training, stage).done() for stage in range(len(training.cascade.stages))):
-        ended.trained = finish(training)
+    with here.main_process_first():
+        ended.trained = model_of(training.lake, training.id) or finish(training)
     return ended
 
 
@@ -146,38 +155,34 @@ def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], 
     """One stage to its end, from its last checkpoint if there is one."""
     settings, place = training.config.training(stage), training.stage_url(stage)
     run = begun(training, stage, cpu)
+    main = run.accelerator.is_main_process
     checkpoints, measures = _checkpoints(training, stage), Measures(storage.join(place, "measures"))
-    state = checkpoints.newest()
+    state = told(checkpoints.newest() if main else None)
     if state is not None:
         run.load(state)
-    measures.begin(run.step)
+    if main:
+        measures.resume(run.step)
     watch.on_stage(stage, settings, run.step, run.done)
-    began, first, loss = time.monotonic(), run.step, 0.0
-    main = run.accelerator.is_main_process
+    began, loss = time.monotonic(), math.nan
     while run.done < 1:
         run.stop = stop[0]
-        try:
-            told = run.advance()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"out of memory in stage {stage + 1} with {run.share} samples at once: raise accumulate (now "
-                f"{settings.accumulate}), or set gradient_checkpointing, precision: bf16, or a smaller batch or crop"
-            ) from error
-        loss = told.loss if run.step == first + 1 else 0.98 * loss + 0.02 * told.loss
+        step = _advanced(run, stage, measures)
+        if math.isfinite(step.loss):
+            loss = step.loss if math.isnan(loss) else 0.98 * loss + 0.02 * step.loss
         if main:
-            measures.note(run.step, measured(run, told))
-        watch.on_step(stage, told, run.done)
+            measures.note(run.step, measured(run, step))
+        watch.on_step(stage, step, run.done)
         over = run.done >= 1
-        if over or told.stop or run.step % settings.checkpoint_every == 0:
+        if over or step.stop or run.step % settings.checkpoint_every == 0:
             kept = run.state()
             if main:
                 measures.write()
                 measures.begin(run.step)
-                checkpoints.save(kept, over)
+                checkpoints.save(replace(kept, over=over))
             run.accelerator.wait_for_everyone()
-        if main and settings.grid_every and (over or run.step % settings.grid_every == 0):
+        if settings.grid_every and (over or run.step % settings.grid_every == 0):
             draw_grid(training, run, stage)
-        if told.stop and not over:
+        if step.stop and not over:
             raise TrainingStopped(
                 f"stopped after step {run.step} of stage {stage + 1}; a checkpoint is written, and the same command "
                 "goes on from it"
@@ -185,11 +190,28 @@ def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], 
     return {"steps": run.step, "seconds": time.monotonic() - began, "loss": loss, "skipped": run.skipped}
 
 
+def _advanced(run: Run, stage: int, measures: Measures) -> Told:
+    """A step; where it fails for good, what was measured until then is kept."""
+    try:
+        return run.advance()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"out of memory in stage {stage + 1} with {run.share} samples at once: raise accumulate (now "
+            f"{run.settings.accumulate}), or set gradient_checkpointing, precision: bf16, or a smaller batch or crop"
+        ) from error
+    except TrainingDiverged:
+        measures.write()
+        raise
+
+
 def begun(training: Training, stage: int, cpu: bool = False) -> Run:
     """A stage before its first step."""
     config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
     torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision a process, our stages may differ
+    # Else DDP lays its gradients out anew after the first step of a sitting, and adds them up in another order.
+    same = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu, kwargs_handlers=[same])
     unet = UNet(**training.cascade.unet(stage))
     if config.init_from:
         begin_from(config.init_from, training, stage, unet)
@@ -200,9 +222,9 @@ def begun(training: Training, stage: int, cpu: bool = False) -> Run:
             parameter.requires_grad = False
     small = training.cascade.stages[stage - 1].resolution if stage else None
     lesson = Lesson(Diffusion(own.diffusion, own.resolution), small, own.crop)
-    share = settings.batch // accelerator.num_processes // settings.accumulate
-    squares = Squares(_reader(training, stage, settings.seed), own.resolution, config.fit)
-    return Run(unet, lesson, Endless(squares, share, config.text, settings.workers), settings, accelerator)
+    squares = Squares(_reader(training, stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
+    batches = Endless(squares, settings.share(accelerator.num_processes), config.text, settings.workers)
+    return Run(unet, lesson, batches, settings, accelerator)
 
 
 def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
@@ -221,15 +243,16 @@ def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
     unet.load_state_dict(theirs.unet.state_dict())
 
 
-def finish(training: Training) -> Trained:
-    """The averaged weights of every stage become a model of the lake."""
+def finish(training: Training) -> Trained | None:
+    """The averaged weights of every stage become a model of the lake, once all are at their ends."""
     unets, stages = [], {}
     for stage in range(len(training.cascade.stages)):
+        state = _checkpoints(training, stage).newest(("unet", "ema"))
+        if state is None or not state.over:
+            return None
         unet = UNet(**training.cascade.unet(stage))
         if training.config.lora:
             add_lora(unet, training.config.lora.rank, training.config.lora.alpha)
-        state = _checkpoints(training, stage).newest()
-        assert state is not None
         unet.load_state_dict(state.tensors["unet"] | state.tensors["ema"])
         if training.config.lora:
             merge_lora(unet)
@@ -253,14 +276,15 @@ def measured(run: Run, told: Told) -> dict[str, float]:
         "memory_bytes": float(memory),
         "skipped": float(run.skipped),
     }
-    buckets = {f"error/noise_{at}": error for at, error in enumerate(told.errors) if error is not None}
-    return values | buckets
+    values |= {f"error/noise_{at}": error for at, error in enumerate(told.errors) if error is not None}
+    return {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no others
 
 
 def draw_grid(training: Training, run: Run, stage: int) -> None:
     """What the stage makes of the first samples' captions, beside their pictures."""
     url = storage.join(training.stage_url(stage), GRIDS, f"step-{run.step:09d}.png")
-    write_grid(url, run, _reader(training, stage, 0, shuffle=False), training.config.text, training.config.fit)
+    reader = _reader(training, stage, shuffle=False, rank=0, world=1)  # the same on every process
+    write_grid(url, run, reader, training.config.text, training.config.fit)
 
 
 @contextmanager
@@ -285,10 +309,10 @@ def stopping() -> Iterator[list[bool]]:
             signal.signal(number, handler)
 
 
-def _reader(training: Training, stage: int, seed: int, shuffle: bool = True) -> Reader:
+def _reader(training: Training, stage: int, **how: Any) -> Reader:
     side = training.cascade.stages[stage].resolution
     columns = [picture_column(training.columns, side), *([training.config.text] if training.config.text else [])]
-    return Reader(training.lake, training.dataset, training.version, columns=tuple(columns), seed=seed, shuffle=shuffle)
+    return Reader(training.lake, training.dataset, training.version, columns=tuple(columns), **how)
 
 
 def _checkpoints(training: Training, stage: int) -> Checkpoints:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from data.lake import Lake
 from data.reader import Reader
 from imagen.batches import Endless, Squares
-from imagen.cascade import CascadeSettings
+from imagen.cascade import CascadeSettings, StageSettings, UNetSettings
 from imagen.checkpoint import Checkpoints
 from imagen.diffusion import Diffusion
 from imagen.lesson import Lesson
@@ -21,7 +22,11 @@ from imagen.settings import TrainSettings
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 
+torch.set_num_threads(1)
 LITTLE = by_size(16, (8, 16), text_width=128)
+LEAST = by_size(8, (8,), text_width=128)
+ONE_BLOCK = UNetSettings(channels=(8,), blocks=(1,), attend=(False,), read=(False,))
+PLAIN = CascadeSettings(stages=(StageSettings(resolution=8, unet=ONE_BLOCK),), text_width=128)
 QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
 
 
@@ -36,6 +41,7 @@ def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: Cas
     lesson = Lesson(
         Diffusion(own.diffusion, own.resolution), cascade.stages[stage - 1].resolution if stage else None, own.crop
     )
+    AcceleratorState._reset_state(reset_partial_state=True)
     squares = Squares(Reader(lake, "drawn", columns=("image", "t5"), seed=settings.seed, mix=16), own.resolution, "pad")
     accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
     batches = Endless(squares, settings.batch // settings.accumulate, "t5")
@@ -73,3 +79,42 @@ def test_a_part_taken_at_a_time_gives_the_gradient_of_the_whole(lake: Lake) -> N
         grown.append({name: one.clone() for name, one in run.unet.named_parameters()})
     for name, one in grown[0].items():
         torch.testing.assert_close(one, grown[1][name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"accumulate": 2},
+        {"gradient_checkpointing": True},
+        {"optimizer": "adafactor"},
+        {"channels_last": True},
+        pytest.param({"compile": True}, marks=pytest.mark.nightly),  # a minute of C++
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_run_of_any_kind_is_resumed(changes: dict[str, Any], lake: Lake, tmp_path: Path) -> None:
+    if "compile" in changes and shutil.which("g++") is None:
+        pytest.skip("no compiler")
+    settings, kept = QUICK.model_copy(update=changes), Checkpoints(str(tmp_path))
+    whole = run_of(lake, 0, settings, PLAIN if settings.compile else LEAST)
+    losses = [whole.advance().loss for _ in range(3)]
+    kept.save(whole.state())
+    losses += [whole.advance().loss for _ in range(3)]
+    resumed = run_of(lake, 0, settings, PLAIN if settings.compile else LEAST)
+    state = kept.newest()
+    assert state is not None
+    resumed.load(state)
+    again = [resumed.advance().loss for _ in range(3)]
+    assert again == (pytest.approx(losses[3:], rel=1e-4) if settings.compile else losses[3:])
+    assert torch.tensor(losses).isfinite().all()
+    ends = [run.state().tensors for run in (whole, resumed)]
+    for group, tensors in ends[0].items():
+        assert len(tensors) == len(ends[1][group]) > 0
+        for name, one in tensors.items():
+            other = ends[1][group][name]
+            assert other.stride() == one.stride()
+            torch.testing.assert_close(other, one, **({} if settings.compile else {"atol": 0, "rtol": 0}))
+    if settings.channels_last:
+        wide = [one for of in ends[1].values() for one in of.values() if one.dim() == 4]
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in wide)
