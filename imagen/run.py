@@ -62,10 +62,10 @@ class Run:
     def __post_init__(self) -> None:
         settings = self.settings
         self.share = settings.share(self.accelerator.num_processes)
-        plain = settings.optimizer == "adamw" and not settings.channels_last
-        if self.accelerator.distributed_type == DistributedType.FSDP and not plain:
-            raise ConfigError("FSDP goes neither with channels_last nor with adafactor: leave it or them out")
-        if settings.channels_last:
+        parts = self.accelerator.distributed_type == DistributedType.FSDP
+        if parts and settings.optimizer == "adafactor":
+            raise ConfigError("FSDP does not go with adafactor: leave out one of them")
+        if settings.channels_last and not parts:  # torch's FSDP refuses it
             self.unet.to(memory_format=torch.channels_last)
         self.unet.gradient_checkpointing = settings.gradient_checkpointing
         optimizer = optimizer_of(settings, self.unet)

@@ -26,7 +26,7 @@ class TrainSettings(BaseModel):
     drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")
     ema: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, reached slowly")
     precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = True
+    channels_last: bool = Field(True, description="how pixels lie in memory: a fifth faster; not with FSDP")
     compile: bool = False
     gradient_checkpointing: bool = False
     workers: int = Field(0, ge=0, description="processes that read and decode samples")

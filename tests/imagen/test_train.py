@@ -37,7 +37,7 @@ from tests.imagen.lives import config_of, training_of
 if __name__ == "__main__":
     def on_step(stage, told, done):
         print("step", told.step, flush=True)
-        time.sleep(0.05)
+        time.sleep(0.3)
 
     try:
         train(training_of(sys.argv[1], config_of()), watch=Watch(on_step=on_step), cpu=True)
