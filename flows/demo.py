@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.build import Built, way
 from data.lake import Lake
@@ -15,6 +16,9 @@ from data.world.server import OriginServer
 from flows.progress import watcher, watching
 from flows.server import tracking
 from flows.show import console, show_built, show_funnel
+
+if TYPE_CHECKING:
+    from imagen.config import TrainConfig
 
 PROMPTS = (
     "a large red circle",
@@ -57,12 +61,20 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
     show_next(lake, bool(minutes), time.monotonic() - began)
 
 
+def tiny_for(minutes: float) -> "TrainConfig":
+    """The tiny cascade, as it learns the world in so many minutes of training."""
+    from imagen.config import TrainConfig, timed
+    from imagen.sampling import SampleSettings
+
+    sampling = SampleSettings(steps=20, guidance=3), SampleSettings(steps=10, guidance=1)  # enlarging needs no guidance
+    return timed(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
+
+
 def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
     """Train the tiny cascade for so long, and look at what it makes."""
     from data.world.prompts import aligned, unseen_prompts
     from flows.make import bars
     from flows.show import show_trained
-    from imagen.config import TrainConfig, timed
     from imagen.grid import sheet
     from imagen.model import Imagen
     from imagen.train import planned, train
@@ -70,8 +82,7 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
     console.print(
         f"\n[bold]A cascade[/] is trained on {built.dataset}@{built.version}, for {minutes:g} minutes in all."
     )
-    config = timed(TrainConfig(name="shapes", preset="tiny", fit="pad"), minutes, BASE_SHARE)
-    training = planned(lake, config, built.dataset, built.version)
+    training = planned(lake, tiny_for(minutes), built.dataset, built.version)
     with watching():
         ended = train(training, watch=bars(training))
     assert ended.trained is not None

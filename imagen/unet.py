@@ -85,6 +85,7 @@ class UNet(ModelMixin, ConfigMixin):
         if self.pool is not None:
             state = state + self.pool(tokens, seen)
         x, skips = self.first(pixels), []
+        finest = x
         for level in self.down:
             x, every = self._run(level, x, state, tokens, seen, [])
             skips.append(every)
@@ -92,6 +93,8 @@ class UNet(ModelMixin, ConfigMixin):
             x, _ = self._run(self.middle, x, state, tokens, seen, [])
         for level in self.up:
             x, _ = self._run(level, x, state, tokens, seen, skips.pop())
+        if self.middle is None:
+            x = x + SKIP * finest  # what no level sees at full size: the noise on each pixel
         told: Tensor = self.last(x)
         return told
 

@@ -15,8 +15,7 @@ from data.recipe import load_recipe
 from data.world.make import HOST, make_world
 from data.world.prompts import aligned, unseen_prompts
 from data.world.server import start_process
-from flows.demo import BASE_SHARE
-from imagen.config import TrainConfig, timed
+from flows.demo import tiny_for
 from imagen.grid import sheet
 from imagen.model import Imagen
 from imagen.models import pipeline_of
@@ -29,8 +28,7 @@ PROMPTS, SEED = 200, 41
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     lake = published(folder)
     captions = set(lake.table("pairs").dataset().to_table(columns=["caption"])["caption"].to_pylist())
-    config = timed(TrainConfig(name="tiny", preset="tiny", fit="pad"), MINUTES, BASE_SHARE)
-    training = planned(lake, config, "shapes")
+    training = planned(lake, tiny_for(MINUTES), "shapes")
     asked = unseen_prompts(captions, PROMPTS, SEED)
     before = aligned(untrained(training).generate_images(asked), asked)
     yield "untrained: right shape and colour", before.share, 0.05, False, f"{PROMPTS} prompts"
