@@ -286,3 +286,7 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server has them all
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+if __name__ == "__main__":  # torchrun -m flows.command train ...
+    main()

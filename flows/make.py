@@ -1,5 +1,6 @@
 """The verbs of the model half: train a cascade, make and edit pictures with one, and read how a picture was made."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,8 +53,11 @@ def train(
     of, version = named(dataset)
     training = planned(Lake.open(lake), loaded, of, version)
     stages = None if stage is None else [check_stage(one, len(training.cascade.stages)) for one in stage]
-    with watching(silent=as_json):
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
+    with watching(silent=as_json or not first):
         ended = run_training(training, stages, bars(training), cpu)
+    if not first:
+        return
     if as_json:
         model = ended.trained.reference if ended.trained else None
         write_json(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.encoder import EncoderSettings, encode, encoder_of, load
 from data.lake import Lake, LakeConfig
-from data.pairs import bucket_of, pair_id
+from data.pairs import PAIRS, bucket_of, pair_id
 from data.publish import SAMPLE
 from data.table import write_file
 from data.world.draw import draw
@@ -35,6 +35,9 @@ def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE) -> Lak
     recipe = {"name": "drawn", "embed": {"t5": T5.model_dump(mode="json")}}
     record = {"recipe": recipe, "embeddings": {"t5": f"embeddings/{encoder_of(T5).id}"}, "kept": count}
     assert table.replace(files, [], record)
+    pairs = lake.table_or_make("pairs", PAIRS)
+    known = pa.Table.from_pylist(rows.select(["id", "url", "caption"]).to_pylist(), PAIRS)
+    pairs.append([write_file(pairs.url, bucket, known.take(np.flatnonzero(buckets == bucket))) for bucket in (0, 1)])
     return lake
 
 
