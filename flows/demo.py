@@ -77,7 +77,8 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
     from flows.show import show_trained
     from imagen.grid import sheet
     from imagen.model import Imagen
-    from imagen.train import planned, train
+    from imagen.train import train
+    from imagen.training import planned
 
     console.print(
         f"\n[bold]A cascade[/] is trained on {built.dataset}@{built.version}, for {minutes:g} minutes in all."

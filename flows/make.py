@@ -45,8 +45,8 @@ def train(
     from data.lake import Lake
     from flows.progress import watching
     from imagen.config import load_config
-    from imagen.train import planned
     from imagen.train import train as run_training
+    from imagen.training import planned
 
     told = {name: value for name, value in (("minutes", minutes), ("seed", seed)) if value is not None}
     loaded = load_config(config, {"name": name, "size": size}, told)

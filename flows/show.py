@@ -18,7 +18,8 @@ from data.why import Story
 from flows.options import counted
 
 if TYPE_CHECKING:
-    from imagen.train import Ended, Training
+    from imagen.train import Ended
+    from imagen.training import Training
 
 console = Console()
 

@@ -19,7 +19,8 @@ from flows.demo import tiny_for
 from imagen.grid import sheet
 from imagen.model import Imagen
 from imagen.models import pipeline_of
-from imagen.train import Training, begun, planned, train
+from imagen.train import train
+from imagen.training import Training, begun, planned
 
 MINUTES, PAIRS = float(os.environ.get("LEARN_MINUTES", "30")), int(os.environ.get("LEARN_PAIRS", "10000"))
 PROMPTS, SEED = 200, 41

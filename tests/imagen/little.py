@@ -14,7 +14,8 @@ from imagen.models import pipeline_of
 from imagen.presets import by_size
 from imagen.sampling import SampleSettings
 from imagen.settings import TrainSettings
-from imagen.train import planned, train
+from imagen.train import train
+from imagen.training import planned
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 

@@ -31,7 +31,8 @@ from imagen.presets import by_size
 from imagen.processes import told
 from imagen.run import Run, Told
 from imagen.settings import TrainSettings
-from imagen.train import Training, Watch, begun, planned, train
+from imagen.train import Watch, train
+from imagen.training import Training, begun, planned
 from tests.conftest import free_port
 
 LIVES = multiprocessing.get_context("forkserver")

@@ -15,7 +15,8 @@ from imagen.model import Imagen
 from imagen.presets import by_size
 from imagen.run import Run
 from imagen.settings import TrainSettings
-from imagen.train import begun, planned, train
+from imagen.train import train
+from imagen.training import begun, planned
 from tests.imagen.drawn_lake import drawn_lake
 
 QUICK = TrainSettings(steps=3, batch=4, warmup=0, learning_rate=1e-2, ema=0.0, grid_every=3)

@@ -15,8 +15,8 @@ from imagen.sampling import Asked, SampleSettings, drawn, sample
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 
-PICTURES, BATCH, STEPS = 8, 16, 700
-CASCADE = by_size(24, (16, 32), text_width=128)
+PICTURES, BATCH, STEPS = 8, 8, 800
+CASCADE = by_size(16, (16, 32), text_width=128)
 
 
 @pytest.fixture(scope="module")
