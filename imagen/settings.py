@@ -34,7 +34,9 @@ class TrainSettings(BaseModel):
     checkpoint_every: int = Field(1000, ge=1, description="steps")
     keep: int = Field(2, ge=1, description="the last so many checkpoints are kept")
     for_good_every: int | None = Field(None, ge=1, description="steps of whose multiples checkpoints are kept for good")
-    grid_every: int | None = Field(None, ge=1, description="steps after which pictures are made to look at")
+    grid_every: int | None = Field(
+        1000, ge=1, description="steps after which pictures are made to look at; null: never"
+    )
 
     def share(self, processes: int) -> int:
         """Samples that each of so many processes takes at once."""

@@ -26,7 +26,7 @@ CAPTION = "a large red circle above a small blue square"
 def trained_lake(folder: Path) -> Lake:
     """A lake with the dataset `drawn@1` and the model `little/1`, which knows little."""
     lake = drawn_lake(folder, 24)
-    settings = TrainSettings(steps=8, batch=4, warmup=0, learning_rate=3e-3, ema=0.1)
+    settings = TrainSettings(steps=8, batch=4, warmup=0, learning_rate=3e-3, ema=0.1, grid_every=None)
     config = TrainConfig(name="little", preset="tiny", size=16, resolutions=(16, 32), train=settings, sample=QUICK[:2])
     trained = train(planned(lake, config, "drawn"), cpu=True).trained
     assert trained is not None

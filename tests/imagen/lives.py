@@ -40,7 +40,7 @@ LIVES.set_forkserver_preload([__name__])
 GRACE = 5.0  # seconds to end in, once another process of the training has failed
 
 LITTLE = by_size(8, (8,), text_width=128)
-QUICK = TrainSettings(steps=24, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=4)
+QUICK = TrainSettings(steps=24, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=4, grid_every=None)
 
 
 def config_of(settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> TrainConfig:
