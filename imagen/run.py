@@ -71,7 +71,7 @@ class Run:
         optimizer = optimizer_of(settings, self.unet)
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.called = torch.compile(self.model) if settings.compile else self.model
-        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=True)
+        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=not parts)
         self.ema.to(self.accelerator.device)
 
     def places(self, part: int) -> range:

@@ -19,7 +19,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import save_file
 
-import imagen.train
+import imagen.training
 from data import storage
 from data.errors import ImagenError
 from data.lake import Lake
@@ -114,7 +114,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
 
     storage.write = torn
     if "ACCELERATE_USE_FSDP" in os.environ:
-        imagen.train.Accelerator = sharding  # type: ignore[misc]
+        imagen.training.Accelerator = sharding  # type: ignore[misc]
     train(training_of(url, config), watch=Watch(on_step=on_step), cpu=True)
 
 
@@ -190,7 +190,7 @@ def gradients(url: str, cascade: CascadeSettings, folder: str) -> None:
 
             def keep(*_: Any, run: Run = run, found: dict[str, torch.Tensor] = found) -> None:
                 for name, parameter in run.unet.named_parameters():
-                    found[f"{run.step}.{name}"] = parameter.grad.clone()
+                    found[f"{run.step}.{name}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
 
             run.optimizer.optimizer.register_step_pre_hook(keep)
             for _ in range(3):

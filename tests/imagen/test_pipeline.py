@@ -91,7 +91,7 @@ def test_another_scheduler_of_diffusers_goes_the_same_way(model: Imagen, name: s
     noised = model.restyle(by_ours, CAPTION, 0.4, steps=12, sampler="ddim")[0]
     for slot in ("scheduler", "scheduler_2"):
         setattr(model, slot, getattr(diffusers, f"{name}Scheduler").from_config(getattr(model, slot).config))
-    assert apart(model.generate_image(CAPTION, seed=3, steps=12), by_ours) < 1
+    assert apart(model.generate_image(CAPTION, seed=3, steps=12), by_ours) < 2  # of 255 levels
     assert apart(model.restyle(by_ours, CAPTION, 0.4, steps=12)[0], noised) < 2
     assert model.generate_image(CAPTION, seed=3, steps=12, sampler="dpm").tobytes() == by_ours.tobytes()
 

@@ -111,4 +111,4 @@ def test_a_model_in_parts_is_trained_as_a_whole_one_and_its_checkpoints_are_whol
     for name, value in last_of(whole, "unet").items():  # other samples in the last steps
         torch.testing.assert_close(last_of(alone, "unet")[name], value, atol=2e-2, rtol=0)
     refused = config_of(settings.model_copy(update={"optimizer": "adafactor"}))
-    assert live(to_the_end, copied(drawn, tmp_path / "refused"), refused, world=2, env=parts) == [1, 1]
+    assert live(to_the_end, copied(drawn, tmp_path / "refused"), refused, world=2, env=parts) == [2, 2]

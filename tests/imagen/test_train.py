@@ -34,15 +34,20 @@ from data.errors import ImagenError
 from imagen.train import Watch, train
 from tests.imagen.lives import config_of, training_of
 
+def say(line):
+    sys.stdout.write(line + "\\n")  # at once: two processes speak
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
     def on_step(stage, told, done):
-        print("step", told.step, flush=True)
+        say(f"step {told.step}")
         time.sleep(0.3)
 
     try:
         train(training_of(sys.argv[1], config_of()), watch=Watch(on_step=on_step), cpu=True)
     except ImagenError as error:
-        print(type(error).__name__, error, flush=True)
+        say(f"{type(error).__name__} {error}")
         sys.exit(error.code)
 """
 
@@ -150,7 +155,7 @@ def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str
     assert process.returncode != 0
     stopped = int(last_checkpoint(url).name.removeprefix("step-"))
     assert 6 <= stopped < 20
-    assert sum(line.startswith(f"TrainingStopped stopped after step {stopped} ") for line in said) == 2
+    assert sum(line.startswith(f"TrainingStopped stopped after step {stopped} ") for line in said) == 2, said
     measures_are_whole(url, stopped)
     assert live(to_the_end, url, config_of(), world=2) == [0, 0]
     measures_are_whole(url, QUICK.steps)
