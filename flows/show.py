@@ -209,14 +209,15 @@ def show_trained(ended: "Ended", training: "Training") -> None:
             f"{side} px: {came['steps']:,.0f} steps, loss {came['loss']:.4f}{skips}; {came['seconds']:.0f} s now."
         )
     if ended.trained is None:
-        console.print(f"Its other stages are not trained yet. What is there: {ended.url}")
+        console.print(f"Its other stages are not trained yet. What is there: {ended.url}", soft_wrap=True)
         return
     model = ended.trained
     if not ended.stages:
         console.print(f"Nothing to do: [bold]{model.reference}[/] was made of this.")
         return
     console.print(
-        f"[bold]{model.reference}[/] is trained on {model.dataset}@{model.version}; curves and grids: {ended.url}"
+        f"[bold]{model.reference}[/] is trained on {model.dataset}@{model.version}; curves and grids: {ended.url}",
+        soft_wrap=True,
     )
 
 
