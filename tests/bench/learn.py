@@ -1,7 +1,7 @@
 """What `tiny` has learnt after 30 minutes on a world: right by the pixels, for prompts that were never a caption.
 
 The shape and its colour are looked for; the same prompts are given to the cascade before its first step. What is timed
-is training alone. LEARN_MINUTES changes how long; LEARN_PAIRS how large the world is.
+is training alone. LEARN_MINUTES changes how long, LEARN_PAIRS how large the world is. The model stays in `learn/`, to be looked at.
 """
 
 import os
@@ -38,8 +38,9 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     model = Imagen.from_pretrained(ended.trained.reference, lake.url)
     pictures = model.generate_images(asked)
     after = aligned(pictures, asked)
-    out = Path("learn.png")
-    sheet(pictures[:32], asked[:32], 8).save(out)
+    out = Path("learn")
+    model.save_pretrained(out)
+    sheet(pictures[:32], asked[:32], 8).save(out / "sheet.png")
     kept = lake.table("datasets/shapes").rows()
     steps = " and ".join(f"{came['steps']:,.0f}" for came in ended.stages.values())
     note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {kept:,} samples; see {out}"
