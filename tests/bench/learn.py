@@ -1,7 +1,7 @@
 """What `tiny` has learnt after 30 minutes on a world: right by the pixels, for prompts that were never a caption.
 
 The shape and its colour are looked for; the same prompts are given to the cascade before its first step. What is timed
-is training alone. LEARN_MINUTES changes how long, LEARN_PAIRS how large the world is. The model stays in `learn/`, to be looked at.
+is training alone. LEARN_MINUTES changes how long, LEARN_PAIRS how large the world is. The model stays in `learn/`.
 """
 
 import os
