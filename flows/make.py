@@ -48,8 +48,7 @@ def train(
     from imagen.train import train as run_training
     from imagen.training import planned
 
-    told = {name: value for name, value in (("minutes", minutes), ("seed", seed)) if value is not None}
-    loaded = load_config(config, {"name": name, "size": size}, told)
+    loaded = load_config(config, given(name=name, size=size), given(minutes=minutes, seed=seed))
     of, version = named(dataset)
     training = planned(Lake.open(lake), loaded, of, version)
     stages = None if stage is None else [check_stage(one, len(training.cascade.stages)) for one in stage]
@@ -218,13 +217,10 @@ def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]
     from imagen.pipeline import NotPossible
 
     def progress(model: Any, what: str) -> Callable[[int, int, int], None]:
-        seen: set[int] = set()
-
         def on_step(stage: int, step: int, steps: int) -> None:
             name = f"{what} {model.stages[stage].side} px"
             if step == 1:
                 watcher.get().planned(name, steps)
-                seen.add(stage)
             watcher.get().done(name, 1)
 
         return on_step

@@ -124,7 +124,7 @@ def load_config(
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {name} can't be read: {error}") from None
     values, nodes = read_values(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
-    values |= {field: value for field, value in (changes or {}).items() if value is not None}
+    values |= changes or {}
     if training:
         values["train"] = {**(values.get("train") or {}), **training}
     try:

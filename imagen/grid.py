@@ -3,14 +3,15 @@
 import io
 import textwrap
 from collections.abc import Sequence
+from itertools import islice
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from data import storage
 from data.reader import Reader
-from imagen.batches import Fit, collate, square
+from imagen.batches import Fit, Squares, collate
+from imagen.pipeline import picture_of
 from imagen.resize import augmented, enlarged, shrunk
 from imagen.run import Run
 from imagen.sampling import Asked, SampleSettings, drawn, sample
@@ -40,12 +41,7 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
 
 def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -> None:
     """Above, the dataset's first pictures; below, what the averaged weights make of their captions' embeddings."""
-    samples = []
-    for found in reader:
-        picture = next(found[name] for name in found if name.startswith("image"))
-        samples.append({**found, "pixels": square(picture, run.lesson.diffusion.resolution, fit)})
-        if len(samples) == SHOWN:
-            break
+    samples = list(islice(Squares(reader, run.lesson.diffusion.resolution, fit), SHOWN))
     batch = collate(samples, text).to(run.accelerator.device)
     rngs = [torch.Generator().manual_seed(number) for number in range(len(batch))]
     noise, small = drawn(rngs, batch.pixels), None
@@ -56,12 +52,7 @@ def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -
         made = sample(unet, run.lesson.diffusion, GRID, noise, rngs, Asked(batch.text, batch.seen, small=small))
     if not run.accelerator.is_main_process:  # a part of the model may be there: all must take part so far
         return
-    pictures = [as_picture(pixels) for pixels in (*batch.pixels, *made)]
+    pictures = [picture_of(pixels) for pixels in (*batch.pixels, *made)]
     buffer = io.BytesIO()
     sheet(pictures, [""] * len(pictures), len(batch)).save(buffer, "PNG")
     storage.write(url, buffer.getvalue())
-
-
-def as_picture(pixels: torch.Tensor) -> Image.Image:  # 3 h w, -1 to 1
-    levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
-    return Image.fromarray(np.ascontiguousarray(levels.permute(1, 2, 0).numpy()))

@@ -200,7 +200,7 @@ class ImagenPipeline(DiffusionPipeline):
                     "lower the batch, stop at an earlier stage, or move one model at a time with "
                     "enable_model_cpu_offload()"
                 ) from error
-            made += [_picture(one) for one in pixels]
+            made += [picture_of(one) for one in pixels]
         self.maybe_free_model_hooks()  # where models are moved one at a time, the last one goes too
         return made
 
@@ -302,5 +302,6 @@ def _nobody(step: int, steps: int) -> None:
     pass
 
 
-def _picture(pixels: Tensor) -> Image.Image:  # 3 h w
-    return Image.fromarray(((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+def picture_of(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
+    levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())

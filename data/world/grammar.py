@@ -82,7 +82,11 @@ def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
     words = [colour, str(rng.choice(KIND_WORDS[kind]))]
     if rng.random() < 0.75:
         words.insert(0, str(rng.choice(SIZE_WORDS[size])))
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+    return with_article(" ".join(words))
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def claim_of(caption: str) -> Claim | None:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data.world.check import find_shapes
-from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of
+from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of, with_article
 from data.world.scene import COLOURS, KINDS, Phrase, is_true
 
 
@@ -41,8 +41,7 @@ def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int 
 def _phrase(rng: np.random.Generator) -> str:
     kind, colour, size = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, ["", *SIZE_WORDS]))
     word = str(rng.choice(SIZE_WORDS[size])) + " " if size else ""
-    what = f"{word}{colour} {rng.choice(KIND_WORDS[kind])}"
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    return with_article(f"{word}{colour} {rng.choice(KIND_WORDS[kind])}")
 
 
 def aligned(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Alignment:
