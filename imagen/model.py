@@ -65,8 +65,7 @@ class Imagen(ImagenPipeline):
         text = self.config.text
         if text["encoder"] == "t5":
             return super()._vectors(prompts)
-        known = {name: value for name, value in text.items() if name in EncoderSettings.model_fields}
-        settings = EncoderSettings(**known | {"device": str(self._execution_device)})
+        settings = encoder_settings(text).model_copy(update={"device": str(self._execution_device)})
         said, found = encode(load_encoder(settings), prompts, settings), []
         for prompt, vectors, cut, wrong in zip(
             prompts, said["embedding"], said["truncated"], said["error"], strict=True
@@ -80,6 +79,11 @@ class Imagen(ImagenPipeline):
             width = self.unet.config.text_width
             found.append(torch.frombuffer(bytearray(vectors), dtype=getattr(torch, settings.dtype)).view(-1, width))
         return found
+
+
+def encoder_settings(text: dict[str, Any]) -> EncoderSettings:
+    """Of what a cascade says of its text."""
+    return EncoderSettings(**{name: value for name, value in text.items() if name in EncoderSettings.model_fields})
 
 
 def located(where: str, lake: str | None = None) -> str:
@@ -137,8 +141,8 @@ def digest_of(model: ImagenPipeline) -> str:
     return digest.hexdigest()
 
 
-def _parts(url: str) -> dict[str, Any]:
-    """What a cascade is made of, from its folder."""
+def _index(url: str) -> tuple[dict[str, Any], list[str]]:
+    """What a cascade's folder says of itself, and the slots that it fills, a stage each."""
     path = storage.join(url, INDEX)
     index = _read_json(path)
     said, format = index.get("_class_name"), index.get("_imagen_format")
@@ -160,7 +164,22 @@ def _parts(url: str) -> dict[str, Any]:
             DiffusionSettings(**one["diffusion"]), SampleSettings(**one["sample"]), int(one["resolution"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelNotUsable(f"{path}: stages can't be read: {' '.join(str(error).split())}") from None
-    parts: dict[str, Any] = {"stages": stages, "text": index.get("text")}
+    return index, slots
+
+
+def trained_unet(url: str, resolution: int) -> tuple[UNet | None, str | None]:
+    """A folder's model of pictures of this size, if it has one, and the embeddings it reads; nothing else is loaded."""
+    index, slots = _index(url)
+    found = (slot for slot, one in zip(slots, index["stages"], strict=True) if one["resolution"] == resolution)
+    slot = next(found, None)
+    return _unet(storage.join(url, slot)) if slot else None, (index.get("text") or {}).get("table")
+
+
+def _parts(url: str) -> dict[str, Any]:
+    """What a cascade is made of, from its folder."""
+    index, slots = _index(url)
+    path = storage.join(url, INDEX)
+    parts: dict[str, Any] = {"stages": index["stages"], "text": index.get("text")}
     for slot in slots:
         parts[slot] = _unet(storage.join(url, slot))
         parts[_scheduler_of(slot)] = _scheduler(

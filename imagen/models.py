@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 
 from data import storage
-from data.encoder import EncoderSettings
 from data.forget import MODELS as TABLE
 from data.lake import Lake
 from data.pairs import bucket_of
@@ -18,7 +17,7 @@ from imagen.cascade import CascadeSettings
 from imagen.config import TrainConfig
 from imagen.diffusion import Diffusion
 from imagen.errors import ModelNotFound
-from imagen.model import Imagen, digest_of, write_folder
+from imagen.model import Imagen, digest_of, encoder_settings, write_folder
 from imagen.prompts import load_t5
 from imagen.sampling import SampleSettings, sampler_of
 from imagen.unet import UNet
@@ -109,8 +108,7 @@ def _text_parts(text: dict[str, Any] | None) -> dict[str, Any]:
         return {}
     from transformers.utils import logging
 
-    known = {name: value for name, value in text.items() if name in EncoderSettings.model_fields}
-    folder = EncoderSettings(**known).folder
+    folder = encoder_settings(text).folder
     if folder is None or sum(path.stat().st_size for path in folder.iterdir()) > CARRIED:
         return {}
     logging.disable_progress_bar()

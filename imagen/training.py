@@ -25,7 +25,7 @@ from imagen.diffusion import Diffusion
 from imagen.errors import TextNotUsable
 from imagen.lesson import Lesson
 from imagen.lora import add_lora
-from imagen.model import Imagen, check_shapes
+from imagen.model import check_shapes, located, trained_unet
 from imagen.run import Run
 from imagen.unet import UNet
 
@@ -131,15 +131,14 @@ def begun(training: Training, stage: int, cpu: bool = False) -> Run:
 
 def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
     """Weights of a trained model's stage of the same size."""
-    model = Imagen.from_pretrained(where, training.lake.url)
-    theirs = next((one for one in model.stages if one.side == training.cascade.stages[stage].resolution), None)
-    there, here = model.config.text or {}, training.text or {}
-    if there.get("table") != here.get("table"):
+    resolution = training.cascade.stages[stage].resolution
+    theirs, there = trained_unet(located(where, training.lake.url), resolution)
+    here = training.text and training.text["table"]
+    if there != here:
         raise TextNotUsable(
-            f"{where} reads embeddings of {there.get('table')}, and {training.dataset}@{training.version} has those of "
-            f"{here.get('table')}: build the dataset with the model's encoder"
+            f"{where} reads embeddings of {there}, and {training.dataset}@{training.version} has those of {here}: "
+            "build the dataset with the model's encoder"
         )
-    if theirs is None:
-        return
-    check_shapes(where, theirs.unet.state_dict(), unet.state_dict())
-    unet.load_state_dict(theirs.unet.state_dict())
+    if theirs is not None:
+        check_shapes(where, theirs.state_dict(), unet.state_dict())
+        unet.load_state_dict(theirs.state_dict())
