@@ -81,7 +81,7 @@ def demo(
     workers: WorkersOption = None,
     train_minutes: Annotated[
         float, typer.Option(min=0, help="For which a cascade is trained; 0: none. More is better: 30.")
-    ] = 3.0,
+    ] = 3.5,
 ) -> None:
     """The whole way on the built-in world: pairs, download, score, select, embed, publish, train, generate.
 

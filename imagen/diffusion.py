@@ -15,7 +15,7 @@ from torch import Tensor
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # diffusers' words
 MOST_BETA = 0.999
 COSINE = 0.008  # keeps the first steps from being too small (arXiv 2102.09672, section 3.2)
-REFERENCE = 64  # pixels, at which a shifted schedule is the cosine one (arXiv 2301.11093, section 2.1)
+REFERENCE = 64  # pixels, up to which a shifted schedule is the cosine one (arXiv 2301.11093, section 2.1)
 
 
 class DiffusionSettings(BaseModel):
@@ -25,7 +25,7 @@ class DiffusionSettings(BaseModel):
 
     objective: Literal["v", "eps", "x0"] = Field("v", description="what the model says: velocity, noise or picture")
     schedule: Literal["shifted", "cosine", "linear"] = Field(
-        "shifted", description="of noise; shifted: cosine, with more noise the more pixels there are"
+        "shifted", description="of noise; shifted: cosine, with more noise the more pixels there are above 64"
     )
     zero_terminal_snr: bool = Field(True, description="the last step is noise alone (arXiv 2305.08891)")
     min_snr: float | None = Field(5.0, gt=0, description="Min-SNR's gamma (arXiv 2303.09556); none: all count alike")
@@ -118,6 +118,6 @@ def betas(settings: DiffusionSettings, resolution: int) -> Tensor:
     angle = (at + COSINE) / (1 + COSINE) * torch.pi / 2
     noise_to_signal = torch.tan(angle)
     if settings.schedule == "shifted":
-        noise_to_signal *= resolution / REFERENCE
+        noise_to_signal *= max(1.0, resolution / REFERENCE)
     kept = 1 / (1 + noise_to_signal**2)
     return (1 - kept[1:] / kept[:-1]).clamp(max=MOST_BETA)

@@ -21,6 +21,7 @@ from imagen.checkpoint import State
 from imagen.draws import draw
 from imagen.errors import ConfigError, TrainingDiverged
 from imagen.lesson import Lesson
+from imagen.muon import Muon
 from imagen.processes import fill, gathered, parted, spread, whole
 from imagen.settings import TrainSettings
 from imagen.unet import UNet
@@ -63,8 +64,8 @@ class Run:
         settings = self.settings
         self.share = settings.share(self.accelerator.num_processes)
         parts = self.accelerator.distributed_type == DistributedType.FSDP
-        if parts and settings.optimizer == "adafactor":
-            raise ConfigError("FSDP does not go with adafactor: leave out one of them")
+        if parts and settings.optimizer != "adamw":
+            raise ConfigError(f"FSDP does not go with {settings.optimizer}: leave out one of them")
         if settings.channels_last and not parts:  # torch's FSDP refuses it
             self.unet.to(memory_format=torch.channels_last)
         self.unet.gradient_checkpointing = settings.gradient_checkpointing
@@ -210,8 +211,13 @@ def held(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:
 
 
 def optimizer_of(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:
-    learning = [one for one in unet.parameters() if one.requires_grad]
+    named = {name: one for name, one in unet.named_parameters() if one.requires_grad}
+    learning = list(named.values())
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(learning, settings.learning_rate, weight_decay=settings.weight_decay)
     rest = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "muon":  # between the levels; what goes into them and comes out is AdamW's
+        inner = {name for name, one in named.items() if one.dim() > 1 and name.startswith(("down", "middle", "up"))}
+        outer = [one for name, one in named.items() if name not in inner]
+        return Muon([named[name] for name in sorted(inner)], outer, settings.learning_rate, **rest)
     return torch.optim.AdamW(learning, settings.learning_rate, **rest)

@@ -20,7 +20,7 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(3e-4, gt=0)
     warmup: int = Field(500, ge=0, description="steps until the learning rate is reached")
     decay: Literal["cosine", "none"] = "cosine"
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "muon", "adafactor"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="the largest norm of the gradient")
     drop: float = Field(0.1, ge=0, le=1, description="share of captions left out, for guidance")

@@ -64,6 +64,7 @@ class UNet(ModelMixin, ConfigMixin):
             skips = [own] + [0] * (count - 1) if efficient else [own] * count
             self.up.append(Level(now, own, width, skips, attends, reads, grow=grow))
             now = finer
+        self.across = zeroed(nn.Linear(width, 2 * channels[0])) if efficient else None
         self.last = nn.Sequential(norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, 3, 3, padding=1)))
 
     def forward(
@@ -93,8 +94,11 @@ class UNet(ModelMixin, ConfigMixin):
             x, _ = self._run(self.middle, x, state, tokens, seen, [])
         for level in self.up:
             x, _ = self._run(level, x, state, tokens, seen, skips.pop())
-        if self.middle is None:
-            x = x + SKIP * finest  # what no level sees at full size: the noise on each pixel
+        if (
+            self.across is not None
+        ):  # what no level sees at full size: each pixel with its noise, of which time says how much
+            scale, shift = self.across(F.silu(state))[:, :, None, None].chunk(2, dim=1)
+            x = x + SKIP * (finest * (1 + scale) + shift)
         told: Tensor = self.last(x)
         return told
 

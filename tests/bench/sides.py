@@ -1,11 +1,10 @@
 """Our base U-Net and imagen-pytorch's, of equal size, each in a process of its own: `train` and `sample` go by both.
 
-Both have the same pictures, captions' embeddings and batch, fp32, one thread (with more, the time goes by whoever else
-is on the machine), channels last, two residual blocks a level, attention at the same levels, v-prediction with Min-SNR,
-gradients clipped, the same AdamW; neither keeps an average. What else imagen-pytorch is given makes it faster: a plain
-first convolution instead of three sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that),
-texts padded to no more than they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it
-is imported: it is told.
+Both have the same pictures, captions' embeddings and batch, fp32, a thread a core, as a training has, channels last,
+two residual blocks a level, attention at the same levels, v-prediction with Min-SNR, gradients clipped, the same AdamW;
+neither keeps an average. What else imagen-pytorch is given makes it faster: a plain first convolution instead of three
+sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no more than they
+are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is told.
 """
 
 import os
@@ -46,14 +45,15 @@ class Pair:
     size: int
     dim: int
     grown: tuple[int, ...]
-    attend: tuple[bool, ...]
+    attend: tuple[bool, ...]  # levels whose pixels attend to each other
+    read: tuple[bool, ...]  # and to the text
     heads: int
     pictures: int  # that are sampled at once
 
 
 PAIRS = {
-    "16 px, 1.2 M": Pair(16, 32, 128, 32, 32, (1, 2), (True, True), 2, 16),
-    "64 px, 21.5 M": Pair(64, 4, 512, 64, 72, (1, 2, 3, 4), (False, True, True, True), 4, 2),
+    "16 px, 1.2 M": Pair(16, 32, 128, 32, 32, (1, 2), (False, True), (True, True), 2, 16),
+    "64 px, 21.5 M": Pair(64, 4, 512, 64, 72, (1, 2, 3, 4), (False, True, True, True), (False, True, True, True), 4, 2),
 }
 
 
@@ -152,7 +152,7 @@ def theirs(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
         dim_mults=pair.grown,
         num_resnet_blocks=1,  # beside the first of each level
         layer_attns=pair.attend,
-        layer_cross_attns=pair.attend,
+        layer_cross_attns=pair.read,
         attn_heads=pair.heads,
         max_text_len=TOKENS,
         init_cross_embed=False,
@@ -190,7 +190,6 @@ def learn(unet: torch.nn.Module, loss: torch.Tensor, optimizer: torch.optim.Opti
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     unet, do = {"ours": ours, "theirs": theirs}[sys.argv[1]](PAIRS[sys.argv[2]])
     say = sys.stdout
     say.write(f"= {sum(one.numel() for one in unet.parameters())}\n")

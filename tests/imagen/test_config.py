@@ -69,12 +69,13 @@ def test_a_preset_is_a_configuration(name: str) -> None:
 
 def test_everything_follows_from_the_dial() -> None:
     """A larger model is wider, has more parameters, learns in smaller steps, from larger batches, for longer."""
-    small, large = load_config("tiny"), load_config("tiny", {"size": 64})
+    small, large = load_config("tiny", {"size": 64}), load_config("tiny", {"size": 128})
     assert [stage.resolution for stage in small.model.stages] == [stage.resolution for stage in large.model.stages]
     assert max(large.model.stages[0].unet.channels) == 2 * max(small.model.stages[0].unet.channels)
     ours, theirs = small.training(0), large.training(0)
     assert (theirs.batch, theirs.steps) == (2 * ours.batch, 2 * ours.steps)
     assert theirs.learning_rate == ours.learning_rate / 2
+    assert (ours.optimizer, load_config("tiny").training(0).optimizer) == ("adamw", "muon")
 
 
 def test_a_stage_says_last_how_it_is_trained(tmp_path: Path) -> None:

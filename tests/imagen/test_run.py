@@ -93,6 +93,7 @@ def laid_out(one: torch.Tensor) -> list[int]:
         {"accumulate": 2},
         {"gradient_checkpointing": True},
         {"optimizer": "adafactor"},
+        {"optimizer": "muon"},
         {"channels_last": False},
         pytest.param({"compile": True}, marks=pytest.mark.nightly),  # a minute of C++
     ],

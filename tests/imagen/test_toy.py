@@ -11,7 +11,7 @@ from imagen.sampling import SampleSettings, drawn, sample
 from tests.imagen.test_diffusion import OBJECTIVES, diffusion
 from tests.imagen.test_sampling import MEAN, SPREAD, Perfect
 
-SIDE, BATCH, STEPS = 8, 64, 1500
+SIDE, BATCH, STEPS = 8, 64, 2500
 WAVES = 8
 
 
