@@ -58,8 +58,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
                 waits.append(told.waited)
     step, bare, waited = (statistics.median(one[WARM:]) for one in (times[True], times[False], waits))
     ratio = statistics.median(one / two for one, two in list(zip(times[True], times[False], strict=True))[WARM:])
-    side = TINY.stages[0].resolution
-    note = f"{step * 1000:.0f} and {bare * 1000:.0f} ms, {waited * 1000:.1f} ms waited, batch {SETTINGS.batch} of {side} px"
+    each = f"batch {SETTINGS.batch} of {TINY.stages[0].resolution} px"
+    note = f"{step * 1000:.0f} and {bare * 1000:.0f} ms, {waited * 1000:.1f} ms waited, {each}"
     yield "training step from the reader, beside a batch in memory", ratio, 1.03, False, note
 
     run.batches = batches
