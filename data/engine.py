@@ -34,8 +34,9 @@ class Engine(Protocol):
 class LocalEngine(AbstractContextManager["LocalEngine"]):
     """A pool of processes on this machine, started at the first shard and kept until closed."""
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, threads: int | None = None) -> None:
         self.workers = workers or os.cpu_count() or 1
+        self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -82,7 +83,10 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         with self._lock:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    self.workers, mp_context=get_context("spawn"), initializer=_warm_up, initargs=(self.workers,)
+                    self.workers,
+                    mp_context=get_context("spawn"),
+                    initializer=_warm_up,
+                    initargs=(self.workers, self.threads),
                 )
             pool = self._pool
         try:
@@ -103,12 +107,11 @@ def workers_beside() -> int:
     return int(os.environ.get("IMAGEN_WORKERS", "1"))
 
 
-def _warm_up(workers: int) -> None:
+def _warm_up(workers: int, threads: int) -> None:
     """Share the cores, keep quiet, and die with the process that started us, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
     os.environ["IMAGEN_WORKERS"] = str(workers)
-    threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet
     parent = parent_process()

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import keep, look, make
+from flows.evaluate import evaluate
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
@@ -42,6 +43,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     make.generate,
     make.edit,
     make.inspect,
+    evaluate,
 )
 for verb in VERBS:
     app.command()(verb)

@@ -18,6 +18,7 @@ from data.why import Story
 from flows.options import counted
 
 if TYPE_CHECKING:
+    from imagen.evaluate.evaluation import Evaluation
     from imagen.train import Ended
     from imagen.training import Training
 
@@ -225,4 +226,21 @@ def show_made(made: list[dict[str, Any]]) -> None:
     table = Table(*made[0], box=None)
     for one in made:
         table.add_row(*(escape(str(value)) for value in one.values()))
+    console.print(table)
+
+
+def show_evals(evaluation: "Evaluation", rows: list[dict[str, Any]]) -> None:
+    """Every metric over all prompts, and those of single pictures for each category."""
+    asked = evaluation.asking
+    console.print(
+        f"[bold]{evaluation.model}[/] asked {counted(len(asked.suite.prompts), 'prompt')} of {asked.suite.name}, seed "
+        f"{asked.seed}, beside {evaluation.dataset}@{evaluation.version}. Intervals cover 95 %."
+    )
+    slices = list(dict.fromkeys(row["slice"] for row in rows))
+    table = Table("metric", "slice", "value", "interval", "pictures", box=None)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in sorted(rows, key=lambda row: slices.index(row["slice"])):
+        interval = f"{row['low']:.3g} to {row['high']:.3g}"
+        table.add_row(row["metric"], row["slice"], f"{row['value']:.3g}", interval, f"{row['n']:,}")
     console.print(table)

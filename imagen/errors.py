@@ -9,7 +9,10 @@ ImagenError
 ├── OutOfMemory        a training needs more memory than there is
 ├── ModelNotFound      there is no such model
 ├── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
-└── PictureNotUsable   a file that is no picture, or does not say how it was made
+├── PictureNotUsable   a file that is no picture, or does not say how it was made
+├── SuiteError         a suite of prompts is not usable
+├── WeightsNotUsable   a metric's model is missing, or is not what it should be
+└── TooFewSamples      a metric needs more pictures
 """
 
 from data.errors import ImagenError
@@ -53,3 +56,15 @@ class ModelNotUsable(ImagenError):
 
 class PictureNotUsable(ImagenError):
     """A file that is no picture, or does not say how it was made."""
+
+
+class SuiteError(ImagenError):
+    """A suite of prompts is not usable."""
+
+
+class WeightsNotUsable(ImagenError):
+    """A metric's model is missing, or is not what it should be."""
+
+
+class TooFewSamples(ImagenError):
+    """A metric needs more pictures than there are."""

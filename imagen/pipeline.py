@@ -82,14 +82,15 @@ class ImagenPipeline(DiffusionPipeline):
         self,
         prompts: Prompts = None,
         n: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         negative_prompt: str | None = None,
         stages: int | None = None,
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """`n` pictures of each prompt, the k-th from the seed + k; `stages` fewer than all stops early.
+        """`n` pictures of each prompt, the k-th from the seed + k, be it one for all prompts or one for each. `stages`
+        fewer than all stops early.
 
         `sampling` changes SampleSettings: guidance=3.0 for every stage, steps=[30, 10] for each.
         """
@@ -165,7 +166,7 @@ class ImagenPipeline(DiffusionPipeline):
         self,
         prompts: Prompts,
         n: int,
-        seed: int,
+        seed: int | Sequence[int],
         negative_prompt: str | None,
         first: int,
         last: int,
@@ -177,9 +178,12 @@ class ImagenPipeline(DiffusionPipeline):
     ) -> list[Image.Image]:
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
-        if not 0 <= seed <= MOST_SEED:
-            raise NotPossible(f"seed is a number of 0 to {MOST_SEED}, not {seed}")
         asked = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+        first_seeds = [seed] * len(asked) if isinstance(seed, int) else list(seed)
+        if wrong := [one for one in first_seeds if not 0 <= one <= MOST_SEED]:
+            raise NotPossible(f"seed is a number of 0 to {MOST_SEED}, not {wrong[0]}")
+        if len(first_seeds) != len(asked):
+            raise NotPossible(f"there are {len(first_seeds)} seeds for {len(asked)} prompts: give one, or one for each")
         if not asked:
             return []
         settings = settings_of(self.stages, sampling)
@@ -187,7 +191,7 @@ class ImagenPipeline(DiffusionPipeline):
         steps = list(zip(range(last), self.stages, settings, samplers, strict=False))[first:]
         texts = self.encode([prompt for prompt in asked for _ in range(n)])
         against = None if negative_prompt is None else self.encode([negative_prompt])
-        seeds = [seed + number for _ in asked for number in range(n)]
+        seeds = [one + number for one in first_seeds for number in range(n)]
         made: list[Image.Image] = []
         for at in range(0, len(seeds), batch):
             part = slice(at, at + batch)

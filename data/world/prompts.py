@@ -10,6 +10,8 @@ from data.world.check import find_shapes
 from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of, with_article
 from data.world.scene import COLOURS, KINDS, Phrase, is_true
 
+SUITE = {"one shape": 40, "size": 40, "two shapes": 30, "relation": 40, "three shapes": 20, "new together": 30}
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -36,6 +38,35 @@ def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int 
         if prompt not in seen:
             found[prompt] = None
     return list(found)
+
+
+def shapes_prompts(seed: int = 0) -> list[tuple[str, str]]:
+    """The suite `shapes`: category and prompt, 200 in all, by what they ask of a model.
+
+    `new together` is of two shapes in one colour: no world has such a picture, whatever its seed.
+    """
+    rng, found = np.random.default_rng(seed), dict[str, str]()
+    for category, count in SUITE.items():
+        wanted = len(found) + count
+        while len(found) < wanted:
+            found.setdefault(_asked(rng, category), category)
+    return [(category, text) for text, category in found.items()]
+
+
+def _asked(rng: np.random.Generator, category: str) -> str:
+    shapes = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}.get(category, 1)
+    colours = [str(colour) for colour in rng.choice(list(COLOURS), shapes, replace=False)]
+    if category == "new together":
+        colours = colours[:1] * shapes
+    sizes = {"one shape": [""], "size": list(SIZE_WORDS)}.get(category, ["", *SIZE_WORDS])
+    phrases = []
+    for colour in colours:
+        kind, size = str(rng.choice(list(KINDS))), str(rng.choice(sizes))
+        phrases.append(with_article(f"{size} {colour} {kind}".strip()))
+    if category in ("relation", "new together"):
+        relation = str(rng.choice(["left of", "above"]))
+        return f"{phrases[0]} {RELATION_WORDS[relation][0]} {phrases[1]}"
+    return " and ".join(phrases)
 
 
 def _phrase(rng: np.random.Generator) -> str:

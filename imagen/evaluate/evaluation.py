@@ -1,0 +1,275 @@
+"""An evaluation: pictures of a suite's prompts, what is seen in them, and the figures of that as rows of `evals`.
+
+Everything in it is pending until it is there: pictures, what a scorer says of them, the features of the reference, and
+each figure. So whatever killed one, the same call does what is missing and comes to the same figures.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from data import storage
+from data.engine import Engine
+from data.lake import Lake
+from data.pairs import bucket_of
+from data.publish import code_version
+from data.recipe import AnyScorer
+from data.score import Judge, Look, PictureScorer, Scorer, unpacked
+from data.scorers.clip import ClipScore
+from data.scorers.heads import Aesthetic
+from data.stage import Plan, Stage, Written, query, run_stage
+from data.table import write_file
+from data.versions import version_of
+from data.world.grammar import claim_of
+from imagen.errors import ModelNotUsable
+from imagen.evaluate.distances import Distance, distances
+from imagen.evaluate.intervals import Figure, Statistic, mean, statistic
+from imagen.evaluate.making import BATCH, Asking, Make
+from imagen.evaluate.reference import LookAtVersion, vectors_of
+from imagen.evaluate.settings import EvaluateSettings
+from imagen.evaluate.shapes import ShapesSeen, shows
+from imagen.evaluate.suites import load_suite
+from imagen.model import Imagen, digest_of, located
+from imagen.models import models
+
+Row = tuple[str, str, Figure]  # metric, slice
+SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])
+
+TABLE = "evals"
+ALL = "all"  # the slice that is every prompt; the others are its categories
+SHARD_ROWS = 500  # of the reference
+EVALS = pa.schema(
+    {
+        "id": pa.string(),  # of all that the figure follows from
+        "model": pa.string(),
+        "digest": pa.string(),  # of the model's weights
+        "dataset": pa.string(),
+        "version": pa.int32(),
+        "suite": pa.string(),
+        "suite_id": pa.string(),
+        "asking": pa.string(),  # where its pictures lie, under evaluations/
+        "metric": pa.string(),
+        "slice": pa.string(),
+        "value": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
+        "n": pa.int64(),
+        "settings": pa.string(),  # JSON
+        "seed": pa.int64(),
+        "code": pa.string(),  # JSON: version and commit
+        "made": pa.timestamp("us", tz="UTC"),
+    }
+)
+
+
+def planned(
+    lake: Lake, model: str, settings: EvaluateSettings, dataset: str | None = None, version: int | None = None
+) -> "Evaluation":
+    """Of a model by its name, folder or URL; against the dataset version of its lineage if none is given."""
+    url = located(model, lake.url)
+    known = next((one for one in models(lake) if storage.join(lake.url, one.folder) == url), None)
+    if dataset is None and known is None:
+        raise ModelNotUsable(
+            f"{model} is no model of {lake.url}, so that nothing says which dataset it learnt: name one with --dataset"
+        )
+    if dataset is None:
+        assert known is not None
+        dataset, version = known.dataset, known.version
+    real = version_of(lake, dataset, version)
+    digest = known.digest if known else digest_of(Imagen.from_pretrained(url))
+    known_scores = SCORERS.validate_python(real.record["recipe"].get("scores", {}))
+    scores: dict[str, ClipScore | Aesthetic] = {}
+    for asked, kind in ((settings.clip, ClipScore), (settings.aesthetic, Aesthetic)):
+        own = {name: one for name, one in known_scores.items() if isinstance(one, kind)}
+        scores |= own if asked is None else asked
+    suite = load_suite(settings.suite)
+    asking = Asking(url, digest, suite, settings.n, settings.seed, settings.sampling)
+    name = known.reference if known else model
+    return Evaluation(lake, name, asking, real.dataset, real.version, settings, scores)
+
+
+def evaluate(
+    evaluation: "Evaluation",
+    engine: Engine,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_shard: Callable[[Written], None] = lambda written: None,
+) -> list[dict[str, Any]]:
+    """The rows of `evals`, after doing whatever of them is missing."""
+    stages = list(evaluation.stages())  # which says whose weights are missing, before a picture is made
+    evaluation.asking.ask(evaluation.made)
+    for lake, stage, rows in stages:
+        run_stage(lake, stage, engine, rows, batch=1, on_plan=on_plan, on_shard=on_shard)
+    return evaluation.record(evaluation.figures())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one model: what is asked, what is looked at, and against which dataset version."""
+
+    lake: Lake
+    model: str  # as it was named
+    asking: Asking
+    dataset: str
+    version: int
+    settings: EvaluateSettings
+    scores: dict[str, ClipScore | Aesthetic]
+
+    @cached_property
+    def made(self) -> Lake:
+        return self.asking.lake(self.lake)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the world's pixel checker understands every prompt."""
+        return all(claim_of(prompt.text) is not None for prompt in self.asking.suite.prompts)
+
+    @property
+    def features(self) -> dict[str, PictureScorer]:
+        """What pictures are compared by, under the names of metrics: fd_clip, fd_inception."""
+        found: dict[str, PictureScorer] = {
+            name: score.vectors() for name, score in self.scores.items() if isinstance(score, ClipScore)
+        }
+        for name, extractor in (("inception", self.settings.inception), ("dinov2", self.settings.dinov2)):
+            if extractor is not None:
+                found[name] = extractor
+        return found
+
+    def stages(self) -> Iterator[tuple[Lake, Stage, int]]:
+        """In order, with the lake that each works on and its rows a shard."""
+        made = self.made
+        yield made, Make(made, self.asking.model, self.asking.sampling), BATCH
+        looking: list[PictureScorer] = [*self.features.values()]
+        looking += [one for score in self.scores.values() for one in score.sees()]
+        looking += [ShapesSeen()] if self.checked else []
+        if looking:
+            yield made, Look(made, tuple({one.table: one for one in looking}.values())), SHARD_ROWS
+        for name, score in self.scores.items():
+            yield made, Judge(made, score, f"score-{name}"), SHARD_ROWS
+        if self.features:
+            reference = tuple(self.features.values())
+            yield self.lake, LookAtVersion(self.lake, reference, dataset=self.dataset, version=self.version), SHARD_ROWS
+
+    def distances_of(self, features: str) -> list[Distance]:
+        """CMMD's kernel is made for vectors of length 1, as CLIP's are."""
+        return [one for one in self.settings.distances if one != "cmmd" or features in self.scores]
+
+    def figures(self) -> Iterator[Row]:
+        """Every figure, by metric and slice."""
+        for metric, values in self.said.items():
+            for part, chosen in self.slices.items():
+                yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
+        for metric, of, n, resamples in self.between():
+            yield metric, ALL, statistic(of, n, self.asking.seed, resamples)
+
+    def between(self) -> Iterator[tuple[str, Statistic, int, int]]:
+        """How far all made pictures are from real ones: how many are resampled for each figure, and how often."""
+        for name, scorer in self.features.items():
+            real = vectors_of(self.lake, scorer, f"datasets/{self.dataset}", self.version)
+            made = unpacked(self.rows[f"{name}_vector"])
+            for distance, of, n, resamples in distances(real, made, self.distances_of(name), self.asking.seed):
+                yield f"{distance}_{name}", of, n, resamples
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Of each picture, that of its prompt."""
+        return np.array(self.rows["number"])
+
+    @cached_property
+    def slices(self) -> dict[str, np.ndarray]:
+        """Which pictures are in each: all, then each category's."""
+        categories = np.array(self.rows["category"])
+        return {ALL: categories == categories} | {one: categories == one for one in self.asking.suite.categories}
+
+    @cached_property
+    def said(self) -> dict[str, np.ndarray]:
+        """What each metric says of each picture."""
+        return dict(self._values(self.rows))
+
+    def _values(self, rows: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
+        """What is said of each picture."""
+        if self.checked:
+            for metric, sizes in (("right", False), ("right_sizes", True)):
+                pairs = zip(rows["caption"], rows["shapes"], strict=True)
+                yield metric, np.array([shows(caption, seen, sizes) for caption, seen in pairs], float)
+        for name in self.scores:
+            yield f"{name}_score", np.array(rows[f"{name}_score"], float)
+        if self.asking.n > 1:
+            for name in self.features:
+                yield f"diversity_{name}", _diversity(unpacked(rows[f"{name}_vector"]), np.array(rows["number"]))
+
+    @cached_property
+    def rows(self) -> dict[str, list[Any]]:
+        """Pictures in the order of their prompts, with all that was seen in them."""
+        made = self.made
+        tables: dict[str, tuple[str, str]] = {
+            f"{name}_score": (one.table, "score") for name, one in self.scores.items()
+        }
+        tables |= {f"{name}_vector": (one.table, "vector") for name, one in self.features.items()}
+        if self.checked:
+            tables["shapes"] = (ShapesSeen().table, "shapes")
+        joins = "".join(f" JOIN t{at} ON t{at}.id = pairs.id" for at in range(len(tables)))
+        columns = "".join(f", t{at}.{column} AS {name}" for at, (name, (_, column)) in enumerate(tables.items()))
+        found = query(
+            f"SELECT caption, extra{columns} FROM pairs{joins}",
+            pairs=made.table("pairs").dataset(),
+            **{f"t{at}": made.table(table).dataset() for at, (table, _) in enumerate(tables.values())},
+        ).to_pylist()
+        rows = [{**row, **json.loads(row["extra"])} for row in found]
+        rows.sort(key=lambda row: (row["number"], row["again"]))
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def record(self, figures: Iterable[Row]) -> list[dict[str, Any]]:
+        """Rows of `evals` for what is not there yet."""
+        table, now, code = self.lake.table_or_make(TABLE, EVALS), datetime.now(UTC), json.dumps(code_version())
+        scores = {name: one.id for name, one in {**self.scores, **self.features}.items()}
+        settings = {"n": self.asking.n, "sampling": self.asking.sampling, "scorers": scores}
+        common = {
+            "model": self.model,
+            "digest": self.asking.digest,
+            "dataset": self.dataset,
+            "version": self.version,
+            "suite": self.asking.suite.name,
+            "suite_id": self.asking.suite.id,
+            "asking": self.asking.id,
+            "settings": json.dumps(settings, sort_keys=True),
+            "seed": self.asking.seed,
+            "code": code,
+            "made": now,
+        }
+        rows = []
+        for metric, part, figure in figures:
+            said = json.dumps([self.asking.id, self.dataset, self.version, common["settings"], metric, part])
+            id = hashlib.sha256(said.encode()).hexdigest()[:32]
+            rows.append({"id": id, "metric": metric, "slice": part, **asdict(figure), **common})
+        while True:
+            there = set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
+            files = []
+            for bucket in self.lake.buckets:
+                own = [
+                    row
+                    for row in rows
+                    if row["id"] not in there and bucket_of(row["id"], len(self.lake.buckets)) == bucket
+                ]
+                files += [write_file(table.url, bucket, pa.Table.from_pylist(own, EVALS))] if own else []
+            if not files or table.replace(files, [], {"model": self.model, "suite": self.asking.suite.name}):
+                return rows
+
+
+def _diversity(vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(length > 0, length, 1)
+    found = np.zeros(len(unit))
+    for number in np.unique(numbers):
+        same = np.flatnonzero(numbers == number)
+        likeness = unit[same] @ unit[same].T
+        found[same] = 1 - (likeness.sum(1) - np.diag(likeness)) / (len(same) - 1)
+    return found

@@ -1,0 +1,37 @@
+"""The real pictures that made ones are compared with: those of a dataset version, each looked at once an extractor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from data.lake import Lake
+from data.score import Look, PictureScorer, unpacked
+from data.stage import query
+from data.table import Table
+
+
+@dataclass(frozen=True)
+class LookAtVersion(Look):
+    """The stage: of `images` those that a dataset version holds. What was seen for another version is not pending."""
+
+    dataset: str = ""
+    version: int = 0
+    name: str = "look at the reference"
+
+    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        return query(
+            "SELECT pending.* FROM pending SEMI JOIN published USING (id) ORDER BY id",
+            pending=super().pending(lake, outputs, bucket),
+            published=lake.table(f"datasets/{self.dataset}", self.version).located(bucket, ["id"]),
+        )
+
+
+def vectors_of(lake: Lake, scorer: PictureScorer, table: str, version: int | None = None) -> np.ndarray:
+    """The vectors of a table's pictures, in the order of their ids; those that could not be looked at are left out."""
+    found = query(
+        "SELECT vector FROM seen SEMI JOIN wanted USING (id) WHERE vector IS NOT NULL ORDER BY id",
+        seen=lake.table(scorer.table).dataset(),
+        wanted=lake.table(table, version).dataset(),
+    )
+    return unpacked(found["vector"].to_pylist())

@@ -1,0 +1,159 @@
+"""An evaluation of a little cascade: what it says, that it repeats, and that a killed one does only what is missing."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data import storage
+from data.engine import LocalEngine
+from data.lake import Lake
+from data.pairs import IMAGES, bucket_of
+from data.picture import decode
+from data.scorers.clip import ClipScore
+from data.stage import Plan
+from data.table import write_file
+from data.world.check import caption_is_true
+from imagen.errors import ModelNotUsable
+from imagen.evaluate.evaluation import TABLE, Evaluation, evaluate, planned
+from imagen.evaluate.settings import EvaluateSettings
+from imagen.model import Imagen
+from tests.here import Here
+
+PROMPTS = 20
+
+
+@pytest.fixture(scope="module")
+def before(little_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """With the pictures that `drawn@1` was published from."""
+    url = tmp_path_factory.mktemp("evaluated") / "lake"
+    shutil.copytree(little_lake.url, url)
+    lake = Lake.open(str(url))
+    rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
+    images = lake.table_or_make("images", IMAGES)
+    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
+    for bucket in lake.buckets:
+        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
+        images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
+    return lake
+
+
+@pytest.fixture(scope="module")
+def lake(before: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return copy_of(before, tmp_path_factory.mktemp("asked") / "lake")
+
+
+@pytest.fixture
+def copied(before: Lake, tmp_path: Path) -> Lake:
+    return copy_of(before, tmp_path / "lake")
+
+
+def copy_of(lake: Lake, url: Path) -> Lake:
+    shutil.copytree(lake.url, url)
+    return Lake.open(str(url))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> EvaluateSettings:
+    suite = tmp_path_factory.mktemp("suite") / "few.csv"
+    kinds = ("circle", "square", "star", "ring", "cross")
+    rows = [f"a {colour} {kind},{kind}" for colour in ("red", "green", "blue", "black") for kind in kinds]
+    suite.write_text("\n".join(["prompt,category", *rows]))
+    return EvaluateSettings(
+        suite=str(suite), clip={"clip": ClipScore(model="built-in")}, distances=("kid", "cmmd", "precision")
+    )
+
+
+def of(lake: Lake, settings: EvaluateSettings, **more: Any) -> Evaluation:
+    return planned(lake, "little/1", settings, **more)
+
+
+def told(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float, float, int]]:
+    return {(row["metric"], row["slice"]): (row["value"], row["low"], row["high"], row["n"]) for row in rows}
+
+
+def test_figures_are_what_the_pictures_say(lake: Lake, settings: EvaluateSettings) -> None:
+    evaluation = of(lake, settings)
+    rows = told(evaluate(evaluation, Here()))
+    slices = ("all", "circle", "square", "star", "ring", "cross")
+    assert set(rows) == {
+        *((metric, part) for metric in ("right", "right_sizes", "clip_score") for part in slices),
+        *((f"{distance}_clip", "all") for distance in ("kid", "cmmd", "precision")),
+    }
+    made = evaluation.made.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
+    pairs = evaluation.made.table("pairs").dataset().to_table(columns=["id", "caption"]).to_pylist()
+    captions = {pair["id"]: pair["caption"] for pair in pairs}
+    model = Imagen.from_pretrained("little/1", lake.url)
+    assert len(made) == len(captions) == PROMPTS
+    assert {len(row["image"]) > 0 for row in made} == {True}
+    seeds = [evaluation.rows["seed"][evaluation.rows["caption"].index(captions[row["id"]])] for row in made[:2]]
+    again = model.generate_images([captions[row["id"]] for row in made[:2]], seed=seeds)
+    for row, picture in zip(made[:2], again, strict=True):
+        assert np.abs(np.asarray(picture, int) - np.asarray(decode(row["image"]), int)).max() <= 1
+    right = np.mean([caption_is_true(decode(row["image"]), captions[row["id"]]).true for row in made])
+    assert rows["right", "all"][0] == pytest.approx(right)
+    assert rows["clip_score", "star"][3] == 4
+    value, low, high, n = rows["clip_score", "all"]
+    assert low < value < high
+    assert n == PROMPTS
+
+
+def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
+    lake: Lake, copied: Lake, settings: EvaluateSettings
+) -> None:
+    whole = told(evaluate(of(lake, settings), Here()))
+    kills, made = 0, 0
+
+    class Dies(Here):
+        left = 1
+
+        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            for result in super().map(work, items):
+                if not self.left:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                yield result
+
+    def count(plan: Plan) -> None:
+        nonlocal made
+        made += plan.rows if plan.stage.name == "make" else 0
+
+    while True:
+        try:
+            again = evaluate(of(copied, settings), Dies(), on_plan=count)
+        except KeyboardInterrupt:
+            kills += 1
+        else:
+            break
+    assert kills >= 4
+    assert told(again) == whole
+    assert made == PROMPTS + 4  # the second batch was pending twice
+    version = copied.table(TABLE).version
+    assert told(evaluate(of(copied, settings), Here())) == whole
+    assert copied.table(TABLE).version == version
+
+
+def test_on_two_processes_the_figures_are_the_same(lake: Lake, copied: Lake, settings: EvaluateSettings) -> None:
+    with LocalEngine(2) as engine:
+        assert told(evaluate(of(copied, settings), engine)) == told(evaluate(of(lake, settings), Here()))
+
+
+def test_several_pictures_of_a_prompt_tell_how_diverse_they_are(copied: Lake, settings: EvaluateSettings) -> None:
+    several = settings.model_copy(update={"n": 2})
+    rows = told(evaluate(of(copied, several), Here()))
+    assert 0 < rows["diversity_clip", "all"][0] < 2
+    assert rows["right", "all"][3] == 2 * PROMPTS
+
+
+def test_a_folder_without_lineage_needs_a_dataset(lake: Lake, settings: EvaluateSettings, tmp_path: Path) -> None:
+    folder = str(tmp_path / "model")
+    Imagen.from_pretrained("little/1", lake.url).save_pretrained(folder)
+    with pytest.raises(ModelNotUsable, match="nothing says which dataset it learnt: name one with --dataset"):
+        planned(lake, folder, settings)
+    evaluation = planned(lake, folder, settings, "drawn", 1)
+    assert evaluation.asking.id == of(lake, settings).asking.id  # the same weights were asked already
+    assert storage.exists(storage.join(evaluation.made.url, "images"))
