@@ -83,6 +83,22 @@ class PictureScorer(Scorer):
         return {name: [one[name] for one in seen] for name in self.columns.names}
 
 
+class PictureVectors(PictureScorer):
+    """Says of each picture a vector, in float16, by a model that looks at a batch at a time."""
+
+    columns = pa.schema({"vector": pa.binary()})
+
+    batch_size: int = Field(32, ge=1)
+
+    @cached_property
+    def table(self) -> str:
+        return f"embeddings/{self.id}"
+
+    @property
+    def at_once(self) -> int:
+        return self.batch_size
+
+
 class VectorScorer(Scorer):
     """Judges pictures by the vectors that other scorers made of them, and by their captions."""
 
@@ -292,6 +308,11 @@ def _rows(scorer: Scorer, ids: Any, errors: list[str | None], known: list[int], 
         for place, value in zip(known, values, strict=True):
             columns[name][place] = value
     return pa.table({"id": ids, **columns, "error": pa.array(errors, pa.string())}).cast(scorer.schema)
+
+
+def packed(vectors: np.ndarray) -> list[bytes]:
+    """Vectors (n d) as a table holds them, little-endian."""
+    return [vector.astype("<f2").tobytes() for vector in vectors]
 
 
 def unpacked(vectors: Sequence[bytes | None]) -> np.ndarray:

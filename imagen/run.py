@@ -217,7 +217,7 @@ def optimizer_of(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimi
         return torch.optim.Adafactor(learning, settings.learning_rate, weight_decay=settings.weight_decay)
     rest = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "muon":  # between the levels; what goes into them and comes out is AdamW's
-        inner = {name for name, one in named.items() if one.dim() > 1 and name.startswith(("down", "middle", "up"))}
-        outer = [one for name, one in named.items() if name not in inner]
-        return Muon([named[name] for name in sorted(inner)], outer, settings.learning_rate, **rest)
+        inner = {name: x for name, x in named.items() if x.dim() > 1 and name.startswith(("down", "middle", "up"))}
+        outer = [x for name, x in named.items() if name not in inner]
+        return Muon(inner.values(), outer, settings.learning_rate, **rest)
     return torch.optim.AdamW(learning, settings.learning_rate, **rest)

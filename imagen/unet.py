@@ -94,9 +94,7 @@ class UNet(ModelMixin, ConfigMixin):
             x, _ = self._run(self.middle, x, state, tokens, seen, [])
         for level in self.up:
             x, _ = self._run(level, x, state, tokens, seen, skips.pop())
-        if (
-            self.across is not None
-        ):  # what no level sees at full size: each pixel with its noise, of which time says how much
+        if self.across is not None:  # what no level sees: each pixel with its noise, of which time says how much
             scale, shift = self.across(F.silu(state))[:, :, None, None].chunk(2, dim=1)
             x = x + SKIP * (finest * (1 + scale) + shift)
         told: Tensor = self.last(x)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from data import weights
 from data.errors import ModelError
-from data.score import Columns, PictureScorer, Scorer, VectorScorer
+from data.score import Columns, PictureScorer, PictureVectors, Scorer, VectorScorer, packed
 
 BUILT_IN = Path(__file__).parent.parent / "world" / "models" / "clip"
 
@@ -91,27 +91,16 @@ class ClipModel(Scorer):
         return _downloaded(self.model, self.pretrained)
 
 
-class ClipVectors(ClipModel, PictureScorer):
+class ClipVectors(ClipModel, PictureVectors):
     """The image tower: one vector of length 1 a picture, as little-endian fp16."""
 
-    columns = pa.schema({"vector": pa.binary()})
-
     flipped: bool = Field(False, description="look at the mirrored picture: text in it can't be read then")
-
-    @cached_property
-    def table(self) -> str:
-        return f"embeddings/{self.id}"
-
-    @property
-    def at_once(self) -> int:
-        return self.batch_size
 
     def look(self, picture: Image.Image) -> Any:
         return self.load().transform(ImageOps.mirror(picture) if self.flipped else picture)
 
     def say(self, seen: list[Any]) -> Columns:
-        vectors = self.load().encode_pictures(seen, self.batch_size)
-        return {"vector": [vector.astype("<f2").tobytes() for vector in vectors]}
+        return {"vector": packed(self.load().encode_pictures(seen, self.batch_size))}
 
 
 class ClipScore(ClipModel, VectorScorer):

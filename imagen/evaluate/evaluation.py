@@ -126,7 +126,7 @@ class Evaluation:
     def made(self) -> Lake:
         return self.asking.lake(self.lake)
 
-    @property
+    @cached_property
     def checked(self) -> bool:
         """Whether the world's pixel checker understands every prompt."""
         return all(claim_of(prompt.text) is not None for prompt in self.asking.suite.prompts)
@@ -191,10 +191,10 @@ class Evaluation:
     @cached_property
     def said(self) -> dict[str, np.ndarray]:
         """What each metric says of each picture."""
-        return dict(self._values(self.rows))
+        return dict(self._values())
 
-    def _values(self, rows: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
-        """What is said of each picture."""
+    def _values(self) -> Iterator[tuple[str, np.ndarray]]:
+        rows = self.rows
         if self.checked:
             for metric, sizes in (("right", False), ("right_sizes", True)):
                 pairs = zip(rows["caption"], rows["shapes"], strict=True)
@@ -203,7 +203,7 @@ class Evaluation:
             yield f"{name}_score", np.array(rows[f"{name}_score"], float)
         if self.asking.n > 1:
             for name in self.features:
-                yield f"diversity_{name}", _diversity(unpacked(rows[f"{name}_vector"]), np.array(rows["number"]))
+                yield f"diversity_{name}", _diversity(unpacked(rows[f"{name}_vector"]), self.numbers)
 
     @cached_property
     def rows(self) -> dict[str, list[Any]]:

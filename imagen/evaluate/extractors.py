@@ -5,18 +5,17 @@ too. Real pictures are first cut to squares, as the model was shown them.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image
 from pydantic import Field
 
 from data import weights
-from data.score import Columns, PictureScorer
+from data.score import Columns, PictureVectors, packed
 from data.scorers.clip import device_of
 from imagen.batches import square
 from imagen.errors import WeightsNotUsable
@@ -26,24 +25,14 @@ PUBLISHED = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/
 INCEPTION_SIDE = 299
 
 
-class Extractor(PictureScorer):
-    """One vector a picture, in float16."""
+class Extractor(PictureVectors):
+    """Looks at pictures as a model is shown them."""
 
-    columns = pa.schema({"vector": pa.binary()})
     runs_by = frozenset({"device", "batch_size"})
 
     side: int = Field(64, ge=8, description="pixels of the pictures that are compared")
     fit: Literal["crop", "pad"] = Field("crop", description="how a real picture becomes a square")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    batch_size: int = Field(32, ge=1)
-
-    @cached_property
-    def table(self) -> str:
-        return f"embeddings/{self.id}"
-
-    @property
-    def at_once(self) -> int:
-        return self.batch_size
 
     def look(self, picture: Image.Image) -> Any:
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
@@ -54,7 +43,7 @@ class Extractor(PictureScorer):
         batch = torch.stack([*seen, *[torch.zeros_like(seen[0])] * (self.batch_size - len(seen))])
         with torch.inference_mode():
             found = self.features(batch.to(device_of(self.device)))[: len(seen)].float().cpu().numpy()
-        return {"vector": [vector.astype("<f2").tobytes() for vector in found]}
+        return {"vector": packed(found)}
 
     def prepared(self, pixels: np.ndarray) -> torch.Tensor:  # h w 3, uint8
         raise NotImplementedError
