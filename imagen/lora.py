@@ -6,7 +6,7 @@ from torch import nn
 
 from imagen.unet import UNet
 
-CHANGED = r".*attentions\.\d+\.(ask|pixels|text|out)"  # the linear layers of every attention
+CHANGED = r".*attention\.(ask|pixels|text|out)"  # the linear layers of every attention
 
 
 def add_lora(unet: UNet, rank: int, alpha: int) -> None:

@@ -117,7 +117,9 @@ class UNet(ModelMixin, ConfigMixin):
 
 
 class Level(nn.Module):
-    """The blocks that work at one resolution, on the way down or up. Gives its pixels, and those after each block."""
+    """The blocks that work at one resolution, on the way down or up, and after the last of them attention (the paper's
+    DBlock and UBlock). Gives its pixels, and those after each block.
+    """
 
     def __init__(
         self,
@@ -133,11 +135,11 @@ class Level(nn.Module):
         super().__init__()
         self.shrink, self.grow = shrink, grow
         self.takes = [skip > 0 for skip in skips]
-        self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
+        self.blocks = nn.ModuleList()
         for skip in skips:
             self.blocks.append(ResBlock(channels, out, width, skip))
-            self.attentions.append(Attention(out, width, attend, read) if attend or read else Nothing())
             channels = out
+        self.attention = Attention(out, width, attend, read) if attend or read else None
 
     def forward(
         self, x: Tensor, state: Tensor, text: Tensor, seen: Tensor, across: list[Tensor]
@@ -145,16 +147,11 @@ class Level(nn.Module):
         every, across = [], list(across)
         if self.shrink is not None:
             x = self.shrink(x)
-        for block, attention, takes in zip(self.blocks, self.attentions, self.takes, strict=True):
-            x = attention(block(torch.cat([x, SKIP * across.pop()], 1) if takes else x, state), text, seen)
+        for block, takes in zip(self.blocks, self.takes, strict=True):
+            x = block(torch.cat([x, SKIP * across.pop()], 1) if takes else x, state)
             every.append(x)
+        if self.attention is not None:
+            x = every[-1] = self.attention(x, text, seen)
         if self.grow is not None:
             x = self.grow(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return x, every
-
-
-class Nothing(nn.Module):
-    """In the place of attention at a level without."""
-
-    def forward(self, x: Tensor, text: Tensor, seen: Tensor) -> Tensor:
-        return x

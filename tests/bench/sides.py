@@ -1,7 +1,7 @@
 """Our base U-Net and imagen-pytorch's, of equal size, each in a process of its own: `train` and `sample` go by both.
 
 Both have the same pictures, captions' embeddings and batch, fp32, a thread a core, as a training has, channels last,
-two residual blocks a level, attention at the same levels, v-prediction with Min-SNR, gradients clipped, the same AdamW;
+two residual blocks and one attention a level, at the same levels, v-prediction with Min-SNR, gradients clipped, the same AdamW;
 neither keeps an average. What else imagen-pytorch is given makes it faster: a plain first convolution instead of three
 sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no more than they
 are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is told.
@@ -37,12 +37,13 @@ SETTINGS = TrainSettings()
 
 @dataclass(frozen=True)
 class Pair:
-    """Two U-Nets of one size: ours by its dial, theirs by its width."""
+    """Two U-Nets of one size: ours by its dial and width, theirs by its `dim`."""
 
     side: int
     batch: int
     text_width: int
     size: int
+    width: int  # of what time and text become with us: what makes the counts equal, and costs least
     dim: int
     grown: tuple[int, ...]
     attend: tuple[bool, ...]  # levels whose pixels attend to each other
@@ -52,8 +53,10 @@ class Pair:
 
 
 PAIRS = {
-    "16 px, 1.2 M": Pair(16, 32, 128, 32, 32, (1, 2), (False, True), (True, True), 2, 16),
-    "64 px, 21.5 M": Pair(64, 4, 512, 64, 72, (1, 2, 3, 4), (False, True, True, True), (False, True, True, True), 4, 2),
+    "16 px, 1.2 M": Pair(16, 32, 128, 32, 160, 32, (1, 2), (False, True), (True, True), 2, 16),
+    "64 px, 21.5 M": Pair(
+        64, 4, 512, 64, 384, 72, (1, 2, 3, 4), (False, True, True, True), (False, True, True, True), 4, 2
+    ),
 }
 
 
@@ -119,7 +122,7 @@ def batch_of(pair: Pair, count: int) -> Batch:
 
 
 def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
-    unet = UNet(**by_size(pair.size, (pair.side,), pair.text_width).unet(0))
+    unet = UNet(**by_size(pair.size, (pair.side,), pair.text_width).unet(0) | {"width": pair.width})
     unet.to(memory_format=torch.channels_last)
     lesson, optimizer = Lesson(Diffusion(DiffusionSettings(), pair.side)), optimizer_of(SETTINGS, unet)
     given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)

@@ -77,7 +77,7 @@ def test_low_rank_changes_are_of_attention_alone_and_merged(lake: Lake) -> None:
     found = weights(lake, after("low", lora=LoraSettings(rank=2).model_dump()))
     moved = changed(found, theirs)
     assert moved
-    assert all(".attentions." in name and name.endswith(".weight") for name in moved)
+    assert all(".attention." in name and name.endswith(".weight") for name in moved)
     for name in moved:
         assert torch.linalg.matrix_rank(found[name] - theirs[name], atol=1e-6) <= 2
 

@@ -307,4 +307,4 @@ def test_low_rank_changes_begin_as_none_and_can_be_merged(stage: int) -> None:
     assert merged.keys() == plain.keys()
     differ = {name for name in plain if not torch.equal(plain[name], merged[name])}
     assert differ
-    assert all("attentions" in name for name in differ)
+    assert all("attention" in name for name in differ)
