@@ -1,10 +1,11 @@
 """Our base U-Net and imagen-pytorch's, of equal size, each in a process of its own: `train` and `sample` go by both.
 
 Both have the same pictures, captions' embeddings and batch, fp32, a thread a core, as a training has, channels last,
-two residual blocks and one attention a level, at the same levels, v-prediction with Min-SNR, gradients clipped, the same AdamW;
-neither keeps an average. What else imagen-pytorch is given makes it faster: a plain first convolution instead of three
-sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no more than they
-are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is told.
+two residual blocks and one attention a level, at the same levels, v-prediction with Min-SNR, gradients clipped, the
+same AdamW; neither keeps an average. What else imagen-pytorch is given makes it faster: a plain first convolution
+instead of three sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no
+more than they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is
+told.
 """
 
 import os
