@@ -12,8 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import keep, look, make
-from flows.evaluate import evaluate
+from flows import champion, evaluate, keep, look, make
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
@@ -43,7 +42,14 @@ VERBS: tuple[Callable[..., None], ...] = (
     make.generate,
     make.edit,
     make.inspect,
-    evaluate,
+    evaluate.evaluate,
+    evaluate.compare,
+    evaluate.leaderboard,
+    evaluate.sweep,
+    evaluate.report,
+    champion.models,
+    champion.promote,
+    champion.rollback,
 )
 for verb in VERBS:
     app.command()(verb)

@@ -74,7 +74,7 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
     """Train the tiny cascade for so long, and look at what it makes."""
     from data.world.prompts import aligned, unseen_prompts
     from flows.make import bars
-    from flows.show import show_trained
+    from flows.show_models import show_trained
     from imagen.grid import sheet
     from imagen.model import Imagen
     from imagen.train import train

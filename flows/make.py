@@ -63,7 +63,7 @@ def train(
             {"model": model, "dataset": f"{of}@{training.version}", "stages": ended.stages, "training": ended.url}
         )
     else:
-        from flows.show import show_trained
+        from flows.show_models import show_trained
 
         show_trained(ended, training)
 
@@ -186,7 +186,7 @@ def inspect(
     if as_json:
         write_json(made)
     else:
-        from flows.show import show_made
+        from flows.show_models import show_made
 
         show_made(made)
 

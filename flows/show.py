@@ -1,7 +1,5 @@
 """Results as a person reads them: tables for terminals."""
 
-from typing import TYPE_CHECKING, Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,11 +14,6 @@ from data.verify import Verified
 from data.versions import Step, Version
 from data.why import Story
 from flows.options import counted
-
-if TYPE_CHECKING:
-    from imagen.evaluate.evaluation import Evaluation
-    from imagen.train import Ended
-    from imagen.training import Training
 
 console = Console()
 
@@ -72,7 +65,7 @@ def show_plan(found: BuildPlan, dataset: str) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for step in found.steps:
-        seconds = "never run here" if step.seconds is None else _duration(step.seconds)
+        seconds = "never run here" if step.seconds is None else duration(step.seconds)
         table.add_row(step.name, f"{step.pending:,}", f"{step.expected:,}", seconds if step.expected else "")
     console.print(table)
     if found.bytes:
@@ -86,7 +79,7 @@ def show_plan(found: BuildPlan, dataset: str) -> None:
     )
     for sign, samples in (("+", change.samples_in), ("−", change.samples_out)):
         for caption in samples:
-            console.print(f"  {sign} “{_plain(caption)}”", highlight=False)
+            console.print(f"  {sign} “{plain(caption)}”", highlight=False)
 
 
 def show_probe(probed: Probe, found: BuildPlan) -> None:
@@ -99,7 +92,7 @@ def show_probe(probed: Probe, found: BuildPlan) -> None:
     console.print("  (of duplicates a sample sees few: they fall only among all)")
     if probed.pairs:
         whole = sum(probed.seconds.values()) / probed.pairs * total
-        console.print(f"  all of it would take about {_duration(whole)} at this pace")
+        console.print(f"  all of it would take about {duration(whole)} at this pace")
 
 
 def show_diff(found: Diff, before: str, after: str) -> None:
@@ -125,11 +118,11 @@ def show_story(story: Story) -> None:
     """What came from the web is printed as text: no markup, no control characters."""
     pair = story.pair
     console.print(f"[bold]{pair['id']}[/]")
-    console.print(f"  {_plain(pair['url'])}\n  “{_plain(pair['caption'])}”", soft_wrap=True)
-    console.print(f"  first seen {pair['first_seen']:%Y-%m-%d %H:%M:%S} in {_plain(pair['source'])}", soft_wrap=True)
+    console.print(f"  {plain(pair['url'])}\n  “{plain(pair['caption'])}”", soft_wrap=True)
+    console.print(f"  first seen {pair['first_seen']:%Y-%m-%d %H:%M:%S} in {plain(pair['source'])}", soft_wrap=True)
     for fetch in story.fetches:
         again = f"; again after {fetch['retry_after']:%Y-%m-%d %H:%M}" if fetch["retry_after"] else ""
-        error = f": {_plain(fetch['error'])}" if fetch["error"] else ""
+        error = f": {plain(fetch['error'])}" if fetch["error"] else ""
         console.print(f"  fetched {fetch['at']:%Y-%m-%d %H:%M:%S} {fetch['status']}{error}{again}", soft_wrap=True)
     if story.image:
         image = story.image
@@ -137,11 +130,11 @@ def show_story(story: Story) -> None:
         console.print(f"  picture {size}, kept as {image['width']} × {image['height']} {image['format']}")
     for scorer, said in story.scores.items():
         facts = ", ".join(f"{name} {_figure(value)}" for name, value in said.items() if value is not None)
-        console.print(f"  {scorer}: {_plain(facts)}", soft_wrap=True)
+        console.print(f"  {scorer}: {plain(facts)}", soft_wrap=True)
     for one in story.like:
-        console.print(f"  duplicate: {one['id']} {_plain(one['url'])}", soft_wrap=True)
+        console.print(f"  duplicate: {one['id']} {plain(one['url'])}", soft_wrap=True)
     for verdict in story.verdicts:
-        told = "[green]kept[/]" if verdict.kept else f"[red]dropped[/]: {'; '.join(map(_plain, verdict.reasons))}"
+        told = "[green]kept[/]" if verdict.kept else f"[red]dropped[/]: {'; '.join(map(plain, verdict.reasons))}"
         console.print(f"  {verdict.dataset}@{verdict.version} {told}", soft_wrap=True)
 
 
@@ -188,7 +181,7 @@ def show_exported(exported: Exported) -> None:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -198,49 +191,5 @@ def _figure(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     return escape("".join(one if one.isprintable() else "�" for one in text))
-
-
-def show_trained(ended: "Ended", training: "Training") -> None:
-    for stage, came in ended.stages.items():
-        side, skipped = training.cascade.stages[stage].resolution, came["skipped"]
-        skips = f", {skipped:.0f} skipped for a loss that was not finite" if skipped else ""
-        console.print(
-            f"{side} px: {came['steps']:,.0f} steps, loss {came['loss']:.4f}{skips}; {came['seconds']:.0f} s now."
-        )
-    if ended.trained is None:
-        console.print(f"Its other stages are not trained yet. What is there: {ended.url}", soft_wrap=True)
-        return
-    model = ended.trained
-    if not ended.stages:
-        console.print(f"Nothing to do: [bold]{model.reference}[/] was made of this.")
-        return
-    console.print(
-        f"[bold]{model.reference}[/] is trained on {model.dataset}@{model.version}; curves and grids: {ended.url}",
-        soft_wrap=True,
-    )
-
-
-def show_made(made: list[dict[str, Any]]) -> None:
-    table = Table(*made[0], box=None)
-    for one in made:
-        table.add_row(*(escape(str(value)) for value in one.values()))
-    console.print(table)
-
-
-def show_evals(evaluation: "Evaluation", rows: list[dict[str, Any]]) -> None:
-    """Every metric over all prompts, and those of single pictures for each category."""
-    asked = evaluation.asking
-    console.print(
-        f"[bold]{evaluation.model}[/] asked {counted(len(asked.suite.prompts), 'prompt')} of {asked.suite.name}, seed "
-        f"{asked.seed}, beside {evaluation.dataset}@{evaluation.version}. Intervals cover 95 %."
-    )
-    slices = list(dict.fromkeys(row["slice"] for row in rows))
-    table = Table("metric", "slice", "value", "interval", "pictures", box=None)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for row in sorted(rows, key=lambda row: slices.index(row["slice"])):
-        interval = f"{row['low']:.3g} to {row['high']:.3g}"
-        table.add_row(row["metric"], row["slice"], f"{row['value']:.3g}", interval, f"{row['n']:,}")
-    console.print(table)

@@ -11,6 +11,7 @@ from data.values import first_wrong, read_values
 from imagen.batches import Fit
 from imagen.cascade import CascadeSettings
 from imagen.errors import ConfigError
+from imagen.evaluate.rules import Gate
 from imagen.presets import PRESETS, Preset, by_size, training_by_size
 from imagen.sampling import SampleSettings
 from imagen.settings import TrainSettings
@@ -43,6 +44,7 @@ class TrainConfig(BaseModel):
     init_from: str | None = Field(None, description="a trained model to go on from: a folder, URL, or NAME/NUMBER")
     freeze: tuple[str, ...] = Field((), description="patterns of parameters that stay as they were: down.*")
     lora: LoraSettings | None = Field(None, description="train low-rank changes alone; needs init_from")
+    gate: Gate = Field(Gate(), description="what a model must be to become the champion")
 
     @field_validator("name")
     @classmethod
@@ -95,7 +97,8 @@ class TrainConfig(BaseModel):
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of all that a training follows from: what is asked of the model afterwards is no part of it."""
+        return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
 
 
 def timed(config: TrainConfig, minutes: float, base: float) -> TrainConfig:

@@ -8,6 +8,7 @@ ImagenError
 ├── TextNotUsable      the dataset's embeddings are missing, or not those that the model reads
 ├── OutOfMemory        a training needs more memory than there is
 ├── ModelNotFound      there is no such model
+├── ChampionChanged    another champion was made meanwhile
 ├── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
 ├── PictureNotUsable   a file that is no picture, or does not say how it was made
 ├── SuiteError         a suite of prompts is not usable
@@ -48,6 +49,10 @@ class OutOfMemory(ImagenError):
 
 class ModelNotFound(ImagenError):
     """There is no such model."""
+
+
+class ChampionChanged(ImagenError):
+    """Another champion was made while a model was held against the one before."""
 
 
 class ModelNotUsable(ImagenError):

@@ -52,7 +52,7 @@ class Imagen(ImagenPipeline):
     def from_pretrained(
         cls, where: str | os.PathLike[str], lake: str | None = None, device: Any = None, dtype: Any = None
     ) -> "Imagen":
-        """By folder, by URL, or by a lake's NAME/NUMBER."""
+        """By folder, by URL, or by a lake's NAME/NUMBER or NAME/champion."""
         url = located(os.fspath(where), lake)
         model = cls(**_parts(url))
         return model.to(device=device, dtype=dtype) if device or dtype else model
@@ -90,11 +90,14 @@ def located(where: str, lake: str | None = None) -> str:
     """The URL of a cascade's folder."""
     if storage.exists(storage.join(where, INDEX)):
         return where
-    if named := re.fullmatch(r"([a-z][a-z0-9_-]*)/(\d+)", where):
-        from imagen.models import folder_of
+    if re.fullmatch(r"[a-z][a-z0-9_-]*/(\d+|champion)", where):
+        from imagen.models import find_model
 
-        return folder_of(Lake.open(lake or os.environ.get("IMAGEN_LAKE", "lake")), named[1], int(named[2]))
-    raise ModelNotFound(f"{where} holds no cascade (it has no {INDEX}) and is no NAME/NUMBER of a lake's model")
+        found = Lake.open(lake or os.environ.get("IMAGEN_LAKE", "lake"))
+        return storage.join(found.url, find_model(found, where).folder)
+    raise ModelNotFound(
+        f"{where} holds no cascade (it has no {INDEX}) and is no NAME/NUMBER or NAME/champion of a lake's model"
+    )
 
 
 def write_folder(model: ImagenPipeline, url: str) -> None:

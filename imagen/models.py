@@ -19,10 +19,12 @@ from imagen.diffusion import Diffusion
 from imagen.errors import ModelNotFound
 from imagen.model import Imagen, digest_of, encoder_settings, write_folder
 from imagen.prompts import load_t5
+from imagen.registry import champion_of, decisions
 from imagen.sampling import SampleSettings, sampler_of
 from imagen.unet import UNet
 
 FOLDER = "cascades"
+CHAMPION = "champion"  # the alias of the model that the registry has as that
 CARRIED = 500_000_000  # bytes: a text encoder in a folder is copied into the model if it is no larger
 MODELS = pa.schema(
     {
@@ -79,13 +81,19 @@ def model_of(lake: Lake, id: str) -> Trained | None:
     return next((one for one in models(lake) if one.id == id), None)
 
 
-def folder_of(lake: Lake, name: str, number: int) -> str:
+def find_model(lake: Lake, reference: str) -> Trained:
+    """By NAME/NUMBER, or NAME/champion."""
+    name, _, number = reference.partition("/")
     known = models(lake)
-    found = next((one for one in known if (one.name, one.number) == (name, number)), None)
+    if number == CHAMPION:
+        number = str(champion_of(decisions(lake, name)) or "")
+        if not number:
+            raise ModelNotFound(f"{name} has no champion in {lake.url}; make one: imagen promote {name}/NUMBER")
+    found = next((one for one in known if one.reference == f"{name}/{number}"), None)
     if found is None:
         there = ", ".join(one.reference for one in known) or "none"
         raise ModelNotFound(f"{lake.url} has no model {name}/{number}; there are: {there}")
-    return storage.join(lake.url, found.folder)
+    return found
 
 
 def pipeline_of(

@@ -8,7 +8,7 @@ way, whatever the model computes in: bfloat16 has fewer levels than a picture.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
@@ -17,13 +17,16 @@ from torch import Tensor
 
 from imagen.diffusion import PREDICTIONS, Diffusion
 
+Sampler = Literal["dpm", "ddim", "ddpm"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+
 
 class SampleSettings(BaseModel):
     """How a stage is sampled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sampler: Literal["dpm", "ddim", "ddpm"] = Field("dpm", description="dpm: DPM-Solver++; ddpm: the paper's ancestral")
+    sampler: Sampler = Field("dpm", description="dpm: DPM-Solver++; ddpm: the paper's ancestral")
     steps: int = Field(30, ge=1)
     guidance: float = Field(5.0, ge=1, description="classifier-free; 1: none")
     interval: tuple[float, float] = Field((0.0, 1.0), description="of time, 1 is noise: where there is guidance")

@@ -26,6 +26,7 @@ from imagen.errors import TextNotUsable
 from imagen.lesson import Lesson
 from imagen.lora import add_lora
 from imagen.model import check_shapes, located, trained_unet
+from imagen.models import CHAMPION, find_model
 from imagen.run import Run
 from imagen.unet import UNet
 
@@ -87,6 +88,8 @@ def planned(lake: Lake, config: TrainConfig, dataset: str, version: int | None =
                 f"{asked}: correct cascade.text_width, or build the dataset with another encoder"
             )
         cascade = cascade.model_copy(update={"text_width": width})
+    if (config.init_from or "").endswith(f"/{CHAMPION}"):  # which one it was then is part of what is trained
+        config = config.model_copy(update={"init_from": find_model(lake, config.init_from or "").reference})
     return Training(lake, config, dataset, chosen.version, cascade, text, columns)
 
 

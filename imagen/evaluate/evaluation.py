@@ -9,28 +9,29 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from PIL import Image
 from pydantic import TypeAdapter
 
 from data import storage
 from data.engine import Engine
 from data.lake import Lake
-from data.pairs import bucket_of
+from data.picture import decode
 from data.publish import code_version
 from data.recipe import AnyScorer
 from data.score import Judge, Look, PictureScorer, Scorer, unpacked
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
 from data.stage import Plan, Stage, Written, query, run_stage
-from data.table import write_file
 from data.versions import version_of
 from data.world.grammar import claim_of
+from imagen.config import TrainConfig
 from imagen.errors import ModelNotUsable
-from imagen.evaluate.distances import Distance, distances
+from imagen.evaluate.distances import OF_REAL, Distance, distances
+from imagen.evaluate.evals import add_evals, find_evals
 from imagen.evaluate.intervals import Figure, Statistic, mean, statistic
 from imagen.evaluate.making import BATCH, Asking, Make
 from imagen.evaluate.reference import LookAtVersion, vectors_of
@@ -38,36 +39,13 @@ from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.shapes import ShapesSeen, shows
 from imagen.evaluate.suites import load_suite
 from imagen.model import Imagen, digest_of, located
-from imagen.models import models
+from imagen.models import Trained, models
 
 Row = tuple[str, str, Figure]  # metric, slice
 SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])
 
-TABLE = "evals"
 ALL = "all"  # the slice that is every prompt; the others are its categories
 SHARD_ROWS = 500  # of the reference
-EVALS = pa.schema(
-    {
-        "id": pa.string(),  # of all that the figure follows from
-        "model": pa.string(),
-        "digest": pa.string(),  # of the model's weights
-        "dataset": pa.string(),
-        "version": pa.int32(),
-        "suite": pa.string(),
-        "suite_id": pa.string(),
-        "asking": pa.string(),  # where its pictures lie, under evaluations/
-        "metric": pa.string(),
-        "slice": pa.string(),
-        "value": pa.float64(),
-        "low": pa.float64(),
-        "high": pa.float64(),
-        "n": pa.int64(),
-        "settings": pa.string(),  # JSON
-        "seed": pa.int64(),
-        "code": pa.string(),  # JSON: version and commit
-        "made": pa.timestamp("us", tz="UTC"),
-    }
-)
 
 
 def planned(
@@ -90,10 +68,24 @@ def planned(
     for asked, kind in ((settings.clip, ClipScore), (settings.aesthetic, Aesthetic)):
         own = {name: one for name, one in known_scores.items() if isinstance(one, kind)}
         scores |= own if asked is None else asked
+    if known is not None:
+        settings = _as_shown(settings, known)
     suite = load_suite(settings.suite)
     asking = Asking(url, digest, suite, settings.n, settings.seed, settings.sampling)
     name = known.reference if known else model
     return Evaluation(lake, name, asking, real.dataset, real.version, settings, scores)
+
+
+def _as_shown(settings: EvaluateSettings, model: Trained) -> EvaluateSettings:
+    """Real pictures are cut as the model was shown them, unless told otherwise."""
+    config = TrainConfig.model_validate(model.config)
+    shown = {"side": config.model.stages[-1].resolution, "fit": config.fit}
+    changes = {}
+    for name, extractor in (("inception", settings.inception), ("dinov2", settings.dinov2)):
+        if extractor is not None:
+            left = {field: value for field, value in shown.items() if field not in extractor.model_fields_set}
+            changes[name] = extractor.model_copy(update=left)
+    return settings.model_copy(update=changes)
 
 
 def evaluate(
@@ -107,7 +99,7 @@ def evaluate(
     evaluation.asking.ask(evaluation.made)
     for lake, stage, rows in stages:
         run_stage(lake, stage, engine, rows, batch=1, on_plan=on_plan, on_shard=on_shard)
-    return evaluation.record(evaluation.figures())
+    return evaluation.known() or evaluation.record(evaluation.figures())
 
 
 @dataclass(frozen=True)
@@ -161,21 +153,35 @@ class Evaluation:
         """CMMD's kernel is made for vectors of length 1, as CLIP's are."""
         return [one for one in self.settings.distances if one != "cmmd" or features in self.scores]
 
+    def known(self) -> list[dict[str, Any]]:
+        """The rows of `evals`, in the order of its figures; none if one of them is missing."""
+        ids = [self.figure_id(metric, part) for metric, part in self.names()]
+        there = find_evals(self.lake, ids)
+        return [there[id] for id in ids] if there.keys() == set(ids) else []
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Metric and slice of every figure."""
+        for metric in self.metrics:
+            yield from ((metric, part) for part in (ALL, *self.asking.suite.categories))
+        for name in self.features:
+            yield from ((f"{distance}_{name}", ALL) for distance in self.distances_of(name))
+
     def figures(self) -> Iterator[Row]:
         """Every figure, by metric and slice."""
         for metric, values in self.said.items():
             for part, chosen in self.slices.items():
                 yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
-        for metric, of, n, resamples in self.between():
-            yield metric, ALL, statistic(of, n, self.asking.seed, resamples)
+        for metric, of, groups, resamples in self.between():
+            yield metric, ALL, statistic(of, groups, self.asking.seed, resamples)
 
-    def between(self) -> Iterator[tuple[str, Statistic, int, int]]:
-        """How far all made pictures are from real ones: how many are resampled for each figure, and how often."""
+    def between(self) -> Iterator[tuple[str, Statistic, np.ndarray, int]]:
+        """How far made pictures are from real ones: the groups that are resampled for each figure, and how often."""
         for name, scorer in self.features.items():
             real = vectors_of(self.lake, scorer, f"datasets/{self.dataset}", self.version)
             made = unpacked(self.rows[f"{name}_vector"])
             for distance, of, n, resamples in distances(real, made, self.distances_of(name), self.asking.seed):
-                yield f"{distance}_{name}", of, n, resamples
+                groups = np.arange(n) if distance in OF_REAL else self.numbers
+                yield f"{distance}_{name}", of, groups, resamples
 
     @cached_property
     def numbers(self) -> np.ndarray:
@@ -191,19 +197,37 @@ class Evaluation:
     @cached_property
     def said(self) -> dict[str, np.ndarray]:
         """What each metric says of each picture."""
-        return dict(self._values())
+        return {metric: of() for metric, of in self.metrics.items()}
 
-    def _values(self) -> Iterator[tuple[str, np.ndarray]]:
-        rows = self.rows
+    @property
+    def metrics(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Those of single pictures, and how each is worked out."""
+        found: dict[str, Callable[[], np.ndarray]] = {}
         if self.checked:
-            for metric, sizes in (("right", False), ("right_sizes", True)):
-                pairs = zip(rows["caption"], rows["shapes"], strict=True)
-                yield metric, np.array([shows(caption, seen, sizes) for caption, seen in pairs], float)
-        for name in self.scores:
-            yield f"{name}_score", np.array(rows[f"{name}_score"], float)
+            found |= {"right": partial(self._right, sizes=False), "right_sizes": partial(self._right, sizes=True)}
+        found |= {f"{name}_score": partial(self._scores, name) for name in self.scores}
         if self.asking.n > 1:
-            for name in self.features:
-                yield f"diversity_{name}", _diversity(unpacked(rows[f"{name}_vector"]), self.numbers)
+            found |= {f"diversity_{name}": partial(self._diversity, name) for name in self.features}
+        return found
+
+    def _right(self, sizes: bool) -> np.ndarray:
+        pairs = zip(self.rows["caption"], self.rows["shapes"], strict=True)
+        return np.array([shows(caption, seen, sizes) for caption, seen in pairs], float)
+
+    def _scores(self, name: str) -> np.ndarray:
+        return np.array(self.rows[f"{name}_score"], float)
+
+    def _diversity(self, name: str) -> np.ndarray:
+        """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
+        vectors = unpacked(self.rows[f"{name}_vector"])
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / np.where(length > 0, length, 1)
+        found = np.zeros(len(unit))
+        for number in np.unique(self.numbers):
+            same = np.flatnonzero(self.numbers == number)
+            likeness = unit[same] @ unit[same].T
+            found[same] = 1 - (likeness.sum(1) - np.diag(likeness)) / (len(same) - 1)
+        return found
 
     @cached_property
     def rows(self) -> dict[str, list[Any]]:
@@ -218,7 +242,7 @@ class Evaluation:
         joins = "".join(f" JOIN t{at} ON t{at}.id = pairs.id" for at in range(len(tables)))
         columns = "".join(f", t{at}.{column} AS {name}" for at, (name, (_, column)) in enumerate(tables.items()))
         found = query(
-            f"SELECT caption, extra{columns} FROM pairs{joins}",
+            f"SELECT pairs.id, caption, extra{columns} FROM pairs{joins}",
             pairs=made.table("pairs").dataset(),
             **{f"t{at}": made.table(table).dataset() for at, (table, _) in enumerate(tables.values())},
         ).to_pylist()
@@ -226,11 +250,25 @@ class Evaluation:
         rows.sort(key=lambda row: (row["number"], row["again"]))
         return {name: [row[name] for row in rows] for name in rows[0]}
 
+    @cached_property
+    def said_settings(self) -> str:
+        scores = {name: one.id for name, one in {**self.scores, **self.features}.items()}
+        return json.dumps({"n": self.asking.n, "sampling": self.asking.sampling, "scorers": scores}, sort_keys=True)
+
+    def figure_id(self, metric: str, part: str) -> str:
+        said = json.dumps([self.asking.id, self.dataset, self.version, self.said_settings, metric, part])
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+    def pictures(self, numbers: Iterable[int]) -> list[Image.Image]:
+        """The first picture of each of these prompts."""
+        first = {number: at for at, number in reversed(list(enumerate(self.rows["number"])))}
+        ids = [self.rows["id"][first[number]] for number in numbers]
+        found = self.made.table("images").find(ids, ["id", "image"]).to_pylist()
+        images = {row["id"]: decode(row["image"]) for row in found}
+        return [images[id] for id in ids]
+
     def record(self, figures: Iterable[Row]) -> list[dict[str, Any]]:
         """Rows of `evals` for what is not there yet."""
-        table, now, code = self.lake.table_or_make(TABLE, EVALS), datetime.now(UTC), json.dumps(code_version())
-        scores = {name: one.id for name, one in {**self.scores, **self.features}.items()}
-        settings = {"n": self.asking.n, "sampling": self.asking.sampling, "scorers": scores}
         common = {
             "model": self.model,
             "digest": self.asking.digest,
@@ -239,37 +277,14 @@ class Evaluation:
             "suite": self.asking.suite.name,
             "suite_id": self.asking.suite.id,
             "asking": self.asking.id,
-            "settings": json.dumps(settings, sort_keys=True),
+            "settings": self.said_settings,
             "seed": self.asking.seed,
-            "code": code,
-            "made": now,
+            "code": json.dumps(code_version()),
+            "made": datetime.now(UTC),
         }
         rows = []
         for metric, part, figure in figures:
-            said = json.dumps([self.asking.id, self.dataset, self.version, common["settings"], metric, part])
-            id = hashlib.sha256(said.encode()).hexdigest()[:32]
+            id = self.figure_id(metric, part)
             rows.append({"id": id, "metric": metric, "slice": part, **asdict(figure), **common})
-        while True:
-            there = set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
-            files = []
-            for bucket in self.lake.buckets:
-                own = [
-                    row
-                    for row in rows
-                    if row["id"] not in there and bucket_of(row["id"], len(self.lake.buckets)) == bucket
-                ]
-                files += [write_file(table.url, bucket, pa.Table.from_pylist(own, EVALS))] if own else []
-            if not files or table.replace(files, [], {"model": self.model, "suite": self.asking.suite.name}):
-                return rows
-
-
-def _diversity(vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(length > 0, length, 1)
-    found = np.zeros(len(unit))
-    for number in np.unique(numbers):
-        same = np.flatnonzero(numbers == number)
-        likeness = unit[same] @ unit[same].T
-        found[same] = 1 - (likeness.sum(1) - np.diag(likeness)) / (len(same) - 1)
-    return found
+        add_evals(self.lake, rows, {"model": self.model, "suite": self.asking.suite.name})
+        return rows

@@ -30,8 +30,10 @@ class Extractor(PictureVectors):
 
     runs_by = frozenset({"device", "batch_size"})
 
-    side: int = Field(64, ge=8, description="pixels of the pictures that are compared")
-    fit: Literal["crop", "pad"] = Field("crop", description="how a real picture becomes a square")
+    side: int = Field(64, ge=8, description="pixels of the pictures that are compared; the model's")
+    fit: Literal["crop", "pad"] = Field(
+        "crop", description="how a real picture becomes a square; as the model was trained"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
     def look(self, picture: Image.Image) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 RESAMPLES = 1000
 TAILS = (0.025, 0.975)  # between which an interval lies
+Groups = Sequence[object] | np.ndarray  # of each sample, what it is resampled with
 Statistic = Callable[[np.ndarray], np.ndarray]  # of resamples that say how often each sample counts (r n), a value each
 
 
@@ -21,7 +22,7 @@ class Figure:
     n: int
 
 
-def mean(values: np.ndarray, seed: int = 0, groups: Sequence[object] | None = None) -> Figure:
+def mean(values: np.ndarray, seed: int = 0, groups: Groups | None = None) -> Figure:
     """A mean, resampled by groups where samples of one are alike: several pictures of one prompt."""
     if not len(values):
         return Figure(math.nan, math.nan, math.nan, 0)
@@ -32,13 +33,15 @@ def mean(values: np.ndarray, seed: int = 0, groups: Sequence[object] | None = No
     return Figure(float(values.mean()), float(low), float(high), len(values))
 
 
-def statistic(of: Statistic, n: int, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
-    """A resample holds samples twice, which brings a distance between sets up: the interval is turned around the value
-    (the basic bootstrap), so that this bias is taken off and not put on.
+def statistic(of: Statistic, groups: Groups, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
+    """Of samples by their groups. A resample holds samples twice, which brings a distance between sets up: the interval
+    is turned around the value (the basic bootstrap), so that this bias is taken off and not put on.
     """
-    value = float(of(np.ones((1, n)))[0])
-    low, high = 2 * value - np.quantile(of(resampled(n, resamples, seed)), TAILS)[::-1]
-    return Figure(value, float(low), float(high), n)
+    which = np.unique(np.array(groups), return_inverse=True)[1]
+    value = float(of(np.ones((1, len(which))))[0])
+    counts = resampled(int(which.max()) + 1, resamples, seed)[:, which]
+    low, high = 2 * value - np.quantile(of(counts), TAILS)[::-1]
+    return Figure(value, float(low), float(high), len(which))
 
 
 def resampled(n: int, resamples: int, seed: int) -> np.ndarray:  # r n

@@ -98,7 +98,7 @@ class Make:
         seeds = [json.loads(extra)["seed"] for extra in shard.rows["extra"].to_pylist()]
         model = _loaded(self.model)
         made = model.generate_images(prompts, seed=seeds, batch=len(prompts), **self.sampling)
-        rows = [_row(id, picture) for id, picture in zip(shard.rows["id"].to_pylist(), made, strict=True)]
+        rows = [image_row(id, picture) for id, picture in zip(shard.rows["id"].to_pylist(), made, strict=True)]
         file = write_file(self.lake.table_url("images"), shard.bucket, pa.Table.from_pylist(rows, IMAGES))
         return Written(len(rows), {"images": file})
 
@@ -113,7 +113,7 @@ def _loaded(url: str) -> Imagen:
     return Imagen.from_pretrained(url, device=torch.device(device_of("auto")))
 
 
-def _row(id: str, picture: Image.Image) -> dict[str, Any]:
+def image_row(id: str, picture: Image.Image) -> dict[str, Any]:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     content = buffer.getvalue()

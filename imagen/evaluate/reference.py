@@ -9,6 +9,7 @@ from data.lake import Lake
 from data.score import Look, PictureScorer, unpacked
 from data.stage import query
 from data.table import Table
+from imagen.errors import TooFewSamples
 
 
 @dataclass(frozen=True)
@@ -34,4 +35,9 @@ def vectors_of(lake: Lake, scorer: PictureScorer, table: str, version: int | Non
         seen=lake.table(scorer.table).dataset(),
         wanted=lake.table(table, version).dataset(),
     )
+    if not found.num_rows:
+        at = f"@{version}" if version is not None else ""
+        raise TooFewSamples(
+            f"{lake.url} has no picture of {table.removeprefix('datasets/')}{at} that could be looked at"
+        )
     return unpacked(found["vector"].to_pylist())

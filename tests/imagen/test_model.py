@@ -21,7 +21,7 @@ from data.reader import Reader
 from imagen.errors import ModelNotFound, ModelNotUsable
 from imagen.lora import add_lora, merge_lora
 from imagen.model import Imagen, digest_of
-from imagen.models import folder_of
+from imagen.models import find_model
 from imagen.presets import TINY
 from imagen.unet import UNet
 from tests.conftest import Bucket
@@ -60,7 +60,7 @@ except ValueError as error:
 @pytest.fixture
 def folder(little_lake: Lake, tmp_path: Path) -> Path:
     """A copy of the trained model's folder, to be damaged."""
-    return Path(shutil.copytree(folder_of(little_lake, "little", 1), tmp_path / "model"))
+    return Path(shutil.copytree(Path(little_lake.url, find_model(little_lake, "little/1").folder), tmp_path / "model"))
 
 
 def clip_model() -> Imagen:

@@ -37,7 +37,7 @@ def features() -> tuple[np.ndarray, np.ndarray]:
 
 def figures(real: np.ndarray, made: np.ndarray, asked: Sequence[Distance], seed: int = 0) -> dict[str, Figure]:
     found = distances(real, made, asked, seed)
-    return {name: statistic(of, n, seed, resamples) for name, of, n, resamples in found}
+    return {name: statistic(of, np.arange(n), seed, resamples) for name, of, n, resamples in found}
 
 
 def once(n: int) -> np.ndarray:

@@ -1,45 +1,28 @@
 """An evaluation of a little cascade: what it says, that it repeats, and that a killed one does only what is missing."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from data import storage
 from data.engine import LocalEngine
 from data.lake import Lake
-from data.pairs import IMAGES, bucket_of
 from data.picture import decode
 from data.scorers.clip import ClipScore
 from data.stage import Plan
-from data.table import write_file
 from data.world.check import caption_is_true
 from imagen.errors import ModelNotUsable
-from imagen.evaluate.evaluation import TABLE, Evaluation, evaluate, planned
+from imagen.evaluate.evals import TABLE
+from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.model import Imagen
 from tests.here import Here
+from tests.imagen.evaluate.conftest import copy_of
 
 PROMPTS = 20
-
-
-@pytest.fixture(scope="module")
-def before(little_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """With the pictures that `drawn@1` was published from."""
-    url = tmp_path_factory.mktemp("evaluated") / "lake"
-    shutil.copytree(little_lake.url, url)
-    lake = Lake.open(str(url))
-    rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
-    images = lake.table_or_make("images", IMAGES)
-    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
-    for bucket in lake.buckets:
-        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
-        images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
-    return lake
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +33,6 @@ def lake(before: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 @pytest.fixture
 def copied(before: Lake, tmp_path: Path) -> Lake:
     return copy_of(before, tmp_path / "lake")
-
-
-def copy_of(lake: Lake, url: Path) -> Lake:
-    shutil.copytree(lake.url, url)
-    return Lake.open(str(url))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,80 @@
+"""A model is held against the champion of its name on the same prompts and seeds, and takes its place by the gate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from data.engine import Engine
+from data.lake import Lake
+from data.stage import Plan, Written
+from imagen.errors import ModelNotUsable
+from imagen.evaluate.compare import Difference, compare
+from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
+from imagen.evaluate.gate import Verdict, judge
+from imagen.evaluate.rules import Gate
+from imagen.models import Trained, find_model
+from imagen.registry import Act, Decision, champion_of, decide, decisions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model, what it is asked for, and the same asked of the champion, if there is one."""
+
+    trained: Trained
+    gate: Gate
+    champion: int | None
+    evaluation: Evaluation
+    against: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    verdict: Verdict
+    differences: tuple[Difference, ...]
+    decision: Decision
+
+
+def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate:
+    """By the gate of the model's configuration, or another; both models beside the candidate's dataset version."""
+    trained = find_model(lake, reference)
+    champion = champion_of(decisions(lake, trained.name))
+    if champion == trained.number:
+        raise ModelNotUsable(f"{trained.reference} is the champion of {trained.name} already")
+    gate = gate or gate_of(trained)
+    evaluation = planned(lake, trained.reference, gate.evaluate)
+    against = None
+    if champion is not None:
+        against = planned(lake, f"{trained.name}/{champion}", evaluation.settings, trained.dataset, trained.version)
+    return Candidate(trained, gate, champion, evaluation, against)
+
+
+def gate_of(trained: Trained) -> Gate:
+    """Of the configuration that it was trained by."""
+    return Gate.model_validate(trained.config.get("gate") or {})
+
+
+def promote(
+    asked: Candidate,
+    engine: Engine,
+    why: str | None = None,
+    who: str | None = None,
+    anyway: bool = False,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_shard: Callable[[Written], None] = lambda written: None,
+) -> Judged:
+    """Evaluate what is not evaluated yet, judge, and record what follows; `anyway` is a person's decision."""
+    figures = _figures(evaluate(asked.evaluation, engine, on_plan, on_shard))
+    differences = None
+    if asked.against is not None:
+        evaluate(asked.against, engine, on_plan, on_shard)
+        differences = compare(asked.against, asked.evaluation)
+    verdict = judge(asked.gate, figures, differences)
+    act: Act = "promote" if anyway else verdict.answer
+    lake, trained = asked.evaluation.lake, asked.trained
+    said = why or f"the gate said {verdict.answer}"
+    decision = decide(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
+    return Judged(verdict, tuple(differences or ()), decision)
+
+
+def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}

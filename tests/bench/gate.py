@@ -1,0 +1,52 @@
+"""Whether the gate can be trusted: cascades of 2 and 10 minutes, and one of 2 again from another seed.
+
+The longer is promoted over the shorter, the shorter rejected against the longer, and of the two that differ by chance
+alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.engine import LocalEngine
+from data.lake import Lake
+from flows.demo import tiny_for
+from imagen.evaluate.rules import Gate
+from imagen.promote import Judged, candidate, promote
+from imagen.registry import rollback
+from imagen.train import train
+from imagen.training import planned
+from tests.bench.learn import published
+
+SHORT, LONG = (float(one) for one in os.environ.get("GATE_MINUTES", "2,10").split(","))
+GATE = Gate.model_validate({"rules": [{"metric": "right", "gain": 0}, {"metric": "clip_score", "loss": 0.02}]})
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    lake = published(folder)
+    short, long, again = trained(lake, SHORT, 0), trained(lake, LONG, 0), trained(lake, SHORT, 1)
+    with LocalEngine(threads=1) as engine:
+
+        def judged(model: str) -> Judged:
+            return promote(candidate(lake, model, GATE), engine, who="the bench")
+
+        first = judged(short)
+        yield "the gate: the first model is promoted", *told(first, "promote")
+        yield f"the gate: {LONG:g} minutes over {SHORT:g} is promoted", *told(judged(long), "promote")
+        yield f"the gate: {SHORT:g} minutes against {LONG:g} is rejected", *told(judged(short), "reject")
+        rollback(lake, "shapes", "to hold the equal ones against each other", "the bench")
+        equal = judged(again)
+        yield f"the gate: {SHORT:g} minutes, another seed: a person is asked", *told(equal, "ask")
+
+
+def trained(lake: Lake, minutes: float, seed: int) -> str:
+    config = tiny_for(minutes)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    model = train(planned(lake, config, "shapes")).trained
+    assert model is not None
+    return model.reference
+
+
+def told(judged: Judged, expected: str) -> tuple[float, float, bool, str]:
+    note = "; ".join(f"{reason.metric} {reason.found}" for reason in judged.verdict.reasons)
+    return float(judged.verdict.answer == expected), 1.0, True, f"{judged.verdict.answer}: {note}"

@@ -1,0 +1,97 @@
+"""Two evaluations beside each other: wins, differences and their intervals, side by side."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from data.lake import Lake
+from data.scorers.clip import ClipScore
+from imagen.evaluate.compare import better, compare, side_by_side
+from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.evaluate.settings import EvaluateSettings
+from imagen.grid import CELL
+from tests.here import Here
+from tests.imagen.evaluate.conftest import copy_of
+from tests.imagen.evaluate.painted import paint
+
+KINDS, COLOURS = ("circle", "square", "star", "cross"), ("red", "green", "blue", "black", "orange", "purple")
+COUNT = len(KINDS) * len(COLOURS)
+BEFORE, AFTER = set(range(0, COUNT, 2)), set(range(0, COUNT, 3)) | set(range(12))
+
+
+@pytest.fixture(scope="module")
+def pair(several: Lake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluation]:
+    folder = tmp_path_factory.mktemp("compared")
+    rows = [f"a {colour} {kind},{kind}" for kind in KINDS for colour in COLOURS]
+    (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
+    clip = {"clip": ClipScore(model="built-in")}
+    settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd", "recall"))
+    lake = copy_of(several, folder / "lake")
+    found = (
+        paint(planned(lake, model, settings), right) for model, right in (("little/1", BEFORE), ("little/2", AFTER))
+    )
+    before, after = found
+    for one in (before, after):
+        evaluate(one, Here())
+    return before, after
+
+
+def test_what_was_painted_is_what_is_told(pair: tuple[Evaluation, Evaluation]) -> None:
+    found = {(one.metric, one.slice): one for one in compare(*pair)}
+    whole = found["right", "all"]
+    assert (whole.before, whole.after) == (len(BEFORE) / COUNT, len(AFTER) / COUNT)
+    assert (whole.wins, whole.losses) == (len(AFTER - BEFORE), len(BEFORE - AFTER))
+    assert whole.ties == COUNT - whole.wins - whole.losses
+    assert whole.figure.value == pytest.approx(whole.after - whole.before)
+    circles = found["right", "circle"]
+    assert (circles.before, circles.after, circles.wins, circles.losses) == (0.5, 1.0, 3, 0)
+    assert {part for metric, part in found if metric == "clip_score"} == {"all", *KINDS}
+    assert {metric for metric, _ in found} == {
+        "right", "right_sizes", "clip_score", "kid_clip", "cmmd_clip", "recall_clip",
+    }  # fmt: skip
+
+
+def test_its_interval_is_that_of_the_paired_bootstrap(pair: tuple[Evaluation, Evaluation]) -> None:
+    before, after = pair
+    found = {(one.metric, one.slice): one for one in compare(*pair)}
+    for metric in ("right", "clip_score"):
+        ends = after.said[metric], before.said[metric]
+        theirs = bootstrap(
+            ends,
+            lambda a, b, axis: (a - b).mean(axis),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(1),
+        ).confidence_interval
+        ours = found[metric, "all"].figure
+        width = theirs.high - theirs.low
+        assert ours.low == pytest.approx(theirs.low, abs=0.15 * width)
+        assert ours.high == pytest.approx(theirs.high, abs=0.15 * width)
+
+
+def test_of_distances_it_is_that_of_both(pair: tuple[Evaluation, Evaluation]) -> None:
+    before, after = ({row["metric"]: row["value"] for row in one.known() if row["slice"] == "all"} for one in pair)
+    for one in compare(*pair):
+        if one.metric.endswith("_clip"):
+            assert (one.before, one.after) == pytest.approx((before[one.metric], after[one.metric]))
+            assert one.figure.value == pytest.approx(after[one.metric] - before[one.metric])
+            assert one.figure.low <= one.figure.value <= one.figure.high or one.metric == "recall_clip"
+    assert (better("kid_clip"), better("right"), better("recall_clip")) == (-1, 1, 1)
+
+
+def test_a_model_beside_itself_is_no_different(pair: tuple[Evaluation, Evaluation]) -> None:
+    for one in compare(pair[0], pair[0]):
+        assert (one.figure.value, one.figure.low, one.figure.high, one.wins, one.losses) == (0, 0, 0, 0, 0)
+
+
+def test_those_that_differ_most_are_side_by_side(pair: tuple[Evaluation, Evaluation], tmp_path: Path) -> None:
+    sheet = side_by_side(*pair, "right", 8)
+    assert sheet.width > 4 * CELL
+    assert sheet.height > 4 * CELL
+    before, after = pair
+    assert [np.asarray(one).shape for one in before.pictures([5, 2])] == [(64, 64, 3)] * 2
+    first, second = before.pictures([1]), after.pictures([1])  # a green circle, and what is none
+    assert np.abs(np.asarray(first[0], int) - np.asarray(second[0], int)).max() > 100
