@@ -10,7 +10,7 @@ from data.stage import Plan, Written
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.compare import Difference, compare
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
-from imagen.evaluate.gate import Verdict, judge
+from imagen.evaluate.gate import Verdict, check, judge
 from imagen.evaluate.rules import Gate
 from imagen.models import Trained, find_model
 from imagen.registry import Act, Decision, champion_of, decide, decisions
@@ -42,6 +42,7 @@ def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate
         raise ModelNotUsable(f"{trained.reference} is the champion of {trained.name} already")
     gate = gate or gate_of(trained)
     evaluation = planned(lake, trained.reference, gate.evaluate)
+    check(gate, evaluation.names())
     against = None
     if champion is not None:
         against = planned(lake, f"{trained.name}/{champion}", evaluation.settings, trained.dataset, trained.version)

@@ -1,7 +1,7 @@
 """The gate: whether a candidate becomes the champion, by rules, and why. What is not certain is for a person to say."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -38,17 +38,25 @@ class Verdict:
         return json.dumps([asdict(reason) for reason in self.reasons])
 
 
+def check(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
+    """Raise ConfigError if a rule asks for what is not measured: before a picture is made."""
+    slices: dict[str, set[str]] = {}
+    for metric, part in names:
+        slices.setdefault(metric, set()).add(part)
+    for rule in gate.rules:
+        if rule.metric not in slices:
+            raise ConfigError(
+                f"the gate has a rule for {rule.metric}, which is not measured; measured are {', '.join(slices)}"
+            )
+        if rule.slices is not None and slices[rule.metric] == {ALL}:
+            raise ConfigError(f"the gate asks for slices of {rule.metric}, which is of all pictures together")
+
+
 def judge(gate: Gate, figures: Mapping[str, float], differences: Sequence[Difference] | None) -> Verdict:
     """By the candidate's figures over all prompts, and its differences from the champion; none if there is none yet."""
     reasons: list[Reason] = []
     for rule in gate.rules:
-        if rule.metric not in figures:
-            raise ConfigError(
-                f"the gate has a rule for {rule.metric}, which is not measured; measured are {', '.join(figures)}"
-            )
         own = [one for one in differences or [] if one.metric == rule.metric]
-        if rule.slices is not None and own and not any(one.slice != ALL for one in own):
-            raise ConfigError(f"the gate asks for slices of {rule.metric}, which is of all pictures together")
         reasons += _floor(rule, figures[rule.metric])
         reasons += _against(rule, own) if differences is not None else _alone(rule)
     return Verdict(tuple(reasons))

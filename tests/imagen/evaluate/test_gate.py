@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import Difference
-from imagen.evaluate.gate import judge
+from imagen.evaluate.gate import check, judge
 from imagen.evaluate.intervals import Figure
 from imagen.evaluate.rules import Gate
 
@@ -73,11 +73,13 @@ def test_the_first_model_is_held_against_floors_alone() -> None:
 
 
 def test_a_rule_for_what_is_not_measured_is_one_sentence() -> None:
+    names = [("right", "all"), ("right", "star"), ("clip_score", "all")]
     with pytest.raises(ConfigError, match="a rule for fid, which is not measured; measured are right, clip_score"):
-        judge(Gate.model_validate({"rules": [{"metric": "fid", "gain": 0}]}), {"right": 1, "clip_score": 0.3}, None)
+        check(Gate.model_validate({"rules": [{"metric": "fid", "gain": 0}]}), names)
     rules = Gate.model_validate({"rules": [{"metric": "fd_clip", "slices": 0.1}]})
     with pytest.raises(ConfigError, match="slices of fd_clip, which is of all pictures together"):
-        judge(rules, {"fd_clip": 1}, [apart(0.1, 0.02, 0.18, "fd_clip")])
+        check(rules, [*names, ("fd_clip", "all")])
+    check(gate(slices=0.1), names)
 
 
 @pytest.mark.parametrize(
