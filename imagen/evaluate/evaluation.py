@@ -37,6 +37,7 @@ from imagen.evaluate.reference import LookAtVersion, vectors_of
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.shapes import ShapesSeen, shows
 from imagen.evaluate.suites import load_suite
+from imagen.evaluate.vqa import ASK_ROWS, asking, vqa_right, vqa_score
 from imagen.model import Imagen, digest_of, located
 from imagen.models import models
 
@@ -153,6 +154,8 @@ class Evaluation:
             yield made, Look(made, tuple({one.table: one for one in looking}.values())), SHARD_ROWS
         for name, score in self.scores.items():
             yield made, Judge(made, score, f"score-{name}"), SHARD_ROWS
+        if self.settings.vqa:
+            yield made, asking(made, self.settings.vqa, self.asking.suite), ASK_ROWS
         if self.features:
             reference = tuple(self.features.values())
             yield self.lake, LookAtVersion(self.lake, reference, dataset=self.dataset, version=self.version), SHARD_ROWS
@@ -164,8 +167,10 @@ class Evaluation:
     def figures(self) -> Iterator[Row]:
         """Every figure, by metric and slice."""
         for metric, values in self.said.items():
-            for part, chosen in self.slices.items():
-                yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
+            known = ~np.isnan(values)
+            for part, within in self.slices.items():
+                if (chosen := within & known).any():
+                    yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
         for metric, of, n, resamples in self.between():
             yield metric, ALL, statistic(of, n, self.asking.seed, resamples)
 
@@ -190,7 +195,7 @@ class Evaluation:
 
     @cached_property
     def said(self) -> dict[str, np.ndarray]:
-        """What each metric says of each picture."""
+        """What each metric says of each picture; nan where it says nothing."""
         return dict(self._values())
 
     def _values(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -201,9 +206,13 @@ class Evaluation:
                 yield metric, np.array([shows(caption, seen, sizes) for caption, seen in pairs], float)
         for name in self.scores:
             yield f"{name}_score", np.array(rows[f"{name}_score"], float)
+        if self.settings.vqa:
+            checks = [self.asking.suite.prompts[number].checks for number in self.numbers]
+            yield "vqa_score", np.array([vqa_score(of) for of in rows["vqa_probabilities"]])
+            yield "vqa_right", np.array([vqa_right(*of) for of in zip(rows["vqa_answers"], checks, strict=True)])
         if self.asking.n > 1:
             for name in self.features:
-                yield f"diversity_{name}", _diversity(unpacked(rows[f"{name}_vector"]), self.numbers)
+                yield f"diversity_{name}", diversity(unpacked(rows[f"{name}_vector"]), self.numbers)
 
     @cached_property
     def rows(self) -> dict[str, list[Any]]:
@@ -215,6 +224,8 @@ class Evaluation:
         tables |= {f"{name}_vector": (one.table, "vector") for name, one in self.features.items()}
         if self.checked:
             tables["shapes"] = (ShapesSeen().table, "shapes")
+        if self.settings.vqa:
+            tables |= {f"vqa_{column}": (self.settings.vqa.table, column) for column in ("answers", "probabilities")}
         joins = "".join(f" JOIN t{at} ON t{at}.id = pairs.id" for at in range(len(tables)))
         columns = "".join(f", t{at}.{column} AS {name}" for at, (name, (_, column)) in enumerate(tables.items()))
         found = query(
@@ -229,7 +240,8 @@ class Evaluation:
     def record(self, figures: Iterable[Row]) -> list[dict[str, Any]]:
         """Rows of `evals` for what is not there yet."""
         table, now, code = self.lake.table_or_make(TABLE, EVALS), datetime.now(UTC), json.dumps(code_version())
-        scores = {name: one.id for name, one in {**self.scores, **self.features}.items()}
+        asked = {"vqa": self.settings.vqa} if self.settings.vqa else {}
+        scores = {name: one.id for name, one in {**self.scores, **self.features, **asked}.items()}
         settings = {"n": self.asking.n, "sampling": self.asking.sampling, "scorers": scores}
         common = {
             "model": self.model,
@@ -263,7 +275,7 @@ class Evaluation:
                 return rows
 
 
-def _diversity(vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def diversity(vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(length > 0, length, 1)
