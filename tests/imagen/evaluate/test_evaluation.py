@@ -6,23 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from data import storage
 from data.engine import LocalEngine
 from data.lake import Lake
-from data.pairs import IMAGES, bucket_of
 from data.picture import decode
 from data.scorers.clip import ClipScore
 from data.stage import Plan
-from data.table import write_file
 from data.world.check import caption_is_true
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.evaluation import TABLE, Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.model import Imagen
 from tests.here import Here
+from tests.imagen.drawn_lake import with_images
 
 PROMPTS = 20
 
@@ -32,14 +30,7 @@ def before(little_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With the pictures that `drawn@1` was published from."""
     url = tmp_path_factory.mktemp("evaluated") / "lake"
     shutil.copytree(little_lake.url, url)
-    lake = Lake.open(str(url))
-    rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
-    images = lake.table_or_make("images", IMAGES)
-    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
-    for bucket in lake.buckets:
-        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
-        images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
-    return lake
+    return with_images(Lake.open(str(url)))
 
 
 @pytest.fixture(scope="module")
