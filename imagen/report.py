@@ -155,13 +155,14 @@ def _worst(evaluation: Evaluation, metric: str) -> list[Worst]:
     """Prompts whose pictures that metric has lowest, then the other metrics."""
     prompts, order = evaluation.asking.suite.prompts, [metric, *(name for name in evaluation.said if name != metric)]
     means = {name: _by_prompt(evaluation.said[name], evaluation.numbers) for name in order}
-    numbers = sorted(range(len(prompts)), key=lambda at: tuple(means[name][at] for name in order))[:WORST]
+    ranks = [np.nan_to_num(means[name], nan=np.inf) for name in order]  # what nobody asked is not the worst
+    numbers = sorted(range(len(prompts)), key=lambda at: tuple(rank[at] for rank in ranks))[:WORST]
     pictures = evaluation.pictures(numbers)
     return [
         Worst(
             prompts[at].text,
             prompts[at].category,
-            {name: float(means[name][at]) for name in order},
+            {name: float(means[name][at]) for name in order if not np.isnan(means[name][at])},
             _data_url(picture),
         )
         for at, picture in zip(numbers, pictures, strict=True)

@@ -59,7 +59,10 @@ def _of_pictures(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
             continue
         others = before.said[metric]
         apart = values - others
-        for part, chosen in after.slices.items():
+        known = ~np.isnan(apart)
+        for part, within in after.slices.items():
+            if not (chosen := within & known).any():
+                continue
             of_prompts = better(metric) * _means(apart[chosen], numbers[chosen])
             wins, losses = int((of_prompts > SAME).sum()), int((of_prompts < -SAME).sum())
             figure = mean(apart[chosen], seed, numbers[chosen])
@@ -90,7 +93,7 @@ def _means(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 def _most_different(before: Evaluation, after: Evaluation, metric: str, count: int) -> list[int]:
     """Numbers of prompts, one of each category in turn, the most different first."""
-    apart = np.abs(_means(after.said[metric] - before.said[metric], after.numbers))
+    apart = np.abs(_means(np.nan_to_num(after.said[metric] - before.said[metric]), after.numbers))
     prompts = after.asking.suite.prompts
     order = sorted(range(len(prompts)), key=lambda number: -apart[number])
     place: dict[str, int] = {}

@@ -38,6 +38,7 @@ from imagen.evaluate.reference import LookAtVersion, vectors_of
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.shapes import ShapesSeen, shows
 from imagen.evaluate.suites import load_suite
+from imagen.evaluate.vqa import ASK_ROWS, asking, vqa_right, vqa_score
 from imagen.model import Imagen, digest_of, located
 from imagen.models import Trained, models
 
@@ -145,6 +146,8 @@ class Evaluation:
             yield made, Look(made, tuple({one.table: one for one in looking}.values())), SHARD_ROWS
         for name, score in self.scores.items():
             yield made, Judge(made, score, f"score-{name}"), SHARD_ROWS
+        if self.settings.vqa:
+            yield made, asking(made, self.settings.vqa, self.asking.suite), ASK_ROWS
         if self.features:
             reference = tuple(self.features.values())
             yield self.lake, LookAtVersion(self.lake, reference, dataset=self.dataset, version=self.version), SHARD_ROWS
@@ -161,16 +164,21 @@ class Evaluation:
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Metric and slice of every figure."""
+        every = self.asking.suite.categories
+        checked = {prompt.category for prompt in self.asking.suite.prompts if prompt.checks}
         for metric in self.metrics:
-            yield from ((metric, part) for part in (ALL, *self.asking.suite.categories))
+            slices = [one for one in every if one in checked or not metric.startswith("vqa_")]
+            yield from ((metric, part) for part in (ALL, *slices))
         for name in self.features:
             yield from ((f"{distance}_{name}", ALL) for distance in self.distances_of(name))
 
     def figures(self) -> Iterator[Row]:
         """Every figure, by metric and slice."""
         for metric, values in self.said.items():
-            for part, chosen in self.slices.items():
-                yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
+            known = ~np.isnan(values)
+            for part, within in self.slices.items():
+                if (chosen := within & known).any():
+                    yield metric, part, mean(values[chosen], self.asking.seed, self.numbers[chosen])
         for metric, of, groups, resamples in self.between():
             yield metric, ALL, statistic(of, groups, self.asking.seed, resamples)
 
@@ -196,7 +204,7 @@ class Evaluation:
 
     @cached_property
     def said(self) -> dict[str, np.ndarray]:
-        """What each metric says of each picture."""
+        """What each metric says of each picture; nan where it says nothing."""
         return {metric: of() for metric, of in self.metrics.items()}
 
     @property
@@ -206,6 +214,8 @@ class Evaluation:
         if self.checked:
             found |= {"right": partial(self._right, sizes=False), "right_sizes": partial(self._right, sizes=True)}
         found |= {f"{name}_score": partial(self._scores, name) for name in self.scores}
+        if self.settings.vqa:
+            found |= {"vqa_score": self._vqa_score, "vqa_right": self._vqa_right}
         if self.asking.n > 1:
             found |= {f"diversity_{name}": partial(self._diversity, name) for name in self.features}
         return found
@@ -217,17 +227,15 @@ class Evaluation:
     def _scores(self, name: str) -> np.ndarray:
         return np.array(self.rows[f"{name}_score"], float)
 
+    def _vqa_score(self) -> np.ndarray:
+        return np.array([vqa_score(of) for of in self.rows["vqa_probabilities"]])
+
+    def _vqa_right(self) -> np.ndarray:
+        checks = [self.asking.suite.prompts[number].checks for number in self.numbers]
+        return np.array([vqa_right(*of) for of in zip(self.rows["vqa_answers"], checks, strict=True)])
+
     def _diversity(self, name: str) -> np.ndarray:
-        """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
-        vectors = unpacked(self.rows[f"{name}_vector"])
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = vectors / np.where(length > 0, length, 1)
-        found = np.zeros(len(unit))
-        for number in np.unique(self.numbers):
-            same = np.flatnonzero(self.numbers == number)
-            likeness = unit[same] @ unit[same].T
-            found[same] = 1 - (likeness.sum(1) - np.diag(likeness)) / (len(same) - 1)
-        return found
+        return diversity(unpacked(self.rows[f"{name}_vector"]), self.numbers)
 
     @cached_property
     def rows(self) -> dict[str, list[Any]]:
@@ -239,6 +247,8 @@ class Evaluation:
         tables |= {f"{name}_vector": (one.table, "vector") for name, one in self.features.items()}
         if self.checked:
             tables["shapes"] = (ShapesSeen().table, "shapes")
+        if self.settings.vqa:
+            tables |= {f"vqa_{column}": (self.settings.vqa.table, column) for column in ("answers", "probabilities")}
         joins = "".join(f" JOIN t{at} ON t{at}.id = pairs.id" for at in range(len(tables)))
         columns = "".join(f", t{at}.{column} AS {name}" for at, (name, (_, column)) in enumerate(tables.items()))
         found = query(
@@ -252,7 +262,8 @@ class Evaluation:
 
     @cached_property
     def said_settings(self) -> str:
-        scores = {name: one.id for name, one in {**self.scores, **self.features}.items()}
+        asked = {"vqa": self.settings.vqa} if self.settings.vqa else {}
+        scores = {name: one.id for name, one in {**self.scores, **self.features, **asked}.items()}
         return json.dumps({"n": self.asking.n, "sampling": self.asking.sampling, "scorers": scores}, sort_keys=True)
 
     def figure_id(self, metric: str, part: str) -> str:
@@ -288,3 +299,15 @@ class Evaluation:
             rows.append({"id": id, "metric": metric, "slice": part, **asdict(figure), **common})
         add_evals(self.lake, rows, {"model": self.model, "suite": self.asking.suite.name})
         return rows
+
+
+def diversity(vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Of each picture, how far those of the same prompt are from it on average: 1 - cosine."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(length > 0, length, 1)
+    found = np.zeros(len(unit))
+    for number in np.unique(numbers):
+        same = np.flatnonzero(numbers == number)
+        likeness = unit[same] @ unit[same].T
+        found[same] = 1 - (likeness.sum(1) - np.diag(likeness)) / (len(same) - 1)
+    return found

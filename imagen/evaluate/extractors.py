@@ -4,7 +4,6 @@ Each is a scorer of pictures like those of `data/scorers`, so that what looks at
 too. Real pictures are first cut to squares, as the model was shown them.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from data.score import Columns, PictureVectors, packed
 from data.scorers.clip import device_of
 from imagen.batches import square
 from imagen.errors import WeightsNotUsable
+from imagen.evaluate.pretrained import files_of
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
@@ -85,7 +85,7 @@ class Dinov2(Extractor):
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{weights.digest_of(_model_files(self.model))[:8]}"
+        return f"{super().id}-{weights.digest_of(files_of(self.model))[:8]}"
 
     def prepared(self, pixels: np.ndarray) -> torch.Tensor:
         processor, _ = _transformer(self.model, "cpu")
@@ -135,18 +135,3 @@ def _transformer(name: str, device: str) -> tuple[Any, Any]:
             f"{name} can't be loaded: {said}. Give a folder with config.json, preprocessor_config.json and "
             "model.safetensors, or a model's name in the hub such as facebook/dinov2-large"
         ) from error
-
-
-@lru_cache(maxsize=2)
-def _model_files(name: str) -> Sequence[Path]:
-    if Path(name).is_dir():
-        folder = Path(name)
-    else:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-        except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            raise WeightsNotUsable(f"{name} is no folder here and can't be fetched from the hub: {said}") from error
-    return sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])

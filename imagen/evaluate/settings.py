@@ -11,6 +11,7 @@ from data.values import first_wrong, read_values
 from imagen.errors import ConfigError
 from imagen.evaluate.distances import DISTANCES, Distance
 from imagen.evaluate.extractors import Dinov2, Inception
+from imagen.evaluate.vqa import Vqa
 
 
 class EvaluateSettings(BaseModel):
@@ -26,6 +27,7 @@ class EvaluateSettings(BaseModel):
     aesthetic: dict[str, Aesthetic] | None = Field(None, description="name: CLIP model and head")
     inception: Inception | None = Field(None, description="FID's features: {weights: FILE}")
     dinov2: Dinov2 | None = Field(None, description="DINOv2's features: {model: FOLDER}")
+    vqa: Vqa | None = Field(None, description="who answers the suite's checks: {model: FOLDER}")
     distances: tuple[Distance, ...] = Field(DISTANCES, description="of the features of real and made pictures")
 
 

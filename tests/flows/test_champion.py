@@ -12,8 +12,8 @@ from data.errors import ImagenError
 from data.lake import Lake
 from flows.command import app
 from imagen.models import models
-from tests.imagen.evaluate.conftest import another, with_images
-from tests.imagen.little import trained_lake
+from tests.imagen.drawn_lake import with_images
+from tests.imagen.little import another, trained_lake
 
 Run = Callable[..., Result]
 ONE = ("--workers", "1")

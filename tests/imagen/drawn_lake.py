@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.encoder import EncoderSettings, encode, encoder_of, load
 from data.lake import Lake, LakeConfig
-from data.pairs import PAIRS, bucket_of, pair_id
+from data.pairs import IMAGES, PAIRS, bucket_of, pair_id
 from data.publish import SAMPLE
 from data.table import write_file
 from data.world.draw import draw
@@ -38,6 +38,17 @@ def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE) -> Lak
     pairs = lake.table_or_make("pairs", PAIRS)
     known = pa.Table.from_pylist(rows.select(["id", "url", "caption"]).to_pylist(), PAIRS)
     pairs.append([write_file(pairs.url, bucket, known.take(np.flatnonzero(buckets == bucket))) for bucket in (0, 1)])
+    return lake
+
+
+def with_images(lake: Lake) -> Lake:
+    """The pictures that `drawn@1` was published from, in `images` too."""
+    rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
+    images = lake.table_or_make("images", IMAGES)
+    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
+    for bucket in lake.buckets:
+        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
+        images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
     return lake
 
 

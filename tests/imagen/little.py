@@ -1,5 +1,6 @@
 """Little cascades: one that is trained for a moment, and untrained ones whose every weight says something."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from data.lake import Lake
 from imagen.config import TrainConfig
 from imagen.model import Imagen
-from imagen.models import pipeline_of
+from imagen.models import add_model, models, pipeline_of
 from imagen.presets import by_size
 from imagen.sampling import SampleSettings
 from imagen.settings import TrainSettings
@@ -31,6 +32,24 @@ def trained_lake(folder: Path) -> Lake:
     trained = train(planned(lake, config, "drawn"), cpu=True).trained
     assert trained is not None
     return lake
+
+
+def copy_of(lake: Lake, url: Path) -> Lake:
+    shutil.copytree(lake.url, url)
+    return Lake.open(str(url))
+
+
+def another(lake: Lake, number: int, **config: object) -> str:
+    """One more model of the name, whose weights are the first's and a little else."""
+    first = models(lake)[-1]
+    model = Imagen.from_pretrained("little/1", lake.url)
+    torch.manual_seed(number)
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    lineage = {"dataset": first.dataset, "version": first.version, "stages": first.stages}
+    said = TrainConfig.model_validate({**first.config, **config})
+    return add_model(lake, said, f"{number:x}" * 32, model, lineage).reference
 
 
 def untrained(sides: tuple[int, ...], text: dict[str, Any] | None = None, text_width: int | None = None) -> Imagen:

@@ -1,37 +1,59 @@
-import shutil
-from pathlib import Path
+"""Models to evaluate, and what looks at their pictures: real architectures, small where they may be."""
 
-import pyarrow as pa
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from data.lake import Lake
-from data.pairs import IMAGES, bucket_of
-from data.table import write_file
-from imagen.config import TrainConfig
-from imagen.model import Imagen
-from imagen.models import add_model, models
+from imagen.evaluate.extractors import INCEPTION_SIDE
+from tests.imagen.drawn_lake import with_images
+from tests.imagen.evaluate.pictures import drawn
+from tests.imagen.little import another, copy_of
 
 
-def copy_of(lake: Lake, url: Path) -> Lake:
-    shutil.copytree(lake.url, url)
-    return Lake.open(str(url))
+class Untrained(FeatureExtractorInceptionV3):
+    """The library makes none without the published file."""
+
+    def load_state_dict(self, *_: Any, **more: Any) -> Any:
+        pass
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save({}, folder / "none.pth")
+    model = Untrained("inception", ["2048"], feature_extractor_weights_path=str(folder / "none.pth")).train()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # features as large as trained ones are, which others of chance are not
+    with torch.no_grad():
+        model(
+            torch.from_numpy(np.stack([np.asarray(one) for one in drawn(8, INCEPTION_SIDE, 0)[0]])).permute(0, 3, 1, 2)
+        )
+    torch.save(model.state_dict(), folder / "inception.pth")
+    return folder / "inception.pth"
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("dinov2")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 4}
+    Dinov2Model(Dinov2Config(**small, initializer_range=0.2)).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="package")
 def before(little_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return with_images(copy_of(little_lake, tmp_path_factory.mktemp("evaluated") / "lake"))
-
-
-def with_images(lake: Lake) -> Lake:
     """With the pictures that `drawn@1` was published from."""
-    rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
-    images = lake.table_or_make("images", IMAGES)
-    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
-    for bucket in lake.buckets:
-        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
-        images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
-    return lake
+    return with_images(copy_of(little_lake, tmp_path_factory.mktemp("evaluated") / "lake"))
 
 
 @pytest.fixture(scope="package")
@@ -41,16 +63,3 @@ def several(before: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     for number in (2, 3):
         another(lake, number)
     return lake
-
-
-def another(lake: Lake, number: int, **config: object) -> str:
-    """One more model of the name, whose weights are the first's and a little else."""
-    first = models(lake)[-1]
-    model = Imagen.from_pretrained("little/1", lake.url)
-    torch.manual_seed(number)
-    with torch.no_grad():
-        for parameter in model.unet.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
-    lineage = {"dataset": first.dataset, "version": first.version, "stages": first.stages}
-    said = TrainConfig.model_validate({**first.config, **config})
-    return add_model(lake, said, f"{number:x}" * 32, model, lineage).reference

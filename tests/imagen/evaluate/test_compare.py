@@ -13,8 +13,8 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.grid import CELL
 from tests.here import Here
-from tests.imagen.evaluate.conftest import copy_of
 from tests.imagen.evaluate.painted import paint
+from tests.imagen.little import copy_of
 
 KINDS, COLOURS = ("circle", "square", "star", "cross"), ("red", "green", "blue", "black", "orange", "purple")
 COUNT = len(KINDS) * len(COLOURS)

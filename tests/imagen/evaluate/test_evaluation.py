@@ -20,7 +20,7 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.model import Imagen
 from tests.here import Here
-from tests.imagen.evaluate.conftest import copy_of
+from tests.imagen.little import copy_of
 
 PROMPTS = 20
 

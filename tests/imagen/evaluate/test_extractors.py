@@ -9,39 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+from transformers import BitImageProcessor, Dinov2Model
 
 from data.score import unpacked
 from imagen.errors import WeightsNotUsable
 from imagen.evaluate.extractors import INCEPTION_SIDE, Dinov2, Inception
-
-
-class Untrained(FeatureExtractorInceptionV3):
-    """The library makes none without the published file."""
-
-    def load_state_dict(self, *_: Any, **more: Any) -> Any:
-        pass
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("inception")
-    torch.save({}, folder / "none.pth")
-    model = Untrained("inception", ["2048"], feature_extractor_weights_path=str(folder / "none.pth"))
-    torch.save(model.state_dict(), folder / "inception.pth")
-    return folder / "inception.pth"
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("dinov2")
-    Dinov2Model(
-        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    ).save_pretrained(folder)
-    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
-    return folder
 
 
 def pictures(count: int, side: int) -> list[Image.Image]:
@@ -49,9 +21,9 @@ def pictures(count: int, side: int) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(count)]
 
 
-def test_inceptions_features_are_the_librarys(weights: Path) -> None:
+def test_inceptions_features_are_the_librarys(inception: Path) -> None:
     """On pictures that need no resizing, which it does otherwise."""
-    extractor = Inception(weights=str(weights), side=INCEPTION_SIDE, batch_size=2)
+    extractor = Inception(weights=str(inception), side=INCEPTION_SIDE, batch_size=2)
     asked = pictures(3, INCEPTION_SIDE)
     ours = unpacked(
         [
@@ -59,15 +31,15 @@ def test_inceptions_features_are_the_librarys(weights: Path) -> None:
             *extractor.say([extractor.look(asked[2])])["vector"],
         ]
     )
-    theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+    theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(inception))
     pixels = torch.from_numpy(np.stack([np.asarray(one) for one in asked])).permute(0, 3, 1, 2)
     expected = theirs(pixels)[0].numpy()
     assert ours.shape == (3, 2048)
     np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-4)  # kept in float16
 
 
-def test_small_pictures_are_enlarged_without_rounding(weights: Path) -> None:
-    extractor = Inception(weights=str(weights), side=16)
+def test_small_pictures_are_enlarged_without_rounding(inception: Path) -> None:
+    extractor = Inception(weights=str(inception), side=16)
     picture = pictures(1, 16)[0]
     seen = extractor.look(picture)
     rounded = picture.resize((INCEPTION_SIDE, INCEPTION_SIDE), Image.Resampling.BICUBIC)

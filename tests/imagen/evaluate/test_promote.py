@@ -17,8 +17,8 @@ from imagen.promote import Judged, candidate, promote
 from imagen.registry import champion_of, champions_of, decide, decisions, rival_of, rollback, state_of
 from imagen.training import planned
 from tests.here import Here
-from tests.imagen.evaluate.conftest import another, copy_of
 from tests.imagen.evaluate.painted import paint
+from tests.imagen.little import another, copy_of
 
 COUNT = 24
 RIGHT = {"little/1": set(range(8)), "little/2": set(range(COUNT)), "little/3": set(range(1, 9))}

@@ -19,8 +19,8 @@ from imagen.registry import decide
 from imagen.report import asked_of, report
 from tests.chromium import needs_chromium, opened
 from tests.here import Here
-from tests.imagen.evaluate.conftest import copy_of
 from tests.imagen.evaluate.painted import painted
+from tests.imagen.little import copy_of
 
 HOSTILE = '<img src=x onerror="console.error(1)"><script>console.error(2)</script>'
 

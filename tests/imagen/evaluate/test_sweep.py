@@ -17,7 +17,7 @@ from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.sweep import Point as Swept
 from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
 from tests.here import Here
-from tests.imagen.evaluate.conftest import copy_of
+from tests.imagen.little import copy_of
 
 
 @pytest.fixture
