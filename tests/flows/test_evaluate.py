@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.imagen.drawn_lake import with_images
 from tests.imagen.little import trained_lake
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
@@ -19,7 +20,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def imagen(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("evaluate")
     lake = trained_lake(folder)
+    with_images(lake)
     (folder / "few.csv").write_text("prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n")
+    checks = '"[{""question"": ""Is there a star?""}]"'
+    (folder / "asked.csv").write_text(f"prompt,checks\na red star,{checks}\na blue ring,\n")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "IMAGEN_LAKE": lake.url}
@@ -54,6 +58,19 @@ def test_a_suite_is_asked_and_its_figures_are_shown(imagen: Run) -> None:
         (["little/1", "--config", "nowhere.yaml"], "evaluation nowhere.yaml can't be read"),
         (["little/1", "--config", "wrong.yaml"], "wrong.yaml, line 2: distances.0: Input should be 'fd', 'kid', "),
         (["little/1", "--dataset", "drawn@9"], "drawn@9 does not exist in"),
+        (
+            ["little/1", "--suite", "few.csv", "--config", "wide.yaml"],
+            "a Fréchet distance of 128 features needs more than 128 real pictures, there are 24: evaluate against",
+        ),
+        (["little/1", "--config", "metric.yaml"], "metric.yaml, line 1: bleu: there is no such field"),
+        (
+            ["little/1", "--suite", "few.csv", "--config", "asks.yaml"],
+            "suite few has no checks, so that nothing can be",
+        ),
+        (
+            ["little/1", "--suite", "asked.csv", "--config", "asks.yaml"],
+            "nowhere is no folder here and can't be fetched from the hub",
+        ),
         (["little/1", "--config", "missing.yaml"], "no file nowhere.pth with the weights of FID's Inception. They are"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -61,7 +78,10 @@ def test_a_suite_is_asked_and_its_figures_are_shown(imagen: Run) -> None:
 def test_what_is_wrong_is_one_sentence(words: list[str], sentence: str, imagen: Run, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("suite: shapes\ndistances: [fid]\n")
     (tmp_path / "missing.yaml").write_text("inception: {weights: nowhere.pth}\n")
-    there = [str(tmp_path / word) if word in ("wrong.yaml", "missing.yaml") else word for word in words]
+    (tmp_path / "wide.yaml").write_text("clip: {clip: {model: built-in}}\ndistances: [fd]\n")
+    (tmp_path / "metric.yaml").write_text("bleu: {}\n")
+    (tmp_path / "asks.yaml").write_text("vqa: {model: nowhere}\n")
+    there = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words]
     done = imagen(*there)
     assert done.returncode == 2, done.stdout
     assert sentence in " ".join(done.stderr.split())
