@@ -13,7 +13,7 @@ from data.engine import Engine
 from data.gates import pass_gates
 from data.ingest import Ingested, ingest
 from data.lake import Lake
-from data.publish import Publication, Publish, lineage
+from data.publish import Joined, Publication, Publish, lineage
 from data.recipe import Recipe
 from data.score import CaptionScorer, Judge, Look, PictureScorer, Read, VectorScorer
 from data.select import Selection, select
@@ -31,7 +31,7 @@ class Way:
     recipe: Recipe
     stages: tuple[Stage, ...]
     selection: Selection
-    embeds: tuple[Stage, ...]  # after selecting: only what is kept is worth it
+    later: tuple[Stage, ...]  # after selecting: describing and embedding, which only what is kept is worth
     publish: Publish
 
     def ingest(self, now: datetime | None = None) -> Ingested:
@@ -55,7 +55,9 @@ class Way:
             return current.version
         verdicts = self.lake.table(self.selection.table)
         inputs = {**verdicts.record()["inputs"], verdicts.name: verdicts.version}
-        inputs |= {table: self.lake.table(table).version for table, _ in self.publish.embeddings.values()}
+        read = {one.table for one in self.recipe.describers.values()}
+        read |= {one.table for one in self.publish.embeddings.values()}
+        inputs |= {table: self.lake.table(table).version for table in sorted(read)}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 
@@ -94,19 +96,25 @@ class Built:
 def way(lake: Lake, recipe: Recipe) -> Way:
     scorers = recipe.scores
     vectors = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, VectorScorer)}
-    looking = [scorer for scorer in scorers.values() if isinstance(scorer, PictureScorer)]
+    describers = recipe.describers
+    looking = [one for name, one in scorers.items() if isinstance(one, PictureScorer) and name not in describers]
     looking += [one for scorer in vectors.values() for one in scorer.sees()]
     stages: list[Stage] = [Download(lake, recipe.download)]
     stages += [Read(lake, one, f"score-{name}") for name, one in scorers.items() if isinstance(one, CaptionScorer)]
     stages += [Look(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
     stages += [Judge(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
     selection = Selection(recipe.name, recipe.criteria, recipe.judged)
-    embeds = {name: Embed(lake, recipe.name, encoder_of(one), f"embed-{name}") for name, one in recipe.embed.items()}
-    joined = {
-        name: (one.table, one.encoder.settings.dtype) for name, one in embeds.items() if recipe.embed[name].publish
-    }
+    later: list[Stage] = [
+        Look(lake, (one,), f"describe-{name}", kept_by=recipe.name) for name, one in describers.items()
+    ]
+    joined = {}
+    for name, one in recipe.embed.items():
+        embed = Embed(lake, recipe.name, encoder_of(one), f"embed-{name}", describers[one.of] if one.of else None)
+        later.append(embed)
+        if one.publish:
+            joined[name] = Joined(embed.table, one.dtype, f"{one.of}_text" if one.of else "caption")
     publish = Publish(lake, recipe.name, recipe.scores, joined, recipe.copies)
-    return Way(lake, recipe, tuple(stages), selection, tuple(embeds.values()), publish)
+    return Way(lake, recipe, tuple(stages), selection, tuple(later), publish)
 
 
 def build(
@@ -122,7 +130,7 @@ def build(
     for stage in ways.stages:
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     ways.select()
-    for stage in ways.embeds:
+    for stage in ways.later:
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     while True:
         publication = ways.plan_publication()

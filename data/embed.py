@@ -1,7 +1,8 @@
 """Embed every kept caption that an encoder has not read: `verdicts/<dataset>` and `pairs` → `embeddings/<encoder>`.
 
-The table is keyed by the text, so a caption is encoded once however many pairs and datasets carry it. Its bucket is
-that of the text's id, which is not its pairs': a plan goes through all pairs once, and publishing looks texts up.
+What a captioner wrote is read from its table instead of `pairs`. The table is keyed by the text, so one is encoded once
+however many pairs and datasets carry it. Its bucket is that of the text's id, which is not its pairs': a plan goes
+through all pairs once, and publishing looks texts up.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from data.encoder import Encoder
 from data.lake import Lake
 from data.pairs import EMBEDDINGS, PAIRS, VERDICTS, text_id
+from data.score import Describer
 from data.stage import Shard, Written
 from data.table import BINARY_ROW_GROUP, Table, write_file
 
@@ -29,6 +31,7 @@ class Embed:
     dataset: str
     encoder: Encoder
     name: str
+    of: Describer | None = None  # who wrote the texts; none: they are the pairs' captions
     leads: bool = False
 
     @property
@@ -44,15 +47,19 @@ class Embed:
     def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
         """The kept texts of all pairs, once each, dealt to the buckets of their ids; DuckDB spills them to disk."""
         verdicts = lake.table_or_make(f"verdicts/{self.dataset}", VERDICTS)
-        pairs = lake.table_or_make("pairs", PAIRS)
+        if self.of is None:
+            texts, text = lake.table_or_make("pairs", PAIRS), "caption"
+        else:
+            texts, text = lake.table_or_make(self.of.table, self.of.schema), "text"
         with TemporaryDirectory() as folder, duckdb.connect(config={"temp_directory": folder}) as connection:
             connection.execute("SET preserve_insertion_order = false")
             connection.execute("CREATE TABLE texts (id VARCHAR, caption VARCHAR, bucket INTEGER)")
             for bucket in lake.buckets:
                 connection.register("verdicts", verdicts.dataset(bucket))
-                connection.register("pairs", pairs.dataset(bucket))
+                connection.register("said", texts.dataset(bucket))
                 connection.execute(
-                    "WITH kept AS (SELECT DISTINCT caption FROM verdicts JOIN pairs USING (id) WHERE kept), "
+                    f"WITH kept AS (SELECT DISTINCT {text} AS caption FROM verdicts JOIN said USING (id) "
+                    f"WHERE kept AND {text} IS NOT NULL), "
                     "named AS (SELECT left(sha256(caption), 32) AS id, caption FROM kept) INSERT INTO texts "
                     f"SELECT id, caption, (('0x' || left(id, 4))::INTEGER * {lake.config.buckets}) >> 16 FROM named"
                 )
@@ -73,10 +80,10 @@ class Embed:
 
 
 def texts_of(lake: Lake, table: str, captions: pa.ChunkedArray) -> pa.Table:
-    """Embedding and length of each caption, in their order; null where the table does not hold it yet."""
-    ids = [text_id(caption) for caption in captions.to_pylist()]
-    found = lake.table(table).find(ids, ["id", "embedding", "length"])
-    places = pc.index_in(pa.array(ids), found["id"].combine_chunks())
+    """Embedding and length of each caption, in their order; null where there is none, or none in the table yet."""
+    ids = [None if caption is None else text_id(caption) for caption in captions.to_pylist()]
+    found = lake.table(table).find([id for id in ids if id is not None], ["id", "embedding", "length"])
+    places = pc.index_in(pa.array(ids, pa.string()), found["id"].combine_chunks())
     return found.select(["embedding", "length"]).take(places)
 
 

@@ -45,6 +45,11 @@ class EncoderSettings(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     batch_tokens: int = Field(512, ge=1, description="of a batch, padding counted: rows x width; more for a GPU")
     publish: bool = Field(True, description="add its columns to the dataset; else the embeddings are read apart")
+    of: str | None = Field(
+        None,
+        exclude_if=lambda of: of is None,  # recipes that don't say it keep their hash
+        description="the score whose text is read, such as a captioner's; the pair's own caption if not given",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EncoderSettings":
@@ -131,6 +136,8 @@ class ClipText:
 
 
 def encoder_of(settings: EncoderSettings) -> Encoder:
+    """One encoder for whichever text it reads: its model is loaded once, and a text is encoded once."""
+    settings = settings.model_copy(update={"of": None})
     return T5(settings) if settings.encoder == "t5" else ClipText(settings)
 
 

@@ -7,7 +7,7 @@ what was forgotten. `pairs` comes last: a forgetting that was killed finds the s
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -52,9 +52,10 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgo
     forgotten = Forgotten(sorted(found), seen_by=_seen_by(lake, set(found)))
     forgotten.models = _trained_on(lake, forgotten.seen_by)
     rewritten: dict[str, str] = {}
+    texts = [*(caption for _, caption in found.values()), *_written_of(lake, found)]
     for name in sorted(lake.tables(), key=lambda name: (name == "pairs", name)):
         if name not in BESIDE:
-            _forget_in(lake, name, found, forgotten, rewritten)
+            _forget_in(lake, name, _wanted(name, found, texts), forgotten, rewritten)
     forgotten.files = len(rewritten)
     _remove_grids(lake, forgotten.seen_by)
     note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
@@ -97,10 +98,7 @@ def rewritten_files(lake: Lake) -> dict[str, str]:
     return found
 
 
-def _forget_in(
-    lake: Lake, name: str, found: dict[str, tuple[str, str]], forgotten: Forgotten, rewritten: dict[str, str]
-) -> None:
-    wanted = _wanted(name, found)
+def _forget_in(lake: Lake, name: str, wanted: "Wanted", forgotten: Forgotten, rewritten: dict[str, str]) -> None:
     while True:  # until no build that was running has brought any back
         table = lake.table(name)
         live, add_files, remove, gone = table.files(), list[ShardFile](), list[str](), 0
@@ -125,11 +123,18 @@ def _forget_in(
             storage.remove(storage.join(table.url, page))
 
 
-def _wanted(name: str, found: dict[str, tuple[str, str]]) -> "Wanted":
+def _written_of(lake: Lake, found: Iterable[str]) -> list[str]:
+    """What captioners wrote of the pictures of some pairs. Embeddings, which are known by it, go before its tables."""
+    tables = [lake.table(name) for name in lake.tables() if name.startswith("scores/")]
+    writing = [table for table in tables if "text" in table.schema().names]
+    texts = {text for table in writing for text in table.find(found, ["id", "text"])["text"].to_pylist()}
+    return sorted(texts - {None})
+
+
+def _wanted(name: str, found: dict[str, tuple[str, str]], texts: list[str]) -> "Wanted":
     if name == "rejects":
         return Wanted(urls=[url for url, _ in found.values()])
-    texts = [text_id(caption) for _, caption in found.values()] if name.startswith("embeddings/") else []
-    return Wanted(ids=[*found, *texts])
+    return Wanted(ids=[*found, *(map(text_id, texts) if name.startswith("embeddings/") else [])])
 
 
 @dataclass

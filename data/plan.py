@@ -130,7 +130,7 @@ def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
     ways, found = way(glimpse, recipe), waiting(glimpse, recipe.sources)
     arrive = _arrival(glimpse)
     steps, pictures = [], 0
-    for stage in (*ways.stages, *ways.embeds):
+    for stage in (*ways.stages, *ways.later):
         pending = _pending(glimpse, stage)
         if stage.name == "download":
             expected = pending + found.new

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -34,6 +34,14 @@ SAMPLE = [
     pa.field("sha256", pa.string()),
 ]
 EMBEDDED_BYTES = 1 << 29  # of embeddings joined into one file: a T5-XXL's take far more room than the pictures
+
+
+class Joined(NamedTuple):
+    """Embeddings that become columns."""
+
+    table: str
+    dtype: str
+    text: str = "caption"  # the column whose texts they are of
 
 
 @dataclass
@@ -60,7 +68,7 @@ class Publish:
     lake: Lake
     dataset: str
     scores: Mapping[str, Scorer]
-    embeddings: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name → its table and dtype
+    embeddings: Mapping[str, Joined] = field(default_factory=dict)
     sizes: tuple[PictureSettings, ...] = ()  # of smaller copies
     name: str = "publish"
 
@@ -96,14 +104,16 @@ class Publish:
     def joined(self) -> dict[str, Any]:
         """What else a row's content follows from."""
         copies = {name: settings.model_dump(mode="json") for name, settings in self.copies.items()}
-        return {"embeddings": {name: table for name, (table, _) in self.embeddings.items()}, "copies": copies}
+        texts = {name: one.text for name, one in self.embeddings.items() if one.text != "caption"}
+        joined = {"embeddings": {name: one.table for name, one in self.embeddings.items()}, "copies": copies}
+        return joined | ({"texts": texts} if texts else {})
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
         publication, still = Publication(table), self.lake.still()
         same = self._same(table.record() if self.embeddings or self.sizes else {})
-        for source, _ in self.embeddings.values():
-            shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(source).bytes_a_row()))
+        for one in self.embeddings.values():
+            shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(one.table).bytes_a_row()))
         for bucket in self.lake.buckets:
             self._plan_bucket(publication, still, bucket, shard_rows, same)
         return publication
@@ -114,15 +124,17 @@ class Publish:
 
     def _same(self, before: Mapping[str, Any]) -> str:
         """SQL: whether a published row would be the same now. An encoder's vectors of a text never change, so it is
-        enough that the rows have some and that the last version joined them from the same table; likewise with copies.
+        enough that the rows with a text have some, and that the last version joined those of the same column from the
+        same table; likewise with copies.
         """
         there, wanted = before.get("copies", {}), self.joined["copies"]
         if {name: there.get(name) for name in wanted} != wanted:
             return "false"
         same = [f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in self.facts]
-        for name, (table, _) in self.embeddings.items():
+        for name, (table, _, text) in self.embeddings.items():
             joined = before.get("embeddings", {}).get(name) == table
-            same.append(f"present.{name}_length IS NOT NULL" if joined else "false")
+            joined &= before.get("texts", {}).get(name, "caption") == text
+            same.append(f"(present.{name}_length IS NOT NULL OR wanted.{text} IS NULL)" if joined else "false")
         return " AND ".join(same)
 
     def _plan_bucket(self, publication: Publication, still: Lake, bucket: int, shard_rows: int, same: str) -> None:
@@ -177,8 +189,8 @@ class Publish:
         for name, settings in self.copies.items():
             columns[name] = _as_hugging_face_does(smaller(pictures, settings))
         vectors: dict[str, Any] = {}
-        for name, (table, dtype) in self.embeddings.items():
-            texts = texts_of(self.lake, table, shard.rows["caption"])
+        for name, (table, dtype, text) in self.embeddings.items():
+            texts = texts_of(self.lake, table, shard.rows[text])
             columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
             vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
         rows = pa.table(columns).select(self.schema().names)

@@ -29,7 +29,7 @@ from data.forbidden import check_lists
 from data.gates import Gates
 from data.picture import PictureSettings
 from data.publish import SAMPLE
-from data.score import Scorer
+from data.score import Describer, Scorer
 from data.scorers import scorer_class
 from data.scorers.clip import ClipModel
 from data.select import FACTS
@@ -123,6 +123,20 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _texts_are_known(self) -> "Recipe":
+        for name, encoder in self.embed.items():
+            if encoder.of is not None and encoder.of not in self.describers:
+                there = ", ".join(self.describers) or "none: a captioner's is one"
+                wrong = f"there is no score {encoder.of!r} that is a text; there are {there}"
+                error = InitErrorDetails(
+                    type=PydanticCustomError("text", "{wrong}", {"wrong": wrong}),
+                    loc=("embed", name, "of"),
+                    input=encoder.of,
+                )
+                raise ValidationError.from_exception_data("recipe", [error])
+        return self
+
+    @model_validator(mode="after")
     def _columns_are_known(self) -> "Recipe":
         asked = () if isinstance(self.gates.no_nulls, bool) else self.gates.no_nulls
         known = [field.name for field in SAMPLE if field.name != "image"]
@@ -166,7 +180,12 @@ class Recipe(BaseModel):
     def judged(self) -> dict[str, Scorer]:
         """Every table of scores that selecting may ask, by name: the recipe's scorers, and the vectors of each CLIP."""
         vectors = {f"{name}_vectors": s.vectors() for name, s in self.scores.items() if isinstance(s, ClipModel)}
-        return {**self.scores, **vectors}
+        return {name: one for name, one in self.scores.items() if name not in self.describers} | vectors
+
+    @property
+    def describers(self) -> dict[str, Describer]:
+        """The scorers that write of what is kept, by name."""
+        return {name: one for name, one in self.scores.items() if isinstance(one, Describer)}
 
     @property
     def copies(self) -> tuple[PictureSettings, ...]:

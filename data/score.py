@@ -1,7 +1,8 @@
 """Scores are facts: what a scorer says of a picture or a caption, a row once for each of them and scorer.
 
 There are three kinds of scorer, and a stage for each. `Look`: a picture is read and decoded once for all scorers that
-have not seen it; one of these keeps the vectors of a CLIP model. `Judge` says what can be said from such vectors,
+have not seen it; one of these keeps the vectors of a CLIP model, and one that writes of pictures sees those that are
+kept alone. `Judge` says what can be said from such vectors,
 `Read` what can be said from the caption alone: neither touches a picture, so a new head over old pictures is cheap.
 """
 
@@ -21,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.lake import Lake
-from data.pairs import IMAGES, PAIRS
+from data.pairs import IMAGES, PAIRS, VERDICTS
 from data.picture import decode
 from data.stage import Shard, Written, query
 from data.table import Table, open_files, write_file
@@ -99,6 +100,12 @@ class PictureVectors(PictureScorer):
         return self.batch_size
 
 
+class Describer(PictureScorer):
+    """Writes a text of each picture that is kept. That is dear, and nothing that selecting could ask for."""
+
+    columns = pa.schema({"text": pa.string()})
+
+
 class VectorScorer(Scorer):
     """Judges pictures by the vectors that other scorers made of them, and by their captions."""
 
@@ -120,11 +127,12 @@ class CaptionScorer(Scorer):
 
 @dataclass(frozen=True)
 class Look:
-    """The stage: `images` → a table of each picture scorer."""
+    """The stage: `images` → a table of each picture scorer; of all pictures, or of those that a dataset keeps."""
 
     lake: Lake
     scorers: tuple[PictureScorer, ...]
     name: str = "look"
+    kept_by: str | None = None  # the dataset
     leads: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
@@ -135,12 +143,17 @@ class Look:
         seen = {f"seen{n}": table.dataset(bucket) for n, table in enumerate(outputs)}
         todo = ", ".join(f"CASE WHEN {name}.id IS NULL THEN {n} END" for n, name in enumerate(seen))
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = images.id" for name in seen)
+        kept = {}
+        if self.kept_by is not None:
+            kept = {"verdicts": lake.table_or_make(f"verdicts/{self.kept_by}", VERDICTS).dataset(bucket)}
+            joins += " SEMI JOIN (SELECT id FROM verdicts WHERE kept) AS kept ON kept.id = images.id"
         return query(
             f"SELECT * FROM (SELECT images.id AS id, file, "
             f"list_filter([{todo}], lambda one: one IS NOT NULL) AS todo FROM images{joins}) "
             "WHERE len(todo) > 0 ORDER BY id",
             images=lake.table_or_make("images", IMAGES).located(bucket, ["id"]),
             **seen,
+            **kept,
         )
 
     def work(self, shard: Shard) -> Written:

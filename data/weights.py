@@ -22,6 +22,10 @@ WEIGHTS = (  # what `transformers` loads, in its order: one file, or an index of
 )
 TOKENIZER = ("tokenizer.json", "spiece.model")
 BESIDE = ("config.json", "tokenizer_config.json", *TOKENIZER)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WORDS = (*TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model")  # a captioner's tokenizer is one of these
+PREPARE = ("preprocessor_config.json", "processor_config.json")  # its pictures are prepared by one of these
+CAPTIONER = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # what is read of its folder
 
 
 def digest(path: Path) -> str:
@@ -54,6 +58,30 @@ def model_files(folder: Path) -> list[Path]:
     tokenizer = any(path.name in TOKENIZER for path in beside)
     whole = weights and tokenizer and all(path.is_file() for path in [*weights, folder / "config.json"])
     return [*weights, *beside] if whole else []
+
+
+def captioner_files(folder: Path) -> list[Path]:
+    """Everything that an image-to-text model of `transformers` is made of; nothing where a part of it is missing."""
+    files = sorted(path for pattern in CAPTIONER for path in folder.glob(pattern))
+    names = {path.name for path in files}
+    parts = all(names & {*one} for one in (("config.json",), PREPARE, WORDS))
+    weights = _weights(folder, *WEIGHTS[0][:2])
+    return files if parts and weights and all(path.is_file() for path in weights) else []
+
+
+def hub_captioner(model: str) -> Path:
+    """The folder of a hub's captioner in the cache, fetched where it is not whole; never its pickles or its code."""
+    from huggingface_hub import snapshot_download
+
+    with suppress(FileNotFoundError):  # never fetched
+        folder = Path(snapshot_download(model, local_files_only=True))
+        if captioner_files(folder):
+            return folder
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(CAPTIONER)))
+    except OSError as error:
+        said = str(error).splitlines()[0]
+        raise ModelError(f"{model} is no folder here and can't be fetched from the hub: {said}") from error
 
 
 def hub_folder(model: str) -> Path:

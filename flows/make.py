@@ -1,4 +1,6 @@
-"""The verbs of the model half: train a cascade, make and edit pictures with one, and read how a picture was made."""
+"""The verbs of the model half: train a cascade, make and edit pictures with one, and read how a picture was made or
+what it shows.
+"""
 
 import os
 import sys
@@ -189,6 +191,32 @@ def inspect(
         from flows.show_models import show_made
 
         show_made(made)
+
+
+def describe(
+    files: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="A captioner: built-in, a folder, or a hub id: Salesforce/blip-image-captioning-base.")
+    ] = "built-in",
+    prompt: Annotated[
+        str | None, typer.Option(show_default=False, help="What it is asked, or how its captions begin.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What pictures show, in a sentence each.
+
+    Example: imagen describe one.png other.jpg
+    """
+    from imagen.captions import describe as write_captions
+    from imagen.png import open_picture
+
+    pictures = [open_picture(file) for file in files]
+    said = list(zip(map(str, files), write_captions(pictures, model, prompt=prompt), strict=True))
+    if as_json:
+        write_json([{"file": file, "caption": caption} for file, caption in said])
+    else:
+        for file, caption in said:
+            sys.stdout.write(f"{file}: {caption}\n" if len(said) > 1 else f"{caption}\n")
 
 
 def load_model(model: str | None, lake: str) -> tuple[Any, str]:

@@ -92,7 +92,7 @@ def rebuild(
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         ways.select(repin)
         report(ways)  # also where a gate is closed
-        for stage in ways.embeds:
+        for stage in ways.later:
             built.rows[stage.name] = run_stage(ways.lake, stage, engine, loaded.shard_rows)
         publish(ways, engine, built)
     return built

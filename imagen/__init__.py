@@ -4,16 +4,21 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagen.captions import describe
     from imagen.model import Imagen
 
-__all__ = ["Imagen"]
+__all__ = ["Imagen", "describe"]
 __version__ = version("imagen")
 
 
 def __getattr__(name: str) -> Any:
-    """`from imagen import Imagen`, without loading torch for who does not."""
+    """`from imagen import Imagen, describe`, without loading torch for who does not."""
     if name == "Imagen":
         from imagen.model import Imagen
 
         return Imagen
+    if name == "describe":
+        from imagen.captions import describe
+
+        return describe
     raise AttributeError(f"module 'imagen' has no attribute {name!r}")

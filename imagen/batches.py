@@ -2,8 +2,8 @@
 
 import re
 import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ class Batch:
     pixels: Tensor  # b 3 h w, -1 to 1
     text: Tensor | None = None  # b n d
     seen: Tensor | None = None  # b n
+    others: Tensor | None = None  # k b n d: other texts of the same pictures
+    others_seen: Tensor | None = None  # k b n
 
     def to(self, device: torch.device) -> "Batch":
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -35,6 +37,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def mixed(self, told: Tensor, shares: Sequence[float]) -> "Batch":
+        """Each sample with the text in whose share the number falls that was drawn for it: an other's, or its own.
+
+        One that has no such other text keeps its own.
+        """
+        assert self.text is not None
+        assert self.seen is not None
+        assert self.others is not None
+        assert self.others_seen is not None
+        texts, seen = torch.cat([self.others, self.text[None]]), torch.cat([self.others_seen, self.seen[None]])
+        own, rows = len(shares), torch.arange(len(self), device=told.device)
+        which = torch.bucketize(told, torch.tensor(shares, device=told.device).cumsum(0), right=True)
+        which = torch.where(seen[which, rows].any(-1), which, own)
+        return replace(self, text=texts[which, rows], seen=seen[which, rows], others=None, others_seen=None)
 
 
 class Squares(IterableDataset):
@@ -61,12 +78,14 @@ class Squares(IterableDataset):
 class Endless:
     """The batches of epoch after epoch, and how far they are."""
 
-    def __init__(self, squares: Squares, size: int, encoder: str | None, workers: int = 0) -> None:
+    def __init__(
+        self, squares: Squares, size: int, encoder: str | None, workers: int = 0, others: Sequence[str] = ()
+    ) -> None:
         self.squares, self.epoch = squares, 0
         self.loader = StatefulDataLoader(
             squares,
             size,
-            collate_fn=partial(collate, encoder=encoder),
+            collate_fn=partial(collate, encoder=encoder, others=tuple(others)),
             num_workers=workers,
             drop_last=True,
             multiprocessing_context="spawn" if workers else None,
@@ -131,21 +150,23 @@ def picture_column(columns: Iterable[str], side: int) -> str:
     return next((f"image_{size}" for size in copies if size >= side), "image")
 
 
-def collate(samples: list[dict[str, Any]], encoder: str | None) -> Batch:
-    """Embeddings padded to the longest, in float32; without an encoder none."""
+def collate(samples: list[dict[str, Any]], encoder: str | None, others: Sequence[str] = ()) -> Batch:
+    """Embeddings padded to the longest of all, in float32; without an encoder none."""
     pixels = torch.stack([sample["pixels"] for sample in samples]).float() / 127.5 - 1
     if encoder is None:
         return Batch(pixels)
-    texts = [sample[encoder] for sample in samples]
-    width = next((text.shape[1] for text in texts if text is not None and len(text)), 0)
+    texts = [[sample[name] for sample in samples] for name in (encoder, *others)]
+    width = next((text.shape[1] for row in texts for text in row if text is not None and len(text)), 0)
     if not width:
         raise ColumnNotFound(
             f"no sample has an embedding {encoder!r}: build the dataset with one, or train without text"
         )
-    lengths = [0 if text is None else len(text) for text in texts]
-    padded = torch.zeros(len(texts), max(lengths), width)
-    for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
-        if length:
-            padded[row, :length] = text.float()
-    seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return Batch(pixels, padded, seen)
+    lengths = torch.tensor([[0 if text is None else len(text) for text in row] for row in texts])
+    padded = torch.zeros(len(texts), len(samples), int(lengths.max()), width)
+    for place, text in zip(padded.flatten(0, 1), (text for row in texts for text in row), strict=True):
+        if text is not None and len(text):
+            place[: len(text)] = text.float()
+    seen = torch.arange(padded.shape[2]) < lengths[..., None]
+    if not others:
+        return Batch(pixels, padded[0], seen[0])
+    return Batch(pixels, padded[0], seen[0], padded[1:], seen[1:])

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -37,6 +37,11 @@ class TrainConfig(BaseModel):
     resolutions: tuple[int, ...] | None = Field(None, description="of each stage, with `size`")
     cascade: CascadeSettings | None = Field(None, description="a cascade spelled out, instead of a preset")
     text: str | None = Field("t5", description="the dataset's embeddings that are read; null: train without captions")
+    mix: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict,
+        exclude_if=lambda mix: not mix,  # configurations that don't say it keep their hash
+        description="other embeddings by the same encoder, and the share of samples read by each: {t5_new: 0.5}",
+    )
     fit: Fit = Field("crop", description="how a picture becomes a square")
     train: TrainSettings = Field(TrainSettings(), description="of every stage, where it differs from the size's rules")
     stages: tuple[TrainSettings, ...] = Field((), description="of each stage, where it differs")
@@ -59,6 +64,8 @@ class TrainConfig(BaseModel):
             raise ValueError("say either preset (tiny, small, imagen-2b) or cascade")
         if self.cascade is not None and (self.size or self.resolutions):
             raise ValueError("size and resolutions change a preset; a cascade that is spelled out has its own")
+        if self.mix and (self.text is None or self.text in self.mix or sum(self.mix.values()) > 1):
+            raise ValueError("mix names other embeddings than text does, with shares that are 1 or less together")
         if self.lora and not self.init_from:
             raise ValueError("lora changes a trained model: say which with init_from")
         for name in ("stages", "sample"):

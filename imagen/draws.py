@@ -19,6 +19,7 @@ class Draws:
     level: Tensor  # b, 0 to 1: how much noise the smaller picture gets
     small_noise: Tensor  # b 3 h w
     corner: Tensor  # b 2, 0 to 1: where a crop begins
+    told: Tensor  # b, 0 to 1: which of a sample's texts is read
 
     def to(self, device: torch.device) -> "Draws":
         return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -28,7 +29,7 @@ def draw(seed: int, step: int, places: Sequence[int], total: int, shape: Sequenc
     """`places` are those of our samples among the `total` of the step, `shape` is that of one picture."""
     first = torch.rand(1, generator=_generator(seed, step, "all"))
     drawn = [_of_one(_generator(seed, step, place), tuple(shape)) for place in places]
-    even, noise, small_noise = (torch.stack([one[part] for one in drawn]) for part in range(3))
+    even, noise, small_noise, told = (torch.stack([one[part] for one in drawn]) for part in range(4))
     return Draws(
         times=(first + torch.tensor(places) / total) % 1,
         noise=noise,
@@ -36,11 +37,18 @@ def draw(seed: int, step: int, places: Sequence[int], total: int, shape: Sequenc
         level=even[:, 1],
         small_noise=small_noise,
         corner=even[:, 2:],
+        told=told[:, 0],
     )
 
 
-def _of_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.rand(4, generator=rng), torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+def _of_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """In the order in which they came to be: what is drawn last changes nothing that was drawn before."""
+    even, noise, small_noise = (
+        torch.rand(4, generator=rng),
+        torch.randn(shape, generator=rng),
+        torch.randn(shape, generator=rng),
+    )
+    return even, noise, small_noise, torch.rand(1, generator=rng)
 
 
 def _generator(*named: object) -> torch.Generator:

@@ -18,6 +18,7 @@ class Lesson:
     diffusion: Diffusion
     small_side: int | None = None  # pixels of what the stage before makes; none in the base model
     crop: int | None = None
+    mix: tuple[float, ...] = ()  # shares of samples that are read by each of their other texts
     most_noise: float = 0.6  # on the smaller picture, of 1: it is made by a model, and has faults (section 2.5)
 
     def shape(self) -> tuple[int, int, int]:
@@ -26,6 +27,8 @@ class Lesson:
 
     def errors(self, unet: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
         """Mean squared error and weight of each sample."""
+        if self.mix:
+            batch = batch.mixed(draws.told, self.mix)
         pixels, small = batch.pixels, None
         if self.small_side:
             small = enlarged(shrunk(pixels, self.small_side), pixels.shape[-1])

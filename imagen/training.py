@@ -63,6 +63,7 @@ class Training:
         """Of what a stage reads: pictures no larger than it needs, and its text."""
         side = self.cascade.stages[stage].resolution
         columns = [picture_column(self.columns, side), *([self.config.text] if self.config.text else [])]
+        columns += self.config.mix
         return Reader(self.lake, self.dataset, self.version, columns=tuple(columns), **how)
 
 
@@ -81,6 +82,8 @@ def planned(lake: Lake, config: TrainConfig, dataset: str, version: int | None =
     text, cascade = None, config.model.model_copy(update={"text_width": None})
     if config.text is not None:
         text, width = text_of(lake, chosen, config.text, columns)
+        for name in config.mix:
+            check_same(chosen, config.text, text, name, text_of(lake, chosen, name, columns)[0])
         asked = config.cascade.text_width if config.cascade else None
         if asked not in (None, width):
             raise TextNotUsable(
@@ -109,6 +112,15 @@ def text_of(lake: Lake, version: Version, column: str, columns: tuple[str, ...])
     return {**settings.model_dump(mode="json"), "table": version.record["embeddings"][column]}, width
 
 
+def check_same(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
+    """Raise unless two embeddings are one encoder's: a model reads one language."""
+    if mixed["table"] != text["table"]:
+        raise TextNotUsable(
+            f"mix: {other} of {version.dataset}@{version.version} is of {mixed['table']}, and {name} of "
+            f"{text['table']}: mix texts that the same encoder read"
+        )
+
+
 def begun(training: Training, stage: int, cpu: bool = False) -> Run:
     """A stage before its first step."""
     config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
@@ -126,9 +138,11 @@ def begun(training: Training, stage: int, cpu: bool = False) -> Run:
         if any(fnmatch(name, pattern) for pattern in config.freeze):
             parameter.requires_grad = False
     small = training.cascade.stages[stage - 1].resolution if stage else None
-    lesson = Lesson(Diffusion(own.diffusion, own.resolution), small, own.crop)
+    lesson = Lesson(Diffusion(own.diffusion, own.resolution), small, own.crop, tuple(config.mix.values()))
     squares = Squares(training.reader(stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
-    batches = Endless(squares, settings.share(accelerator.num_processes), config.text, settings.workers)
+    batches = Endless(
+        squares, settings.share(accelerator.num_processes), config.text, settings.workers, list(config.mix)
+    )
     return Run(unet, lesson, batches, settings, accelerator)
 
 

@@ -17,6 +17,7 @@ KNOWN = {
     "aesthetic": "data.scorers.heads.Aesthetic",
     "safety": "data.scorers.heads.Safety",
     "watermark": "data.scorers.heads.Watermark",
+    "captioner": "data.scorers.captioner.Captioner",
 }
 
 

@@ -1,10 +1,12 @@
 """The world's language: captions from scenes with varied wording, and back from captions to what they claim."""
 
+import math
 import re
+from itertools import permutations
 
 import numpy as np
 
-from data.world.scene import COLOURS, Claim, Phrase, Scene, holds
+from data.world.scene import COLOURS, Claim, Phrase, Scene, Shape, holds
 
 KIND_WORDS = {
     "circle": ("circle", "disc"),
@@ -76,6 +78,31 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
     if len(phrases) > 2:
         text += f" {rng.choice([', and', 'and', 'with'])} {phrases[2]}".replace(" ,", ",")
     return f"{rng.choice(OPENINGS)}{text}"
+
+
+def plain_caption(scene: Scene) -> str:
+    """The same words for the same picture: every shape in full, and the relation of the two that show it most clearly.
+
+    Nothing in it is chosen, so that it can be told from the pixels.
+    """
+    first, *rest = sorted(scene.shapes, key=lambda shape: (shape.x, shape.y))
+    told = _plain(first)
+    if rest:
+        pairs = permutations(scene.shapes, 2)
+        related = [(name, a, b) for a, b in pairs for name in RELATION_WORDS if holds(name, a, b)]
+        relation, first, other = max(related, key=lambda one: _clarity(*one))
+        told = f"{_plain(first)} {RELATION_WORDS[relation][0]} {_plain(other)}"
+        rest = [shape for shape in scene.shapes if shape not in (first, other)]
+    return " and ".join([told, *map(_plain, rest)])
+
+
+def _plain(shape: Shape) -> str:
+    return with_article(f"{shape.size} {shape.colour} {shape.kind}")
+
+
+def _clarity(relation: str, a: Shape, b: Shape) -> float:
+    """How far the way from one to the other is from a diagonal, in pixels; being inside is clearer than any."""
+    return math.inf if relation == "inside" else abs(abs(b.x - a.x) - abs(b.y - a.y))
 
 
 def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:

@@ -1,12 +1,13 @@
-"""Train the tiny CLIP and the tiny T5 of the built-in world, and save them as open_clip and transformers load them.
+"""Train the tiny models of the built-in world, and save them as open_clip and transformers load them.
 
 CLIP learns by SigLIP's pairwise loss (arXiv 2303.15343) on scenes drawn for it, with harder negatives than a batch has:
 one attribute changed, foreign, gibberish and one-word captions. A head that names the shapes in a picture and in a
 caption speeds it up and is thrown away. T5's encoder learns to name what a caption claims; its head is thrown away too.
+The captioner, which learns from the same pictures, lies in train_captioner.py.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -26,7 +27,9 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of, gibberish
 from data.world.scene import COLOURS, KINDS, RELATIONS, SIZES, Claim, Scene, random_scene
+from data.world.train_captioner import train_captioner
 
+MODELS = ("clip", "t5", "captioner")
 SEED_SPACE = 1_000_003  # worlds draw from generators of other sequences, so that no picture of theirs is trained on
 PICTURES, STEPS, BATCH = 16_000, 900, 128
 T5_STEPS, T5_BATCH = 600, 128
@@ -69,13 +72,21 @@ FOREIGN_LESSONS = (  # what is no caption of the world; the world itself has oth
 )
 
 
-def train_models(out: Path, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> None:
-    """Both models, into `out/clip` and `out/t5`."""
-    torch.manual_seed(seed)
+def train_models(
+    out: Path, seed: int = 0, say: Callable[[str], None] = lambda line: None, only: Sequence[str] = MODELS
+) -> None:
+    """All models, or some, into `out/clip`, `out/t5` and `out/captioner`."""
     tokenizer = train_tokenizer(seed)
     pictures, scenes = draw_pictures(PICTURES, seed)
-    train_clip(out / "clip", tokenizer, pictures, scenes, seed, say)
-    train_t5(out / "t5", tokenizer, scenes, seed, say)
+    torch.manual_seed(seed)
+    if "clip" in only:
+        train_clip(out / "clip", tokenizer, pictures, scenes, seed, say)
+    if "t5" in only:
+        train_t5(out / "t5", tokenizer, scenes, seed, say)
+    if "captioner" in only:
+        torch.manual_seed(seed)
+        rng = np.random.default_rng([SEED_SPACE, seed, 5])
+        train_captioner(out / "captioner", pictures, scenes, rng, say)
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:

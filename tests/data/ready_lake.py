@@ -28,7 +28,14 @@ select:
 """
 
 
-def add_pairs(lake: Lake, source: Path, pairs: list[tuple[str, str]], missing: int = 2, broken: int = 0) -> None:
+def add_pairs(
+    lake: Lake,
+    source: Path,
+    pairs: list[tuple[str, str]],
+    missing: int = 2,
+    broken: int = 0,
+    pictures: list[bytes] | None = None,
+) -> None:
     """Name pairs in a source, with a picture each, the brighter the later; of the last few none could be had."""
     pq.write_table(pa.table({"url": [url for url, _ in pairs], "caption": [caption for _, caption in pairs]}), source)
     rows = []
@@ -37,7 +44,7 @@ def add_pairs(lake: Lake, source: Path, pairs: list[tuple[str, str]], missing: i
         rows.append(
             {
                 "id": pair_id(url, caption),
-                "image": b"" if number < broken else picture(grey, number),
+                "image": b"" if number < broken else pictures[number] if pictures else picture(grey, number),
                 "format": "jpg",
                 "sha256": url,
             }

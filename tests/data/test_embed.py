@@ -321,7 +321,7 @@ def publish(ways: Way, built: Built) -> dict[str, Any]:
 def rebuild(lake: Lake, embed: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
     """All of a build that comes after its verdicts."""
     ways, built = ways_of(lake, embed), Built("shapes", 0, 0)
-    for stage in ways.embeds:
+    for stage in ways.later:
         built.rows[stage.name] = run_stage(lake, stage, Here(), shard_rows=20)
     return built, publish(ways, built)
 

@@ -100,6 +100,9 @@ def test_pictures_are_made_edited_and_say_how(trained: Path, imagen: Run, tmp_pa
     before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (one, painted))
     assert (before[:, 8:] == after[:, 8:]).all()
     assert (before[:, :8] != after[:, :8]).any()
+    told = imagen("describe", str(one), str(painted), "--json")
+    assert [row["file"] for row in json.loads(told.stdout)] == [str(one), str(painted)]
+    assert all(row["caption"].startswith("a ") for row in json.loads(told.stdout))
     restyled = imagen("edit", str(one), "-n", "3", "--strength", "0.5", "--out", str(painted), "--json")
     assert [row["how"] for row in json.loads(restyled.stdout)["pictures"]] == ["restyle"] * 3
 
@@ -115,6 +118,11 @@ def test_pictures_are_made_edited_and_say_how(trained: Path, imagen: Run, tmp_pa
         (("edit", "nothing.png", "a star"), "nothing.png is no picture that can be read"),
         (("inspect", "{plain}"), "does not say how it was made"),
         (("edit", "{plain}", "a star"), "it has to be square"),
+        (("describe", "nothing.png"), "nothing.png is no picture that can be read"),
+        (
+            ("describe", "{plain}", "--model", "no/such/one"),
+            "there is no folder no/such/one. A captioner's folder holds",
+        ),
         (("train", "tiny", "--dataset", "nothing"), "has no dataset nothing"),
         (("train", "tiny", "--dataset", "drawn@7"), "drawn@7 does not exist"),
         (("train", "{config}", "--dataset", "drawn"), "it has t5: build it with embed.clip in its recipe"),

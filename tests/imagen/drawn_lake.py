@@ -14,26 +14,29 @@ from data.pairs import IMAGES, PAIRS, bucket_of, pair_id
 from data.publish import SAMPLE
 from data.table import write_file
 from data.world.draw import draw
-from data.world.grammar import caption_of
+from data.world.grammar import caption_of, plain_caption
 from data.world.scene import random_scene
 from tests.data.small_lake import NOW
 
 T5 = EncoderSettings(encoder="t5", model="built-in")
 SIDE = 32
+KINDS = {"embedding": pa.binary(), "length": pa.int32()}
 
 
-def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE) -> Lake:
-    """A lake with `drawn@1`."""
+def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE, retold: bool = False) -> Lake:
+    """A lake with `drawn@1`; `retold` gives it the embeddings `t5_new` too, of what a captioner would have written."""
     lake = Lake(str(folder / "lake"), LakeConfig(buckets=2, made=NOW))
     lake.save()
-    rows = drawn(count, seed, side)
+    rows = drawn(count, seed, side, retold)
     table = lake.table_or_make("datasets/drawn", rows.schema)
     buckets = np.array([bucket_of(id, 2) for id in rows["id"].to_pylist()])
     files = [
         write_file(table.url, bucket, rows.take(np.flatnonzero(buckets == bucket)).sort_by("id")) for bucket in (0, 1)
     ]
-    recipe = {"name": "drawn", "embed": {"t5": T5.model_dump(mode="json")}}
-    record = {"recipe": recipe, "embeddings": {"t5": f"embeddings/{encoder_of(T5).id}"}, "kept": count}
+    texts = ["t5", "t5_new"] if retold else ["t5"]
+    recipe = {"name": "drawn", "embed": {name: T5.model_dump(mode="json") for name in texts}}
+    record = {"recipe": recipe, "embeddings": {name: f"embeddings/{encoder_of(T5).id}" for name in texts}}
+    record["kept"] = count
     assert table.replace(files, [], record)
     pairs = lake.table_or_make("pairs", PAIRS)
     known = pa.Table.from_pylist(rows.select(["id", "url", "caption"]).to_pylist(), PAIRS)
@@ -52,7 +55,7 @@ def with_images(lake: Lake) -> Lake:
     return lake
 
 
-def drawn(count: int, seed: int, side: int) -> pa.Table:
+def drawn(count: int, seed: int, side: int, retold: bool = False) -> pa.Table:
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng, 128, 128) for _ in range(count)]
     captions = [caption_of(scene, rng) for scene in scenes]
@@ -71,8 +74,14 @@ def drawn(count: int, seed: int, side: int) -> pa.Table:
         "t5_embedding": said["embedding"],
         "t5_length": said["length"],
     }
-    schema = pa.schema([*SAMPLE, ("t5_embedding", pa.binary()), ("t5_length", pa.int32())])
-    note = {"imagen": json.dumps({"embeddings": {"t5": {"dtype": "float16", "dim": dim}}})}
+    texts = ["t5"]
+    if retold:
+        again = encode(load(T5), [plain_caption(scene) for scene in scenes], T5)
+        table |= {f"t5_new_{column}": again[column] for column in ("embedding", "length")}
+        texts.append("t5_new")
+    columns = [(f"{name}_{column}", kind) for name in texts for column, kind in KINDS.items()]
+    schema = pa.schema([*SAMPLE, *columns])
+    note = {"imagen": json.dumps({"embeddings": {name: {"dtype": "float16", "dim": dim} for name in texts}})}
     return pa.table(table).cast(schema).replace_schema_metadata(note)
 
 

@@ -161,7 +161,10 @@ class Known:
         of = slice(places.start, places.stop)
         assert self.whole.text is not None
         assert self.whole.seen is not None
-        return Batch(self.whole.pixels[of], self.whole.text[of], self.whole.seen[of])
+        batch = Batch(self.whole.pixels[of], self.whole.text[of], self.whole.seen[of])
+        if self.whole.others is None or self.whole.others_seen is None:
+            return batch
+        return replace(batch, others=self.whole.others[:, of], others_seen=self.whole.others_seen[:, of])
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": 0}
@@ -177,15 +180,19 @@ def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
     pixels = torch.rand(run.settings.batch, 3, side, side, generator=rng) * 2 - 1
     text = torch.randn(run.settings.batch, 6, 128, generator=rng)
     seen = torch.arange(6) < torch.randint(1, 7, (run.settings.batch, 1), generator=rng)
-    run.batches = Known(Batch(pixels, text, seen), run)  # type: ignore[assignment]
+    batch = Batch(pixels, text, seen)
+    if config.mix:
+        batch = replace(batch, others=torch.randn(1, *text.shape, generator=rng), others_seen=seen[None])
+    run.batches = Known(batch, run)  # type: ignore[assignment]
     return run
 
 
-def gradients(url: str, cascade: CascadeSettings, folder: str) -> None:
+def gradients(url: str, cascade: CascadeSettings, folder: str, mix: dict[str, float] | None = None) -> None:
     """Of a few steps of each stage, with the batch in one part and in two."""
     for stage in range(len(cascade.stages)):
         for parts in (1, 2):
-            run = known_run(url, config_of(QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}), cascade), stage)
+            config = config_of(QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}), cascade)
+            run = known_run(url, config.model_copy(update={"mix": mix or {}}), stage)
             found: dict[str, torch.Tensor] = {}
 
             def keep(*_: Any, run: Run = run, found: dict[str, torch.Tensor] = found) -> None:

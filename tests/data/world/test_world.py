@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from data.errors import WorldError
 from data.pairs import pair_id
 from data.world.check import caption_is_true, find_shapes
 from data.world.draw import draw
-from data.world.grammar import caption_of, claim_of
+from data.world.grammar import caption_of, claim_of, plain_caption
 from data.world.make import FAULTS, cast_roles, make_world, same_world
 from data.world.scene import is_true, random_scene
 from data.world.server import Origin
@@ -126,3 +128,17 @@ def test_a_caption_of_another_language_is_no_claim() -> None:
     verdict = caption_is_true(Image.new("RGB", (64, 64), "white"), "un petit triangle vert")
     assert not verdict.true
     assert "nothing of them" in verdict.reasons[0]
+
+
+def test_a_plain_caption_is_true_and_follows_from_the_picture_alone() -> None:
+    rng = np.random.default_rng(17)
+    for _ in range(300):
+        scene = random_scene(rng, int(rng.integers(120, 300)), int(rng.integers(120, 300)))
+        caption = plain_caption(scene)
+        claim = claim_of(caption)
+        assert claim is not None
+        assert is_true(claim, scene.shapes)
+        assert all(phrase.size for phrase in claim.phrases)
+        assert (len(claim.phrases), claim.relation is None) == (len(scene.shapes), len(scene.shapes) == 1)
+        for shapes in permutations(scene.shapes):
+            assert plain_caption(replace(scene, shapes=shapes)) == caption
