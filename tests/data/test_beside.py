@@ -22,6 +22,7 @@ from data.recipe import Recipe
 from data.report import plot
 from data.thresholds import Threshold, thresholds
 from data.versions import newest, versions
+from tests.chromium import needs_chromium, opened
 from tests.data.ready_lake import add_pairs, build_small, plain_pairs, small_recipe
 
 HOSTILE = [
@@ -180,6 +181,15 @@ def test_the_report_says_what_came_what_went_and_why(built: tuple[Lake, Recipe])
     assert 30 < page(lake, REPORT).count("data:image/jpeg") <= 60
     for words in ("Against small@1", "Dropped by picture_brightness", "min 0.4", "best 0.9", "not fetched: gone"):
         assert words in shown, words
+
+
+@needs_chromium
+def test_the_report_opens_in_a_browser(built: tuple[Lake, Recipe], tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page(built[0], REPORT))
+    shown, console = opened(tmp_path / "report.html")
+    assert console == []
+    for heading in ("Funnel", "Scores", "Change"):
+        assert f"<h2>{heading}</h2>" in shown
 
 
 def test_a_version_before_that_was_taken_down_is_told_not_compared(built: tuple[Lake, Recipe]) -> None:
