@@ -83,6 +83,29 @@ def promote(
         raise typer.Exit(ASKED if judged.decision.act == "ask" else REJECTED)
 
 
+def approve(
+    model: Annotated[str, typer.Argument(help="NAME/NUMBER in the lake.")],
+    why: Annotated[str, typer.Option(help="Kept with your word.")],
+    lake: LakeOption = "lake",
+    who: WhoOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that a model may become champion where its gate asks for a person. Your word is for these weights alone.
+
+    Example: imagen approve shapes/2 --why "its stars are nicer"
+    """
+    from data.lake import Lake
+    from imagen.approvals import approve as give
+    from imagen.models import find_model
+
+    opened = Lake.open(lake)
+    given = give(opened, find_model(opened, model), why, who)
+    if as_json:
+        write_json(vars(given))
+    else:
+        sys.stdout.write(f"{given.model} is approved by {given.who}. Promote it: imagen promote {given.model}\n")
+
+
 def rollback(
     name: Annotated[str, typer.Argument(help="Of the models: shapes.")],
     lake: LakeOption = "lake",

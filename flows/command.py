@@ -49,6 +49,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     evaluate.sweep,
     evaluate.report,
     champion.models,
+    champion.approve,
     champion.promote,
     champion.rollback,
 )

@@ -162,8 +162,8 @@ def show_judged(asked: "Candidate", judged: "Judged") -> None:
         )
     else:
         console.print(
-            f"[yellow]not certain: a person decides[/]. imagen promote {name}/{number} --anyway --why "
-            '"..." if you are sure'
+            f"[yellow]not certain: a person decides[/]. If you are sure: imagen approve {name}/{number} "
+            f'--why "...", then imagen promote {name}/{number} again'
         )
 
 

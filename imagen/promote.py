@@ -7,6 +7,7 @@ from typing import Any
 from data.engine import Engine
 from data.lake import Lake
 from data.stage import Plan, Written
+from imagen.approvals import approval_of
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.compare import Difference, compare
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
@@ -63,16 +64,21 @@ def promote(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_shard: Callable[[Written], None] = lambda written: None,
 ) -> Judged:
-    """Evaluate what is not evaluated yet, judge, and record what follows; `anyway` is a person's decision."""
+    """Evaluate what is not evaluated yet, judge, and record what follows.
+
+    Where the gate asks for a person, whoever approved of these very weights has answered; `anyway` is whoever calls.
+    """
     figures = _figures(evaluate(asked.evaluation, engine, on_plan, on_shard))
     differences = None
     if asked.against is not None:
         evaluate(asked.against, engine, on_plan, on_shard)
         differences = compare(asked.against, asked.evaluation)
     verdict = judge(asked.gate, figures, differences)
-    act: Act = "promote" if anyway else verdict.answer
     lake, trained = asked.evaluation.lake, asked.trained
+    act: Act = "promote" if anyway else verdict.answer
     said = why or f"the gate said {verdict.answer}"
+    if act == "ask" and (approval := approval_of(lake, trained.digest)):
+        act, who, said = "promote", approval.who, approval.why
     decision = decide(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
     return Judged(verdict, tuple(differences or ()), decision)
 

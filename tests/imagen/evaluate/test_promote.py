@@ -8,6 +8,7 @@ from threading import Barrier
 import pytest
 
 from data.lake import Lake
+from imagen.approvals import approve
 from imagen.config import TrainConfig
 from imagen.errors import ChampionChanged, ModelNotFound, ModelNotUsable
 from imagen.evaluate.rules import Gate
@@ -71,6 +72,20 @@ def test_the_gate_promotes_rejects_and_asks(lake: Lake, gate: Gate) -> None:
     assert [state_of(past, number) for number in (1, 2, 3)] == ["retired", "retired", "champion"]
     assert champions_of(past) == [1, 3]
     assert (rival_of(past, 3), rival_of(past, 2)) == (1, 3)
+
+
+def test_a_person_approves_of_these_weights_alone(lake: Lake, gate: Gate) -> None:
+    promoted(lake, "little/1", gate)
+    approve(lake, find_model(lake, "little/2"), "that one", "bob")
+    assert promoted(lake, "little/3", gate).decision.act == "ask"
+    approve(lake, find_model(lake, "little/3"), "its stars are nicer", "ann")
+    found = promoted(lake, "little/3", gate)
+    assert (found.verdict.answer, found.decision.act, found.decision.champion) == ("ask", "promote", 3)
+    assert (found.decision.who, found.decision.why) == ("ann", "its stars are nicer")
+    approve(lake, find_model(lake, "little/1"), "never mind", "bob")
+    rollback(lake, "little", "oh")
+    promoted(lake, "little/2", gate)
+    assert promoted(lake, "little/1", gate).decision.act == "reject"  # nobody was asked
 
 
 def test_the_champion_has_an_alias(lake: Lake, gate: Gate) -> None:
