@@ -89,8 +89,12 @@ class Built:
 
     @property
     def anything_done(self) -> bool:
-        published = self.added or self.removed or self.changed
-        return bool(self.new_pairs or published or any(self.rows.values()))
+        return bool(self.new_pairs or self.anything_changed or any(self.rows.values()))
+
+    @property
+    def anything_changed(self) -> bool:
+        """In the dataset, since the version before."""
+        return bool(self.added or self.removed or self.changed)
 
 
 def way(lake: Lake, recipe: Recipe) -> Way:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import champion, evaluate, keep, look, make
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
+from flows.verbs import champion, evaluate, keep, look, make
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
 

@@ -73,8 +73,8 @@ def tiny_for(minutes: float) -> "TrainConfig":
 def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
     """Train the tiny cascade for so long, and look at what it makes."""
     from data.world.prompts import aligned, unseen_prompts
-    from flows.make import bars
     from flows.show_models import show_trained
+    from flows.verbs.make import bars
     from imagen.grid import sheet
     from imagen.model import Imagen
     from imagen.train import train

@@ -21,6 +21,7 @@ from data.recipe import load_recipe
 from data.sources import checked_lake
 from data.stage import Shard, Stage, Written, make_plan
 from data.versions import funnel
+from flows.events import dataset_published
 from flows.progress import watcher
 
 MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
@@ -121,6 +122,8 @@ def publish(ways: Way, engine: Engine, built: Built) -> None:
         version = ways.commit(publication, [one for written in batches for one in written])
         if version is not None:
             published(ways, built, publication, version)
+            if built.anything_changed:
+                dataset_published(ways.lake.url, built.dataset, version, samples=built.kept, added=built.added)
             if built.warning:
                 get_run_logger().warning("%s@%d is published, but %s", built.dataset, version, built.warning)
             return

@@ -65,6 +65,14 @@ def read_measures(url: str) -> list[dict[str, Any]]:
     return [json.loads(line) for name in names for line in storage.read(storage.join(lines, name)).splitlines()]
 
 
+def newest_measure(url: str) -> dict[str, Any] | None:
+    """The last row of a run; none before its first was written."""
+    lines = storage.join(url, LINES)
+    names = [name for name in storage.files(lines) if name.endswith(".jsonl")] if storage.exists(lines) else []
+    rows = storage.read(storage.join(lines, names[-1])).splitlines() if names else []
+    return dict(json.loads(rows[-1])) if rows else None
+
+
 def _events(rows: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)

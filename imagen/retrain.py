@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.diff import diff
+from data.diff import Diff, diff
 from data.lake import Lake
 from data.pairs import bucket_of
 from data.publish import code_version
@@ -73,7 +73,7 @@ def decide(
         return _within(
             policy, Decided(name, dataset, asked, None, True, "there is no model of it yet", {"hours": hours})
         )
-    found = diff(lake, dataset, last.version, asked)
+    found = diff(lake, dataset, last.version, asked) if last.version != asked else Diff()
     figures = {
         "grown": found.into / max(1, found.before),
         "drift": max((shift.distance for shift in found.shifts), default=0.0),

@@ -154,6 +154,7 @@ def measured(run: Run, told: Told) -> dict[str, float]:
         "data_wait": told.waited / told.seconds,
         "memory_bytes": float(memory),
         "skipped": float(run.skipped),
+        "done": run.done,
     }
     values |= {f"error/noise_{at}": error for at, error in enumerate(told.errors) if error is not None}
     return {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no others

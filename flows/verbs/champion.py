@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.evaluate import evaluating, tellers
 from flows.options import JsonOption, LakeOption, WorkersOption, write_json
+from flows.verbs.evaluate import evaluating, tellers
 
 REJECTED, ASKED = 1, 3  # exit codes of a promotion that changed nothing
 WhoOption = Annotated[str | None, typer.Option(show_default=False, help="Who decides; the user if not given.")]

@@ -1,0 +1,58 @@
+"""The flow `promote`: a model is held against the champion, and takes its place if the gate says so.
+
+Where the gate asks for a person, only an approval in the lake answers, tied to the model's weights: no run of this
+flow, however often it was killed or tried again, promotes without it.
+"""
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed, State
+
+from data.engine import LocalEngine
+from data.lake import Lake
+from flows.evaluate import measured
+from flows.events import model_judged
+from imagen.models import find_model
+from imagen.promote import Judged, candidate
+from imagen.promote import promote as run_promotion
+from imagen.registry import champion_of, decisions
+
+NEEDS_APPROVAL = "NeedsApproval"
+
+
+@flow(name="promote", flow_run_name="promote-{model}", persist_result=False)
+def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str | State[str]":
+    """Judge a model by its gate. Promoted, rejected, or a person is asked: imagen approve MODEL --why ...
+
+    Args:
+        model: NAME/NUMBER
+        lake: folder or URL of the lake
+        workers: processes on this machine; as many as cores unless told otherwise
+    """
+    opened = Lake.open(lake)
+    trained = find_model(opened, model)
+    if champion_of(decisions(opened, trained.name)) == trained.number:
+        return "promote"  # by the run that was killed before this one, or by somebody else
+    asked = candidate(opened, model)
+    with LocalEngine(workers, threads=1) as engine:
+        for evaluation in (asked.evaluation, asked.against):
+            if evaluation is not None:
+                measured(evaluation, engine)
+        judged = run_promotion(asked, engine, who="the flow promote")
+    show(judged)
+    decision = judged.decision
+    model_judged(lake, model, decision.act, decision.champion, decision.why)
+    if decision.act == "ask":
+        return Completed(name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again")
+    return decision.act
+
+
+def show(judged: Judged) -> None:
+    """The gate's reasons, for whoever looks at the run."""
+    decision = judged.decision
+    create_table_artifact(
+        key=f"gate-{decision.name}-{decision.number}".replace("_", "-"),
+        table=[vars(reason) for reason in judged.verdict.reasons],
+        description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "
+        f"{decision.who}: {decision.why}",
+    )

@@ -1,0 +1,139 @@
+"""The flow `train`: a cascade on a dataset version, a tracked subflow for each stage, each in processes of its own.
+
+Training goes on from its checkpoints, so a stage whose processes died is started again for as long as it gets on. Told
+to stop, from the page or by a signal, the flow lets them write a checkpoint first.
+"""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from data import storage
+from data.errors import ImagenError
+from data.forget import GRIDS
+from data.lake import Lake
+from flows.events import model_trained
+from imagen.checkpoint import Checkpoints
+from imagen.config import load_config
+from imagen.measures import newest_measure
+from imagen.models import model_of
+from imagen.training import Training, planned
+
+LOOK_SECONDS = 5.0  # between two looks at what was measured
+CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
+TRIES = 3  # in a row without a checkpoint
+
+
+class StageFailed(ImagenError):
+    """The processes of a stage ended again and again, and it got no further."""
+
+
+@flow(name="train", flow_run_name="train-{config}-on-{dataset}", persist_result=False)
+def train(
+    config: str,
+    dataset: str,
+    version: int | None = None,
+    lake: str = "lake",
+    name: str | None = None,
+    minutes: float | None = None,
+    processes: int = 1,
+) -> str:
+    """Train a cascade on a dataset version. Killed or stopped, the same parameters go on; NAME/NUMBER comes back.
+
+    Args:
+        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
+        dataset: the dataset's name
+        version: of it; the newest if not given
+        lake: folder or URL of the lake
+        name: of the model; the configuration's if not given
+        minutes: for which each stage is trained, instead of what the configuration says
+        processes: on this machine, by accelerate; a GPU each where there are some
+    """
+    changes = {"name": name} if name else {}
+    times = {"minutes": minutes} if minutes else {}
+    training = planned(Lake.open(lake), load_config(config, changes, times), dataset, version)
+    if trained := model_of(training.lake, training.id):
+        return trained.reference
+    words = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]
+    words += ["--name", name] if name else []
+    words += ["--minutes", str(minutes)] if minutes else []
+    for stage in range(len(training.cascade.stages)):
+        train_stage.with_options(flow_run_name=f"{training.config.name}-stage-{stage + 1}")(
+            training.url, stage, [*words, "--stage", str(stage + 1)], processes
+        )
+    trained = model_of(training.lake, training.id)
+    if trained is None:
+        raise StageFailed(f"every stage of {training.config.name} ended, and it is no model of {lake}")
+    show_grids(training)
+    model_trained(lake, trained.reference, trained.dataset, trained.version)
+    return trained.reference
+
+
+@flow(name="train-stage", persist_result=False)
+def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> None:
+    """One stage, in processes that go on from its last checkpoint."""
+    place, log = storage.join(url, f"stage-{stage + 1}"), get_run_logger()
+    checkpoints = Checkpoints(storage.join(place, "checkpoints"))
+    command = [sys.executable, "-m", "flows.command", *words]
+    if processes > 1:
+        launch = ["accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
+        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command[2:3] = [*launch, "-m", "flows.command"]
+    key = f"{url.rpartition('/')[2]}-stage-{stage + 1}".replace("_", "-")
+    artifact = create_progress_artifact(0.0, key=key, description=f"stage {stage + 1} of {url}")
+    left, reached = TRIES, checkpoints.steps()[-1:]
+    while True:
+        with processes_of(command) as running:
+            while running.poll() is None:
+                time.sleep(LOOK_SECONDS)
+                if last := newest_measure(storage.join(place, "measures")):
+                    update_progress_artifact(artifact, round(100 * last["done"], 1))
+        if running.returncode == 0:
+            update_progress_artifact(artifact, 100.0)
+            return
+        now = checkpoints.steps()[-1:]
+        left, reached = (left - 1, reached) if now == reached else (TRIES, now)
+        if not left:
+            raise StageFailed(
+                f"stage {stage + 1} ended {TRIES} times without a further checkpoint, the last time with code "
+                f"{running.returncode}; its words are in the log of the worker"
+            )
+        log.warning(
+            "stage %d ended with code %d; it goes on from %s", stage + 1, running.returncode, now or "its start"
+        )
+
+
+@contextmanager
+def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Running, in a group of their own. Whatever ends this, they are told to stop, with time for a checkpoint."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as running:
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGTERM)
+                try:
+                    running.wait(CHECKPOINT_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(running.pid, signal.SIGKILL)
+
+
+def show_grids(training: Training) -> None:
+    """The last grid of each stage, for whoever looks at the run."""
+    parts = []
+    for stage in range(len(training.cascade.stages)):
+        folder = storage.join(training.stage_url(stage), GRIDS)
+        names = [name for name in storage.files(folder) if name.endswith(".png")] if storage.exists(folder) else []
+        if names:
+            png = base64.b64encode(storage.read(storage.join(folder, names[-1]))).decode()
+            parts.append(f"Stage {stage + 1}, {names[-1]}:\n\n![{names[-1]}](data:image/png;base64,{png})")
+    if parts:
+        create_markdown_artifact("\n\n".join(parts), key=f"grids-{training.config.name}".replace("_", "-"))

@@ -1,0 +1,266 @@
+"""The verbs that say what a model is worth: alone, beside another, beside all, and sampled in several ways."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import JsonOption, LakeOption, WorkersOption, named, write_json
+from flows.verbs.make import given
+
+ModelArgument = Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake, a folder or URL.")]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(show_default=False, help="shapes, or a file or folder of prompts; shapes if not given."),
+]
+AskedOption = Annotated[
+    Path | None, typer.Option(show_default=False, help="A .yaml of what is asked and measured: docs/evaluation.md.")
+]
+DatasetOption = Annotated[
+    str | None, typer.Option(show_default=False, help="NAME@VERSION to compare with; what it learnt if not given.")
+]
+CountOption = Annotated[int | None, typer.Option("-n", min=1, show_default=False, help="Pictures of each prompt.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, show_default=False)]
+GuidanceOption = Annotated[float | None, typer.Option(show_default=False, help="Other than the model's own.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, show_default=False, help="Other than the model's own.")]
+
+
+def evaluate(
+    model: ModelArgument,
+    lake: LakeOption = "lake",
+    suite: SuiteOption = None,
+    config: AskedOption = None,
+    dataset: DatasetOption = None,
+    n: CountOption = None,
+    seed: SeedOption = None,
+    guidance: GuidanceOption = None,
+    steps: StepsOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make pictures of a suite's prompts and measure them: rows of `evals`. What is there already is not done again.
+
+    Example: imagen evaluate shapes/1 --suite shapes
+    """
+    from data.lake import Lake
+    from imagen.evaluate.evaluation import evaluate as run_evaluation
+    from imagen.evaluate.evaluation import planned
+
+    settings = settings_of(config, suite, n, seed, guidance, steps)
+    evaluation = planned(Lake.open(lake), model, settings, *against(dataset))
+    with evaluating(workers, as_json) as engine:
+        rows = run_evaluation(evaluation, engine, *tellers())
+    if as_json:
+        write_json({"model": evaluation.model, "dataset": f"{evaluation.dataset}@{evaluation.version}", "evals": rows})
+    else:
+        from flows.show_models import show_evals
+
+        show_evals(evaluation, rows)
+
+
+def compare(
+    first: ModelArgument,
+    second: ModelArgument,
+    lake: LakeOption = "lake",
+    suite: SuiteOption = None,
+    config: AskedOption = None,
+    dataset: Annotated[
+        str | None, typer.Option(show_default=False, help="NAME@VERSION beside both; what the second learnt.")
+    ] = None,
+    n: CountOption = None,
+    seed: SeedOption = None,
+    guidance: GuidanceOption = None,
+    steps: StepsOption = None,
+    out: Annotated[Path, typer.Option(help="The PNG of pictures side by side.")] = Path("compare.png"),
+    pairs: Annotated[int, typer.Option(min=1, help="Prompts in it, those that differ most.")] = 16,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Two models on the same prompts and seeds: who wins, by how much, and whether that is chance.
+
+    Example: imagen compare shapes/1 shapes/2
+    """
+    from dataclasses import asdict
+
+    from data.lake import Lake
+    from imagen.evaluate.compare import compare as differences_of
+    from imagen.evaluate.compare import side_by_side
+    from imagen.evaluate.evaluation import evaluate as run_evaluation
+    from imagen.evaluate.evaluation import planned
+    from imagen.report import leading
+
+    opened, settings = Lake.open(lake), settings_of(config, suite, n, seed, guidance, steps)
+    after = planned(opened, second, settings, *against(dataset))
+    before = planned(opened, first, after.settings, after.dataset, after.version)
+    with evaluating(workers, as_json) as engine:
+        for one in (before, after):
+            run_evaluation(one, engine, *tellers())
+    differences = differences_of(before, after)
+    side_by_side(before, after, leading(after), pairs).save(out)
+    if as_json:
+        said = [asdict(one) for one in differences]
+        write_json({"before": before.model, "after": after.model, "out": str(out), "differences": said})
+    else:
+        from flows.show_models import show_comparison
+
+        show_comparison(before, after, differences)
+        sys.stdout.write(f"side by side: {out}\n")
+
+
+def leaderboard(
+    lake: LakeOption = "lake",
+    suite: Annotated[str | None, typer.Option(show_default=False, help="Only of this one.")] = None,
+    metric: Annotated[str | None, typer.Option(show_default=False, help="By which models are ordered.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every evaluated model, the best first, beside those that were asked the same.
+
+    Example: imagen leaderboard --metric fd_clip
+    """
+    from dataclasses import asdict
+
+    from data.lake import Lake
+    from imagen.evaluate.leaderboard import boards
+
+    found = boards(Lake.open(lake), suite, metric)
+    if as_json:
+        write_json([asdict(board) for board in found])
+    else:
+        from flows.show_models import show_boards
+
+        show_boards(found)
+
+
+def sweep(
+    model: ModelArgument,
+    guidance: Annotated[str, typer.Option(help="Weights, with commas between.")] = "1,2,3,5,8",
+    steps: Annotated[str | None, typer.Option(show_default=False, help="Of the sampler, with commas between.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(show_default=False, help="dpm, ddim, ddpm, with commas between.")
+    ] = None,
+    lake: LakeOption = "lake",
+    suite: SuiteOption = None,
+    config: AskedOption = None,
+    dataset: DatasetOption = None,
+    n: CountOption = None,
+    seed: SeedOption = None,
+    score: Annotated[str | None, typer.Option(show_default=False, help="The metric across: clip_score.")] = None,
+    distance: Annotated[str | None, typer.Option(show_default=False, help="The metric up: fd_clip.")] = None,
+    out: Annotated[Path, typer.Option(help="The SVG of the curve.")] = Path("sweep.svg"),
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample in several ways and evaluate each: which guidance, steps and sampler. Points that are there are kept.
+
+    Example: imagen sweep shapes/1 --guidance 1,3,5,8 --steps 10,30
+    """
+    from dataclasses import asdict
+
+    from data.lake import Lake
+    from imagen.evaluate.sweep import axes_of, plot, points_of
+    from imagen.evaluate.sweep import sweep as run_sweep
+    from imagen.sampling import SAMPLERS
+
+    settings = settings_of(config, suite, n, seed, None, None)
+    samplers = sampler.split(",") if sampler else []
+    if wrong := next((one for one in samplers if one not in SAMPLERS), None):
+        raise typer.BadParameter(f"there is no sampler {wrong}: {', '.join(SAMPLERS)}", param_hint="--sampler")
+    asked = numbers(guidance, "--guidance", float), numbers(steps, "--steps", int), samplers
+    evaluations = points_of(Lake.open(lake), model, settings, *asked, *against(dataset))
+    axes = axes_of(evaluations[0], score, distance)
+    with evaluating(workers, as_json) as engine:
+        points = run_sweep(evaluations, engine, axes, *tellers())
+    out.write_text(plot(points, axes))
+    if as_json:
+        write_json({"score": axes[0], "distance": axes[1], "out": str(out), "points": [asdict(one) for one in points]})
+    else:
+        from flows.show_models import show_points
+
+        show_points(points, axes)
+        sys.stdout.write(f"curve: {out}\n")
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake.")],
+    lake: LakeOption = "lake",
+    config: Annotated[
+        Path | None, typer.Option(show_default=False, help="A .yaml of what is asked, other than its gate has it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML to write.")] = Path("model.html"),
+    workers: WorkersOption = None,
+) -> None:
+    """One page on a model: figures beside the champion's, pictures, worst prompts, training, lineage.
+
+    Example: imagen report shapes/2 --out shapes-2.html
+    """
+    from data.lake import Lake
+    from imagen.evaluate.evaluation import evaluate as run_evaluation
+    from imagen.evaluate.settings import load_settings
+    from imagen.report import asked_of
+    from imagen.report import report as page
+
+    settings = load_settings(str(config), {}) if config else None
+    trained, evaluation, rival = asked_of(Lake.open(lake), model, settings)
+    with evaluating(workers) as engine:
+        rows = run_evaluation(evaluation, engine, *tellers())
+        if rival is not None:
+            run_evaluation(rival, engine, *tellers())
+    out.write_text(page(trained, evaluation, rows, rival))
+    sys.stdout.write(f"{out}: {trained.reference}{f' beside {rival.model}' if rival else ''}\n")
+
+
+def settings_of(
+    config: Path | None, suite: str | None, n: int | None, seed: int | None, guidance: float | None, steps: int | None
+) -> Any:
+    """A file's, or the defaults, with what was said on the command line in its place."""
+    from imagen.evaluate.settings import load_settings
+
+    changes = given(suite=suite, n=n, seed=seed, sampling=given(guidance=guidance, steps=steps) or None)
+    return load_settings(str(config) if config else None, changes)
+
+
+def against(dataset: str | None) -> tuple[str | None, int | None]:
+    return named(dataset) if dataset else (None, None)
+
+
+def numbers(said: str | None, option: str, of: Callable[[str], Any]) -> list[Any]:
+    """1,2.5,4"""
+    try:
+        found = [of(one) for one in said.split(",")] if said else []
+    except ValueError:
+        raise typer.BadParameter(f"{said!r} is no list of numbers, such as 1,3,8", param_hint=option) from None
+    if any(one < 1 for one in found):
+        raise typer.BadParameter(f"{said!r} has a number below 1", param_hint=option)
+    return found
+
+
+@contextmanager
+def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
+    """The engine of an evaluation, with bars for whoever watches."""
+    import torch
+
+    from data.engine import LocalEngine
+    from flows.progress import watching
+
+    if torch.cuda.is_available():
+        workers = workers or 1
+    # One thread each on a CPU, however many processes there are: sums of more differ in their last bits.
+    with watching(silent=silent), LocalEngine(workers, threads=1) as engine:
+        yield engine
+
+
+def tellers() -> tuple[Any, Any]:
+    """What is called for each plan and each shard of it, for whoever watches."""
+    from flows.progress import watcher
+
+    now = ""
+
+    def planned(plan: Any) -> None:
+        nonlocal now
+        now = plan.stage.name
+        watcher.get().planned(now, plan.rows)
+
+    return planned, lambda written: watcher.get().done(now, written.rows)

@@ -1,0 +1,161 @@
+"""From a dataset version to a champion under Prefect: training in processes of its own, killed and told to stop too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from data.lake import Lake
+from imagen.approvals import approve
+from imagen.models import find_model, models
+from imagen.registry import decisions
+from imagen.retrain import TABLE
+from tests.flows.test_rebuild import post
+from tests.imagen.drawn_lake import drawn_lake, with_images
+
+CONFIG = """name: little
+preset: tiny
+size: 16
+resolutions: [16, 32]
+train: {steps: STEPS, batch: 4, warmup: 0, ema: 0.1, checkpoint_every: 3, grid_every: null}
+sample: [{steps: 2}, {steps: 2}]
+gate:
+  evaluate: {suite: few.csv}
+  rules: [{metric: right, gain: 0}]
+"""
+Run = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with_images(drawn_lake(tmp_path, 24))
+    (tmp_path / "few.csv").write_text("prompt\na red star\na blue ring\n")
+    (tmp_path / "little.yaml").write_text(CONFIG.replace("STEPS", "6"))
+    (tmp_path / "long.yaml").write_text(CONFIG.replace("STEPS", "100000").replace("little", "long"))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, prefect_server: str) -> Run:
+    """A flow in a process of its own, as a worker runs it."""
+
+    def start(flow: str, **parameters: Any) -> "subprocess.Popen[str]":
+        code = f"import json, sys; from flows.{flow} import {flow}; print('=', {flow}(**json.loads(sys.argv[1])))"
+        environment = {**os.environ, "PREFECT_API_URL": prefect_server}
+        words = [sys.executable, "-c", code, json.dumps({"lake": str(folder / "lake"), **parameters})]
+        return subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def answer(process: "subprocess.Popen[str]") -> str:
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return next(line[2:] for line in said.splitlines() if line.startswith("= "))
+
+
+def events(server: str, name: str, lake: str) -> list[dict[str, Any]]:
+    """Of one kind and lake, once they have arrived."""
+    for _ in range(40):
+        body = json.dumps({"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}).encode()
+        request = urllib.request.Request(f"{server}/events/filter", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as said:
+            found = [one for one in json.load(said)["events"] if one["payload"]["lake"] == lake]
+        if found:
+            return found
+        time.sleep(0.5)
+    return []
+
+
+def test_a_version_becomes_a_champion_and_the_next_decision_is_told(
+    folder: Path, run: Run, prefect_server: str
+) -> None:
+    lake = Lake.open(str(folder / "lake"))
+    asked = {"dataset": "drawn", "config": "little.yaml", "workers": 1}
+    assert answer(run("retrain", **asked)) == "little/1"
+    assert [(one.act, one.number) for one in decisions(lake, "little")] == [("promote", 1)]
+    payload = events(prefect_server, "imagen.model.trained", lake.url)[0]["payload"]
+    assert payload == {"lake": lake.url, "model": "little/1", "dataset": "drawn", "version": payload["version"]}
+    (evaluated,) = events(prefect_server, "imagen.model.evaluated", lake.url)
+    assert (evaluated["resource"]["prefect.resource.id"], evaluated["payload"]["suite"]) == (
+        "imagen.model.little",
+        "few",
+    )
+    assert set(evaluated["payload"]["figures"]) == {"right", "right_sizes"}
+    (judged,) = events(prefect_server, "imagen.model.judged", lake.url)
+    assert (judged["payload"]["act"], judged["resource"]["imagen.act"]) == ("promote", "promote")
+    assert answer(run("retrain", **asked)) == "None"
+    rows = lake.table(TABLE).dataset().to_table().sort_by("at").to_pylist()
+    assert [(row["train"], row["why"]) for row in rows] == [
+        (True, "there is no model of it yet"),
+        (False, f"nothing changed since little/1 learnt drawn@{payload['version']}"),
+    ]
+    assert len(models(lake)) == 1
+    runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["train-stage"]}}})
+    assert {"little-stage-1", "little-stage-2"} <= {str(one["name"]) for one in runs}
+    keys = {one["key"] for one in post(f"{prefect_server}/artifacts/filter", {})}
+    assert {"retrain-little-drawn", "evals-little-1", "gate-little-1"} <= keys
+
+
+def test_without_an_approval_nothing_that_is_not_certain_is_promoted(
+    folder: Path, run: Run, prefect_server: str
+) -> None:
+    lake = Lake.open(str(folder / "lake"))
+    assert answer(run("retrain", dataset="drawn", config="little.yaml", workers=1)) == "little/1"
+    other = (folder / "little.yaml").read_text().replace("batch: 4", "batch: 3")
+    (folder / "other.yaml").write_text(other)
+    assert answer(run("train", config="other.yaml", dataset="drawn")) == "little/2"
+    for _ in range(2):
+        assert "NeedsApproval" in answer(run("promote", model="little/2", workers=1))
+    approve(lake, find_model(lake, "little/1"), "of other weights", "bob")
+    assert "NeedsApproval" in answer(run("promote", model="little/2", workers=1))
+    approve(lake, find_model(lake, "little/2"), "that one", "ann")
+    for _ in range(2):  # told again, it is so already
+        assert answer(run("promote", model="little/2", workers=1)) == "promote"
+    assert [(one.act, one.who) for one in decisions(lake, "little")][1:] == [
+        *[("ask", "the flow promote")] * 3,
+        ("promote", "ann"),
+    ]
+
+
+def test_a_stage_whose_process_is_killed_goes_on_and_one_told_to_stop_writes_a_checkpoint(
+    folder: Path, run: Run
+) -> None:
+    process = run("train", config="long.yaml", dataset="drawn")
+    first = training_under(process, folder)
+    first.kill()
+    second = training_under(process, folder, but=first.pid)
+    before = steps(folder)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not second.is_running()
+    assert steps(folder)[-1] > before[-1]
+    assert steps(folder)[-1] % 3  # written where it was told to, not where one was due
+
+
+def training_under(process: "subprocess.Popen[str]", folder: Path, but: int = 0) -> psutil.Process:
+    """The process that trains, once it has written another checkpoint."""
+    before = steps(folder)
+    for _ in range(600):
+        children = psutil.Process(process.pid).children(recursive=True)
+        found = [one for one in children if one.pid != but and "flows.command" in one.cmdline()]
+        if found and steps(folder)[-1:] > before[-1:]:
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError("nothing is trained")
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(
+        int(path.parent.name.partition("-")[2]) for path in folder.glob("lake/training/*/*/checkpoints/*/state.json")
+    )
