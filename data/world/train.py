@@ -75,7 +75,10 @@ FOREIGN_LESSONS = (  # what is no caption of the world; the world itself has oth
 def train_models(
     out: Path, seed: int = 0, say: Callable[[str], None] = lambda line: None, only: Sequence[str] = MODELS
 ) -> None:
-    """All models, or some, into `out/clip`, `out/t5` and `out/captioner`."""
+    """All models, or some, into `out/clip`, `out/t5` and `out/captioner`.
+
+    The shipped T5 was trained after CLIP, which draws from the same generator: alone it begins with other weights.
+    """
     tokenizer = train_tokenizer(seed)
     pictures, scenes = draw_pictures(PICTURES, seed)
     torch.manual_seed(seed)

@@ -15,7 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 BENCHES = (
     *("quality", "ingest", "download", "score", "embed", "reader", "flow", "increment"),
-    *("train", "sample", "step", "learn", "evaluate", "gate"),
+    *("train", "sample", "step", "learn", "evaluate", "gate", "describe"),
 )
 
 

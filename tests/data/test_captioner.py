@@ -49,7 +49,7 @@ def true_share(pictures: list[Image.Image], seen: list[Image.Image]) -> float:
     return float(np.mean([caption_is_true(one, text).true for one, text in zip(pictures, said, strict=True)]))
 
 
-@pytest.mark.parametrize(("shapes", "least"), [(1, 0.95), (2, 0.5)])
+@pytest.mark.parametrize(("shapes", "least"), [(1, 0.95), (2, 0.8)])
 def test_the_built_in_one_writes_what_is_true_of_pictures_it_never_saw(shapes: int, least: float) -> None:
     pictures = drawn(120, shapes)
     assert true_share(pictures, pictures) >= least

@@ -42,11 +42,14 @@ PAIRS = 14
 
 
 def pictures(count: int, seed: int) -> list[bytes]:
-    found, rng = [], np.random.default_rng([seed, 22])
-    for _ in range(count):
-        buffer = io.BytesIO()
-        Image.fromarray(draw(random_scene(rng, 200, 160), rng)).save(buffer, "PNG")
-        found.append(buffer.getvalue())
+    """Of one shape each."""
+    found, rng = list[bytes](), np.random.default_rng([seed, 22])
+    while len(found) < count:
+        scene = random_scene(rng, 200, 160)
+        if len(scene.shapes) == 1:
+            buffer = io.BytesIO()
+            Image.fromarray(draw(scene, rng)).save(buffer, "PNG")
+            found.append(buffer.getvalue())
     return found
 
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from data.lake import Lake
+from data.world.draw import draw
+from data.world.scene import Scene, Shape
 from imagen.errors import RESUMABLE
 from imagen.measures import read_measures
 from imagen.models import models
@@ -100,11 +102,18 @@ def test_pictures_are_made_edited_and_say_how(trained: Path, imagen: Run, tmp_pa
     before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (one, painted))
     assert (before[:, 8:] == after[:, 8:]).all()
     assert (before[:, :8] != after[:, :8]).any()
-    told = imagen("describe", str(one), str(painted), "--json")
-    assert [row["file"] for row in json.loads(told.stdout)] == [str(one), str(painted)]
-    assert all(row["caption"].startswith("a ") for row in json.loads(told.stdout))
     restyled = imagen("edit", str(one), "-n", "3", "--strength", "0.5", "--out", str(painted), "--json")
     assert [row["how"] for row in json.loads(restyled.stdout)["pictures"]] == ["restyle"] * 3
+
+
+def test_pictures_are_described(imagen: Run, tmp_path: Path) -> None:
+    files = [tmp_path / f"{colour}.png" for colour in ("red", "blue")]
+    for file in files:
+        shape = Shape("circle", file.stem, "large", 60, 60, 67)
+        Image.fromarray(draw(Scene(120, 120, "plain", (shape,)), np.random.default_rng(0))).save(file)
+    assert imagen("describe", str(files[0])).stdout == "a large red circle\n"
+    told = json.loads(imagen("describe", *map(str, files), "--json").stdout)
+    assert told == [{"file": str(file), "caption": f"a large {file.stem} circle"} for file in files]
 
 
 @pytest.mark.parametrize(
