@@ -43,7 +43,9 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     decision = judged.decision
     model_judged(lake, model, decision.act, decision.champion, decision.why)
     if decision.act == "ask":
-        return Completed(name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again")
+        return Completed(
+            name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again", data="ask"
+        )
     return decision.act
 
 

@@ -1,4 +1,4 @@
-"""`prefect.yaml` as a user deploys it: the nightly rebuild is there, scheduled, and one at a time."""
+"""`prefect.yaml` as a user deploys it: the nightly rebuild, one at a time; what a published version starts."""
 
 import os
 import subprocess
@@ -13,7 +13,8 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 def test_every_deployment_deploys(prefect_server: str) -> None:
     environment = {**os.environ, "PREFECT_API_URL": prefect_server}
-    for words in (["work-pool", "create", "data", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
+    pools = (["work-pool", "create", pool, "--type", "process"] for pool in ("data", "gpu"))
+    for words in (*pools, ["--no-prompt", "deploy", "--all"]):
         done = subprocess.run([PREFECT, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
     (nightly,) = post(f"{prefect_server}/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
@@ -24,3 +25,11 @@ def test_every_deployment_deploys(prefect_server: str) -> None:
     (schedule,) = nightly["schedules"]  # type: ignore[misc]
     assert (schedule["slug"], schedule["active"]) == ("nightly", True)
     assert schedule["schedule"]["cron"] == "15 2 * * *"
+    there = {one["name"]: one for one in post(f"{prefect_server}/deployments/filter", {})}
+    assert {"on-dataset-published", "train", "evaluate", "promote"} <= there.keys()
+    triggers = post(f"{prefect_server}/automations/filter", {})
+    (retrain,) = (one for one in triggers if "on-dataset-published" in str(one["name"]))
+    assert retrain["enabled"]
+    assert retrain["trigger"]["expect"] == ["imagen.dataset.published"]  # type: ignore[index]
+    assert retrain["trigger"]["match"] == {"prefect.resource.id": "imagen.dataset.shapes"}  # type: ignore[index]
+    assert retrain["actions"][0]["deployment_id"] == there["on-dataset-published"]["id"]  # type: ignore[index]
