@@ -56,9 +56,8 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
     if built.anything_done or not sheet.exists():
         write_sheet(target, "shapes", sheet)
     show_build(built, lake, world, sheet, time.monotonic() - began)
-    if minutes:
-        train_and_show(target, built, world / "model.png", minutes)
-    show_next(lake, bool(minutes), time.monotonic() - began)
+    model = train_and_show(target, built, world / "model.png", minutes) if minutes else None
+    show_next(lake, model, time.monotonic() - began)
 
 
 def tiny_for(minutes: float) -> "TrainConfig":
@@ -70,8 +69,8 @@ def tiny_for(minutes: float) -> "TrainConfig":
     return timed(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
 
 
-def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
-    """Train the tiny cascade for so long, and look at what it makes."""
+def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
+    """Train the tiny cascade for so long, and look at what it makes; what it is called comes back."""
     from data.world.prompts import aligned, unseen_prompts
     from flows.show_models import show_trained
     from flows.verbs.make import bars
@@ -105,6 +104,7 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> None:
         f"the shape in its colour ({found.sized / found.prompts:.0%} of the right size too)."
     )
     console.print(f"[bold]Look at {out}[/]: {len(PROMPTS)} prompts and what came out.")
+    return ended.trained.reference
 
 
 def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float) -> None:
@@ -119,11 +119,12 @@ def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float
         console.print(f"\n[bold]Open {built.report}[/]: funnel, score histograms with thresholds, samples by reason.")
 
 
-def show_next(lake: str, trained: bool, seconds: float) -> None:
+def show_next(lake: str, trained: str | None, seconds: float) -> None:
     imagen = command()
     console.print(f"\nThe whole way took {seconds:.0f} s. Next:")
     model = (
         (f'{imagen} generate "a red star" -n 8 --lake {lake}', "pictures of your own words, in out.png"),
+        (f"{imagen} report {trained} --lake {lake}", "what the model is worth, on a page: model.html"),
         (f"{imagen} demo --train-minutes 30 --lake {lake}", "a model that knows more"),
     )
     for words, what in (
