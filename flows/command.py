@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
-from flows.verbs import champion, evaluate, keep, look, make
+from flows.verbs import champion, evaluate, keep, look, make, platform
 
 MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
 
@@ -52,6 +52,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     champion.approve,
     champion.promote,
     champion.rollback,
+    platform.up,
 )
 for verb in VERBS:
     app.command()(verb)

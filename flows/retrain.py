@@ -14,7 +14,7 @@ from imagen.config import load_config
 from imagen.retrain import Decided, RetrainPolicy, decide, record
 
 
-@flow(name="retrain", flow_run_name="retrain-{config}-on-{dataset}", persist_result=False)
+@flow(name="retrain", flow_run_name="retrain-on-{dataset}", persist_result=False)
 def retrain(
     dataset: str,
     config: str = "tiny",

@@ -36,7 +36,7 @@ class StageFailed(ImagenError):
     """The processes of a stage ended again and again, and it got no further."""
 
 
-@flow(name="train", flow_run_name="train-{config}-on-{dataset}", persist_result=False)
+@flow(name="train", flow_run_name="train-on-{dataset}", persist_result=False)
 def train(
     config: str,
     dataset: str,

@@ -102,6 +102,16 @@ def record(lake: Lake, decided: Decided, policy: RetrainPolicy) -> dict[str, Any
     return row
 
 
+def decided_for(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
+    """The rows on one version of a dataset, in order."""
+    table = lake.find(TABLE)
+    rows = table.dataset().to_table().to_pylist() if table else []
+    asked = (name, dataset, version)
+    return sorted(
+        (row for row in rows if (row["name"], row["dataset"], row["version"]) == asked), key=lambda row: row["at"]
+    )
+
+
 def _judged(policy: RetrainPolicy, figures: dict[str, float], last: Trained, moved: int) -> tuple[bool, str]:
     since = f"since {last.reference} learnt {last.dataset}@{last.version}"
     if not moved:

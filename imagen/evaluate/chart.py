@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 28, 30, 40
 TICKS = 5
 COLOURS = ("#1f7a5c", "#c0631c", "#4667c8", "#a8456f", "#7a6a1f", "#5a5a66")
 STYLE = "text{font:12px system-ui,sans-serif;fill:#75797e}.axis{stroke:#9a9ea3;stroke-width:.5}"
@@ -39,11 +39,8 @@ def chart(curves: Sequence[Curve], x_name: str, y_name: str, log: bool = False) 
     across, x_ticks = _axis([end for one in points for end in (one.x, *(one.x_range or ()))], LEFT, WIDTH - RIGHT)
     ends = [end for one in points for end in (one.y, *(one.y_range or ()))]
     down, y_ticks = _axis(ends, HEIGHT - BOTTOM, TOP, log and min(ends) > 0)
-    parts = [_grid(x_ticks, y_ticks, across, down), _names(x_name, y_name)]
-    for number, curve in enumerate(curves):
-        parts.append(_curve(curve, COLOURS[number % len(COLOURS)], across, down))
-        if len(curves) > 1:
-            parts.append(_key(curve.name, COLOURS[number % len(COLOURS)], number))
+    parts = [_grid(x_ticks, y_ticks, across, down), _names(x_name, y_name), _key(curves)]
+    parts += [_curve(curve, COLOURS[number % len(COLOURS)], across, down) for number, curve in enumerate(curves)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     return Markup(f"{head}<style>{STYLE}</style>{''.join(parts)}</svg>")
 
@@ -106,7 +103,12 @@ def _curve(curve: Curve, colour: str, across: Callable[[float], float], down: Ca
     return Markup("").join(parts)
 
 
-def _key(name: str, colour: str, number: int) -> Markup:
-    y = TOP + 10 + 16 * number
-    text = Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(WIDTH - RIGHT - 18, y + 4, name)
-    return text + Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(WIDTH - RIGHT - 8, y, colour)
+def _key(curves: Sequence[Curve]) -> Markup:
+    """The names of several curves, in a row above them."""
+    parts, x = [], LEFT
+    for number, curve in enumerate(curves if len(curves) > 1 else ()):
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(Markup('<circle cx="{}" cy="12" r="4" fill="{}"/>').format(x + 4, colour))
+        parts.append(Markup('<text x="{}" y="16">{}</text>').format(x + 14, curve.name))
+        x += 34 + 7 * len(curve.name)
+    return Markup("").join(parts)

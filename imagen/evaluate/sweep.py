@@ -110,7 +110,8 @@ def plot(points: Sequence[Point], axes: tuple[str, str]) -> Markup:
         curves.setdefault(", ".join(f"{name} {value}" for name, value in rest.items()) or "as trained", []).append(
             point
         )
-    return chart([Curve(name, _dots(of), dots=True) for name, of in curves.items()], *axes)
+    across = f"{axes[0]}; the numbers are weights of guidance"
+    return chart([Curve(name, _dots(of), dots=True) for name, of in curves.items()], across, axes[1])
 
 
 def _dots(points: Sequence[Point]) -> list[Dot]:
@@ -119,7 +120,7 @@ def _dots(points: Sequence[Point]) -> list[Dot]:
         Dot(
             point.score["value"],
             point.distance["value"],
-            f"guidance {point.sampling.get('guidance', 'as trained')}",
+            str(point.sampling.get("guidance", "")),
             (point.score["low"], point.score["high"]),
             (point.distance["low"], point.distance["high"]),
             point.chosen,

@@ -132,6 +132,33 @@ def test_without_an_approval_nothing_that_is_not_certain_is_promoted(
     ]
 
 
+def test_what_a_killed_run_left_undone_is_done(folder: Path, run: Run, prefect_server: str) -> None:
+    lake = Lake.open(str(folder / "lake"))
+    (folder / "some.yaml").write_text(CONFIG.replace("STEPS", "60").replace("little", "some"))
+    asked = {"dataset": "drawn", "config": "some.yaml", "workers": 1}
+    process = run("retrain", **asked)
+    training_under(process, folder)
+    for one in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+        one.kill()
+    process.communicate()
+    assert not models(lake)
+    assert answer(run("reconcile", **asked)) == "[]"  # the server thinks that it still runs
+    for one in post(f"{prefect_server}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}):
+        if one["parameters"].get("lake") == lake.url:  # type: ignore[attr-defined]
+            force(prefect_server, str(one["id"]), "CRASHED")
+    assert answer(run("reconcile", **asked)) == "['train', 'promote']"
+    assert [(one.act, one.number) for one in decisions(lake, "some")] == [("promote", 1)]
+    assert answer(run("reconcile", **asked)) == "[]"
+
+
+def force(server: str, run: str, state: str) -> None:
+    """As a person does on the run's page."""
+    body = json.dumps({"state": {"type": state}, "force": True}).encode()
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{server}/flow_runs/{run}/set_state", body, headers)):
+        pass
+
+
 def test_a_stage_whose_process_is_killed_goes_on_and_one_told_to_stop_writes_a_checkpoint(
     folder: Path, run: Run
 ) -> None:
