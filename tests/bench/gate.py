@@ -1,7 +1,8 @@
 """Whether the gate can be trusted: cascades of 2 and 10 minutes, and one of 2 again from another seed.
 
 The longer is promoted over the shorter, the shorter rejected against the longer, and of the two that differ by chance
-alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times.
+alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times. Beside other work a training of so many minutes
+has learnt less, so the two that should be equal follow each other: leave the machine alone.
 """
 
 import os
@@ -19,12 +20,12 @@ from imagen.training import planned
 from tests.bench.learn import published
 
 SHORT, LONG = (float(one) for one in os.environ.get("GATE_MINUTES", "2,10").split(","))
-GATE = Gate.model_validate({"rules": [{"metric": "right", "gain": 0}, {"metric": "clip_score", "loss": 0.02}]})
+GATE = Gate.model_validate({"rules": [{"metric": "right", "gain": 0}]})
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     lake = published(folder)
-    short, long, again = trained(lake, SHORT, 0), trained(lake, LONG, 0), trained(lake, SHORT, 1)
+    short, again, long = trained(lake, SHORT, 0), trained(lake, SHORT, 1), trained(lake, LONG, 0)
     with LocalEngine(threads=1) as engine:
 
         def judged(model: str) -> Judged:
