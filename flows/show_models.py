@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from imagen.training import Training
 
 COLOURS = {"promote": "green", "reject": "red", "ask": "yellow", "champion": "green", "retired": "dim"}
-FIGURES = 3  # of a model, in the list of all
+FIGURES = 2  # of a model, in the list of all
+COLUMNS = 5  # metrics of a leaderboard, that a terminal has room for
 
 
 def show_trained(ended: "Ended", training: "Training") -> None:
@@ -103,13 +104,18 @@ def show_boards(boards: Sequence["Board"]) -> None:
             f"[bold]{plain(board.suite)}[/], {counted(board.n, 'picture')} a prompt, seed {board.seed}, beside "
             f"{board.dataset}@{board.version}"
         )
-        table = table_of("model", *board.metrics)
+        shown = list(dict.fromkeys((board.by, *board.metrics)))[:COLUMNS]
+        table = table_of("model", *shown)
         for line in board.lines:
             changed = ", ".join(f"{name} {value}" for name, value in line.sampling.items())
-            figures = (line.figures.get(metric) for metric in board.metrics)
+            figures = (line.figures.get(metric) for metric in shown)
             said = (f"{row['value']:.3g}" if row else "" for row in figures)
             table.add_row(plain(f"{line.model} ({changed})" if changed else line.model), *said)
         console.print(table)
+        if len(shown) < len(board.metrics):
+            console.print(
+                f"{len(board.metrics) - len(shown)} more metrics: --metric NAME, or all with --json", style="dim"
+            )
 
 
 def show_points(points: Sequence["Point"], axes: tuple[str, str]) -> None:

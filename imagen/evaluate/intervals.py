@@ -34,13 +34,14 @@ def mean(values: np.ndarray, seed: int = 0, groups: Groups | None = None) -> Fig
 
 
 def statistic(of: Statistic, groups: Groups, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
-    """Of samples by their groups. A resample holds samples twice, which brings a distance between sets up: the interval
-    is turned around the value (the basic bootstrap), so that this bias is taken off and not put on.
+    """Of samples by their groups. A resample holds samples twice, which brings a distance between sets up: of resamples
+    only how they spread is taken, around the value.
     """
     which = np.unique(np.array(groups), return_inverse=True)[1]
     value = float(of(np.ones((1, len(which))))[0])
     counts = resampled(int(which.max()) + 1, resamples, seed)[:, which]
-    low, high = 2 * value - np.quantile(of(counts), TAILS)[::-1]
+    found = of(counts)
+    low, high = value + np.quantile(found, TAILS) - found.mean()
     return Figure(value, float(low), float(high), len(which))
 
 

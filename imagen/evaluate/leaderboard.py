@@ -28,6 +28,7 @@ class Board:
     version: int
     seed: int
     n: int  # pictures of each prompt
+    by: str  # the metric that lines are ordered by
     metrics: tuple[str, ...]
     lines: tuple[Line, ...]  # the best first
 
@@ -66,12 +67,18 @@ def _board(same: tuple[Any, ...], found: dict[tuple[str, str], list[dict[str, An
         raise ConfigError(f"{by} is not measured on {same[0]}; measured are {', '.join(metrics)}")
     lines.sort(key=lambda line: _rank(line, by))
     suite, _, dataset, version, seed, n, _ = same
-    return Board(suite, dataset, version, seed, n, tuple(metrics), tuple(lines))
+    return Board(suite, dataset, version, seed, n, by, tuple(metrics), tuple(lines))
 
 
 def _ordered(metrics: set[str]) -> Sequence[str]:
-    """What is of single pictures first: whether they are right, then scores, then distances."""
-    return sorted(metrics, key=lambda name: (better(name) < 0, not name.startswith("right"), "score" not in name, name))
+    """Whether pictures are right, scores, distances, and what else there is."""
+    kinds = ("right", "vqa", "fd", "kid", "cmmd")
+
+    def place(name: str) -> tuple[float, str]:
+        kind = name.split("_")[0]
+        return (1.5 if name.endswith("_score") else kinds.index(kind) if kind in kinds else len(kinds), name)
+
+    return sorted(metrics, key=place)
 
 
 def _rank(line: Line, metric: str) -> tuple[bool, float]:

@@ -1,8 +1,9 @@
 """Whether the gate can be trusted: cascades of 2 and 10 minutes, and one of 2 again from another seed.
 
 The longer is promoted over the shorter, the shorter rejected against the longer, and of the two that differ by chance
-alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times. Beside other work a training of so many minutes
-has learnt less, so the two that should be equal follow each other: leave the machine alone.
+alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times. Beside other work
+a training of so many minutes has learnt less, so the two that should be equal follow each other: leave the machine
+alone.
 """
 
 import os

@@ -105,7 +105,7 @@ def test_the_leaderboard_puts_those_together_that_were_asked_the_same(lake: Lake
         board = boards(lake, "few", metric)[1]
         values = [line.figures[metric]["value"] for line in board.lines]
         assert values == sorted(values, key=lambda value: way * value)
-    assert found[0].metrics == ("right", "right_sizes", "clip_score", "cmmd_clip", "kid_clip")
+    assert found[0].metrics == ("right", "right_sizes", "clip_score", "kid_clip", "cmmd_clip")
     assert set(latest(lake)) == {"little/1", "little/2"}
     with pytest.raises(ConfigError, match="fid is not measured on few; measured are right"):
         boards(lake, metric="fid")
