@@ -14,12 +14,16 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data.lake import Lake
 from imagen.approvals import approve
+from imagen.config import load_config
 from imagen.models import find_model, models
 from imagen.registry import decisions
 from imagen.retrain import TABLE
+from imagen.train import train
+from imagen.training import planned
 from tests.flows.test_rebuild import post
 from tests.imagen.drawn_lake import drawn_lake, with_images
 
@@ -109,23 +113,29 @@ def test_a_version_becomes_a_champion_and_the_next_decision_is_told(
     assert {"retrain-little-drawn", "evals-little-1", "gate-little-1"} <= keys
 
 
-def test_without_an_approval_nothing_that_is_not_certain_is_promoted(
-    folder: Path, run: Run, prefect_server: str
+def test_without_an_approval_nothing_uncertain_is_promoted(
+    folder: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.promote import promote
+
+    monkeypatch.chdir(folder)
     lake = Lake.open(str(folder / "lake"))
-    assert answer(run("retrain", dataset="drawn", config="little.yaml", workers=1)) == "little/1"
-    other = (folder / "little.yaml").read_text().replace("batch: 4", "batch: 3")
-    (folder / "other.yaml").write_text(other)
-    assert answer(run("train", config="other.yaml", dataset="drawn")) == "little/2"
-    for _ in range(2):
-        assert answer(run("promote", model="little/2", workers=1)) == "ask"
-    approve(lake, find_model(lake, "little/1"), "of other weights", "bob")
-    assert answer(run("promote", model="little/2", workers=1)) == "ask"
+    first = load_config("little.yaml")
+    for batch in (4, 3):
+        config = first.model_copy(update={"train": first.train.model_copy(update={"batch": batch})})
+        assert train(planned(lake, config, "drawn"), cpu=True).trained
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        assert promote("little/1", lake.url, 1) == "promote"
+        for _ in range(2):
+            assert promote("little/2", lake.url, 1) == "ask"
+        approve(lake, find_model(lake, "little/1"), "of other weights", "bob")
+        assert promote("little/2", lake.url, 1) == "ask"
+        approve(lake, find_model(lake, "little/2"), "that one", "ann")
+        for _ in range(2):  # told again, it is so already
+            assert promote("little/2", lake.url, 1) == "promote"
     runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["promote"]}}})
-    assert [one["state_name"] for one in runs if one["parameters"]["lake"] == lake.url].count("NeedsApproval") == 3
-    approve(lake, find_model(lake, "little/2"), "that one", "ann")
-    for _ in range(2):  # told again, it is so already
-        assert answer(run("promote", model="little/2", workers=1)) == "promote"
+    names = [one["state_name"] for one in runs if one["parameters"]["lake"] == lake.url]  # type: ignore[index]
+    assert names.count("NeedsApproval") == 3
     assert [(one.act, one.who) for one in decisions(lake, "little")][1:] == [
         *[("ask", "the flow promote")] * 3,
         ("promote", "ann"),
