@@ -9,7 +9,7 @@ from data.engine import Engine, LocalEngine
 from data.lake import Lake
 from flows.events import model_evaluated
 from flows.rebuild import run_stage
-from imagen.evaluate.evaluation import ALL, Evaluation, planned
+from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
 from imagen.evaluate.settings import load_settings
 from imagen.models import find_model
 from imagen.promote import gate_of
@@ -37,11 +37,7 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
 
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
     """The rows of `evals`, after doing whatever of them is missing, and a table for whoever looks at the run."""
-    stages = list(evaluation.stages())
-    evaluation.asking.ask(evaluation.made)
-    for lake, stage, rows in stages:
-        run_stage(lake, stage, engine, rows)
-    found = evaluation.known() or evaluation.record(evaluation.figures())
+    found = completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
     create_table_artifact(
         key=f"evals-{evaluation.model}".replace("/", "-").replace("_", "-"),
         table=[

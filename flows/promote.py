@@ -13,8 +13,7 @@ from data.lake import Lake
 from flows.evaluate import measured
 from flows.events import model_judged
 from imagen.models import find_model
-from imagen.promote import Judged, candidate
-from imagen.promote import promote as run_promotion
+from imagen.promote import Judged, candidate, settle
 from imagen.registry import champion_of, decisions
 
 NEEDS_APPROVAL = "NeedsApproval"
@@ -35,10 +34,10 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
         return "promote"  # by the run that was killed before this one, or by somebody else
     asked = candidate(opened, model)
     with LocalEngine(workers, threads=1) as engine:
-        for evaluation in (asked.evaluation, asked.against):
-            if evaluation is not None:
-                measured(evaluation, engine)
-        judged = run_promotion(asked, engine, who="the flow promote")
+        rows = measured(asked.evaluation, engine)
+        if asked.against is not None:
+            measured(asked.against, engine)
+    judged = settle(asked, rows, who="the flow promote")
     show(judged)
     decision = judged.decision
     model_judged(lake, model, decision.act, decision.champion, decision.why)

@@ -23,7 +23,7 @@ from data import storage
 from data.encoder import EncoderSettings, encode
 from data.encoder import load as load_encoder
 from data.lake import Lake
-from data.weights import TOKENIZER
+from data.weights import PICKLES, TOKENIZER
 from imagen.checks import NotPossible
 from imagen.diffusion import DiffusionSettings
 from imagen.errors import ModelNotFound, ModelNotUsable
@@ -39,7 +39,6 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 SLOTS = ("unet", "unet_2", "unet_3")
 ENCODER = ("model.safetensors", "model.safetensors.index.json")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PIPELINE_CODE = ("pipeline", "checks", "prompts", "sampling", "diffusion", "resize")
 UNET_CODE = ("unet", "blocks")
 Files = dict[str, bytes]

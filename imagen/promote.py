@@ -44,9 +44,7 @@ def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate
     gate = gate or gate_of(trained)
     evaluation = planned(lake, trained.reference, gate.evaluate)
     check(gate, evaluation.names())
-    against = None
-    if champion is not None:
-        against = planned(lake, f"{trained.name}/{champion}", evaluation.settings, trained.dataset, trained.version)
+    against = None if champion is None else evaluation.same_of(f"{trained.name}/{champion}")
     return Candidate(trained, gate, champion, evaluation, against)
 
 
@@ -64,16 +62,22 @@ def promote(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_shard: Callable[[Written], None] = lambda written: None,
 ) -> Judged:
-    """Evaluate what is not evaluated yet, judge, and record what follows.
+    """Evaluate what is not evaluated yet, judge, and record what follows."""
+    rows = evaluate(asked.evaluation, engine, on_plan, on_shard)
+    if asked.against is not None:
+        evaluate(asked.against, engine, on_plan, on_shard)
+    return settle(asked, rows, why, who, anyway)
+
+
+def settle(
+    asked: Candidate, rows: list[dict[str, Any]], why: str | None = None, who: str | None = None, anyway: bool = False
+) -> Judged:
+    """Judge by the rows of `evals`, and record what follows.
 
     Where the gate asks for a person, whoever approved of these very weights has answered; `anyway` is whoever calls.
     """
-    figures = _figures(evaluate(asked.evaluation, engine, on_plan, on_shard))
-    differences = None
-    if asked.against is not None:
-        evaluate(asked.against, engine, on_plan, on_shard)
-        differences = compare(asked.against, asked.evaluation)
-    verdict = judge(asked.gate, figures, differences)
+    differences = compare(asked.against, asked.evaluation) if asked.against is not None else None
+    verdict = judge(asked.gate, _figures(rows), differences)
     lake, trained = asked.evaluation.lake, asked.trained
     act: Act = "promote" if anyway else verdict.answer
     said = why or f"the gate said {verdict.answer}"

@@ -66,13 +66,7 @@ def asked_of(
     settings = settings or gate_of(trained).evaluate
     rival = rival_of(decisions(lake, trained.name), trained.number)
     evaluation = planned(lake, trained.reference, settings)
-    if rival is None:
-        return trained, evaluation, None
-    return (
-        trained,
-        evaluation,
-        planned(lake, f"{trained.name}/{rival}", evaluation.settings, trained.dataset, trained.version),
-    )
+    return trained, evaluation, None if rival is None else evaluation.same_of(f"{trained.name}/{rival}")
 
 
 def report(trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None) -> str:

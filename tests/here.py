@@ -13,3 +13,17 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+class Dies(Here):
+    """Is killed when its second shard is done, before that is committed."""
+
+    def __init__(self) -> None:
+        self.left = 1
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        for result in super().map(work, items):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield result

@@ -92,9 +92,9 @@ def compare(
     from imagen.evaluate.evaluation import planned
     from imagen.report import leading
 
-    opened, settings = Lake.open(lake), settings_of(config, suite, n, seed, guidance, steps)
-    after = planned(opened, second, settings, *against(dataset))
-    before = planned(opened, first, after.settings, after.dataset, after.version)
+    settings = settings_of(config, suite, n, seed, guidance, steps)
+    after = planned(Lake.open(lake), second, settings, *against(dataset))
+    before = after.same_of(first)
     with evaluating(workers, as_json) as engine:
         for one in (before, after):
             run_evaluation(one, engine, *tellers())

@@ -96,10 +96,19 @@ def evaluate(
     on_shard: Callable[[Written], None] = lambda written: None,
 ) -> list[dict[str, Any]]:
     """The rows of `evals`, after doing whatever of them is missing."""
+
+    def run(lake: Lake, stage: Stage, rows: int) -> None:
+        run_stage(lake, stage, engine, rows, batch=1, on_plan=on_plan, on_shard=on_shard)
+
+    return completed(evaluation, run)
+
+
+def completed(evaluation: "Evaluation", run: Callable[[Lake, Stage, int], object]) -> list[dict[str, Any]]:
+    """The same by whoever runs a stage of a lake, with its rows a shard."""
     stages = list(evaluation.stages())  # which says whose weights are missing, before a picture is made
     evaluation.asking.ask(evaluation.made)
     for lake, stage, rows in stages:
-        run_stage(lake, stage, engine, rows, batch=1, on_plan=on_plan, on_shard=on_shard)
+        run(lake, stage, rows)
     return evaluation.known() or evaluation.record(evaluation.figures())
 
 
@@ -114,6 +123,10 @@ class Evaluation:
     version: int
     settings: EvaluateSettings
     scores: dict[str, ClipScore | Aesthetic]
+
+    def same_of(self, model: str) -> "Evaluation":
+        """What is asked and looked at here, of another model."""
+        return planned(self.lake, model, self.settings, self.dataset, self.version)
 
     @cached_property
     def made(self) -> Lake:

@@ -1,6 +1,5 @@
 """An evaluation of a little cascade: what it says, that it repeats, and that a killed one does only what is missing."""
 
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from imagen.evaluate.evals import TABLE
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.model import Imagen
-from tests.here import Here
+from tests.here import Dies, Here
 from tests.imagen.little import copy_of
 
 PROMPTS = 20
@@ -85,16 +84,6 @@ def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
 ) -> None:
     whole = told(evaluate(of(lake, settings), Here()))
     kills, made = 0, 0
-
-    class Dies(Here):
-        left = 1
-
-        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-            for result in super().map(work, items):
-                if not self.left:
-                    raise KeyboardInterrupt
-                self.left -= 1
-                yield result
 
     def count(plan: Plan) -> None:
         nonlocal made

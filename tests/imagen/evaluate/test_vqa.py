@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.suites import Check
 from imagen.evaluate.vqa import Vqa, vqa_right, vqa_score
-from tests.here import Here
+from tests.here import Dies, Here
 from tests.imagen.evaluate.answerers import LABELS, make_blip, make_llava, make_vilt
 
 CHECKS = (Check("is there a red circle ?"), Check("how many shapes are there ?", "two"), Check("what colour ?", "red"))
@@ -212,16 +212,6 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
     expected = told(evaluate(whole, Here()))
     monkeypatch.setattr("imagen.evaluate.evaluation.ASK_ROWS", 6)
     asked, kills = 0, 0
-
-    class Dies(Here):
-        left = 1
-
-        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-            for result in super().map(work, items):
-                if not self.left:
-                    raise KeyboardInterrupt
-                self.left -= 1
-                yield result
 
     def count(plan: Any) -> None:
         nonlocal asked
