@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
@@ -75,13 +76,16 @@ class Squares(IterableDataset):
         self.reader.load_state_dict(state)
 
 
+Read = tuple[Batch, dict[str, Any]]  # and the state after it
+
+
 class Endless:
-    """The batches of epoch after epoch, and how far they are."""
+    """The batches of epoch after epoch, and how far they are, whatever was read ahead."""
 
     def __init__(
         self, squares: Squares, size: int, encoder: str | None, workers: int = 0, others: Sequence[str] = ()
     ) -> None:
-        self.squares, self.epoch = squares, 0
+        self.squares, self._epoch = squares, 0
         self.loader = StatefulDataLoader(
             squares,
             size,
@@ -93,29 +97,52 @@ class Endless:
         )
         self._now: Iterator[Batch] = iter(())
         self._begun = False
+        self._thread = None if workers else ThreadPoolExecutor(1, "next-batch")  # workers read ahead by themselves
+        self._ahead: Future[Read] | None = None
+        self._given: dict[str, Any] | None = None
 
     def __next__(self) -> Batch:
+        batch, self._given = self._ahead.result() if self._ahead else self._read()
+        self._ahead = None
+        return batch
+
+    def read_ahead(self) -> None:
+        """Read the next batch in a thread, which competes for Python's lock: call it where that is let go for long."""
+        if self._thread and not self._ahead:
+            self._ahead = self._thread.submit(self._read)
+
+    def _read(self) -> Read:
         if not self._begun:
             self._begin()
         for batch in self._now:
-            return batch
-        self.epoch += 1
+            return batch, self._reached()
+        self._epoch += 1
         self._begin()
         for batch in self._now:
-            return batch
+            return batch, self._reached()
         raise EmptyDataset(f"{self.squares.reader.dataset} has fewer samples than a batch: make the batch smaller")
 
     def _begin(self) -> None:
-        self.squares.reader.set_epoch(self.epoch)
+        self.squares.reader.set_epoch(self._epoch)
         self._now, self._begun = iter(self.loader), True
 
+    def _reached(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "loader": self.loader.state_dict()}
+
+    @property
+    def epoch(self) -> int:
+        return int(self.state_dict()["epoch"])
+
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "loader": self.loader.state_dict()}
+        return self._given or self._reached()
 
     def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
         """Go on from the states of every process of the run before, be they as many as now or not."""
         rank, world = self.squares.reader.rank, self.squares.reader.world
-        self.epoch, self._begun = states[0]["epoch"], False
+        if self._ahead:
+            wait([self._ahead])
+        self._ahead = self._given = None
+        self._epoch, self._begun = states[0]["epoch"], False
         if len(states) == world:
             self.loader.load_state_dict(states[rank]["loader"])
         else:

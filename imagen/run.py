@@ -106,6 +106,7 @@ class Run:
             with nullcontext() if last else accelerator.no_sync(self.model), accelerator.autocast():
                 errors, weights = self.lesson.errors(self.called, batch, drawn.to(accelerator.device))
                 share = (weights * errors).mean() / settings.accumulate
+                self.batches.read_ahead()
                 accelerator.backward(share)
             bucket = 3 + (drawn.times * BUCKETS).long().clamp(max=BUCKETS - 1)
             sums[0] += share.detach().cpu()

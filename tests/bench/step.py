@@ -25,7 +25,7 @@ from imagen.settings import TrainSettings
 from imagen.unet import UNet
 from tests.imagen.drawn_lake import drawn_lake
 
-SAMPLES, WARM, TURNS, EVERY = 1024, 3, 60, 1000
+SAMPLES, WARM, TURNS, EVERY = 1024, 3, 120, 1000
 SETTINGS = TrainSettings(batch=32)
 
 
@@ -39,6 +39,10 @@ class Held:
         if self.reads:
             self.last = next(self.batches)
         return self.last
+
+    def read_ahead(self) -> None:
+        if self.reads:
+            self.batches.read_ahead()
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
@@ -23,7 +23,7 @@ import imagen.training
 from data import storage
 from data.errors import ImagenError
 from data.lake import Lake
-from imagen.batches import Batch
+from imagen.batches import Batch, Endless
 from imagen.cascade import CascadeSettings
 from imagen.checkpoint import Checkpoints
 from imagen.config import TrainConfig
@@ -118,6 +118,22 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
     train(training_of(url, config), watch=Watch(on_step=on_step), cpu=True)
 
 
+class Watched:
+    """A run's batches, and what was seen of them."""
+
+    def __init__(self, batches: Endless) -> None:
+        self.batches = batches
+        self.seen: list[str] = []
+
+    def __next__(self) -> Batch:
+        batch = next(self.batches)
+        self.seen += (hashlib.sha256(one.numpy().tobytes()).hexdigest()[:12] for one in batch.pixels)
+        return batch
+
+    def read_ahead(self) -> None:
+        self.batches.read_ahead()
+
+
 def some_steps(url: str, config: TrainConfig, stop: int, report: str) -> None:
     """Go on to a step, write a checkpoint; the report has each step's loss and what this process saw in it."""
     run = begun(training_of(url, config), 0, cpu=True)
@@ -127,19 +143,11 @@ def some_steps(url: str, config: TrainConfig, stop: int, report: str) -> None:
     if state is not None:
         run.load(state)
     lines, batches = [], run.batches
-    seen: list[str] = []
-
-    def watched() -> Iterator[Batch]:
-        for batch in iter(batches.__next__, None):
-            seen.extend(hashlib.sha256(one.numpy().tobytes()).hexdigest()[:12] for one in batch.pixels)
-            yield batch
-
-    stream = watched()
+    run.batches = watched = Watched(batches)  # type: ignore[assignment]
     while run.step < stop:
-        run.batches = stream  # type: ignore[assignment]
         loss = run.advance().loss
-        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "seen": list(seen)})
-        seen.clear()
+        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "seen": list(watched.seen)})
+        watched.seen.clear()
     run.batches = batches
     kept = run.state()
     if main:
@@ -165,6 +173,9 @@ class Known:
         if self.whole.others is None or self.whole.others_seen is None:
             return batch
         return replace(batch, others=self.whole.others[:, of], others_seen=self.whole.others_seen[:, of])
+
+    def read_ahead(self) -> None:
+        pass
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": 0}
