@@ -1,7 +1,8 @@
-"""What lies beside a published version: its card (`README.md`) and its report. Delta takes no notice of either.
+"""What lies beside a published version: its card (`README.md`), its report, and the report's histograms as a picture.
 
-They are written after the version is there and can't undo it. Each begins with a mark of what it was made of, so that
-a build finds in one look what a killed one left behind, or an owner's new words, and nothing else is written again.
+They are written after the version is there and can't undo it; Delta takes no notice of them. Card and report come last
+and begin with a mark of what they were made of, so that a build finds in one look what a killed one left behind, or an
+owner's new words, and nothing else is written again.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import hashlib
 from data import storage
 from data.account import account
 from data.card import CardSettings, card
+from data.histograms import histograms
 from data.lake import Lake
 from data.publish import Publish
 from data.report import report
@@ -16,8 +18,8 @@ from data.select import Selection
 from data.shown import pick
 from data.versions import newest
 
-PAGES = 1  # of the form of both: another one is written anew
-CARD, REPORT = "README.md", "report.html"
+PAGES = 2  # of the form of all: another one is written anew
+CARD, REPORT, HISTOGRAMS = "README.md", "report.html", "histograms.png"
 HEAD = 200  # bytes that hold the mark
 
 
@@ -34,8 +36,16 @@ def write_beside(lake: Lake, settings: CardSettings, selection: Selection, publi
         return  # somebody published since, and describes it
     found = account(lake, selection, publish, current, newest(lake, publish.dataset, below=version))
     groups = pick(lake, selection, [score.fact for score in found.scores if score.thresholds])
+    if png := histograms(found):
+        storage.write(storage.join(url, HISTOGRAMS), png)
     storage.write(storage.join(url, REPORT), report(found, groups, mark).encode())
     storage.write(storage.join(url, CARD), card(found, settings, url, mark).encode())
+
+
+def histograms_of(lake: Lake, dataset: str) -> bytes | None:
+    """As of its newest version; none where no fact differs among the pairs."""
+    url = storage.join(lake.table_url(f"datasets/{dataset}"), HISTOGRAMS)
+    return storage.read(url) if storage.exists(url) else None
 
 
 def report_url(lake: Lake, dataset: str) -> str:

@@ -143,6 +143,13 @@ def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
     return BuildPlan(found.files, found.new, steps, bytes, what_if(glimpse, ways.selection))
 
 
+def pending_rows(lake: Lake, recipe: Recipe) -> dict[str, int]:
+    """What each stage has still to do, of what there is by now."""
+    glimpse = Glimpse(lake.url, lake.config)
+    ways = way(glimpse, recipe)
+    return {stage.name: _pending(glimpse, stage) for stage in (*ways.stages, *ways.later)}
+
+
 def what_if(lake: Lake, selection: Selection) -> Change:
     """What a build would change in the newest version if nothing but the criteria were new."""
     glimpse = Glimpse(lake.url, lake.config)

@@ -30,6 +30,11 @@ class Step:
     dropped: int
 
 
+def datasets(lake: Lake) -> list[str]:
+    """The names of those that were published."""
+    return [name.removeprefix("datasets/") for name in lake.tables() if name.startswith("datasets/")]
+
+
 def newest(lake: Lake, dataset: str, below: int | None = None) -> Version | None:
     """The version that is current, or the one before another; none if nothing was published yet."""
     table = lake.find(f"datasets/{dataset}")

@@ -53,6 +53,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     champion.promote,
     champion.rollback,
     platform.up,
+    platform.status,
+    platform.metrics,
 )
 for verb in VERBS:
     app.command()(verb)

@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 from data.engine import Engine, LocalEngine
 from data.lake import Lake
 from flows.events import model_evaluated
-from flows.rebuild import run_stage
+from flows.stages import run_stage
 from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
 from imagen.evaluate.settings import load_settings
 from imagen.models import find_model

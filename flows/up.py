@@ -28,7 +28,9 @@ from flows.show import console
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = ROOT / "prefect.yaml"
+AUTOMATIONS = ROOT / "infra/automations.yaml"
 FOLDER = "platform"  # under the lake, where the server keeps its runs
+URL = "url"  # file in it: of the API
 POOLS = ("data", "gpu")
 START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
 
@@ -43,6 +45,7 @@ def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{home}/prefect.db",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # who falls silent has died
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
@@ -51,11 +54,13 @@ def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int,
         words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
         server = stack.enter_context(started("server", words, environment, home))
         wait(server, url, home)
+        (home / URL).write_text(f"{url}/api")
         file = home / "prefect.yaml"
         file.write_text(yaml.safe_dump(deployments(opened, recipes, config), sort_keys=False))
         for pool in POOLS:
             run(["work-pool", "create", pool, "--type", "process", "--overwrite"], environment)
         run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
+        automate(f"{url}/api")
         workers = [
             stack.enter_context(started(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
@@ -101,6 +106,22 @@ def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str)
         match = {"prefect.resource.id": f"imagen.dataset.{name}"}
         made["triggers"] = [{**trigger, "match": match} for trigger in one["triggers"]]
     return made
+
+
+def automate(url: str) -> None:
+    """Make the automations, or bring those of a former run up to date."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        for said in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+            automation = AutomationCore.model_validate(said)
+            there = client.read_automations_by_name(automation.name)
+            if there:
+                client.update_automation(there[0].id, automation)
+            else:
+                client.create_automation(automation)
 
 
 def _absolute(file: str) -> str:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,14 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromi
 
 def opened(page: Path, shot: Path | None = None, size: str = "1200,2400") -> tuple[str, list[str]]:
     """The page's elements after it is loaded, and the lines of its console; a screenshot if asked for."""
+    return looked_at(page.as_uri(), page.parent / "chromium", shot, size)
+
+
+def looked_at(
+    where: str, profile: Path, shot: Path | None = None, size: str = "1200,2400", more: Sequence[str] = ()
+) -> tuple[str, list[str]]:
+    """The same of a page at an address."""
     assert CHROMIUM is not None
-    profile = page.parent / "chromium"
     common = [
         CHROMIUM,
         "--headless",
@@ -23,8 +30,7 @@ def opened(page: Path, shot: Path | None = None, size: str = "1200,2400") -> tup
         "--hide-scrollbars",
         f"--user-data-dir={profile}",
     ]
-    common += [f"--window-size={size}", "--enable-logging=stderr"]
-    where = page.as_uri()
+    common += [f"--window-size={size}", "--enable-logging=stderr", *more]
     done = subprocess.run([*common, "--dump-dom", where], capture_output=True, text=True, timeout=120, check=True)
     if shot is not None:
         subprocess.run([*common, f"--screenshot={shot}", where], capture_output=True, timeout=120, check=True)

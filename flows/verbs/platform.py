@@ -1,10 +1,11 @@
-"""The verb that runs the platform on this machine."""
+"""The verbs that run the platform on this machine, and say what it does."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from flows.options import LakeOption
+from flows.options import JsonOption, LakeOption, write_json
 
 
 def up(
@@ -27,3 +28,46 @@ def up(
     from flows.up import run_up
 
     run_up(lake, recipe, config, host, port, database)
+
+
+def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
+    """What runs in a lake, what is to run, what failed last and why.
+
+    Example: imagen status
+    """
+    from flows.status import status as find_status
+
+    found = find_status(lake)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.show_platform import show_status
+
+        show_status(found)
+
+
+def metrics(
+    recipe: Annotated[
+        list[str] | None, typer.Argument(show_default=False, help="Recipes whose pending rows are told.")
+    ] = None,
+    lake: LakeOption = "lake",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page /metrics.")] = 9464,
+    every: Annotated[float, typer.Option(min=0, help="Seconds for which what was read is told again.")] = 60.0,
+) -> None:
+    """What Prometheus asks for, read from the lake, until Ctrl-C: rows, pending rows, versions, trainings, gates.
+
+    Example: imagen metrics shapes
+    """
+    import signal
+
+    from flows.metrics import serve
+    from flows.show import console
+
+    number, stop = serve(lake, recipe or [], host, port, every)
+    console.print(f"http://{host}:{number}/metrics. Ctrl-C ends it.", soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        stop()

@@ -22,7 +22,7 @@ from data.recipe import load_recipe
 from data.stage import Shard, Written, make_plan
 from data.world.make import HOST, make_world
 from data.world.server import start_process
-from flows.rebuild import map_batches
+from flows.stages import map_batches
 
 SHARDS, ROWS, TURNS = 200, 1000, 5
 EMPTY = """
@@ -55,7 +55,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         @flow
         def under_prefect() -> float:
             began = time.perf_counter()
-            for _ in map_batches(Idle(), shards, engine):
+            for _ in map_batches(Idle(), shards, engine, []):
                 pass
             return time.perf_counter() - began
 

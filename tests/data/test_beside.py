@@ -6,20 +6,24 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image, ImageColor
 
 from data import storage
 from data.account import account
-from data.beside import REPORT
+from data.beside import REPORT, histograms_of
 from data.build import way
 from data.distribution import Histogram
+from data.histograms import CUT, DROPPED, GAP, KEPT
 from data.lake import Lake
 from data.recipe import Recipe
-from data.report import plot
+from data.report import HEIGHT, WIDTH, plot
 from data.thresholds import Threshold, thresholds
 from data.versions import newest, versions
 from tests.chromium import needs_chromium, opened
@@ -181,6 +185,21 @@ def test_the_report_says_what_came_what_went_and_why(built: tuple[Lake, Recipe])
     assert 30 < page(lake, REPORT).count("data:image/jpeg") <= 60
     for words in ("Against small@1", "Dropped by picture_brightness", "min 0.4", "best 0.9", "not fetched: gone"):
         assert words in shown, words
+
+
+def test_the_histograms_of_the_report_are_a_picture_too(built: tuple[Lake, Recipe]) -> None:
+    lake, recipe = built
+    png = histograms_of(lake, "small")
+    assert png is not None
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    ways = way(lake, recipe)
+    found = account(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
+    plots = [one.histogram for one in found.scores if one.histogram and one.histogram.low < one.histogram.high]
+    assert picture.width == 3 * (WIDTH + GAP) + GAP
+    assert picture.height // (HEIGHT + GAP) >= -(-len(plots) // 3) >= 2
+    colours = Counter(picture.getdata())
+    assert all(colours[ImageColor.getrgb(colour)] > 1000 for colour in (KEPT, DROPPED))
+    assert colours[ImageColor.getrgb(CUT)] > 50, "the thresholds"
 
 
 @needs_chromium

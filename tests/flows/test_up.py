@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,13 +12,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
+import psutil
 import pytest
 
 from data.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
+from imagen.approvals import approval_of
+from imagen.models import find_model
 from imagen.registry import decisions
+from tests.chromium import CHROMIUM, looked_at
 from tests.conftest import write_recipe
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
@@ -80,24 +86,105 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
     assert "ended" in said
 
 
-def test_a_schedules_run_ends_with_a_champion(up: "tuple[Api, Lake, subprocess.Popen[str]]") -> None:
+def test_a_schedules_run_ends_with_a_champion(up: "tuple[Api, Lake, subprocess.Popen[str]]", tmp_path: Path) -> None:
     api, lake, process = up
     there = {one["name"]: one for one in api("deployments/filter")}
     assert {"nightly-shapes", "on-dataset-published-shapes", "reconcile-shapes", "promote"} <= there.keys()
     assert {one["parameters"]["lake"] for one in there.values()} == {lake.url}
-    api(f"deployments/{there['nightly-shapes']['id']}/create_flow_run")  # as its schedule does at night
+    for _ in range(4):  # as its schedule does at night, of four nights that nobody worked
+        api(f"deployments/{there['nightly-shapes']['id']}/create_flow_run")
     retrained = ended(api, "retrain", process)
     assert retrained["state_type"] == "COMPLETED", retrained
     assert retrained["deployment_id"] == there["on-dataset-published-shapes"]["id"]
     runs = {one["id"]: one for one in api("flows/filter")}
-    names = [runs[one["flow_id"]]["name"] for one in api("flow_runs/filter") if one["state_type"] == "COMPLETED"]
-    assert sorted(names) == ["evaluate", "promote", "rebuild", "retrain", "train", "train-stage", "train-stage"]
+    builds = [one["state_name"] for one in api("flow_runs/filter", of_flow("rebuild")) if due(one)]
+    assert sorted(builds) == ["Completed", *["Superseded"] * 3]
+    done = [one for one in api("flow_runs/filter") if one["state_type"] == "COMPLETED"]
+    names = [runs[one["flow_id"]]["name"] for one in done]
+    flows = ["evaluate", "promote", "rebuild", "retrain", "train", "train-stage", "train-stage"]
+    assert sorted(name for name in names if name != "stage") == flows
+    stages = {one["name"] for one in done if runs[one["flow_id"]]["name"] == "stage"}
+    assert {"download", "look", "score-clip", "embed-t5", "publish"} <= stages
     keys = {one["key"] for one in api("artifacts/filter")}
-    assert {"funnel-shapes", "retrain-shapes-shapes", "evals-shapes-1", "gate-shapes-1"} <= keys
+    assert {"funnel-shapes", "histograms-shapes", "retrain-shapes-shapes", "evals-shapes-1", "gate-shapes-1"} <= keys
     found = told(api, len(EVENTS))
     assert [one["event"] for one in found] == EVENTS
     assert {one["payload"].get("version", 1) for one in found} == {1}
     assert [(one.act, one.number, one.champion) for one in decisions(lake, "shapes")] == [("promote", 1, 1)]
+    asked = {
+        "approve-model": {"model": "shapes/1", "who": "ann", "why": "its stars are nice"},
+        "verify": {},
+        "train-shapes": {"config": "nowhere.yaml"},
+        "forget": {"kind": "url", "what": str(kept_url(lake)), "reason": "asked by its owner"},
+    }
+    for name, parameters in asked.items():  # as its form does
+        run = api(f"deployments/{there[name]['id']}/create_flow_run", {"parameters": parameters})
+        ran = ended(api, name.removesuffix("-shapes"), process, run["id"])
+        assert ran["state_type"] == ("FAILED" if name == "train-shapes" else "COMPLETED"), ran
+    assert [(one.who, one.why) for one in decisions(lake, "shapes")] == [("the flow promote", ANY)]
+    given = approval_of(lake, find_model(lake, "shapes/1").digest)
+    assert given is not None
+    assert (given.who, given.why) == ("ann", "its stars are nice")
+    said = {one["key"]: json.loads(one["data"]) for one in api("artifacts/filter") if one["type"] == "table"}
+    assert [(row["version"], row["damaged"], row["missing"]) for row in said["verified"]] == [("shapes@1", 0, 0)]
+    assert [row["seen by"] for row in said["forgotten"]] == ["shapes@1", "shapes/1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    words = [IMAGEN, "status", "--lake", lake.url]
+    status = json.loads(subprocess.run([*words, "--json"], env=environment, capture_output=True, check=True).stdout)
+    coming = {run["deployment"]: run["state"] for run in status["scheduled"]}
+    assert {"nightly-shapes", "reconcile-shapes", "verify"} <= coming.keys()
+    (failed,) = status["failed"]
+    assert failed["deployment"] == "train-shapes"
+    assert "nowhere.yaml" in failed["why"]
+    plain = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "train-on-shapes failed" in plain
+    if CHROMIUM:
+        look(api, there, status["url"], tmp_path)
+
+
+def look(api: Api, there: dict[str, Any], url: str, folder: Path) -> None:
+    """The pages that a person opens: what the build made, and the form of a deployment."""
+    runs = {one["name"]: one["id"] for one in api("flow_runs/filter")}
+    patient = ["--virtual-time-budget=20000"]
+    made, _ = looked_at(f"{url}/runs/flow-run/{runs['rebuild-shapes']}?tab=Artifacts", folder / "profile", more=patient)
+    assert "funnel-shapes" in made
+    assert "histograms-shapes" in made
+    form, _ = looked_at(
+        f"{url}/deployments/deployment/{there['approve-model']['id']}/run", folder / "profile", more=patient
+    )
+    for field in ("model", "who", "why", "lake"):
+        assert re.search(rf">\s*{field}\b", form, re.IGNORECASE), field
+
+
+def kept_url(lake: Lake) -> str:
+    return str(lake.table("datasets/shapes").dataset().head(1, columns=["url"])["url"][0])
+
+
+def test_a_build_that_was_killed_is_built_again(up: "tuple[Api, Lake, subprocess.Popen[str]]") -> None:
+    api, lake, process = up
+    (again,) = (one for one in api("automations/filter") if one["name"] == "build again what died")
+    assert again["actions"][0]["schedule_after"] == 60
+    nightly = next(one for one in api("deployments/filter") if one["name"] == "nightly-shapes")
+    first = api(f"deployments/{nightly['id']}/create_flow_run")["id"]
+    for _ in range(240):
+        if lake.find("images"):
+            break
+        time.sleep(0.25)
+    (worker,) = (one for one in psutil.Process(process.pid).children() if "data" in one.cmdline())
+    for child in worker.children(recursive=True):
+        child.kill()
+    assert ended(api, "rebuild", process, first)["state_type"] == "CRASHED"
+    for _ in range(150):
+        if second := [one for one in api("flow_runs/filter", of_flow("rebuild")) if one["id"] != first and due(one)]:
+            break
+        time.sleep(1)
+    assert ended(api, "rebuild", process, second[0]["id"])["state_type"] == "COMPLETED"
+    assert lake.table("datasets/shapes").rows() > 60
+
+
+def due(run: dict[str, Any]) -> bool:
+    """Not one of the nights to come."""
+    return bool(run["state_type"] != "SCHEDULED")
 
 
 def told(api: Api, count: int) -> list[dict[str, Any]]:
@@ -111,12 +198,16 @@ def told(api: Api, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def ended(api: Api, flow: str, process: "subprocess.Popen[str]") -> dict[str, Any]:
+def of_flow(name: str) -> dict[str, Any]:
+    return {"flows": {"name": {"any_": [name]}}}
+
+
+def ended(api: Api, flow: str, process: "subprocess.Popen[str]", id: str | None = None) -> dict[str, Any]:
     """The run of a flow, once it has ended."""
     for _ in range(240):
         assert process.poll() is None
-        for one in api("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}}):
-            if one["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+        for one in api("flow_runs/filter", of_flow(flow)):
+            if one["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") and id in (None, one["id"]):
                 return dict(one)
         time.sleep(1)
     raise AssertionError(f"{flow} did not end: {api('flow_runs/filter')}")

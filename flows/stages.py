@@ -1,0 +1,157 @@
+"""A stage of the data way as a flow run of its own: batches of its shards are tasks, few and bounded in flight.
+
+A batch that fails does not take the others with it: they are done and committed first, then the stage fails and says
+which were left. Those are still pending, for the lake is the memory, not Prefect's cache: the next run does them alone.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from data.engine import Engine
+from data.errors import ImagenError, WorkerDied
+from data.lake import Lake
+from data.stage import Shard, Stage, Written, make_plan
+from flows.progress import watcher
+
+MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
+IN_FLIGHT = 2  # batches at once: the engine never idles at the edge of a batch
+RETRY_DELAYS = [1.0, 5.0, 30.0]
+GIVE_UP = 3  # batches in a row: then it is the stage that does not work
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A batch that was left undone."""
+
+    stage: str
+    batch: str
+    shards: int
+    rows: int
+    error: str
+
+
+class BatchesFailed(ImagenError):
+    """A stage ended with batches undone, after everything else was done."""
+
+    def __init__(self, failures: list[Failure]) -> None:
+        first, rows = failures[0], sum(one.rows for one in failures)
+        batches = "a batch" if len(failures) == 1 else f"{len(failures)} batches"
+        super().__init__(
+            f"{batches} of {', '.join(dict.fromkeys(one.stage for one in failures))} failed, {rows:,} rows are left "
+            f"undone ({first.batch}: {first.error}). What else there was is done; run it again for the rest"
+        )
+        self.failures = failures
+
+
+def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int) -> int:
+    """Plan, map, commit, until nothing is pending; a batch is committed while the next ones run. The rows done."""
+    plan = make_plan(lake, stage, shard_rows)
+    watcher.get().planned(stage.name, plan.rows)
+    if not plan.shards:
+        return 0
+
+    def work() -> int:
+        rows, todo = 0, plan
+        while True:
+            lost, failures = 0, list[Failure]()
+            for written in map_batches(stage, todo.shards, engine, failures):
+                lost += todo.commit(written)
+                rows += sum(one.rows for one in written)
+            if failures:
+                raise BatchesFailed(failures)
+            if not lost:
+                return rows
+            todo = make_plan(lake, stage, shard_rows)
+            watcher.get().planned(stage.name, todo.rows)
+
+    return as_run(stage.name, work, len(plan.shards), plan.rows)
+
+
+def as_run(name: str, work: Callable[[], Result], shards: int, rows: int) -> Result:
+    """Do the work in a flow run under the one that calls, whose parameters say how much it is."""
+
+    @flow(
+        name="stage", flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT), persist_result=False
+    )
+    def stage(shards: int, rows: int) -> Any:
+        return work()
+
+    done: Result = stage(shards, rows)
+    return done
+
+
+def map_batches(stage: Any, shards: list[Shard], engine: Engine, failures: list[Failure]) -> Iterator[list[Written]]:
+    """Run shards in few, bounded batches as tasks; yields what each batch wrote, in order, and notes who failed.
+
+    What a person can mend is wrong with every batch, and is raised at once.
+    """
+    size = max(engine.workers, -(-len(shards) // MOST_TASKS))
+    batches = [shards[at : at + size] for at in range(0, len(shards), size)]
+    named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
+    submitted = (  # one by one; quoted, for Prefect is not to look into them
+        (number, named.submit(*(quote(each) for each in (stage, batch, engine)), number))
+        for number, batch in enumerate(batches)
+    )
+    running: deque[tuple[int, PrefectFuture[list[Written]]]] = deque(islice(submitted, IN_FLIGHT))
+    in_a_row = tried = 0
+    while running:
+        number, future = running.popleft()
+        tried = number + 1
+        try:
+            written = future.result()
+        except Exception as error:
+            if isinstance(error, ImagenError) and not isinstance(error, WorkerDied):
+                raise
+            failures.append(_failure(stage, number, batches[number], f"{type(error).__name__}: {error}"))
+            in_a_row += 1
+            if in_a_row == GIVE_UP:
+                submitted.close()
+            running.extend(islice(submitted, 1))
+        else:
+            in_a_row = 0
+            running.extend(islice(submitted, 1))
+            yield written
+    if rest := [shard for batch in batches[tried:] for shard in batch]:
+        failures.append(_failure(stage, tried, rest, f"not tried, as {GIVE_UP} batches in a row had failed"))
+
+
+def _failure(stage: Any, number: int, shards: list[Shard], why: str) -> Failure:
+    return Failure(stage.name, f"{stage.name}-{number:05d}", len(shards), sum(one.rows.num_rows for one in shards), why)
+
+
+def worth_retrying(_: Any, __: Any, state: Any) -> bool:
+    """A store or a network that failed may have recovered; anything else fails again in the same way."""
+    try:
+        state.result()
+    except OSError:
+        return True
+    except Exception:  # noqa: BLE001 - not swallowed: the task fails with it
+        return False
+    return False
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=worth_retrying,
+)
+def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> list[Written]:
+    """Do a batch of shards. Their files are seen by nobody until the flow commits them."""
+    written = []
+    for one in engine.map(stage.work, shards):
+        watcher.get().done(stage.name, one.rows)
+        written.append(one)
+    return written
