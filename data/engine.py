@@ -30,6 +30,12 @@ class Engine(Protocol):
 
     def close(self) -> None: ...
 
+    def kill(self) -> None: ...
+
+
+class Killed(RuntimeError):
+    """The engine was told to end amid its shards."""
+
 
 class LocalEngine(AbstractContextManager["LocalEngine"]):
     """A pool of processes on this machine, started at the first shard and kept until closed."""
@@ -39,6 +45,8 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._killed = False
+        self._heard, self._told = get_context("spawn").Pipe(duplex=False)  # workers end when it is closed
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Run `work` on every item. A worker that dies takes down its pool: the lost items run again in a new one."""
@@ -57,6 +65,8 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
                     try:
                         result = future.result()
                     except BrokenProcessPool:
+                        if self._killed:
+                            raise Killed(f"the engine was ended amid {item}") from None
                         self._discard(pool)
                         deaths[id(item)] = deaths.get(id(item), 0) + 1
                         if deaths[id(item)] > DEATHS_ALLOWED:
@@ -76,17 +86,26 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def __exit__(self, *_: object) -> None:
+    def kill(self) -> None:
+        """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
+        self._killed = True
+        self._told.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # such as Ctrl-C
+            self.kill()
         self.close()
 
     def _submit(self, running: dict[Future[Result], Any], work: Callable[[Item], Result], item: Item) -> None:
         with self._lock:
+            if self._killed:
+                raise Killed(f"the engine was ended before {item}")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     self.workers,
                     mp_context=get_context("spawn"),
                     initializer=_warm_up,
-                    initargs=(self.workers, self.threads),
+                    initargs=(self.workers, self.threads, self._heard),
                 )
             pool = self._pool
         try:
@@ -107,8 +126,8 @@ def workers_beside() -> int:
     return int(os.environ.get("IMAGEN_WORKERS", "1"))
 
 
-def _warm_up(workers: int, threads: int) -> None:
-    """Share the cores, keep quiet, and die with the process that started us, however it dies."""
+def _warm_up(workers: int, threads: int, told: connection.Connection) -> None:
+    """Share the cores, keep quiet, and die when told to, or with the process that started us, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
     os.environ["IMAGEN_WORKERS"] = str(workers)
@@ -116,9 +135,9 @@ def _warm_up(workers: int, threads: int) -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_die_with, args=(parent.sentinel, told), daemon=True).start()
 
 
-def _die_with(sentinel: int) -> None:
-    connection.wait([sentinel])
+def _die_with(sentinel: int, told: connection.Connection) -> None:
+    connection.wait([sentinel, told])
     os._exit(1)

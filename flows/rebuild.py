@@ -2,8 +2,9 @@
 
 import base64
 from collections.abc import Sequence
+from pathlib import PurePath
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.beside import histograms_of
@@ -21,9 +22,13 @@ from flows.progress import watcher
 from flows.stages import BatchesFailed, Failure, as_run, map_batches, run_stage
 
 
+def run_name() -> str:
+    return f"rebuild-{PurePath(runtime.flow_run.parameters['recipe']).stem}"
+
+
 @flow(
     name="rebuild",
-    flow_run_name="rebuild-{recipe}",
+    flow_run_name=run_name,
     persist_result=False,
     validate_parameters=True,
 )
@@ -109,7 +114,7 @@ def write_files(ways: Way, publication: Publication, engine: Engine) -> list[Wri
             raise BatchesFailed(failures)
         return [one for written in batches for one in written]
 
-    return as_run("publish", work, len(publication.shards), publication.rows)
+    return as_run("publish", engine, work, len(publication.shards), publication.rows)
 
 
 def report(ways: Way) -> None:

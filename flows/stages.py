@@ -75,17 +75,23 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int) -> int:
             todo = make_plan(lake, stage, shard_rows)
             watcher.get().planned(stage.name, todo.rows)
 
-    return as_run(stage.name, work, len(plan.shards), plan.rows)
+    return as_run(stage.name, engine, work, len(plan.shards), plan.rows)
 
 
-def as_run(name: str, work: Callable[[], Result], shards: int, rows: int) -> Result:
+def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
     """Do the work in a flow run under the one that calls, whose parameters say how much it is."""
 
     @flow(
         name="stage", flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT), persist_result=False
     )
     def stage(shards: int, rows: int) -> Any:
-        return work()
+        try:
+            return work()
+        except Exception:
+            raise
+        except BaseException:  # told to stop: the tasks wait for shards, and this run would wait for them
+            engine.kill()
+            raise
 
     done: Result = stage(shards, rows)
     return done

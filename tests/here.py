@@ -14,6 +14,9 @@ class Here:
     def close(self) -> None:
         pass
 
+    def kill(self) -> None:
+        pass
+
 
 class Dies(Here):
     """Is killed when its second shard is done, before that is committed."""

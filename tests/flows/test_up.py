@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from imagen.approvals import approval_of
 from imagen.models import find_model
 from imagen.registry import decisions
 from tests.chromium import CHROMIUM, looked_at
-from tests.conftest import write_recipe
+from tests.conftest import RECIPE, write_recipe
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
 CONFIG = """name: shapes
@@ -43,6 +44,19 @@ EVENTS = [
     "imagen.model.evaluated",
     "imagen.model.judged",
 ]
+SLEEPY = """
+import time
+import pyarrow as pa
+from data.score import CaptionScorer
+
+class Sleepy(CaptionScorer):
+    columns = pa.schema({'letters': pa.int32()})
+
+    def read(self, caption):
+        time.sleep(5)
+        return {'letters': len(caption)}
+"""
+STOP_SECONDS = 10
 Api = Callable[..., Any]
 
 
@@ -52,12 +66,18 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
     (tmp_path / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (tmp_path / "model.yaml").write_text(CONFIG.replace("SUITE", str(tmp_path / "few.csv")))
     recipe = write_recipe(tmp_path, world / "pairs.parquet")
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    slow = RECIPE.replace("name: shapes", "name: slow").replace("per_host_rate: 5000", "per_host_rate: 2")
+    slow = slow.replace("scores:\n", "scores:\n  sleepy: {{scorer: sleepy.Sleepy}}\n")
+    (tmp_path / "slow").mkdir()
+    write_recipe(tmp_path / "slow", world / "pairs.parquet", shard_rows=10, text=slow)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [
         IMAGEN,
         "up",
         str(recipe),
+        str(tmp_path / "slow/recipe.yaml"),
         "--lake",
         lake.url,
         "--config",
@@ -66,6 +86,7 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
         str(port),
     ]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -73,11 +94,17 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
 
     def api(path: str, body: dict[str, Any] | None = None) -> Any:
         data = json.dumps(body or {}).encode()
-        headers = {"Content-Type": "application/json"}
-        with urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers), timeout=20
-        ) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/{path}", data, {"Content-Type": "application/json"}
+        )
+        for wait in (1, 2, 4, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not wait:  # which SQLite's writers are told when there are many
+                    raise
+                time.sleep(wait)
 
     yield api, lake, process
     process.send_signal(signal.SIGINT)
@@ -146,7 +173,7 @@ def look(api: Api, there: dict[str, Any], url: str, folder: Path) -> None:
     """The pages that a person opens: what the build made, and the form of a deployment."""
     runs = {one["name"]: one["id"] for one in api("flow_runs/filter")}
     patient = ["--virtual-time-budget=20000"]
-    made, _ = looked_at(f"{url}/runs/flow-run/{runs['rebuild-shapes']}?tab=Artifacts", folder / "profile", more=patient)
+    made, _ = looked_at(f"{url}/runs/flow-run/{runs['rebuild-recipe']}?tab=Artifacts", folder / "profile", more=patient)
     assert "funnel-shapes" in made
     assert "histograms-shapes" in made
     form, _ = looked_at(
@@ -182,6 +209,42 @@ def test_a_build_that_was_killed_is_built_again(up: "tuple[Api, Lake, subprocess
     assert lake.table("datasets/shapes").rows() > 60
 
 
+def test_a_build_that_is_cancelled_stops_at_once_and_goes_on_next_time(
+    up: "tuple[Api, Lake, subprocess.Popen[str]]", tmp_path: Path
+) -> None:
+    api, lake, process = up
+    deployment = next(one for one in api("deployments/filter") if one["name"] == "nightly-slow")
+    recipe = tmp_path / "slow/recipe.yaml"
+    seconds = {}
+    for stage in ("download", "score-sleepy"):
+        run = api(f"deployments/{deployment['id']}/create_flow_run")["id"]
+        under_way(api, stage, run, process)
+        time.sleep(5)
+        began = time.monotonic()
+        api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+        assert ended(api, "rebuild", process, run, every=0.2)["state_type"] == "CANCELLED"
+        seconds[stage] = time.monotonic() - began
+        workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in str(one)]
+        assert not workers
+        recipe.write_text(recipe.read_text().replace("per_host_rate: 2", "per_host_rate: 5000"))
+    (tmp_path / "sleepy.py").write_text(SLEEPY.replace("time.sleep(5)", "pass"))
+    run = api(f"deployments/{deployment['id']}/create_flow_run")["id"]
+    assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
+    assert lake.table("datasets/slow").rows() > 60
+    assert max(seconds.values()) < STOP_SECONDS, seconds
+
+
+def under_way(api: Api, stage: str, parent: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until a stage of a run has begun."""
+    for _ in range(480):
+        assert process.poll() is None
+        wanted = {"flow_runs": {"name": {"any_": [stage]}, "parent_flow_run_id": {"any_": [parent]}}}
+        if [one for one in api("flow_runs/filter", wanted) if one["state_type"] == "RUNNING"]:
+            return
+        time.sleep(0.25)
+    raise AssertionError(f"{stage} did not begin: {api('flow_runs/filter')}")
+
+
 def due(run: dict[str, Any]) -> bool:
     """Not one of the nights to come."""
     return bool(run["state_type"] != "SCHEDULED")
@@ -202,12 +265,14 @@ def of_flow(name: str) -> dict[str, Any]:
     return {"flows": {"name": {"any_": [name]}}}
 
 
-def ended(api: Api, flow: str, process: "subprocess.Popen[str]", id: str | None = None) -> dict[str, Any]:
+def ended(
+    api: Api, flow: str, process: "subprocess.Popen[str]", id: str | None = None, every: float = 1
+) -> dict[str, Any]:
     """The run of a flow, once it has ended."""
-    for _ in range(240):
+    for _ in range(int(240 / every)):
         assert process.poll() is None
         for one in api("flow_runs/filter", of_flow(flow)):
             if one["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") and id in (None, one["id"]):
                 return dict(one)
-        time.sleep(1)
+        time.sleep(every)
     raise AssertionError(f"{flow} did not end: {api('flow_runs/filter')}")
