@@ -97,14 +97,15 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/api/{path}", data, {"Content-Type": "application/json"}
         )
-        for wait in (1, 2, 4, 0):
+        for wait in (1, 2, 4):
             try:
                 with urllib.request.urlopen(request, timeout=20) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
-                if error.code != 503 or not wait:  # which SQLite's writers are told when there are many
+                if error.code != 503:  # which SQLite's writers are told when there are many
                     raise
                 time.sleep(wait)
+        raise AssertionError(f"{path} is unavailable")
 
     yield api, lake, process
     process.send_signal(signal.SIGINT)
