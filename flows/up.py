@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from data.errors import ServerError
 from data.lake import Lake
 from data.recipe import load_recipe
 from flows.show import console
+from imagen.config import load_config
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = ROOT / "prefect.yaml"
@@ -37,7 +39,12 @@ START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a ch
 
 def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int, database: str | None) -> None:
     """Until Ctrl-C."""
+    load_config(config)  # what is wrong with it is told now, not by a run at night
     opened = Lake.open_or_make(lake)
+    said = deployments(opened, recipes, config)
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise ServerError(f"something answers at {host}:{port} already: end it, or choose another --port")
     url, home = f"http://{host}:{port}", home_of(opened)
     home.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -56,7 +63,7 @@ def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int,
         wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
         file = home / "prefect.yaml"
-        file.write_text(yaml.safe_dump(deployments(opened, recipes, config), sort_keys=False))
+        file.write_text(yaml.safe_dump(said, sort_keys=False))
         for pool in POOLS:
             run(["work-pool", "create", pool, "--type", "process", "--overwrite"], environment)
         run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)

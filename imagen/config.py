@@ -124,9 +124,10 @@ def load_config(
     it says of every stage.
     """
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        if name not in PRESETS:
-            raise ConfigError(f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}")
+    file = path.suffix in (".yaml", ".yml")
+    if not path.exists() if file else name not in PRESETS:
+        raise ConfigError(f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}")
+    if not file:
         text = f"name: {name}\npreset: {name}\n"
     else:
         try:

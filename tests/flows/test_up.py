@@ -171,17 +171,20 @@ def test_a_schedules_run_ends_with_a_champion(up: "tuple[Api, Lake, subprocess.P
 
 
 def look(api: Api, there: dict[str, Any], url: str, folder: Path) -> None:
-    """The pages that a person opens: what the build made, and the form of a deployment."""
+    """The pages that a person opens: a build and what it made, and the form of a deployment."""
+
+    def page(where: str) -> str:
+        return looked_at(f"{url}/{where}", folder / "profile", more=["--virtual-time-budget=20000"])[0]
+
     runs = {one["name"]: one["id"] for one in api("flow_runs/filter")}
-    patient = ["--virtual-time-budget=20000"]
-    made, _ = looked_at(f"{url}/runs/flow-run/{runs['rebuild-recipe']}?tab=Artifacts", folder / "profile", more=patient)
-    assert "funnel-shapes" in made
-    assert "histograms-shapes" in made
-    form, _ = looked_at(
-        f"{url}/deployments/deployment/{there['approve-model']['id']}/run", folder / "profile", more=patient
-    )
-    for field in ("model", "who", "why", "lake"):
-        assert re.search(rf">\s*{field}\b", form, re.IGNORECASE), field
+    made = {one["key"]: one["id"] for one in api("artifacts/filter")}
+    assert "rebuild-recipe" in page(f"runs/flow-run/{runs['rebuild-recipe']}")
+    assert "not fetched: gone" in page(f"artifacts/artifact/{made['funnel-shapes']}")
+    assert "data:image/png;base64," in page(f"artifacts/artifact/{made['histograms-shapes']}")
+    form = page(f"deployments/deployment/{there['approve-model']['id']}/run")
+    for field, words in (("model", "your word is for the weights"), ("who", "decides"), ("why", "kept with your word")):
+        assert re.search(rf">\s*{field}\s*<", form), field
+        assert words in form
 
 
 def kept_url(lake: Lake) -> str:
@@ -233,6 +236,24 @@ def test_a_build_that_is_cancelled_stops_at_once_and_goes_on_next_time(
     assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
     assert lake.table("datasets/slow").rows() > 60
     assert max(seconds.values()) < STOP_SECONDS, seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere.yaml",), "recipe nowhere.yaml does not exist"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("--port", "PORT"), "already: end it, or choose another --port"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asked = [word.replace("PORT", str(taken.getsockname()[1])) for word in words]
+        done = subprocess.run([IMAGEN, "up", *asked], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "lake/platform").exists()
 
 
 def under_way(api: Api, stage: str, parent: str, process: "subprocess.Popen[str]") -> None:
