@@ -108,15 +108,18 @@ class Plan:
         return lost
 
 
-def make_plan(lake: Lake, stage: Stage, shard_rows: int) -> Plan:
+def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None) -> Plan:
+    """What is pending, in all buckets or in one."""
     outputs, still = stage.outputs(lake), lake.still()
     shards = []
     if isinstance(stage, Gathering):
         found = stage.gather(still, outputs)
     else:
-        found = ((bucket, stage.pending(still, outputs, bucket)) for bucket in lake.buckets)
+        buckets = lake.buckets if only is None else [only]
+        found = ((bucket, stage.pending(still, outputs, bucket)) for bucket in buckets)
     for bucket, rows in found:
-        shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
+        if only in (None, bucket):
+            shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
     return Plan(stage, outputs, shards)
 
 

@@ -2,9 +2,8 @@
 
 import base64
 from collections.abc import Sequence
-from pathlib import PurePath
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.beside import histograms_of
@@ -19,16 +18,12 @@ from data.versions import funnel
 from flows.catchup import supersede
 from flows.events import dataset_published
 from flows.progress import watcher
-from flows.stages import BatchesFailed, Failure, as_run, map_batches, run_stage
-
-
-def run_name() -> str:
-    return f"rebuild-{PurePath(runtime.flow_run.parameters['recipe']).stem}"
+from flows.stages import BatchesFailed, Failure, as_run, by_recipe, map_batches, run_stage
 
 
 @flow(
     name="rebuild",
-    flow_run_name=run_name,
+    flow_run_name=by_recipe,
     persist_result=False,
     validate_parameters=True,
 )

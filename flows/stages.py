@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, TypeVar
 
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -54,9 +55,17 @@ class BatchesFailed(ImagenError):
         self.failures = failures
 
 
-def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int) -> int:
-    """Plan, map, commit, until nothing is pending; a batch is committed while the next ones run. The rows done."""
-    plan = make_plan(lake, stage, shard_rows)
+def by_recipe() -> str:
+    """The name of a flow run, by the name of its recipe's file."""
+    return f"{runtime.flow_run.flow_name}-{PurePath(runtime.flow_run.parameters['recipe']).stem}"
+
+
+def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: int | None = None) -> int:
+    """Plan, map, commit, until nothing is pending; a batch is committed while the next ones run. The rows done.
+
+    In all buckets, or in one `only`.
+    """
+    plan = make_plan(lake, stage, shard_rows, only)
     watcher.get().planned(stage.name, plan.rows)
     if not plan.shards:
         return 0
@@ -72,10 +81,11 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int) -> int:
                 raise BatchesFailed(failures)
             if not lost:
                 return rows
-            todo = make_plan(lake, stage, shard_rows)
+            todo = make_plan(lake, stage, shard_rows, only)
             watcher.get().planned(stage.name, todo.rows)
 
-    return as_run(stage.name, engine, work, len(plan.shards), plan.rows)
+    name = stage.name if only is None else f"{stage.name}-of-{only}"
+    return as_run(name, engine, work, len(plan.shards), plan.rows)
 
 
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:

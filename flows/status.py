@@ -4,10 +4,11 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterParentTaskRunId,
@@ -16,12 +17,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 
 from data import storage
 from data.errors import ServerError
 from data.lake import Lake
-from flows.up import URL, home_of
+from flows.up import AUTH, URL, asking, home_of
 
 RECENT = 200  # runs of a kind that are looked at, of all lakes that the server knows
 UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
@@ -59,7 +61,9 @@ def status(lake: str) -> Status:
             pass
     except (urllib.error.URLError, OSError):
         raise ServerError(f"no server answers at {url}: imagen up --lake {lake}") from None
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with asking(url) as client:
+        if _refused(client):
+            raise ServerError(f"the server at {url} asks for a password: set {AUTH} to USER:PASSWORD")
         deployments = {one.id: one.name for one in client.read_deployments()}
 
         def ran(run: FlowRun, at: datetime | None, **more: Any) -> Ran:
@@ -83,6 +87,16 @@ def status(lake: str) -> Status:
                 for one in _firsts(failed)
             ],
         )
+
+
+def _refused(client: SyncPrefectClient) -> bool:
+    try:
+        client.read_deployments(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            return True
+        raise
+    return False
 
 
 def _runs(client: SyncPrefectClient, order: FlowRunSort, *types: StateType) -> list[FlowRun]:

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -28,17 +28,27 @@ from data.recipe import load_recipe
 from flows.show import console
 from imagen.config import load_config
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = ROOT / "prefect.yaml"
 AUTOMATIONS = ROOT / "infra/automations.yaml"
 FOLDER = "platform"  # under the lake, where the server keeps its runs
 URL = "url"  # file in it: of the API
+AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD, in the environment alone
 POOLS = ("data", "gpu")
 START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
 
 
-def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int, database: str | None) -> None:
+def run_up(
+    lake: str, recipes: Sequence[str], config: str, host: str, port: int, database: str | None, auth: bool = False
+) -> None:
     """Until Ctrl-C."""
+    if auth and ":" not in os.environ.get(AUTH, ""):
+        raise ServerError(f"set {AUTH} to the USER:PASSWORD that the server is to ask for")
+    if AUTH not in os.environ and host not in ("127.0.0.1", "localhost", "::1"):
+        console.print(f"[yellow]Whoever reaches {host}:{port} may run anything here: use --auth.[/]", soft_wrap=True)
     load_config(config)  # what is wrong with it is told now, not by a run at night
     opened = Lake.open_or_make(lake)
     said = deployments(opened, recipes, config)
@@ -57,6 +67,8 @@ def run_up(lake: str, recipes: Sequence[str], config: str, host: str, port: int,
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
+    if AUTH in os.environ:
+        environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # of the workers and their runs
     with ExitStack() as stack, ended() as told:
         words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
         server = stack.enter_context(started("server", words, environment, home))
@@ -117,11 +129,9 @@ def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str)
 
 def automate(url: str) -> None:
     """Make the automations, or bring those of a former run up to date."""
-    from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with asking(url) as client:
         for said in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
             automation = AutomationCore.model_validate(said)
             there = client.read_automations_by_name(automation.name)
@@ -129,6 +139,19 @@ def automate(url: str) -> None:
                 client.update_automation(there[0].id, automation)
             else:
                 client.create_automation(automation)
+
+
+@contextmanager
+def asking(url: str) -> "Iterator[SyncPrefectClient]":
+    """A client of the server at this address, which says the password that the environment has for one."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    settings = {PREFECT_API_URL: url}
+    if AUTH in os.environ:
+        settings[PREFECT_API_AUTH_STRING] = os.environ[AUTH]
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
 
 
 def _absolute(file: str) -> str:

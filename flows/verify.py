@@ -15,7 +15,7 @@ class VersionDiffers(ImagenError):
     """A version is not what its lineage says."""
 
 
-@flow(name="verify", flow_run_name="verify-{lake}", persist_result=False)
+@flow(name="verify", flow_run_name="verify", persist_result=False)
 def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
     """Verify the newest version of each dataset. What was verified comes back; the run fails if anything differs.
 

@@ -20,6 +20,9 @@ def up(
         str | None,
         typer.Option(show_default=False, help="URL of the server's database; SQLite beside the lake if none."),
     ] = None,
+    auth: Annotated[
+        bool, typer.Option("--auth", help="Ask for the USER:PASSWORD in PREFECT_SERVER_API_AUTH_STRING.")
+    ] = False,
 ) -> None:
     """Prefect's server, a worker for each pool and every deployment of prefect.yaml, until Ctrl-C.
 
@@ -27,7 +30,7 @@ def up(
     """
     from flows.up import run_up
 
-    run_up(lake, recipe, config, host, port, database)
+    run_up(lake, recipe, config, host, port, database, auth)
 
 
 def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:

@@ -97,3 +97,37 @@ def test_a_stage_that_does_not_work_at_all_is_given_up(
     assert [row["shards"] for row in rows[:-1]] == [1] * 4  # one was under way
     assert rows[-1]["error"] == "not tried, as 3 batches in a row had failed"
     assert sum(row["rows"] for row in rows) == lake.table("pairs").rows()
+
+
+def test_a_backfill_scores_what_is_there_and_leaves_nothing_to_the_next_build(
+    tmp_path: Path, world: Path, origin: OriginProcess, prefect_server: str
+) -> None:
+    lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
+    recipe = write_recipe(tmp_path, world / "pairs.parquet")
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PYTHONPATH": str(tmp_path)}
+
+    def build() -> dict[str, int]:
+        words = [IMAGEN, "build", str(recipe), "--lake", lake.url, "--json"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout)["rows"])
+
+    def backfill(*stages: str) -> "subprocess.CompletedProcess[str]":
+        code = "import json, sys; from flows.backfill import backfill; "
+        code += "print('=', json.dumps(backfill(*sys.argv[1:3], sys.argv[3:])))"
+        words = [sys.executable, "-c", code, str(recipe), lake.url, *stages]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+
+    first = build()
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    scored = RECIPE.replace("scores:\n", "scores:\n  letters: {{scorer: fragile.Fragile}}\n")
+    write_recipe(tmp_path, world / "pairs.parquet", text=scored)
+    wrong = backfill("score-words")
+    assert "has no stage score-words. It has: score-letters, look, score-clip" in wrong.stdout + wrong.stderr
+    done = backfill("score-letters")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pairs = lake.table("pairs").rows()
+    assert f'= {{"score-letters": {pairs}}}' in done.stdout
+    assert build() == {**dict.fromkeys(first, 0), "score-letters": 0}
+    runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    assert {f"score-letters-of-{bucket}" for bucket in lake.buckets} <= {str(run["name"]) for run in runs}

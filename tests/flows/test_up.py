@@ -1,5 +1,6 @@
 """`imagen up`: from nothing to a champion by a schedule's run and an event, watched through the server's API alone."""
 
+import base64
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import pytest
 from data.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
+from flows.up import AUTH
 from imagen.approvals import approval_of
 from imagen.models import find_model
 from imagen.registry import decisions
@@ -57,11 +59,15 @@ class Sleepy(CaptionScorer):
         return {'letters': len(caption)}
 """
 STOP_SECONDS = 10
+SECRET = "a-word-that-is-written-nowhere"
 Api = Callable[..., Any]
 
 
 @pytest.fixture
-def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Api, Lake, subprocess.Popen[str]]]":
+def up(
+    request: pytest.FixtureRequest, tmp_path: Path, world: Path, origin: OriginProcess
+) -> "Iterator[tuple[Api, Lake, subprocess.Popen[str]]]":
+    auth = getattr(request, "param", None)
     lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
     (tmp_path / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (tmp_path / "model.yaml").write_text(CONFIG.replace("SUITE", str(tmp_path / "few.csv")))
@@ -87,6 +93,9 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
     ]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+    if auth:
+        words.append("--auth")
+        environment |= {AUTH: auth, "AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": SECRET}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -94,9 +103,10 @@ def up(tmp_path: Path, world: Path, origin: OriginProcess) -> "Iterator[tuple[Ap
 
     def api(path: str, body: dict[str, Any] | None = None) -> Any:
         data = json.dumps(body or {}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/{path}", data, {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json"}
+        if auth:
+            headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers)
         for wait in (1, 2, 4):
             try:
                 with urllib.request.urlopen(request, timeout=20) as answer:
@@ -191,8 +201,14 @@ def kept_url(lake: Lake) -> str:
     return str(lake.table("datasets/shapes").dataset().head(1, columns=["url"])["url"][0])
 
 
+@pytest.mark.parametrize("up", [f"ann:{SECRET}"], indirect=True)
 def test_a_build_that_was_killed_is_built_again(up: "tuple[Api, Lake, subprocess.Popen[str]]") -> None:
     api, lake, process = up
+    words, environment = [IMAGEN, "status", "--lake", lake.url], {**os.environ, AUTH: f"ann:{SECRET}"}
+    told = subprocess.run(words, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "asks for a password" in told.stderr
+    assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
     (again,) = (one for one in api("automations/filter") if one["name"] == "build again what died")
     assert again["actions"][0]["schedule_after"] == 60
     nightly = next(one for one in api("deployments/filter") if one["name"] == "nightly-shapes")
@@ -211,6 +227,10 @@ def test_a_build_that_was_killed_is_built_again(up: "tuple[Api, Lake, subprocess
         time.sleep(1)
     assert ended(api, "rebuild", process, second[0]["id"])["state_type"] == "COMPLETED"
     assert lake.table("datasets/shapes").rows() > 60
+    written = [path for path in Path(lake.url).rglob("*") if path.is_file()]  # the server's database and all logs too
+    assert {"prefect.db", "server.log", "worker-data.log"} <= {path.name for path in written}
+    for secret in (SECRET, base64.b64encode(f"ann:{SECRET}".encode()).decode()):
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
 def test_a_build_that_is_cancelled_stops_at_once_and_goes_on_next_time(
@@ -243,6 +263,7 @@ def test_a_build_that_is_cancelled_stops_at_once_and_goes_on_next_time(
     [
         (("nowhere.yaml",), "recipe nowhere.yaml does not exist"),
         (("--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("--auth",), f"set {AUTH} to the USER:PASSWORD"),
         (("--port", "PORT"), "already: end it, or choose another --port"),
     ],
 )

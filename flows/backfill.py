@@ -1,0 +1,52 @@
+"""The flow `backfill`: what a recipe's scorers have not seen yet of an old lake, a bucket at a time.
+
+Nothing is selected or published: the next build finds the scores there and goes on from them.
+"""
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from data.build import way
+from data.engine import LocalEngine
+from data.errors import RecipeError
+from data.lake import Lake
+from data.recipe import load_recipe
+from data.stage import Stage
+from flows.stages import BatchesFailed, Failure, by_recipe, run_stage
+
+
+@flow(name="backfill", flow_run_name=by_recipe, persist_result=False)
+def backfill(
+    recipe: str, lake: str = "lake", stages: list[str] | None = None, workers: int | None = None
+) -> dict[str, int]:
+    """Score what is there. Ended at any time it goes on where it was; the rows that each stage did come back.
+
+    Args:
+        recipe: a recipe's file, or the name of a shipped one
+        lake: folder or URL of the lake
+        stages: of the recipe that are done, by their names in a plan, such as score-clip; all but download if not given
+        workers: processes on this machine; as many as cores unless told otherwise
+    """
+    opened, loaded = Lake.open(lake), load_recipe(recipe)
+    chosen = _chosen({stage.name: stage for stage in way(opened, loaded).stages[1:]}, stages, recipe)
+    done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
+    with LocalEngine(workers) as engine:
+        for bucket in opened.buckets:
+            for stage in chosen:
+                try:
+                    done[stage.name] += run_stage(opened, stage, engine, loaded.shard_rows, bucket)
+                except BatchesFailed as error:
+                    failures += error.failures
+    rows = [{"stage": name, "rows": count} for name, count in done.items()]
+    create_table_artifact(
+        key=f"backfill-{loaded.name}".replace("_", "-"), table=rows, description=f"Rows that were scored in {lake}"
+    )
+    if failures:
+        raise BatchesFailed(failures)
+    return done
+
+
+def _chosen(there: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
+    if unknown := set(names or ()) - there.keys():
+        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(there)}")
+    return [stage for name, stage in there.items() if names is None or name in names]
