@@ -63,6 +63,7 @@ def run_up(
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{home}/prefect.db",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # who falls silent has died
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server says while its database is started again
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
