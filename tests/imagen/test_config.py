@@ -53,7 +53,7 @@ def test_what_is_no_configuration_is_told(text: str, said: str, tmp_path: Path) 
 
 
 def test_a_file_or_preset_that_is_not_there_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"there/model\.yaml can't be read"):
+    with pytest.raises(ConfigError, match=r"there/model\.yaml does not exist"):
         load_config("there/model.yaml")
     with pytest.raises(ConfigError, match=r"huge does not exist\. Give a \.yaml file or one of: tiny, small"):
         load_config("huge")
