@@ -45,7 +45,6 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._killed = False
         self._heard, self._told = get_context("spawn").Pipe(duplex=False)  # workers end when it is closed
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -65,7 +64,7 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
                     try:
                         result = future.result()
                     except BrokenProcessPool:
-                        if self._killed:
+                        if self._told.closed:
                             raise Killed(f"the engine was ended amid {item}") from None
                         self._discard(pool)
                         deaths[id(item)] = deaths.get(id(item), 0) + 1
@@ -88,7 +87,6 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
 
     def kill(self) -> None:
         """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
-        self._killed = True
         self._told.close()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -98,7 +96,7 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
 
     def _submit(self, running: dict[Future[Result], Any], work: Callable[[Item], Result], item: Item) -> None:
         with self._lock:
-            if self._killed:
+            if self._told.closed:
                 raise Killed(f"the engine was ended before {item}")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(

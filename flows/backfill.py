@@ -12,6 +12,7 @@ from data.errors import RecipeError
 from data.lake import Lake
 from data.recipe import load_recipe
 from data.stage import Stage
+from flows.artifacts import key_of
 from flows.stages import BatchesFailed, Failure, by_recipe, run_stage
 
 
@@ -39,7 +40,7 @@ def backfill(
                     failures += error.failures
     rows = [{"stage": name, "rows": count} for name, count in done.items()]
     create_table_artifact(
-        key=f"backfill-{loaded.name}".replace("_", "-"), table=rows, description=f"Rows that were scored in {lake}"
+        key=key_of("backfill", loaded.name), table=rows, description=f"Rows that were scored in {lake}"
     )
     if failures:
         raise BatchesFailed(failures)

@@ -7,6 +7,7 @@ from prefect.artifacts import create_table_artifact
 
 from data.engine import Engine, LocalEngine
 from data.lake import Lake
+from flows.artifacts import key_of
 from flows.events import model_evaluated
 from flows.stages import run_stage
 from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
@@ -39,7 +40,7 @@ def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
     """The rows of `evals`, after doing whatever of them is missing, and a table for whoever looks at the run."""
     found = completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
     create_table_artifact(
-        key=f"evals-{evaluation.model}".replace("/", "-").replace("_", "-"),
+        key=key_of("evals", evaluation.model),
         table=[
             {
                 "metric": row["metric"],

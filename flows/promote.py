@@ -10,6 +10,7 @@ from prefect.states import Completed, State
 
 from data.engine import LocalEngine
 from data.lake import Lake
+from flows.artifacts import key_of
 from flows.evaluate import measured
 from flows.events import model_judged
 from imagen.models import find_model
@@ -52,7 +53,7 @@ def show(judged: Judged) -> None:
     """The gate's reasons, for whoever looks at the run."""
     decision = judged.decision
     create_table_artifact(
-        key=f"gate-{decision.name}-{decision.number}".replace("_", "-"),
+        key=key_of("gate", decision.name, str(decision.number)),
         table=[vars(reason) for reason in judged.verdict.reasons],
         description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "
         f"{decision.who}: {decision.why}",

@@ -1,6 +1,5 @@
 """The flow `rebuild`: every stage of the data way in order, each a flow run of its own, and the version at the end."""
 
-import base64
 from collections.abc import Sequence
 
 from prefect import flow, get_run_logger
@@ -15,6 +14,7 @@ from data.recipe import load_recipe
 from data.sources import checked_lake
 from data.stage import Stage, Written
 from data.versions import funnel
+from flows.artifacts import key_of, picture
 from flows.catchup import supersede
 from flows.events import dataset_published
 from flows.progress import watcher
@@ -74,7 +74,7 @@ def run_stages(ways: Way, stages: Sequence[Stage], engine: Engine, built: Built)
             failures += error.failures
     if failures:
         create_table_artifact(
-            key=f"failed-{ways.recipe.name}".replace("_", "-"),
+            key=key_of("failed", ways.recipe.name),
             table=[vars(one) for one in failures],
             description=f"What this run left undone of {ways.recipe.name}; the next one does it",
         )
@@ -117,7 +117,7 @@ def report(ways: Way) -> None:
     steps = funnel(ways.lake, ways.selection)
     total = steps[0].left or 1
     create_table_artifact(
-        key=f"funnel-{ways.recipe.name}".replace("_", "-"),
+        key=key_of("funnel", ways.recipe.name),
         table=[{"step": s.name, "dropped": s.dropped, "left": s.left, "share": f"{s.left / total:.1%}"} for s in steps],
         description=f"What became of the {steps[0].left:,} pairs of {ways.recipe.name}",
     )
@@ -126,9 +126,8 @@ def report(ways: Way) -> None:
 def show_histograms(lake: Lake, built: Built) -> None:
     """How what was kept and what was dropped differ, for whoever looks at the run."""
     if png := histograms_of(lake, built.dataset):
-        picture = base64.b64encode(png).decode()
         create_markdown_artifact(
             f"{built.dataset}@{built.version}, {built.kept:,} samples; the whole report is {built.report}\n\n"
-            f"![kept and dropped by their scores](data:image/png;base64,{picture})",
-            key=f"histograms-{built.dataset}".replace("_", "-"),
+            + picture("kept and dropped by their scores", png),
+            key=key_of("histograms", built.dataset),
         )

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL
 from data import storage
 from data.errors import ServerError
 from data.lake import Lake
-from flows.up import AUTH, URL, asking, home_of
+from flows.asking import AUTH, URL, asking, home_of
 
 RECENT = 200  # runs of a kind that are looked at, of all lakes that the server knows
 UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
@@ -62,9 +62,12 @@ def status(lake: str) -> Status:
     except (urllib.error.URLError, OSError):
         raise ServerError(f"no server answers at {url}: imagen up --lake {lake}") from None
     with asking(url) as client:
-        if _refused(client):
-            raise ServerError(f"the server at {url} asks for a password: set {AUTH} to USER:PASSWORD")
-        deployments = {one.id: one.name for one in client.read_deployments()}
+        try:
+            deployments = {one.id: one.name for one in client.read_deployments()}
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.UNAUTHORIZED:
+                raise
+            raise ServerError(f"the server at {url} asks for a password: set {AUTH} to USER:PASSWORD") from None
 
         def ran(run: FlowRun, at: datetime | None, **more: Any) -> Ran:
             state = (run.state and run.state.name) or "unknown"
@@ -89,16 +92,6 @@ def status(lake: str) -> Status:
         )
 
 
-def _refused(client: SyncPrefectClient) -> bool:
-    try:
-        client.read_deployments(limit=1)
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
-            return True
-        raise
-    return False
-
-
 def _runs(client: SyncPrefectClient, order: FlowRunSort, *types: StateType) -> list[FlowRun]:
     wanted = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))),
@@ -112,21 +105,19 @@ def _is(named: str, lake: Lake) -> bool:
     return bool(same)
 
 
+def _kind(run: FlowRun) -> Any:
+    """Runs of one deployment are of a kind, or of one name where somebody ran them by hand."""
+    return run.deployment_id or run.name
+
+
 def _firsts(runs: list[FlowRun]) -> list[FlowRun]:
-    """The first of each deployment, or of each name where somebody ran it by hand."""
+    """The first of each kind."""
     found: dict[Any, FlowRun] = {}
     for run in runs:
-        found.setdefault(run.deployment_id or run.name, run)
+        found.setdefault(_kind(run), run)
     return list(found.values())
 
 
 def _since(failed: FlowRun, ended: list[FlowRun]) -> datetime | None:
-    same = (
-        one.end_time
-        for one in ended
-        if (one.deployment_id or one.name) == (failed.deployment_id or failed.name)
-        and one.end_time
-        and failed.end_time
-        and one.end_time > failed.end_time
-    )
-    return next(same, None)
+    same = (one.end_time for one in ended if _kind(one) == _kind(failed))
+    return next((at for at in same if at and failed.end_time and at > failed.end_time), None)

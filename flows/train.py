@@ -4,7 +4,6 @@ Training goes on from its checkpoints, so a stage whose processes died is starte
 to stop, from the page or by a signal, the flow lets them write a checkpoint first.
 """
 
-import base64
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from data import storage
 from data.errors import ImagenError
 from data.forget import GRIDS
 from data.lake import Lake
+from flows.artifacts import key_of, picture
 from flows.events import model_trained
 from imagen.checkpoint import Checkpoints
 from imagen.config import load_config
@@ -87,7 +87,7 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         launch = ["accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
         launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         command[2:3] = [*launch, "-m", "flows.command"]
-    key = f"{url.rpartition('/')[2]}-stage-{stage + 1}".replace("_", "-")
+    key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
     artifact = create_progress_artifact(0.0, key=key, description=f"stage {stage + 1} of {url}")
     left, reached = TRIES, checkpoints.steps()[-1:]
     while True:
@@ -133,7 +133,7 @@ def show_grids(training: Training) -> None:
         folder = storage.join(training.stage_url(stage), GRIDS)
         names = [name for name in storage.files(folder) if name.endswith(".png")] if storage.exists(folder) else []
         if names:
-            png = base64.b64encode(storage.read(storage.join(folder, names[-1]))).decode()
-            parts.append(f"Stage {stage + 1}, {names[-1]}:\n\n![{names[-1]}](data:image/png;base64,{png})")
+            png = storage.read(storage.join(folder, names[-1]))
+            parts.append(f"Stage {stage + 1}, {names[-1]}:\n\n{picture(names[-1], png)}")
     if parts:
-        create_markdown_artifact("\n\n".join(parts), key=f"grids-{training.config.name}".replace("_", "-"))
+        create_markdown_artifact("\n\n".join(parts), key=key_of("grids", training.config.name))

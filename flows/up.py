@@ -4,7 +4,6 @@ The server keeps its runs in SQLite beside the lake's tables, or in the database
 of ours: Ctrl-C ends them, and run again they take up where they were, for what is done lies in the lake.
 """
 
-import hashlib
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -25,18 +24,13 @@ from data import storage
 from data.errors import ServerError
 from data.lake import Lake
 from data.recipe import load_recipe
+from flows.asking import AUTH, URL, asking, home_of
 from flows.show import console
 from imagen.config import load_config
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = ROOT / "prefect.yaml"
 AUTOMATIONS = ROOT / "infra/automations.yaml"
-FOLDER = "platform"  # under the lake, where the server keeps its runs
-URL = "url"  # file in it: of the API
-AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD, in the environment alone
 POOLS = ("data", "gpu")
 START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
 
@@ -93,13 +87,6 @@ def run_up(
     console.print("ended")
 
 
-def home_of(lake: Lake) -> Path:
-    """Beside the tables of a lake on a disk; for one on a store, in the user's folder."""
-    if storage.is_local(lake.url):
-        return Path(lake.url).absolute() / FOLDER
-    return Path.home() / ".imagen" / hashlib.sha256(lake.url.encode()).hexdigest()[:12]
-
-
 def deployments(lake: Lake, recipes: Sequence[str], config: str) -> dict[str, Any]:
     """What `prefect.yaml` says, for this lake, and each recipe with what follows from it."""
     said: dict[str, Any] = yaml.safe_load(DEPLOYMENTS.read_text())
@@ -140,19 +127,6 @@ def automate(url: str) -> None:
                 client.update_automation(there[0].id, automation)
             else:
                 client.create_automation(automation)
-
-
-@contextmanager
-def asking(url: str) -> "Iterator[SyncPrefectClient]":
-    """A client of the server at this address, which says the password that the environment has for one."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    settings = {PREFECT_API_URL: url}
-    if AUTH in os.environ:
-        settings[PREFECT_API_AUTH_STRING] = os.environ[AUTH]
-    with temporary_settings(settings), get_client(sync_client=True) as client:
-        yield client
 
 
 def _absolute(file: str) -> str:

@@ -125,7 +125,8 @@ def load_config(
     """
     path = Path(name)
     file = path.suffix in (".yaml", ".yml")
-    if not path.exists() if file else name not in PRESETS:
+    there = path.exists() if file else name in PRESETS
+    if not there:
         raise ConfigError(f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}")
     if not file:
         text = f"name: {name}\npreset: {name}\n"

@@ -24,7 +24,7 @@ import pytest
 from data.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
-from flows.up import AUTH
+from flows.asking import AUTH
 from imagen.approvals import approval_of
 from imagen.models import find_model
 from imagen.registry import decisions
