@@ -1,23 +1,26 @@
-"""The `map` of plan, map, commit: shards go to warm worker processes that load each model once. Knows no Prefect."""
+"""The `map` of plan, map, commit: shards go to warm workers that load each model once. Knows no Prefect."""
 
 import atexit
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from data.errors import WorkerDied
+from data.errors import EngineNotThere, WorkerDied
+from data.settings import read_settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DEATHS_ALLOWED = 3  # of a worker on the same shard: a picture that kills a worker must not stop the night
+BESIDE = "IMAGEN_WORKERS_BESIDE"  # set by an engine for its workers
 AHEAD = 1  # shards waiting beyond those in work, so that no worker idles
 
 
@@ -37,7 +40,65 @@ class Killed(RuntimeError):
     """The engine was told to end amid its shards."""
 
 
-class LocalEngine(AbstractContextManager["LocalEngine"]):
+class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
+    """What the engines have in common: what a worker had in hand when it died runs again in another."""
+
+    workers: int
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Run `work` on every item."""
+        waiting = iter(items)
+        deaths: dict[int, int] = {}
+        running: dict[Future[Result], Item] = {}
+        try:
+            while True:
+                for item in islice(waiting, self.workers + AHEAD - len(running)):
+                    running[self._submit(work, item)] = item
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item = running.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenExecutor:
+                        if self.killed:
+                            raise Killed(f"the engine was ended amid {item}") from None
+                        deaths[id(item)] = deaths.get(id(item), 0) + 1
+                        if deaths[id(item)] > DEATHS_ALLOWED:
+                            raise WorkerDied(
+                                f"a worker died {DEATHS_ALLOWED + 1} times on {item}: out of memory? "
+                                "Lower shard_rows or the number of workers"
+                            ) from None
+                        running[self._submit(work, item)] = item
+                    else:
+                        yield result
+        finally:
+            for future in running:
+                future.cancel()
+
+    @property
+    @abstractmethod
+    def killed(self) -> bool: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
+
+    @abstractmethod
+    def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
+        """Have a worker do it; the future holds a BrokenExecutor if the worker died."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # such as Ctrl-C
+            self.kill()
+        self.close()
+
+
+class LocalEngine(PoolEngine):
     """A pool of processes on this machine, started at the first shard and kept until closed."""
 
     def __init__(self, workers: int | None = None, threads: int | None = None) -> None:
@@ -47,38 +108,9 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self._lock = threading.Lock()
         self._heard, self._told = get_context("spawn").Pipe(duplex=False)  # workers end when it is closed
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Run `work` on every item. A worker that dies takes down its pool: the lost items run again in a new one."""
-        waiting = iter(items)
-        deaths: dict[int, int] = {}
-        running: dict[Future[Result], tuple[ProcessPoolExecutor, Item]] = {}
-        try:
-            while True:
-                for item in islice(waiting, self.workers + AHEAD - len(running)):
-                    self._submit(running, work, item)
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    pool, item = running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        if self._told.closed:
-                            raise Killed(f"the engine was ended amid {item}") from None
-                        self._discard(pool)
-                        deaths[id(item)] = deaths.get(id(item), 0) + 1
-                        if deaths[id(item)] > DEATHS_ALLOWED:
-                            raise WorkerDied(
-                                f"a worker died {DEATHS_ALLOWED + 1} times on {item}: out of memory? "
-                                "Lower shard_rows or the number of workers"
-                            ) from None
-                        self._submit(running, work, item)
-                    else:
-                        yield result
-        finally:
-            for future in running:
-                future.cancel()
+    @property
+    def killed(self) -> bool:
+        return self._told.closed
 
     def close(self) -> None:
         if self._pool is not None:
@@ -86,17 +118,11 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
             self._pool = None
 
     def kill(self) -> None:
-        """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
         self._told.close()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):  # such as Ctrl-C
-            self.kill()
-        self.close()
-
-    def _submit(self, running: dict[Future[Result], Any], work: Callable[[Item], Result], item: Item) -> None:
+    def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         with self._lock:
-            if self._told.closed:
+            if self.killed:
                 raise Killed(f"the engine was ended before {item}")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
@@ -107,10 +133,10 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
                 )
             pool = self._pool
         try:
-            running[pool.submit(work, item)] = (pool, item)
-        except BrokenProcessPool:
+            return pool.submit(work, item)
+        except BrokenProcessPool:  # one of its workers died, and the others with it: make another pool
             self._discard(pool)
-            self._submit(running, work, item)
+            return self._submit(work, item)
 
     def _discard(self, pool: ProcessPoolExecutor) -> None:
         with self._lock:
@@ -119,18 +145,36 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def open_engine(workers: int | None = None, threads: int | None = None) -> PoolEngine:
+    """The engine that the environment asks for, with so many workers, of so many threads each."""
+    said = read_settings()
+    workers = workers or said.workers
+    if said.engine == "local":
+        return LocalEngine(workers, threads)
+    try:
+        from data.ray_engine import RayEngine
+    except ImportError:
+        raise EngineNotThere("the engine ray needs its package: pip install 'imagen[ray]'") from None
+    return RayEngine(workers, threads, said.worker_cpus, said.worker_gpus)
+
+
 def workers_beside() -> int:
-    """How many workers share this machine with the one that asks, itself included."""
-    return int(os.environ.get("IMAGEN_WORKERS", "1"))
+    """How many workers there are, the one that asks included: what a site bears is shared by them."""
+    return int(os.environ.get(BESIDE, "1"))
+
+
+def share(workers: int, threads: int) -> None:
+    """Be one of so many workers, and keep quiet."""
+    os.environ[BESIDE] = str(workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet
 
 
 def _warm_up(workers: int, threads: int, told: connection.Connection) -> None:
-    """Share the cores, keep quiet, and die when told to, or with the process that started us, however it dies."""
+    """Share the cores, and die when told to, or with the process that started us, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
-    os.environ["IMAGEN_WORKERS"] = str(workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet
+    share(workers, threads)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel, told), daemon=True).start()

@@ -22,6 +22,8 @@ ImagenError
 ├── GateClosed             what was selected does not pass a gate of its recipe; nothing was published
 ├── ModelError             a model's files are missing or can't be loaded
 ├── WorldError             a folder is no built-in world, or can't become one
+├── SettingsError          a variable of the environment has a value that it can't have
+├── EngineNotThere         what should run the shards is not installed, not reached, or has no room
 ├── WorkerDied             a worker process was killed again and again on the same shard
 └── ServerError            the server that tracks the runs did not start
 """
@@ -114,6 +116,14 @@ class ModelError(ImagenError):
 
 
 class WorldError(ImagenError):
+    pass
+
+
+class SettingsError(ImagenError):
+    pass
+
+
+class EngineNotThere(ImagenError):
     pass
 
 

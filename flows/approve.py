@@ -17,7 +17,7 @@ def approve_model(model: str, who: str, why: str, lake: str = "lake", workers: i
         who: decides
         why: kept with your word
         lake: folder or URL of the lake
-        workers: processes on this machine; as many as cores unless told otherwise
+        workers: of the engine; as many as there are cores unless told otherwise
     """
     opened = Lake.open(lake)
     given = approve(opened, find_model(opened, model), why, who)

@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from data.build import way
-from data.engine import LocalEngine
+from data.engine import open_engine
 from data.errors import RecipeError
 from data.lake import Lake
 from data.recipe import load_recipe
@@ -26,12 +26,12 @@ def backfill(
         recipe: a recipe's file, or the name of a shipped one
         lake: folder or URL of the lake
         stages: of the recipe that are done, by their names in a plan, such as score-clip; all but download if not given
-        workers: processes on this machine; as many as cores unless told otherwise
+        workers: of the engine; as many as there are cores unless told otherwise
     """
     opened, loaded = Lake.open(lake), load_recipe(recipe)
     chosen = _chosen({stage.name: stage for stage in way(opened, loaded).stages[1:]}, stages, recipe)
     done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
-    with LocalEngine(workers) as engine:
+    with open_engine(workers) as engine:
         for bucket in opened.buckets:
             for stage in chosen:
                 try:

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from data.engine import Engine, LocalEngine
+from data.engine import Engine, open_engine
 from data.lake import Lake
 from flows.artifacts import key_of
 from flows.events import model_evaluated
@@ -24,12 +24,12 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
         model: NAME/NUMBER, or NAME/champion
         lake: folder or URL of the lake
         config: a .yaml of what is asked and measured; what the model's gate asks if not given
-        workers: processes on this machine; as many as cores unless told otherwise
+        workers: of the engine; as many as there are cores unless told otherwise
     """
     opened = Lake.open(lake)
     settings = load_settings(config, {}) if config else gate_of(find_model(opened, model)).evaluate
     evaluation = planned(opened, model, settings)
-    with LocalEngine(workers, threads=1) as engine:
+    with open_engine(workers, threads=1) as engine:
         rows = measured(evaluation, engine)
     figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
     model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)

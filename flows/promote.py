@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, State
 
-from data.engine import LocalEngine
+from data.engine import open_engine
 from data.lake import Lake
 from flows.artifacts import key_of
 from flows.evaluate import measured
@@ -27,14 +27,14 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     Args:
         model: NAME/NUMBER
         lake: folder or URL of the lake
-        workers: processes on this machine; as many as cores unless told otherwise
+        workers: of the engine; as many as there are cores unless told otherwise
     """
     opened = Lake.open(lake)
     trained = find_model(opened, model)
     if champion_of(decisions(opened, trained.name)) == trained.number:
         return "promote"  # by the run that was killed before this one, or by somebody else
     asked = candidate(opened, model)
-    with LocalEngine(workers, threads=1) as engine:
+    with open_engine(workers, threads=1) as engine:
         rows = measured(asked.evaluation, engine)
         if asked.against is not None:
             measured(asked.against, engine)

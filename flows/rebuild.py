@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.beside import histograms_of
 from data.build import Built, Way, published, way
-from data.engine import Engine, LocalEngine
+from data.engine import Engine, open_engine
 from data.lake import Lake
 from data.publish import Publication
 from data.recipe import load_recipe
@@ -44,7 +44,7 @@ def rebuild(
         sources: read these instead of the recipe's own sources
         changes: values of the recipe to change, such as select.clip_score.min=0.3
         repin: make the cuts of `top` anew, which are pinned otherwise
-        workers: processes on this machine; as many as cores unless told otherwise
+        workers: of the engine; as many as there are cores unless told otherwise
         buckets: of a lake that is made now
     """
     if count := supersede():
@@ -54,7 +54,7 @@ def rebuild(
     built = Built(loaded.name, 0, ways.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)
-    with LocalEngine(workers) as engine:
+    with open_engine(workers) as engine:
         run_stages(ways, ways.stages, engine, built)
         ways.select(repin)
         report(ways)  # also where a gate is closed

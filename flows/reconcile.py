@@ -47,7 +47,7 @@ def reconcile(
         name: of the model; the configuration's if not given
         minutes: for which each stage is trained, instead of what the configuration says
         processes: on this machine, that train
-        workers: processes on this machine, that evaluate
+        workers: of the engine, that evaluate
         policy: when a version is worth a training
     """
     opened, called = Lake.open(lake), name or load_config(config).name

@@ -37,7 +37,7 @@ def retrain(
         name: of the model; the configuration's if not given
         minutes: for which each stage is trained, instead of what the configuration says
         processes: on this machine, that train
-        workers: processes on this machine, that evaluate
+        workers: of the engine, that evaluate
         policy: when a version is worth a training
     """
     opened, policy = Lake.open(lake), policy or RetrainPolicy()

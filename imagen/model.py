@@ -23,6 +23,7 @@ from data import storage
 from data.encoder import EncoderSettings, encode
 from data.encoder import load as load_encoder
 from data.lake import Lake
+from data.settings import read_settings
 from data.weights import PICKLES, TOKENIZER
 from imagen.checks import NotPossible
 from imagen.diffusion import DiffusionSettings
@@ -92,7 +93,7 @@ def located(where: str, lake: str | None = None) -> str:
     if re.fullmatch(r"[a-z][a-z0-9_-]*/(\d+|champion)", where):
         from imagen.models import find_model
 
-        found = Lake.open(lake or os.environ.get("IMAGEN_LAKE", "lake"))
+        found = Lake.open(lake or read_settings().lake)
         return storage.join(found.url, find_model(found, where).folder)
     raise ModelNotFound(
         f"{where} holds no cascade (it has no {INDEX}) and is no NAME/NUMBER or NAME/champion of a lake's model"

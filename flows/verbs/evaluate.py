@@ -242,13 +242,13 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
     """The engine of an evaluation, with bars for whoever watches."""
     import torch
 
-    from data.engine import LocalEngine
+    from data.engine import open_engine
     from flows.progress import watching
 
     if torch.cuda.is_available():
         workers = workers or 1
     # One thread each on a CPU, however many processes there are: sums of more differ in their last bits.
-    with watching(silent=silent), LocalEngine(workers, threads=1) as engine:
+    with watching(silent=silent), open_engine(workers, threads=1) as engine:
         yield engine
 
 

@@ -32,10 +32,10 @@ def plan(
     found = find_plan(opened, loaded)
     probed = None
     if share is not None:
-        from data.engine import LocalEngine
+        from data.engine import open_engine
         from data.plan import probe as run_probe
 
-        with LocalEngine(workers) as engine:
+        with open_engine(workers) as engine:
             probed = run_probe(opened, loaded, share, engine)
     if as_json:
         told = {"pairs": probed.pairs, "seconds": probed.seconds} if probed else None

@@ -1,0 +1,34 @@
+"""The stage that looks at pictures, on a Ray cluster of two nodes: two workers beside one, of one thread each, in turn."""
+
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from data.engine import Engine
+from data.score import Look
+from data.stage import Shard, make_plan
+from tests.bench.score import filled, of_real_size, seconds
+from tests.ray_cluster import two_nodes
+
+SHARD, TURNS = 24, 3
+
+
+def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
+    from data.ray_engine import RayEngine
+
+    lake = filled(folder)
+    look = Look(lake, of_real_size(folder).sees())
+    shards = make_plan(lake, look, SHARD).shards
+    with two_nodes(), RayEngine(1, 1, cpus=0.5) as one, RayEngine(2, 1, cpus=0.5) as two:
+        for engine in (one, two):
+            run(engine, look, shards[:4])  # the models are loaded
+        times = [[seconds(partial(run, engine, look, shards)) for engine in (one, two)] for _ in range(TURNS)]
+    note = ", ".join(f"{alone:.1f} and {both:.1f} s" for alone, both in times)
+    pictures = sum(shard.rows.num_rows for shard in shards)
+    ratio = statistics.median(alone / both for alone, both in times)
+    yield "two workers of Ray beside one, ViT-B/32's looking", ratio, 1.7, True, f"{note}, {pictures} pictures"
+
+
+def run(engine: Engine, look: Look, shards: list[Shard]) -> None:
+    list(engine.map(look.work, shards))
