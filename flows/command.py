@@ -53,6 +53,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     champion.promote,
     champion.rollback,
     platform.up,
+    platform.deploy,
     platform.status,
     platform.metrics,
 )

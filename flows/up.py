@@ -5,33 +5,22 @@ of ours: Ctrl-C ends them, and run again they take up where they were, for what 
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from data import storage
 from data.errors import ServerError
 from data.lake import Lake
-from data.recipe import load_recipe
-from flows.asking import AUTH, URL, asking, home_of
+from flows.asking import AUTH, URL, home_of
+from flows.deploy import POOLS, ROOT, deploy, deployments, prefect
 from flows.show import console
-from imagen.config import load_config
 
-ROOT = Path(__file__).parent.parent
-DEPLOYMENTS = ROOT / "prefect.yaml"
-AUTOMATIONS = ROOT / "infra/automations.yaml"
-POOLS = ("data", "gpu")
 START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
 
 
@@ -43,7 +32,6 @@ def run_up(
         raise ServerError(f"set {AUTH} to the USER:PASSWORD that the server is to ask for")
     if AUTH not in os.environ and host not in ("127.0.0.1", "localhost", "::1"):
         console.print(f"[yellow]Whoever reaches {host}:{port} may run anything here: use --auth.[/]", soft_wrap=True)
-    load_config(config)  # what is wrong with it is told now, not by a run at night
     opened = Lake.open_or_make(lake)
     said = deployments(opened, recipes, config)
     with socket.socket() as probe:
@@ -69,12 +57,7 @@ def run_up(
         server = stack.enter_context(started("server", words, environment, home))
         wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
-        file = home / "prefect.yaml"
-        file.write_text(yaml.safe_dump(said, sort_keys=False))
-        for pool in POOLS:
-            run(["work-pool", "create", pool, "--type", "process", "--overwrite"], environment)
-        run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
-        automate(f"{url}/api")
+        deploy(said, "process", environment, home)
         workers = [
             stack.enter_context(started(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
@@ -85,52 +68,6 @@ def run_up(
         if not told:
             raise ServerError(f"the server or a worker ended by itself; its words are in {home}/*.log")
     console.print("ended")
-
-
-def deployments(lake: Lake, recipes: Sequence[str], config: str) -> dict[str, Any]:
-    """What `prefect.yaml` says, for this lake, and each recipe with what follows from it."""
-    said: dict[str, Any] = yaml.safe_load(DEPLOYMENTS.read_text())
-    url = str(Path(lake.url).absolute()) if storage.is_local(lake.url) else lake.url
-    every = []
-    for one in said["deployments"]:
-        named = recipes if {"recipe", "dataset"} & one["parameters"].keys() else [None]
-        for recipe in named:
-            every.append(_deployment(one, url, recipe, config))
-    return {**said, "deployments": every}
-
-
-def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str) -> dict[str, Any]:
-    parameters = {**one["parameters"], "lake": lake}
-    made = {**one, "parameters": parameters}
-    if recipe is None:
-        return made
-    name = load_recipe(recipe).name
-    changes = {"recipe": _absolute(recipe), "dataset": name, "config": _absolute(config), "name": name}
-    parameters |= {field: value for field, value in changes.items() if field in parameters}
-    made |= {"name": f"{one['name']}-{name}", "tags": [tag for tag in one["tags"] if tag != "shapes"] + [name]}
-    made["description"] = one["description"].replace("`shapes`", f"`{name}`")
-    if "triggers" in one:
-        match = {"prefect.resource.id": f"imagen.dataset.{name}"}
-        made["triggers"] = [{**trigger, "match": match} for trigger in one["triggers"]]
-    return made
-
-
-def automate(url: str) -> None:
-    """Make the automations, or bring those of a former run up to date."""
-    from prefect.events.schemas.automations import AutomationCore
-
-    with asking(url) as client:
-        for said in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
-            automation = AutomationCore.model_validate(said)
-            there = client.read_automations_by_name(automation.name)
-            if there:
-                client.update_automation(there[0].id, automation)
-            else:
-                client.create_automation(automation)
-
-
-def _absolute(file: str) -> str:
-    return str(Path(file).absolute()) if Path(file).exists() else file
 
 
 @contextmanager
@@ -153,18 +90,6 @@ def started(
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def run(words: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run([prefect(), *words], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerError(f"prefect {' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-500:]}")
-
-
-def prefect() -> str:
-    """Its command, beside ours."""
-    beside = Path(sys.executable).with_name("prefect")
-    return str(beside) if beside.exists() else shutil.which("prefect") or "prefect"
 
 
 def wait(server: "subprocess.Popen[bytes]", url: str, home: Path) -> None:

@@ -33,6 +33,25 @@ def up(
     run_up(lake, recipe, config, host, port, database, auth)
 
 
+def deploy(
+    recipe: Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")] = ["shapes"],  # noqa: B006
+    lake: LakeOption = "lake",
+    config: Annotated[
+        str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")
+    ] = "tiny",
+    workers: Annotated[
+        str, typer.Option(help="What runs the flows: process, docker or kubernetes, as prefect.yaml describes them.")
+    ] = "process",
+) -> None:
+    """Every deployment of prefect.yaml, the work pools and the automations, on the server at PREFECT_API_URL.
+
+    Example: PREFECT_API_URL=http://prefect:4200/api imagen deploy mine.yaml --lake s3://ours/lake
+    """
+    from flows.deploy import run_deploy
+
+    run_deploy(lake, recipe, config, workers)
+
+
 def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
     """What runs in a lake, what is to run, what failed last and why.
 

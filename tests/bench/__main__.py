@@ -14,7 +14,7 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 BENCHES = (
-    *("quality", "ingest", "download", "score", "embed", "reader", "nodes", "flow", "increment"),
+    *("quality", "ingest", "download", "score", "embed", "reader", "nodes", "flow", "shards", "increment"),
     *("train", "sample", "step", "learn", "evaluate", "gate", "describe"),
 )
 

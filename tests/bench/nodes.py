@@ -1,4 +1,4 @@
-"""The stage that looks at pictures, on a Ray cluster of two nodes: two workers beside one, of a thread each, in turn."""
+"""The stage that looks at pictures, on a Ray cluster of two nodes: two workers beside one, a thread each, in turn."""
 
 import statistics
 from collections.abc import Iterator
