@@ -1,0 +1,212 @@
+"""What infra/ says, as far as it can be held against something without a cluster: schemas, names, files, commands."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+from prefect.settings.models.root import Settings as PrefectSettings
+from prefect_redis.client import RedisMessagingSettings
+from pydantic import AliasChoices, BaseModel
+
+from data.settings import Settings, name_of
+from flows.command import app
+from flows.deploy import prefect
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "infra/compose.yaml"
+KUBERNETES = ROOT / "infra/kubernetes"
+OTHERS = {  # of libraries and images that say themselves what they read
+    *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "RAY_ADDRESS"),
+    *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"),
+    "GF_SECURITY_ADMIN_PASSWORD",
+}
+
+
+def variables(model: type[BaseModel]) -> Iterator[str]:
+    """Each variable of the environment that Prefect reads into these settings."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            yield from (str(choice).upper() for choice in field.validation_alias.choices)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from variables(field.annotation)
+        yield f"{model.model_config.get('env_prefix', '')}{name}".upper()
+
+
+KNOWN = {
+    *(name_of(name) for name in Settings.model_fields),
+    *variables(PrefectSettings),
+    *variables(RedisMessagingSettings),
+    *OTHERS,
+}
+
+
+def compose() -> dict[str, Any]:
+    said: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return said
+
+
+def manifests() -> list[dict[str, Any]]:
+    names = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    return [one for name in names for one in yaml.safe_load_all((KUBERNETES / name).read_text())]
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    """The template of each pod, by what makes it."""
+    found = []
+    for one in manifests():
+        if one["kind"] == "RayCluster":
+            groups = [one["spec"]["headGroupSpec"], *one["spec"]["workerGroupSpecs"]]
+            found += [(group.get("groupName", "head"), group["template"]) for group in groups]
+        elif "template" in one.get("spec", {}):
+            found.append((one["metadata"]["name"], one["spec"]["template"]))
+    return found
+
+
+def set_by_kubernetes() -> set[str]:
+    said = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    literal = {line.partition("=")[0] for made in said["configMapGenerator"] for line in made["literals"]}
+    secret = {line.partition("=")[0] for line in (KUBERNETES / "secret.env.example").read_text().split() if "=" in line}
+    containers = [one for _, template in pods() for one in template["spec"]["containers"]]
+    return literal | secret | {variable["name"] for one in containers for variable in one.get("env", [])}
+
+
+def set_by_workers() -> set[str]:
+    kinds = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"]["workers"].values()
+    return {name for kind in kinds for name in kind.get("env", {})}
+
+
+def test_every_variable_that_is_set_is_one_that_somebody_reads() -> None:
+    by_compose = {name for service in compose()["services"].values() for name in service.get("environment", {})}
+    assert {"IMAGEN_ENGINE", "PREFECT_API_URL", "PREFECT_REDIS_MESSAGING_HOST"} <= by_compose & KNOWN
+    assert by_compose - KNOWN == set()
+    assert set_by_kubernetes() - KNOWN == set()
+    assert set_by_workers() - KNOWN == set()
+    assert "PREFECT_NO_SUCH_THING" not in KNOWN
+
+
+def test_compose_names_only_what_there_is() -> None:
+    said = compose()
+    services = said["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= services.keys(), name
+        image, _, tag = service["image"].rpartition(":")
+        assert image, name
+        assert tag not in {"", "latest"} or image == "imagen", f"{name}: which version of {service['image']}?"
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in said["volumes"] or (COMPOSE.parent / source).exists(), volume
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} would listen to everybody at {port}"
+        waits = service.get("depends_on", {}).items()
+        for other, condition in waits:
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in services[other], f"{name} waits for the health of {other}"
+    asked = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
+    told = {line.partition("=")[0] for line in (ROOT / "infra/compose.env.example").read_text().split() if "=" in line}
+    assert asked == told
+
+
+def test_compose_is_valid_to_docker() -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("there is no docker compose")
+    environment = {**os.environ, **dict.fromkeys(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()), "x")}
+    words = ["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """What each container runs."""
+    for name, service in compose()["services"].items():
+        if service["image"].startswith("imagen"):
+            yield name, [*service.get("entrypoint", ["imagen"]), *service["command"]]
+    for name, template in pods():
+        for one in template["spec"]["containers"]:
+            if "command" in one or "args" in one:
+                yield f"{name}/{one['name']}", [*one.get("command", ["imagen"]), *one.get("args", [])]
+
+
+@pytest.mark.parametrize(("name", "words"), list(commands()), ids=[name for name, _ in commands()])
+def test_what_a_container_runs_is_a_command_that_takes_these_words(name: str, words: list[str]) -> None:
+    if words[0] == "imagen":
+        command = typer.main.get_command(app)
+        verb = command.commands[words[1]]  # type: ignore[attr-defined]
+        assert verb.make_context(words[1], words[2:]).params["recipe"] == ["shapes"]
+    else:
+        options = [word for word in words if word.startswith("--")]
+        verbs = [word for word in words[1:] if word in {"server", "services", "worker", "start"}]
+        told = subprocess.run([prefect(), *verbs, "--help"], capture_output=True, text=True, check=True).stdout
+        for option in options:
+            assert option in told, f"{name}: {words}"
+
+
+def test_manifests_are_what_kubernetes_takes() -> None:
+    newest = kubernetes_validate.latest_version()
+    checked = [one for one in manifests() if one["apiVersion"] != "ray.io/v1"]
+    assert {one["kind"] for one in checked} == {"Deployment", "Service", "ServiceAccount", "Job"}
+    for one in checked:
+        kubernetes_validate.validate(one, newest, strict=True)
+    for name, template in pods():  # those of Ray's nodes, too
+        labels = {"app": name, **template.get("metadata", {}).get("labels", {})}
+        template = {"metadata": {**template.get("metadata", {}), "labels": labels}, "spec": template["spec"]}
+        if template["spec"].get("restartPolicy", "Always") == "Always":
+            spec = {"selector": {"matchLabels": labels}, "template": template}
+            made = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+            kubernetes_validate.validate(made, newest, strict=True)
+
+
+def test_manifests_select_and_mount_what_there_is() -> None:
+    generated = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["configMapGenerator"]
+    maps = {one["name"] for one in generated}
+    labels = [template.get("metadata", {}).get("labels", {}) for _, template in pods()]
+    for one in manifests():
+        if one["kind"] == "Service":
+            assert one["spec"]["selector"] in labels
+    for name, template in pods():
+        for container in template["spec"]["containers"]:
+            named = {kind: said["name"] for source in container.get("envFrom", []) for kind, said in source.items()}
+            assert named["configMapRef"] in maps, name
+            assert named["secretRef"] == "imagen"
+
+
+def test_kustomize_renders_them() -> None:
+    if not shutil.which("kubectl"):
+        pytest.skip("there is no kubectl")
+    words = ["kubectl", "kustomize", str(KUBERNETES)]
+    rendered = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    assert {one["metadata"]["namespace"] for one in rendered} == {"imagen"}
+    assert len(rendered) == len(manifests()) + 2
+
+
+def test_ray_is_the_version_that_is_locked() -> None:
+    (cluster,) = (one for one in manifests() if one["kind"] == "RayCluster")
+    assert f"ray=={cluster['spec']['rayVersion']}" in (ROOT / "requirements.lock").read_text()
+
+
+def test_grafana_shows_the_dashboard_from_prometheus() -> None:
+    grafana = ROOT / "infra/grafana"
+    (source,) = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((grafana / "provisioning/dashboards/imagen.yaml").read_text())["providers"]
+    mounted = [volume.split(":")[1] for volume in compose()["services"]["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/imagen.json" in mounted
+
+
+def test_what_prometheus_asks_is_a_service() -> None:
+    jobs = yaml.safe_load((ROOT / "infra/prometheus.yml").read_text())["scrape_configs"]
+    asked = {target.partition(":")[0] for job in jobs for each in job["static_configs"] for target in each["targets"]}
+    assert asked <= compose()["services"].keys()
+
+
+def test_the_image_holds_what_its_commands_read() -> None:
+    copied = " ".join(line for line in (ROOT / "infra/Dockerfile").read_text().split("\n") if line.startswith("COPY"))
+    for needed in ("data", "imagen", "flows", "prefect.yaml", "infra/automations.yaml", "requirements.lock"):
+        assert needed in copied
