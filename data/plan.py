@@ -217,7 +217,13 @@ def _probed(aside: Lake, recipe: Recipe, rows: pa.Table, engine: Engine) -> Prob
 
 
 def _pending(lake: Lake, stage: Stage) -> int:
-    return make_plan(lake, stage, WHOLE).rows
+    rows, start = 0, 0
+    while True:
+        found = make_plan(lake, stage, WHOLE, start=start)
+        rows += found.rows
+        if found.further is None:
+            return rows
+        start = found.further
 
 
 def _arrival(lake: Lake) -> float:

@@ -19,6 +19,8 @@ from data.engine import Engine
 from data.lake import Lake
 from data.table import ShardFile, Table
 
+PLAN_ROWS = 2_000_000  # that a plan holds, give or take a bucket: a gigabyte or so
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -84,9 +86,13 @@ class Gathering(Protocol):
 
 @dataclass
 class Plan:
+    """Of very many rows those of some buckets: what is held at once does not grow with the lake."""
+
     stage: Stage
     outputs: list[Table]
     shards: list[Shard]
+    start: int = 0  # the first bucket it looked at
+    further: int | None = None  # the bucket to go on with, where there may be more
     since: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
 
     @property
@@ -108,19 +114,28 @@ class Plan:
         return lost
 
 
-def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None) -> Plan:
-    """What is pending, in all buckets or in one."""
+def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None, start: int = 0) -> Plan:
+    """What is pending, in one bucket only or in all from `start` until there are enough rows for a plan."""
     outputs, still = stage.outputs(lake), lake.still()
-    shards = []
+    plan = Plan(stage, outputs, [], start)
     if isinstance(stage, Gathering):
-        found = stage.gather(still, outputs)
-    else:
-        buckets = lake.buckets if only is None else [only]
-        found = ((bucket, stage.pending(still, outputs, bucket)) for bucket in buckets)
-    for bucket, rows in found:
-        if only in (None, bucket):
-            shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
-    return Plan(stage, outputs, shards)
+        for bucket, rows in stage.gather(still, outputs):
+            if only in (None, bucket):
+                plan.shards += _cut(bucket, rows, shard_rows)
+        return plan
+    planned = 0
+    for bucket in lake.buckets[start:] if only is None else [only]:
+        if planned >= PLAN_ROWS:
+            plan.further = bucket
+            break
+        rows = stage.pending(still, outputs, bucket)
+        plan.shards += _cut(bucket, rows, shard_rows)
+        planned += rows.num_rows
+    return plan
+
+
+def _cut(bucket: int, rows: pa.Table, size: int) -> list[Shard]:
+    return [Shard(bucket, rows.slice(at, size)) for at in range(0, rows.num_rows, size)]
 
 
 def run_stage(
@@ -133,18 +148,18 @@ def run_stage(
     on_shard: Callable[[Written], None] = lambda written: None,
 ) -> int:
     """A stage without Prefect: plan, map, commit, until nothing is pending. Returns the rows done."""
-    rows = 0
+    rows = start = 0
     while True:
-        plan = make_plan(lake, stage, shard_rows)
+        plan = make_plan(lake, stage, shard_rows, start=start)
         on_plan(plan)
-        if not plan.shards:
-            return rows
         lost = 0
         for done in _groups(engine.map(stage.work, plan.shards), batch, on_shard):
             lost += plan.commit(done)
             rows += sum(written.rows for written in done)
         if not lost:
-            return rows
+            if plan.further is None:
+                return rows
+            start = plan.further
 
 
 def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written], None]) -> Iterator[list[Written]]:

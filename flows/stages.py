@@ -20,10 +20,11 @@ from prefect.utilities.annotations import quote
 from data.engine import Engine
 from data.errors import ImagenError, WorkerDied
 from data.lake import Lake
-from data.stage import Shard, Stage, Written, make_plan
+from data.stage import Plan, Shard, Stage, Written, make_plan
 from flows.progress import watcher
 
 MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
+MOST_TASKS_OF_MANY = 20  # a plan, where a stage needs many of them
 IN_FLIGHT = 2  # batches at once: the engine never idles at the edge of a batch
 RETRY_DELAYS = [1.0, 5.0, 30.0]
 GIVE_UP = 3  # batches in a row: then it is the stage that does not work
@@ -40,6 +41,7 @@ class Failure:
     shards: int
     rows: int
     error: str
+    tried: bool = True
 
 
 class BatchesFailed(ImagenError):
@@ -71,21 +73,28 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
         return 0
 
     def work() -> int:
-        rows, todo = 0, plan
+        rows, todo, failures = 0, plan, list[Failure]()
         while True:
-            lost, failures = 0, list[Failure]()
-            for written in map_batches(stage, todo.shards, engine, failures):
+            lost, before = 0, len(failures)
+            for written in map_batches(stage, todo.shards, engine, failures, tasks_for(todo)):
                 lost += todo.commit(written)
                 rows += sum(one.rows for one in written)
-            if failures:
-                raise BatchesFailed(failures)
-            if not lost:
-                return rows
-            todo = make_plan(lake, stage, shard_rows, only)
+            failed = len(failures) > before
+            start = todo.start if lost and not failed else todo.further
+            if start is None or (failed and not failures[-1].tried):
+                break
+            todo = make_plan(lake, stage, shard_rows, only, start)
             watcher.get().planned(stage.name, todo.rows)
+        if failures:
+            raise BatchesFailed(failures)
+        return rows
 
     name = stage.name if only is None else f"{stage.name}-of-{only}"
     return as_run(name, engine, work, len(plan.shards), plan.rows)
+
+
+def tasks_for(plan: Plan) -> int:
+    return MOST_TASKS if plan.further is None else MOST_TASKS_OF_MANY
 
 
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
@@ -107,12 +116,14 @@ def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, r
     return done
 
 
-def map_batches(stage: Any, shards: list[Shard], engine: Engine, failures: list[Failure]) -> Iterator[list[Written]]:
+def map_batches(
+    stage: Any, shards: list[Shard], engine: Engine, failures: list[Failure], most: int = MOST_TASKS
+) -> Iterator[list[Written]]:
     """Run shards in few, bounded batches as tasks; yields what each batch wrote, in order, and notes who failed.
 
     What a person can mend is wrong with every batch, and is raised at once.
     """
-    size = max(engine.workers, -(-len(shards) // MOST_TASKS))
+    size = max(engine.workers, -(-len(shards) // most))
     batches = [shards[at : at + size] for at in range(0, len(shards), size)]
     named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
     submitted = (  # one by one; quoted, for Prefect is not to look into them
@@ -139,11 +150,13 @@ def map_batches(stage: Any, shards: list[Shard], engine: Engine, failures: list[
             running.extend(islice(submitted, 1))
             yield written
     if rest := [shard for batch in batches[tried:] for shard in batch]:
-        failures.append(_failure(stage, tried, rest, f"not tried, as {GIVE_UP} batches in a row had failed"))
+        why = f"not tried, as {GIVE_UP} batches in a row had failed"
+        failures.append(_failure(stage, tried, rest, why, tried=False))
 
 
-def _failure(stage: Any, number: int, shards: list[Shard], why: str) -> Failure:
-    return Failure(stage.name, f"{stage.name}-{number:05d}", len(shards), sum(one.rows.num_rows for one in shards), why)
+def _failure(stage: Any, number: int, shards: list[Shard], why: str, tried: bool = True) -> Failure:
+    rows = sum(one.rows.num_rows for one in shards)
+    return Failure(stage.name, f"{stage.name}-{number:05d}", len(shards), rows, why, tried)
 
 
 def worth_retrying(_: Any, __: Any, state: Any) -> bool:

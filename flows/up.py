@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from data.errors import ServerError
@@ -22,6 +22,7 @@ from flows.deploy import POOLS, ROOT, deploy, deployments, prefect
 from flows.show import console
 
 START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
+TOO_OFTEN, TOO_OFTEN_SECONDS = 4, 120.0  # starts of a process
 
 
 def run_up(
@@ -54,51 +55,68 @@ def run_up(
         environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # of the workers and their runs
     with ExitStack() as stack, ended() as told:
         words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
-        server = stack.enter_context(started("server", words, environment, home))
+        server = stack.enter_context(Kept("server", words, environment, home))
         wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
         deploy(said, "process", environment, home)
         workers = [
-            stack.enter_context(started(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
+            stack.enter_context(Kept(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
         ]
         console.print(f"[bold]{url}[/] shows what runs; the lake is {lake}. Ctrl-C ends all of it.", soft_wrap=True)
-        while not told and all(one.poll() is None for one in (server, *workers)):
+        while not told:
+            for one in (server, *workers):
+                one.keep()
             time.sleep(0.5)
-        if not told:
-            raise ServerError(f"the server or a worker ended by itself; its words are in {home}/*.log")
     console.print("ended")
 
 
-@contextmanager
-def started(
-    name: str, words: list[str], environment: dict[str, str], home: Path
-) -> "Iterator[subprocess.Popen[bytes]]":
-    """A process of Prefect's, its words in a log; ended when this ends."""
-    with (home / f"{name}.log").open("ab") as log:
-        command = [prefect(), *words]
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT if name == "server" else signal.SIGTERM)
+class Kept(AbstractContextManager["Kept"]):
+    """A process of Prefect's, its words in a log: started again where it ends by itself, ended when this ends."""
+
+    def __init__(self, name: str, words: list[str], environment: dict[str, str], home: Path) -> None:
+        self.name, self.words, self.environment, self.home = name, words, environment, home
+        self.starts: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        self.starts.append(time.monotonic())
+        with (self.home / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [prefect(), *self.words],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def keep(self) -> None:
+        if self.process.poll() is None:
+            return
+        if sum(time.monotonic() - at < TOO_OFTEN_SECONDS for at in self.starts) == TOO_OFTEN:
+            raise ServerError(f"{self.name} ends again and again; its words are in {self.home}/{self.name}.log")
+        console.print(f"[yellow]{self.name} ended with code {self.process.returncode} and is started again[/]")
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT if self.name == "server" else signal.SIGTERM)
         try:
-            process.wait(STOP_SECONDS)
+            self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
-def wait(server: "subprocess.Popen[bytes]", url: str, home: Path) -> None:
+def wait(server: Kept, url: str, home: Path) -> None:
     for _ in range(START_SECONDS * 2):
         try:
             with urllib.request.urlopen(f"{url}/api/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
-            if server.poll() is not None:
+            if server.process.poll() is not None:
                 break
             time.sleep(0.5)
     raise ServerError(f"Prefect's server does not answer at {url}; its words are in {home}/server.log")

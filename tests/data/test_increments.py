@@ -15,17 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import stage
 from data.build import build, way
 from data.engine import Engine, LocalEngine
 from data.ingest import by_bucket
 from data.lake import Lake
 from data.pairs import PAIRS, bucket_of, pair_id
+from data.plan import pending_rows
 from data.recipe import Recipe, load_recipe
 from data.table import write_file
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
 from tests.bench.increment import files_of, needless
 from tests.conftest import UNSEEN_SEED, content_of
+from tests.data.conftest import recipe_for
+from tests.here import Here
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SLOW = ("timeout", "drip")
@@ -70,6 +74,26 @@ def test_another_threshold_leaves_the_files_of_which_no_row_changed(
     assert done.removed
     assert before.keys() & after.keys(), "every file lost a row, so nothing is shown"
     assert needless(before, after) == 0
+
+
+def test_what_is_planned_bit_by_bit_is_done_once(
+    built: Lake, world: Path, origin: OriginProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "PLAN_ROWS", 30)
+    plans: list[tuple[str, int, int | None]] = []
+    lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
+    ways = way(lake, recipe_for(world))
+    ways.ingest()
+    assert pending_rows(lake, recipe_for(world))["download"] == lake.table("pairs").rows()
+    for each in ways.stages:
+        stage.run_stage(
+            lake, each, Here(), 40, on_plan=lambda plan: plans.append((plan.stage.name, plan.rows, plan.further))
+        )
+    downloads = [rows for name, rows, _ in plans if name == "download"]
+    assert len(downloads) == len(lake.buckets)
+    assert sum(downloads) == lake.table("pairs").rows()
+    assert build(lake, recipe_for(world), Here()).version == 1
+    assert content_of(lake, "shapes") == content_of(built, "shapes", 1)
 
 
 def test_increments_give_the_version_that_one_build_gives(

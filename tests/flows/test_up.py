@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from data.lake import Lake
@@ -62,6 +63,7 @@ class Sleepy(CaptionScorer):
         return {'letters': len(caption)}
 """
 STOP_SECONDS = 10
+MORE = 8  # pairs that come later
 SECRET = "a-word-that-is-written-nowhere"
 Api = Callable[..., Any]
 
@@ -83,7 +85,9 @@ def up(
     lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
     (tmp_path / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (tmp_path / "model.yaml").write_text(CONFIG.replace("SUITE", str(tmp_path / "few.csv")))
-    recipe = write_recipe(tmp_path, world / "pairs.parquet")
+    pairs = pq.read_table(world / "pairs.parquet")
+    pq.write_table(pairs.slice(MORE), tmp_path / "pairs-1.parquet")
+    recipe = write_recipe(tmp_path, tmp_path / "pairs-*.parquet")
     (tmp_path / "sleepy.py").write_text(SLEEPY)
     slow = RECIPE.replace("name: shapes", "name: slow").replace("per_host_rate: 5000", "per_host_rate: 2")
     slow = slow.replace("scores:\n", "scores:\n  sleepy: {{scorer: sleepy.Sleepy}}\n")
@@ -115,19 +119,21 @@ def up(
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port} shows what runs" in line, line + process.stdout.read()
 
-    def api(path: str, body: dict[str, Any] | None = None) -> Any:
+    def api(path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
         data = json.dumps(body or {}).encode()
         headers = {"Content-Type": "application/json"}
         if auth:
             headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers)
-        for wait in (1, 2, 4):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers, method=method)
+        for wait in (1, 2, 4, 8, 16, 16):
             try:
                 with urllib.request.urlopen(request, timeout=20) as answer:
-                    return json.load(answer)
+                    return json.loads(answer.read() or "null")
             except urllib.error.HTTPError as error:
                 if error.code != 503:  # which SQLite's writers are told when there are many
                     raise
+                time.sleep(wait)
+            except (urllib.error.URLError, OSError):  # it is started again
                 time.sleep(wait)
         raise AssertionError(f"{path} is unavailable")
 
@@ -160,10 +166,43 @@ def becomes_champion(api: Api, lake: Lake, process: "subprocess.Popen[str]", dep
     assert [(one.act, one.number, one.champion) for one in decisions(lake, "shapes")] == [("promote", 1, 1)]
 
 
+def grows(
+    api: Api, lake: Lake, process: "subprocess.Popen[str]", there: dict[str, str], world: Path, folder: Path
+) -> None:
+    """New pairs in the source: the next build publishes a second version, and the policy decides again."""
+    before = lake.table("datasets/shapes").rows()
+    pq.write_table(pq.read_table(world / "pairs.parquet").slice(0, MORE), folder / "pairs-2.parquet")
+    run = api(f"deployments/{there['nightly-shapes']}/create_flow_run")["id"]
+    assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
+    published = [event for event in told(api, len(EVENTS) + 1) if event["event"] == "imagen.dataset.published"]
+    assert [event["payload"]["version"] for event in published] == [1, 2]
+    added = published[1]["payload"]["added"]
+    assert 0 < added == lake.table("datasets/shapes").rows() - before
+    for _ in range(120):
+        retrained = [one for one in api("flow_runs/filter", of_flow("retrain")) if due(one)]
+        if len(retrained) == 2 and all(one["state_type"] == "COMPLETED" for one in retrained):
+            break
+        time.sleep(1)
+    assert [one["state_type"] for one in retrained] == ["COMPLETED", "COMPLETED"]
+    rows = lake.table("retrains").dataset().to_table(columns=["version", "train"]).to_pylist()
+    assert sorted((row["version"], row["train"]) for row in rows) == [(1, True), (2, False)]
+    latest = [one for one in api("artifacts/filter") if one["key"] == "retrain-shapes-shapes"]
+    assert {one["description"].partition(":")[0] for one in latest} == {
+        "Train shapes on shapes@1",
+        "Do not train shapes on shapes@2",
+    }
+
+
+def child_of(process: "subprocess.Popen[str]", word: str) -> psutil.Process:
+    """A child of the platform, by a word of its command."""
+    (found,) = (one for one in psutil.Process(process.pid).children() if word in one.cmdline())
+    return found
+
+
 @needs_postgres
 @pytest.mark.parametrize("up", [{"database": True}], indirect=True)
 def test_the_same_on_postgresql_which_is_restarted_meanwhile(
-    up: "tuple[Api, Lake, subprocess.Popen[str]]", postgres: Postgres
+    up: "tuple[Api, Lake, subprocess.Popen[str]]", postgres: Postgres, world: Path, tmp_path: Path
 ) -> None:
     api, lake, process = up
     there = {one["name"]: one["id"] for one in api("deployments/filter")}
@@ -177,16 +216,28 @@ def test_the_same_on_postgresql_which_is_restarted_meanwhile(
     time.sleep(3)
     postgres.start()
     becomes_champion(api, lake, process, there["on-dataset-published-shapes"])
+    grows(api, lake, process, there, world, tmp_path)
 
 
-def test_a_schedules_run_ends_with_a_champion(up: "tuple[Api, Lake, subprocess.Popen[str]]", tmp_path: Path) -> None:
+def test_a_schedules_run_ends_with_a_champion_though_the_server_is_gone_for_half_a_minute(
+    up: "tuple[Api, Lake, subprocess.Popen[str]]", tmp_path: Path, world: Path
+) -> None:
     api, lake, process = up
     there = {one["name"]: one for one in api("deployments/filter")}
     assert {"nightly-shapes", "on-dataset-published-shapes", "reconcile-shapes", "promote"} <= there.keys()
     assert {one["parameters"]["lake"] for one in there.values()} == {lake.url}
     for _ in range(4):  # as its schedule does at night, of four nights that nobody worked
         api(f"deployments/{there['nightly-shapes']['id']}/create_flow_run")
+    for _ in range(240):
+        if lake.find("images"):
+            break
+        time.sleep(0.25)
+    server = child_of(process, "server")
+    server.suspend()
+    time.sleep(30)
+    server.kill()
     becomes_champion(api, lake, process, there["on-dataset-published-shapes"]["id"])
+    grows(api, lake, process, {name: one["id"] for name, one in there.items()}, world, tmp_path)
     asked = {
         "approve-model": {"model": "shapes/1", "who": "ann", "why": "its stars are nice"},
         "verify": {},
@@ -202,8 +253,8 @@ def test_a_schedules_run_ends_with_a_champion(up: "tuple[Api, Lake, subprocess.P
     assert given is not None
     assert (given.who, given.why) == ("ann", "its stars are nice")
     said = {one["key"]: json.loads(one["data"]) for one in api("artifacts/filter") if one["type"] == "table"}
-    assert [(row["version"], row["damaged"], row["missing"]) for row in said["verified"]] == [("shapes@1", 0, 0)]
-    assert [row["seen by"] for row in said["forgotten"]] == ["shapes@1", "shapes/1"]
+    assert [(row["version"], row["damaged"], row["missing"]) for row in said["verified"]] == [("shapes@2", 0, 0)]
+    assert [row["seen by"] for row in said["forgotten"]] == ["shapes@1", "shapes@2", "shapes/1"]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     words = [IMAGEN, "status", "--lake", lake.url]
     status = json.loads(subprocess.run([*words, "--json"], env=environment, capture_output=True, check=True).stdout)
@@ -236,28 +287,35 @@ def look(api: Api, there: dict[str, Any], url: str, folder: Path) -> None:
 
 
 def kept_url(lake: Lake) -> str:
-    return str(lake.table("datasets/shapes").dataset().head(1, columns=["url"])["url"][0])
+    return str(lake.table("datasets/shapes", 1).dataset().head(1, columns=["url"])["url"][0])
 
 
 @pytest.mark.parametrize("up", [{"auth": f"ann:{SECRET}"}], indirect=True)
-def test_a_build_that_was_killed_is_built_again(up: "tuple[Api, Lake, subprocess.Popen[str]]") -> None:
+def test_a_build_that_was_killed_with_its_worker_is_built_again(up: "tuple[Api, Lake, subprocess.Popen[str]]") -> None:
     api, lake, process = up
     words, environment = [IMAGEN, "status", "--lake", lake.url], {**os.environ, AUTH: f"ann:{SECRET}"}
     told = subprocess.run(words, capture_output=True, text=True)
     assert told.returncode == 2
     assert "asks for a password" in told.stderr
     assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
-    (again,) = (one for one in api("automations/filter") if one["name"] == "build again what died")
-    assert again["actions"][0]["schedule_after"] == 60
+    made = {one["name"]: one for one in api("automations/filter")}
+    mark, again = made["mark runs that died"], made["build again what died"]
+    assert (mark["trigger"]["within"], again["actions"][0]["schedule_after"]) == (300, 60)
+    mark["trigger"]["within"], again["actions"][0]["schedule_after"] = 45, 1  # not to wait long
+    for one in (mark, again):
+        del one["trigger"]["id"]
+        fields = ("name", "description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+        api(f"automations/{one['id']}", {field: one[field] for field in fields}, "PUT")
     nightly = next(one for one in api("deployments/filter") if one["name"] == "nightly-shapes")
     first = api(f"deployments/{nightly['id']}/create_flow_run")["id"]
     for _ in range(240):
         if lake.find("images"):
             break
         time.sleep(0.25)
-    (worker,) = (one for one in psutil.Process(process.pid).children() if "data" in one.cmdline())
-    for child in worker.children(recursive=True):
-        child.kill()
+    worker = child_of(process, "data")
+    lost = [worker, *worker.children(recursive=True)]
+    for one in lost:  # nobody is left who could say what became of the run
+        one.kill()
     assert ended(api, "rebuild", process, first)["state_type"] == "CRASHED"
     for _ in range(150):
         if second := [one for one in api("flow_runs/filter", of_flow("rebuild")) if one["id"] != first and due(one)]:
