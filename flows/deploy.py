@@ -40,6 +40,7 @@ def deploy(said: dict[str, Any], workers: str, environment: dict[str, str], fold
     """Make the pools, the deployments and the automations; what is there already is brought up to date."""
     file = folder / "prefect.yaml"
     file.write_text(yaml.safe_dump(said, sort_keys=False))
+    _same_kind(environment["PREFECT_API_URL"], workers)
     for pool in POOLS:
         _run(["work-pool", "create", pool, "--type", workers, "--overwrite"], environment)
     _run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
@@ -77,6 +78,17 @@ def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str)
         match = {"prefect.resource.id": f"imagen.dataset.{name}"}
         made["triggers"] = [{**trigger, "match": match} for trigger in one["triggers"]]
     return made
+
+
+def _same_kind(url: str, workers: str) -> None:
+    """Prefect keeps the kind of a pool that is there, whatever it is told."""
+    with asking(url) as client:
+        there = {pool.name: pool.type for pool in client.read_work_pools()}
+    for pool in POOLS:
+        if there.get(pool, workers) != workers:
+            raise ServerError(
+                f"the pool {pool} is of the kind {there[pool]} there: prefect work-pool delete {pool}, and deploy again"
+            )
 
 
 def automate(url: str) -> None:
