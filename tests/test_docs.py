@@ -1,0 +1,111 @@
+"""What README and docs tell a user to type: commands that take these words; what is marked is run as written."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+from prefect.events.schemas.automations import AutomationCore
+
+from data.recipe import Recipe
+from flows.command import app
+from imagen.config import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARK = "<!-- runs -->\n\n"
+FOREVER = "imagen up"
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Those on lines of their own, and those within a sentence that have words after the verb."""
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        lines = re.findall(r"^ {4}(?:[A-Z_]+=\S+ )*(imagen .*)$", text, flags=re.M)
+        quoted = [words for words in re.findall(r"`(imagen [^`\n]+)`", text) if len(words.split()) > 2]
+        yield from ((page.name, words) for words in [*lines, *quoted] if "..." not in words)
+
+
+@pytest.mark.parametrize(("page", "line"), list(commands()), ids=[f"{page}: {line[:50]}" for page, line in commands()])
+def test_every_command_takes_the_words_that_it_is_given(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
+    command: Any = typer.main.get_command(app)
+    parent = None
+    while isinstance(command, click.Group):
+        assert words[0] in command.commands, f"{page} tells of `{line}`"
+        parent = click.Context(command, info_name=command.name, parent=parent)
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, words, parent=parent)
+
+
+def blocks(kind: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        yield from ((page.name, text) for text in re.findall(rf"```{kind}\n(.*?)```", page.read_text(), flags=re.S))
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("yaml")))
+def test_every_file_that_is_shown_is_read(page: str, text: str, tmp_path: Path) -> None:
+    said = yaml.safe_load(text)
+    if "sources" in said:
+        assert Recipe.model_validate(said).name == said["name"]
+    elif "preset" in said:
+        (tmp_path / "shown.yaml").write_text(text)
+        assert load_config(str(tmp_path / "shown.yaml")).name == said["name"]
+    elif "trigger" in said:
+        text = text.replace("ID OF THE BLOCK", "00000000-0000-0000-0000-000000000000")
+        assert AutomationCore.model_validate(yaml.safe_load(text)).name == said["name"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(5400)
+def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
+    """In a fresh clone, with this environment in the place of one that `make` would install there."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    clone = tmp_path / "clone"
+    (clone / ".venv").symlink_to(sys.prefix)
+    for asked in ("requirements.lock", "pyproject.toml"):
+        os.utime(clone / asked, (0, 0))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    environment |= {"PYTHONPATH": str(clone), "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
+    marked = [rest.partition("\n\n")[0] for rest in (ROOT / "README.md").read_text().split(MARK)[1:]]
+    assert len(marked) == 4
+
+    def shell(line: str) -> "subprocess.Popen[str]":
+        words = f". .venv/bin/activate && {'exec ' if line.startswith(FOREVER) else ''}{line}"
+        return subprocess.Popen(["bash", "-c", words], cwd=clone, env=environment, start_new_session=True, text=True)
+
+    for block in marked:
+        if block.startswith("```python"):
+            code = block.removeprefix("```python\n").partition("```")[0]
+            subprocess.run([clone / ".venv/bin/python", "-c", code], cwd=clone, env=environment, check=True)
+            continue
+        running = None
+        for line in (line.strip() for line in block.split("\n")):
+            if line.startswith("make test"):  # which is what runs this
+                continue
+            process = shell(line)
+            if line.startswith(FOREVER):
+                running = process
+                url = clone / "lake/platform/url"
+                while not url.exists():
+                    assert process.poll() is None
+                    time.sleep(1)
+            else:
+                assert process.wait() == 0, line
+        if running:
+            os.killpg(running.pid, signal.SIGINT)
+            assert running.wait(120) == 0
+    for made in ("lake/datasets/shapes", "grid.png", "mine.yaml", "compare.png"):
+        assert (clone / made).exists(), made
