@@ -15,6 +15,7 @@ from data.sources import checked_lake
 from data.stage import Stage, Written
 from data.versions import funnel
 from flows.artifacts import key_of, picture
+from flows.assets import dataset_made
 from flows.catchup import supersede
 from flows.events import dataset_published
 from flows.progress import watcher
@@ -91,6 +92,7 @@ def publish(ways: Way, engine: Engine, built: Built) -> None:
             published(ways, built, publication, version)
             show_histograms(ways.lake, built)
             if built.anything_changed:
+                dataset_made(ways.lake, ways.recipe, built)
                 dataset_published(ways.lake.url, built.dataset, version, samples=built.kept, added=built.added)
             if built.warning:
                 get_run_logger().warning("%s@%d is published, but %s", built.dataset, version, built.warning)

@@ -20,6 +20,7 @@ from data.errors import ImagenError
 from data.forget import GRIDS
 from data.lake import Lake
 from flows.artifacts import key_of, picture
+from flows.assets import model_made
 from flows.events import model_trained
 from imagen.checkpoint import Checkpoints
 from imagen.config import load_config
@@ -73,6 +74,7 @@ def train(
     if trained is None:
         raise StageFailed(f"every stage of {training.config.name} ended, and it is no model of {lake}")
     show_grids(training)
+    model_made(training.lake, trained)
     model_trained(lake, trained.reference, trained.dataset, trained.version)
     return trained.reference
 

@@ -164,6 +164,11 @@ def becomes_champion(api: Api, lake: Lake, process: "subprocess.Popen[str]", dep
     assert [one["event"] for one in found] == EVENTS
     assert {one["payload"].get("version", 1) for one in found} == {1}
     assert [(one.act, one.number, one.champion) for one in decisions(lake, "shapes")] == [("promote", 1, 1)]
+    made = api("events/filter", {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}})["events"]
+    dataset, models = (f"file://{lake.url}/{name}" for name in ("datasets/shapes", "models/shapes"))
+    assert {one["resource"]["prefect.resource.id"] for one in made} == {dataset, models}
+    (trained,) = (one for one in made if one["resource"]["prefect.resource.id"] == models)
+    assert dataset in {one["prefect.resource.id"] for one in trained["related"]}
 
 
 def grows(
