@@ -31,6 +31,7 @@ from imagen.models import find_model
 from imagen.registry import decisions
 from tests.chromium import CHROMIUM, looked_at
 from tests.conftest import RECIPE, write_recipe
+from tests.flows.test_models import steps
 from tests.postgres import Postgres, needs_postgres
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
@@ -354,10 +355,33 @@ def test_a_build_that_is_cancelled_stops_at_once_and_goes_on_next_time(
         assert ended(api, "rebuild", process, run)["state_type"] == "CANCELLED"
         recipe.write_text(recipe.read_text().replace("per_host_rate: 2", "per_host_rate: 5000"))
     (tmp_path / "sleepy.py").write_text(SLEEPY.replace("time.sleep(5)", "pass"))
+    long = (tmp_path / "model.yaml").read_text().replace("steps: 6", "steps: 100000, checkpoint_every: 3")
+    (tmp_path / "model.yaml").write_text(long)
     run = api(f"deployments/{deployment['id']}/create_flow_run")["id"]
     assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
     assert lake.table("datasets/slow").rows() > 60
     assert max(seconds.values()) < STOP_SECONDS, seconds
+    stopped = [is_cancelled(api, process, flow, tmp_path) for flow in ("retrain", "reconcile")]
+    assert 0 < stopped[0] < stopped[1], "what took it up went on from the checkpoint"
+    assert len(list(tmp_path.glob("lake/training/*"))) == 1
+
+
+def is_cancelled(api: Api, process: "subprocess.Popen[str]", flow: str, folder: Path) -> int:
+    """The step whose checkpoint a training wrote when its run was cancelled: by the event's, or the next one's."""
+    if flow == "reconcile":  # as it does every hour
+        reconcile = next(one for one in api("deployments/filter") if one["name"] == "reconcile-slow")
+        api(f"deployments/{reconcile['id']}/create_flow_run")
+    before = steps(folder)[-1:]
+    for _ in range(480):
+        assert process.poll() is None
+        if steps(folder)[-1:] > before:
+            break
+        time.sleep(0.5)
+    found = [one for one in api("flow_runs/filter", of_flow(flow)) if one["state_type"] == "RUNNING" and due(one)]
+    (run,) = found
+    api(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    assert ended(api, flow, process, run["id"])["state_type"] == "CANCELLED"
+    return steps(folder)[-1]
 
 
 @pytest.mark.parametrize(
