@@ -12,6 +12,7 @@ from data import storage
 from data.build import Built
 from data.lake import Lake
 from data.recipe import Recipe
+from flows.patience import patiently
 
 if TYPE_CHECKING:
     from imagen.models import Trained
@@ -36,7 +37,7 @@ def _note(asset: Asset, of: Sequence[str], metadata: dict[str, Any]) -> None:
     def note() -> None:
         asset.add_metadata(metadata)
 
-    note()
+    patiently(note)
 
 
 def _asset(url: str, name: str) -> Asset:

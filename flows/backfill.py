@@ -4,7 +4,6 @@ Nothing is selected or published: the next build finds the scores there and goes
 """
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from data.build import way
 from data.engine import open_engine
@@ -12,7 +11,7 @@ from data.errors import RecipeError
 from data.lake import Lake
 from data.recipe import load_recipe
 from data.stage import Stage
-from flows.artifacts import key_of
+from flows.artifacts import key_of, show_table
 from flows.stages import BatchesFailed, Failure, by_recipe, run_stage
 
 
@@ -39,9 +38,7 @@ def backfill(
                 except BatchesFailed as error:
                     failures += error.failures
     rows = [{"stage": name, "rows": count} for name, count in done.items()]
-    create_table_artifact(
-        key=key_of("backfill", loaded.name), table=rows, description=f"Rows that were scored in {lake}"
-    )
+    show_table(key=key_of("backfill", loaded.name), table=rows, description=f"Rows that were scored in {lake}")
     if failures:
         raise BatchesFailed(failures)
     return done

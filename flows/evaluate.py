@@ -3,11 +3,10 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from data.engine import Engine, open_engine
 from data.lake import Lake
-from flows.artifacts import key_of
+from flows.artifacts import key_of, show_table
 from flows.events import model_evaluated
 from flows.stages import run_stage
 from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
@@ -39,7 +38,7 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
     """The rows of `evals`, after doing whatever of them is missing, and a table for whoever looks at the run."""
     found = completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
-    create_table_artifact(
+    show_table(
         key=key_of("evals", evaluation.model),
         table=[
             {

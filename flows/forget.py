@@ -3,10 +3,10 @@
 from typing import Literal
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from data.forget import forget as run_forget
 from data.lake import Lake
+from flows.artifacts import show_table
 
 
 @flow(name="forget", flow_run_name="forget-{kind}", persist_result=False)
@@ -24,7 +24,7 @@ def forget(
     found = run_forget(Lake.open(lake), kind, what, reason)
     seen = [{"seen by": one, "is a": "version"} for one in found.seen_by]
     seen += [{"seen by": one, "is a": "model, trained on it"} for one in found.models]
-    create_table_artifact(
+    show_table(
         key="forgotten",
         table=seen,
         description=f"{len(found.pairs)} pairs were forgotten, {sum(found.rows.values())} rows, {found.files} files of "

@@ -5,12 +5,11 @@ flow, however often it was killed or tried again, promotes without it.
 """
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, State
 
 from data.engine import open_engine
 from data.lake import Lake
-from flows.artifacts import key_of
+from flows.artifacts import key_of, show_table
 from flows.evaluate import measured
 from flows.events import model_judged
 from imagen.models import find_model
@@ -52,7 +51,7 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
 def show(judged: Judged) -> None:
     """The gate's reasons, for whoever looks at the run."""
     decision = judged.decision
-    create_table_artifact(
+    show_table(
         key=key_of("gate", decision.name, str(decision.number)),
         table=[vars(reason) for reason in judged.verdict.reasons],
         description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.beside import histograms_of
 from data.build import Built, Way, published, way
@@ -14,10 +13,11 @@ from data.recipe import load_recipe
 from data.sources import checked_lake
 from data.stage import Stage, Written
 from data.versions import funnel
-from flows.artifacts import key_of, picture
+from flows.artifacts import key_of, picture, show_markdown, show_table
 from flows.assets import dataset_made
 from flows.catchup import supersede
 from flows.events import dataset_published
+from flows.patience import patiently
 from flows.progress import watcher
 from flows.stages import BatchesFailed, Failure, as_run, by_recipe, map_batches, run_stage
 
@@ -48,7 +48,7 @@ def rebuild(
         workers: of the engine; as many as there are cores unless told otherwise
         buckets: of a lake that is made now
     """
-    if count := supersede():
+    if count := patiently(supersede):
         get_run_logger().info("%d more runs were due by now: this one does their work", count)
     loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
     ways = way(checked_lake(lake, loaded.sources, buckets), loaded)
@@ -74,7 +74,7 @@ def run_stages(ways: Way, stages: Sequence[Stage], engine: Engine, built: Built)
             get_run_logger().error("%s", error)
             failures += error.failures
     if failures:
-        create_table_artifact(
+        show_table(
             key=key_of("failed", ways.recipe.name),
             table=[vars(one) for one in failures],
             description=f"What this run left undone of {ways.recipe.name}; the next one does it",
@@ -118,7 +118,7 @@ def report(ways: Way) -> None:
     """The funnel, for whoever looks at the run."""
     steps = funnel(ways.lake, ways.selection)
     total = steps[0].left or 1
-    create_table_artifact(
+    show_table(
         key=key_of("funnel", ways.recipe.name),
         table=[{"step": s.name, "dropped": s.dropped, "left": s.left, "share": f"{s.left / total:.1%}"} for s in steps],
         description=f"What became of the {steps[0].left:,} pairs of {ways.recipe.name}",
@@ -128,7 +128,7 @@ def report(ways: Way) -> None:
 def show_histograms(lake: Lake, built: Built) -> None:
     """How what was kept and what was dropped differ, for whoever looks at the run."""
     if png := histograms_of(lake, built.dataset):
-        create_markdown_artifact(
+        show_markdown(
             f"{built.dataset}@{built.version}, {built.kept:,} samples; the whole report is {built.report}\n\n"
             + picture("kept and dropped by their scores", png),
             key=key_of("histograms", built.dataset),

@@ -4,10 +4,9 @@ The decision and its figures are a row of `retrains` and a table on the run's pa
 """
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from data.lake import Lake
-from flows.artifacts import key_of
+from flows.artifacts import key_of, show_table
 from flows.evaluate import evaluate
 from flows.promote import promote
 from flows.train import train
@@ -55,7 +54,7 @@ def retrain(
 
 def show(decided: Decided) -> None:
     """The decision, for whoever looks at the run."""
-    create_table_artifact(
+    show_table(
         key=key_of("retrain", decided.name, decided.dataset),
         table=[{"figure": name, "value": f"{value:.3f}"} for name, value in decided.figures.items()],
         description=f"{'Train' if decided.train else 'Do not train'} {decided.name} on {decided.dataset}@"

@@ -21,6 +21,7 @@ from data.engine import Engine
 from data.errors import ImagenError, WorkerDied
 from data.lake import Lake
 from data.stage import Plan, Shard, Stage, Written, make_plan
+from flows.patience import patiently
 from flows.progress import watcher
 
 MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
@@ -100,10 +101,13 @@ def tasks_for(plan: Plan) -> int:
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
     """Do the work in a flow run under the one that calls, whose parameters say how much it is."""
 
+    begun: list[bool] = []
+
     @flow(
         name="stage", flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT), persist_result=False
     )
     def stage(shards: int, rows: int) -> Any:
+        begun.append(True)
         try:
             return work()
         except Exception:
@@ -112,7 +116,7 @@ def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, r
             engine.kill()
             raise
 
-    done: Result = stage(shards, rows)
+    done: Result = patiently(lambda: stage(shards, rows), again=lambda: not begun)
     return done
 
 

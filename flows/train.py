@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from data import storage
 from data.errors import ImagenError
 from data.forget import GRIDS
 from data.lake import Lake
-from flows.artifacts import key_of, picture
+from flows.artifacts import begin_progress, key_of, picture, show_markdown, show_progress
 from flows.assets import model_made
 from flows.events import model_trained
 from imagen.checkpoint import Checkpoints
@@ -90,16 +89,16 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         command[2:3] = [*launch, "-m", "flows.command"]
     key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
-    artifact = create_progress_artifact(0.0, key=key, description=f"stage {stage + 1} of {url}")
+    artifact = begin_progress(key=key, description=f"stage {stage + 1} of {url}")
     left, reached = TRIES, checkpoints.steps()[-1:]
     while True:
         with processes_of(command) as running:
             while running.poll() is None:
                 time.sleep(LOOK_SECONDS)
                 if last := newest_measure(storage.join(place, "measures")):
-                    update_progress_artifact(artifact, round(100 * last["done"], 1))
+                    show_progress(artifact, round(100 * last["done"], 1))
         if running.returncode == 0:
-            update_progress_artifact(artifact, 100.0)
+            show_progress(artifact, 100.0)
             return
         now = checkpoints.steps()[-1:]
         left, reached = (left - 1, reached) if now == reached else (TRIES, now)
@@ -138,4 +137,4 @@ def show_grids(training: Training) -> None:
             png = storage.read(storage.join(folder, names[-1]))
             parts.append(f"Stage {stage + 1}, {names[-1]}:\n\n{picture(names[-1], png)}")
     if parts:
-        create_markdown_artifact("\n\n".join(parts), key=key_of("grids", training.config.name))
+        show_markdown("\n\n".join(parts), key=key_of("grids", training.config.name))

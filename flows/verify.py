@@ -1,7 +1,6 @@
 """The flow `verify`: is every dataset what its lineage says it is? Its selection again, and its files again."""
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from data.errors import ImagenError
@@ -9,6 +8,7 @@ from data.lake import Lake
 from data.verify import Verified
 from data.verify import verify as find_verified
 from data.versions import datasets
+from flows.artifacts import show_table
 
 
 class VersionDiffers(ImagenError):
@@ -27,7 +27,7 @@ def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
     for name in [dataset] if dataset else datasets(opened):
         one = found[name] = verify_one.with_options(task_run_name=f"verify-{name}")(name, opened.url)
         get_run_logger().info("%s@%d: %s", name, one.version, "as it was made" if one.same else "differs")
-    create_table_artifact(
+    show_table(
         key="verified", table=[_row(name, one) for name, one in found.items()], description=f"Newest versions of {lake}"
     )
     if wrong := [f"{name}@{one.version}" for name, one in found.items() if not one.same]:
