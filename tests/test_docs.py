@@ -68,6 +68,24 @@ def test_every_file_that_is_shown_is_read(page: str, text: str, tmp_path: Path) 
         assert AutomationCore.model_validate(yaml.safe_load(text)).name == said["name"]
 
 
+def block(text: str) -> tuple[str, str]:
+    """The first one of a text: a fence with blank lines in it, or what is indented."""
+    if text.startswith("```"):
+        kind, _, rest = text.removeprefix("```").partition("\n")
+        return kind, rest.partition("\n```")[0]
+    return "shell", text.partition("\n\n")[0]
+
+
+def test_a_marked_block_is_read_to_its_end() -> None:
+    read = [block(rest) for rest in (ROOT / "README.md").read_text().split(MARK)[1:]]
+    assert [kind for kind, _ in read] == ["shell", "shell", "python", "python"]
+    for kind, text in read:
+        if kind == "python":
+            compile(text, "README.md", "exec")
+    assert ".generate_image(" in read[3][1]
+    assert "np.frombuffer(" in read[2][1]
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(5400)
 def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
@@ -79,20 +97,19 @@ def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
         os.utime(clone / asked, (0, 0))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"PYTHONPATH": str(clone), "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
-    marked = [rest.partition("\n\n")[0] for rest in (ROOT / "README.md").read_text().split(MARK)[1:]]
+    marked = [block(rest) for rest in (ROOT / "README.md").read_text().split(MARK)[1:]]
     assert len(marked) == 4
 
     def shell(line: str) -> "subprocess.Popen[str]":
         words = f". .venv/bin/activate && {'exec ' if line.startswith(FOREVER) else ''}{line}"
         return subprocess.Popen(["bash", "-c", words], cwd=clone, env=environment, start_new_session=True, text=True)
 
-    for block in marked:
-        if block.startswith("```python"):
-            code = block.removeprefix("```python\n").partition("```")[0]
-            subprocess.run([clone / ".venv/bin/python", "-c", code], cwd=clone, env=environment, check=True)
+    for kind, text in marked:
+        if kind == "python":
+            subprocess.run([clone / ".venv/bin/python", "-c", text], cwd=clone, env=environment, check=True)
             continue
         running = None
-        for line in (line.strip() for line in block.split("\n")):
+        for line in (line.strip() for line in text.split("\n")):
             if line.startswith("make test"):  # which is what runs this
                 continue
             process = shell(line)
