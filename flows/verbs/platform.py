@@ -7,13 +7,14 @@ import typer
 
 from flows.options import JsonOption, LakeOption, write_json
 
+RecipesArgument = Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")]
+ConfigOption = Annotated[str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")]
+
 
 def up(
-    recipe: Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")] = ["shapes"],  # noqa: B006
+    recipe: RecipesArgument = ["shapes"],  # noqa: B006
     lake: LakeOption = "lake",
-    config: Annotated[
-        str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")
-    ] = "tiny",
+    config: ConfigOption = "tiny",
     host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server and its pages.")] = 4200,
     database: Annotated[
@@ -34,11 +35,9 @@ def up(
 
 
 def deploy(
-    recipe: Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")] = ["shapes"],  # noqa: B006
+    recipe: RecipesArgument = ["shapes"],  # noqa: B006
     lake: LakeOption = "lake",
-    config: Annotated[
-        str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")
-    ] = "tiny",
+    config: ConfigOption = "tiny",
     workers: Annotated[
         str, typer.Option(help="What runs the flows: process, docker or kubernetes, as prefect.yaml describes them.")
     ] = "process",
