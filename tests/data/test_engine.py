@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data.engine import Killed, LocalEngine
+from data.engine import Killed, LocalEngine, PoolEngine
 from data.errors import WorkerDied
 
 
@@ -35,18 +35,19 @@ def test_an_item_that_kills_its_workers_is_named() -> None:
         list(engine.map(die, [3]))
 
 
-def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(tmp_path: Path) -> None:
-    engine, ended = LocalEngine(2), list[BaseException]()
+def killed_amid(engine: PoolEngine, folder: Path) -> None:
+    """Kill an engine whose workers are all at work; whoever waits for it, or asks it again, is told."""
+    ended = list[BaseException]()
 
     def run() -> None:
         try:
-            list(engine.map(sleep, [tmp_path] * 5))
+            list(engine.map(sleep, [folder] * 5))
         except Killed as error:
             ended.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    while len(list(tmp_path.iterdir())) < 2:
+    while len(list(folder.iterdir())) < engine.workers:
         time.sleep(0.1)
     began = time.monotonic()
     engine.kill()
@@ -56,6 +57,10 @@ def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(tmp_path: Pa
     with pytest.raises(Killed):
         list(engine.map(double, [1]))
     engine.close()
+
+
+def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(tmp_path: Path) -> None:
+    killed_amid(LocalEngine(2), tmp_path)
     assert not [note.name for note in tmp_path.iterdir() if psutil.pid_exists(int(note.name))]
 
 

@@ -1,6 +1,6 @@
 """The engine for more than one machine, on a cluster of two nodes: the same rows, also where a node is lost."""
 
-import threading
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from data import ray_engine  # noqa: E402
 from data.build import build  # noqa: E402
-from data.engine import Killed, LocalEngine, open_engine  # noqa: E402
+from data.engine import LocalEngine, open_engine  # noqa: E402
 from data.errors import EngineNotThere, SettingsError, SourceError, WorkerDied  # noqa: E402
 from data.lake import Lake  # noqa: E402
 from data.ray_engine import RayEngine  # noqa: E402
 from data.stage import Written  # noqa: E402
 from tests.conftest import content_of  # noqa: E402
 from tests.data.conftest import recipe_for  # noqa: E402
-from tests.data.test_engine import die, double, sleep  # noqa: E402
+from tests.data.test_engine import die, double, killed_amid  # noqa: E402
 from tests.ray_cluster import NODE, two_nodes, workers_of_ray  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -42,8 +42,17 @@ def fail(item: int) -> int:
     raise SourceError(f"no {item}")
 
 
-def test_there_is_a_worker_a_core_and_every_item_comes_back(actors: RayEngine) -> None:
+def meet(folder: Path) -> int:
+    """Its process, once another one is here too."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.05)
+    return os.getpid()
+
+
+def test_there_is_a_worker_a_core_and_every_item_comes_back(actors: RayEngine, tmp_path: Path) -> None:
     assert actors.workers == 2
+    assert len(set(actors.map(meet, [tmp_path] * 2))) == 2
     assert sorted(actors.map(double, range(20))) == list(range(0, 40, 2))
     assert len(workers_of_ray()) >= 2
 
@@ -83,26 +92,8 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
 
 
 def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(cluster: Cluster, tmp_path: Path) -> None:
-    engine, ended = RayEngine(1), list[BaseException]()
-
-    def run() -> None:
-        try:
-            list(engine.map(sleep, [tmp_path] * 3))
-        except Killed as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    while not list(tmp_path.iterdir()):
-        time.sleep(0.1)
+    killed_amid(RayEngine(1), tmp_path)
     began = time.monotonic()
-    engine.kill()
-    thread.join(20)
-    assert time.monotonic() - began < 5
-    assert len(ended) == 1
-    with pytest.raises(Killed):
-        list(engine.map(double, [1]))
-    engine.close()
     (note,) = tmp_path.iterdir()
     while psutil.pid_exists(int(note.name)) and time.monotonic() - began < 20:
         time.sleep(0.1)
