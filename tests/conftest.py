@@ -9,6 +9,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -90,8 +91,15 @@ def write_recipe(
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on SQLite; the address of its API."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
+    with serving(tmp_path_factory.mktemp("prefect"), "ERROR") as url:
+        yield url
+
+
+@contextmanager
+def serving(home: Path, level: str) -> Iterator[str]:
+    """A Prefect server whose SQLite and `log` lie in a folder, ended by its own process id; the address of its API."""
+    port = free_port()
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": level}
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", str(port)]
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

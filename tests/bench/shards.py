@@ -5,7 +5,6 @@ With 2,000 shards here; `python -m tests.bench.shards 100000 FOLDER` for as many
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from data.lake import Lake
 from data.stage import Shard, Written, query
 from data.table import Table, write_file
 from flows.stages import MOST_TASKS, run_stage
+from tests.conftest import serving
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
 SCHEMA = pa.schema([("id", pa.string())])
@@ -78,7 +78,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
 
 def measured(shards: int, folder: Path) -> Found:
     lake = Lake.make(str(folder / "lake"), buckets=BUCKETS)
-    with serving(folder) as (url, log):
+    with serving(folder, "WARNING") as url:
         environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         began = time.perf_counter()
         ran = [sys.executable, "-m", "tests.bench.shards", "run", lake.url, str(shards)]
@@ -87,7 +87,10 @@ def measured(shards: int, folder: Path) -> Found:
         began = time.perf_counter()
         while (unended := batches(shards) - completed(url)) and time.perf_counter() - began < 60:
             time.sleep(1)  # the last ones are on their way
-        dropped = sum("drop" in line.lower() or "queue is full" in line.lower() for line in log.read_text().split("\n"))
+        dropped = sum(
+            "drop" in line.lower() or "queue is full" in line.lower()
+            for line in (folder / "log").read_text().split("\n")
+        )
     began = time.perf_counter()
     table = lake.table("ticks")
     there = table.rows()
@@ -113,36 +116,6 @@ def completed(url: str) -> int:
     request = urllib.request.Request(f"{url}/task_runs/count", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return int(json.loads(answer.read()))
-
-
-class serving:
-    """A server that keeps its runs in the folder, ended by its own process id."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder, folder / "server.log"
-
-    def __enter__(self) -> tuple[str, Path]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        database = f"sqlite+aiosqlite:///{self.folder}/prefect.db"
-        environment = {**os.environ, "PREFECT_HOME": str(self.folder), "PREFECT_LOGGING_LEVEL": "WARNING"}
-        environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-        command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", str(port)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{port}/api"
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
-                return url, self.log
-        raise AssertionError("the server did not start")
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(60)
 
 
 def run(url: str, shards: int) -> int:
