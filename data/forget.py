@@ -30,7 +30,8 @@ from data.versions import versions
 
 NOTES = "forgotten"  # folder of a note for each forgetting: which files were written again, and what they hash to
 MODELS = "models"  # the table of trained models, which the model room writes
-TRAININGS, ABOUT, GRIDS = "training", "training.json", "grids"  # its folders, and what shows samples in them
+TRAININGS, ABOUT = "training", "training.json"  # its folders
+GRIDS, PAGE = "grids", "report.html"  # what shows samples in them
 BESIDE = ("files", "blocklist", MODELS)  # tables that know nothing of pairs
 
 
@@ -57,7 +58,7 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgo
         if name not in BESIDE:
             _forget_in(lake, name, _wanted(name, found, texts), forgotten, rewritten)
     forgotten.files = len(rewritten)
-    _remove_grids(lake, forgotten.seen_by)
+    _remove_samples(lake, forgotten.seen_by)
     note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
     storage.write(storage.join(lake.url, NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
     return forgotten
@@ -196,12 +197,13 @@ def _trained_on(lake: Lake, versions: list[str]) -> list[str]:
     return sorted(f"{one['name']}/{one['number']}" for one in rows if f"{one['dataset']}@{one['version']}" in versions)
 
 
-def _remove_grids(lake: Lake, versions: list[str]) -> None:
-    """Trainings draw grids that show samples of the versions they are on."""
+def _remove_samples(lake: Lake, versions: list[str]) -> None:
+    """Trainings draw grids that show samples of the versions they are on, and a model's page shows its grids."""
     for name in storage.folders(storage.join(lake.url, TRAININGS)):
         folder = storage.join(lake.url, TRAININGS, name)
         about = storage.join(folder, ABOUT)
         if storage.exists(about) and json.loads(storage.read(about))["dataset"] in versions:
+            storage.remove(storage.join(folder, PAGE))
             for stage in storage.folders(folder):
                 storage.remove(storage.join(folder, stage, GRIDS))
 

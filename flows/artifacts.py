@@ -1,16 +1,19 @@
 """What the artifacts of all runs have in common: keys, patience, and how a picture is put into one."""
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.patience import patiently
 
@@ -19,8 +22,19 @@ def show_table(key: str, table: Sequence[dict[str, Any]], description: str) -> N
     patiently(lambda: create_table_artifact(key=key, table=list(table), description=description))
 
 
-def show_markdown(text: str, key: str) -> None:
-    patiently(lambda: create_markdown_artifact(text, key=key))
+def show_markdown(text: str, key: str) -> UUID:
+    made: UUID = patiently(lambda: create_markdown_artifact(text, key=key))
+    return made
+
+
+def show_instead(artifact: UUID, text: str) -> None:
+    """In the place of what was shown before."""
+
+    def write() -> None:
+        with get_client(sync_client=True) as client:
+            client.update_artifact(artifact, ArtifactUpdate(data=text))
+
+    patiently(write)
 
 
 def begin_progress(key: str, description: str) -> UUID:
@@ -33,9 +47,10 @@ def show_progress(artifact: UUID, percent: float) -> None:
 
 
 def key_of(*words: str) -> str:
-    return "-".join(words).replace("_", "-").replace("/", "-")
+    """With what Prefect lets a key have."""
+    return re.sub(r"[^a-z0-9-]", "-", "-".join(words).lower())
 
 
-def picture(words: str, png: bytes) -> str:
+def picture(words: str, content: bytes, kind: str = "png") -> str:
     """Markdown that holds the picture."""
-    return f"![{words}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return f"![{words}](data:image/{kind};base64,{base64.b64encode(content).decode()})"

@@ -13,6 +13,7 @@ from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
 from imagen.evaluate.settings import load_settings
 from imagen.models import find_model
 from imagen.promote import gate_of
+from imagen.report import write_report
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{model}", persist_result=False)
@@ -30,14 +31,19 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
     evaluation = planned(opened, model, settings)
     with open_engine(workers, threads=1) as engine:
         rows = measured(evaluation, engine)
+    show(evaluation, rows, write_report(find_model(opened, model), evaluation, rows, None))
     figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
     model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)
     return figures
 
 
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
-    """The rows of `evals`, after doing whatever of them is missing, and a table for whoever looks at the run."""
-    found = completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
+    """The rows of `evals`, after doing whatever of them is missing."""
+    return completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
+
+
+def show(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
+    """The figures, for whoever looks at the run, and where the page of the model lies."""
     show_table(
         key=key_of("evals", evaluation.model),
         table=[
@@ -48,9 +54,12 @@ def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
                 "interval": f"{row['low']:.3g} to {row['high']:.3g}",
                 "pictures": row["n"],
             }
-            for row in found
+            for row in rows
         ],
         description=f"{evaluation.model} on {evaluation.asking.suite.name}, beside "
-        f"{evaluation.dataset}@{evaluation.version}",
+        f"{evaluation.dataset}@{evaluation.version}" + whole_report(page),
     )
-    return found
+
+
+def whole_report(page: str | None) -> str:
+    return f"; the whole report is {page}" if page else ""

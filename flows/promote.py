@@ -10,11 +10,13 @@ from prefect.states import Completed, State
 from data.engine import open_engine
 from data.lake import Lake
 from flows.artifacts import key_of, show_table
-from flows.evaluate import measured
+from flows.evaluate import measured, whole_report
+from flows.evaluate import show as show_figures
 from flows.events import model_judged
 from imagen.models import find_model
 from imagen.promote import Judged, candidate, settle
 from imagen.registry import champion_of, decisions
+from imagen.report import write_report
 
 NEEDS_APPROVAL = "NeedsApproval"
 
@@ -38,9 +40,11 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
         if asked.against is not None:
             measured(asked.against, engine)
     judged = settle(asked, rows, who="the flow promote")
-    show(judged)
     decision = judged.decision
     model_judged(lake, model, decision.act, decision.champion, decision.why)
+    page = write_report(trained, asked.evaluation, rows, asked.against)
+    show_figures(asked.evaluation, rows, page)
+    show(judged, page)
     if decision.act == "ask":
         return Completed(
             name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again", data="ask"
@@ -48,12 +52,12 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     return decision.act
 
 
-def show(judged: Judged) -> None:
+def show(judged: Judged, page: str | None) -> None:
     """The gate's reasons, for whoever looks at the run."""
     decision = judged.decision
     show_table(
         key=key_of("gate", decision.name, str(decision.number)),
         table=[vars(reason) for reason in judged.verdict.reasons],
         description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "
-        f"{decision.who}: {decision.why}",
+        f"{decision.who}: {decision.why}" + whole_report(page),
     )

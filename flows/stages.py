@@ -4,6 +4,7 @@ A batch that fails does not take the others with it: they are done and committed
 which were left. Those are still pending, for the lake is the memory, not Prefect's cache: the next run does them alone.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from data.engine import Engine
 from data.errors import ImagenError, WorkerDied
 from data.lake import Lake
 from data.stage import Plan, Shard, Stage, Written, make_plan
+from flows.artifacts import begin_progress, key_of, show_progress
 from flows.patience import patiently
 from flows.progress import watcher
 
@@ -28,6 +30,7 @@ MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs mi
 MOST_TASKS_OF_MANY = 20  # a plan, where a stage needs many of them
 IN_FLIGHT = 2  # batches at once: the engine never idles at the edge of a batch
 RETRY_DELAYS = [1.0, 5.0, 30.0]
+SHOW_SECONDS = 2.0  # between two looks at the progress, for the page
 GIVE_UP = 3  # batches in a row: then it is the stage that does not work
 
 Result = TypeVar("Result")
@@ -127,6 +130,9 @@ def map_batches(
 
     What a person can mend is wrong with every batch, and is raised at once.
     """
+    if not shards:
+        return
+    progress, shown = begin_progress(key_of("progress", stage.name), f"{len(shards):,} shards"), time.monotonic()
     size = max(engine.workers, -(-len(shards) // most))
     batches = [shards[at : at + size] for at in range(0, len(shards), size)]
     named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
@@ -153,6 +159,9 @@ def map_batches(
             in_a_row = 0
             running.extend(islice(submitted, 1))
             yield written
+        if not running or time.monotonic() - shown > SHOW_SECONDS:
+            shown = time.monotonic()
+            show_progress(progress, round(100 * tried / len(batches), 1))
     if rest := [shard for batch in batches[tried:] for shard in batch]:
         why = f"not tried, as {GIVE_UP} batches in a row had failed"
         failures.append(_failure(stage, tried, rest, why, tried=False))

@@ -4,6 +4,7 @@ Training goes on from its checkpoints, so a stage whose processes died is starte
 to stop, from the page or by a signal, the flow lets them write a checkpoint first.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
 
 from prefect import flow, get_run_logger
 
@@ -18,17 +21,18 @@ from data import storage
 from data.errors import ImagenError
 from data.forget import GRIDS
 from data.lake import Lake
-from flows.artifacts import begin_progress, key_of, picture, show_markdown, show_progress
+from flows.artifacts import begin_progress, key_of, picture, show_instead, show_markdown, show_progress
 from flows.assets import model_made
 from flows.events import model_trained
 from imagen.checkpoint import Checkpoints
 from imagen.config import load_config
-from imagen.measures import newest_measure
+from imagen.measures import loss_curve, newest_measure
 from imagen.models import model_of
 from imagen.training import Training, planned
 
 LOOK_SECONDS = 5.0  # between two looks at what was measured
 CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
+DRAW_SECONDS = 60.0  # between two drawings
 TRIES = 3  # in a row without a checkpoint
 
 
@@ -90,6 +94,7 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         command[2:3] = [*launch, "-m", "flows.command"]
     key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
     artifact = begin_progress(key=key, description=f"stage {stage + 1} of {url}")
+    drawn = Drawn(place, key)
     left, reached = TRIES, checkpoints.steps()[-1:]
     while True:
         with processes_of(command) as running:
@@ -97,6 +102,8 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
                 time.sleep(LOOK_SECONDS)
                 if last := newest_measure(storage.join(place, "measures")):
                     show_progress(artifact, round(100 * last["done"], 1))
+                    drawn.show(DRAW_SECONDS)
+        drawn.show()
         if running.returncode == 0:
             show_progress(artifact, 100.0)
             return
@@ -127,14 +134,42 @@ def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
                     os.killpg(running.pid, signal.SIGKILL)
 
 
+@dataclass
+class Drawn:
+    """What is to be seen of a stage while it is trained: its losses and its newest grid, each drawn in one place."""
+
+    place: str
+    name: str
+    artifacts: dict[str, UUID] = field(default_factory=dict)
+    at: float = -math.inf
+
+    def show(self, every: float = 0.0) -> None:
+        """If the last drawing is so many seconds old."""
+        if time.monotonic() - self.at < every:
+            return
+        self.at = time.monotonic()
+        for key, text in (("loss", losses(self.place)), ("grid", grid(self.place))):
+            if text and key in self.artifacts:
+                show_instead(self.artifacts[key], text)
+            elif text:
+                self.artifacts[key] = show_markdown(text, key_of(key, self.name))
+
+
+def losses(place: str) -> str | None:
+    curve = loss_curve(storage.join(place, "measures"))
+    return picture("losses", curve.encode(), "svg+xml") if curve else None
+
+
+def grid(place: str) -> str | None:
+    """The last one of a stage."""
+    folder = storage.join(place, GRIDS)
+    names = [name for name in storage.files(folder) if name.endswith(".png")] if storage.exists(folder) else []
+    return picture(names[-1], storage.read(storage.join(folder, names[-1]))) if names else None
+
+
 def show_grids(training: Training) -> None:
     """The last grid of each stage, for whoever looks at the run."""
-    parts = []
-    for stage in range(len(training.cascade.stages)):
-        folder = storage.join(training.stage_url(stage), GRIDS)
-        names = [name for name in storage.files(folder) if name.endswith(".png")] if storage.exists(folder) else []
-        if names:
-            png = storage.read(storage.join(folder, names[-1]))
-            parts.append(f"Stage {stage + 1}, {names[-1]}:\n\n{picture(names[-1], png)}")
+    grids = [grid(training.stage_url(stage)) for stage in range(len(training.cascade.stages))]
+    parts = [f"Stage {number}:\n\n{png}" for number, png in enumerate(grids, start=1) if png]
     if parts:
         show_markdown("\n\n".join(parts), key=key_of("grids", training.config.name))

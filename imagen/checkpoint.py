@@ -31,6 +31,11 @@ class State:
     over: bool = False  # its run is at its end
 
 
+def device_seconds(told: dict[str, Any]) -> float:
+    """What a training took of all its devices; what was written before they were counted is taken for one's."""
+    return float(told.get("device_seconds", told["seconds"]))
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run: the last `keep` stay, and those of every so many steps."""

@@ -10,14 +10,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from markupsafe import Markup
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data import storage
+from imagen.chart import Curve, Point, chart
 
 EVERY = 15.0  # seconds after which a growing segment is written again
 LINES = "lines"
+POINTS = 200  # of a loss curve, each the mean of its part
 
 
 @dataclass
@@ -71,6 +75,15 @@ def newest_measure(url: str) -> dict[str, Any] | None:
     names = [name for name in storage.files(lines) if name.endswith(".jsonl")] if storage.exists(lines) else []
     rows = storage.read(storage.join(lines, names[-1])).splitlines() if names else []
     return dict(json.loads(rows[-1])) if rows else None
+
+
+def loss_curve(url: str) -> Markup | None:
+    """The losses of a run as a drawing; none before there are two."""
+    losses = np.array([(row["step"], row["loss"]) for row in read_measures(url) if "loss" in row])
+    if len(losses) < 2:
+        return None
+    means = [part.mean(axis=0).tolist() for part in np.array_split(losses, min(POINTS, len(losses)))]
+    return chart([Curve("loss", [Point(step, loss) for step, loss in means])], "step", "loss", log=True)
 
 
 def _events(rows: list[dict[str, Any]]) -> bytes:

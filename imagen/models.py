@@ -36,7 +36,7 @@ MODELS = pa.schema(
         "config": pa.string(),  # JSON
         "config_hash": pa.string(),
         "text": pa.string(),  # the table of embeddings it reads; null: it knows no text
-        "stages": pa.string(),  # JSON: steps and seconds of each
+        "stages": pa.string(),  # JSON: steps, seconds and device seconds of each
         "digest": pa.string(),  # of the weights
         "code": pa.string(),  # JSON: version and commit
         "made": pa.timestamp("us", tz="UTC"),

@@ -18,17 +18,16 @@ from PIL import Image
 
 from data import storage
 from data.card import as_yaml, written
-from data.forget import GRIDS, TRAININGS
+from data.forget import GRIDS, PAGE, TRAININGS
 from data.lake import Lake
 from data.report import number
 from data.versions import version_of
 from imagen.errors import ConfigError
-from imagen.evaluate.chart import Curve, Point, chart
 from imagen.evaluate.compare import Difference, better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, planned
 from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.sweep import axes_of, known_points, plot
-from imagen.measures import read_measures
+from imagen.measures import loss_curve
 from imagen.models import Trained, find_model
 from imagen.promote import gate_of
 from imagen.registry import decisions, rival_of, state_of
@@ -36,7 +35,6 @@ from imagen.registry import decisions, rival_of, state_of
 GRIDS_SHOWN = 4  # of each stage, over its training
 WORST = 12  # prompts
 PAIRS = 8  # of pictures beside each other
-CURVE = 200  # points of a loss curve, each the mean of its part
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,17 @@ def report(trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]],
     )
 
 
+def write_report(
+    trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
+) -> str | None:
+    """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
+    if not evaluation.said:
+        return None
+    url = storage.join(_training(evaluation.lake, trained), PAGE)
+    storage.write(url, report(trained, evaluation, rows, against).encode())
+    return url
+
+
 def leading(evaluation: Evaluation) -> str:
     """The metric of single pictures that prompts are ordered by."""
     if not evaluation.said:
@@ -103,8 +112,12 @@ def leading(evaluation: Evaluation) -> str:
     return next(iter(evaluation.said))
 
 
+def _training(lake: Lake, trained: Trained) -> str:
+    return storage.join(lake.url, TRAININGS, f"{trained.name}-{trained.id[:12]}")
+
+
 def _stages(lake: Lake, trained: Trained) -> list[Stage]:
-    folder = storage.join(lake.url, TRAININGS, f"{trained.name}-{trained.id[:12]}")
+    folder = _training(lake, trained)
     return [
         Stage(name, int(said["steps"]), said["seconds"], *_trained(storage.join(folder, name)))
         for name, said in trained.stages.items()
@@ -113,11 +126,7 @@ def _stages(lake: Lake, trained: Trained) -> list[Stage]:
 
 def _trained(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
     """What is left of a stage's training: a lake's owner may have removed it."""
-    measures = read_measures(storage.join(url, "measures"))
-    losses = [(row["step"], row["loss"]) for row in measures if "loss" in row]
-    parts = np.array_split(np.array(losses), min(CURVE, len(losses))) if losses else []
-    means = [Point(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
-    curve = chart([Curve("loss", means)], "step", "loss", log=True) if len(means) > 1 else None
+    curve = loss_curve(storage.join(url, "measures"))
     place = storage.join(url, GRIDS)
     names = [name for name in storage.files(place) if name.endswith(".png")] if storage.exists(place) else []
     some = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, GRIDS_SHOWN).astype(int))] if names else []

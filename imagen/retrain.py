@@ -15,6 +15,7 @@ from data.pairs import bucket_of
 from data.publish import code_version
 from data.table import write_file
 from data.versions import version_of
+from imagen.checkpoint import device_seconds
 from imagen.models import Trained, models
 
 TABLE = "retrains"
@@ -44,7 +45,9 @@ class RetrainPolicy(BaseModel):
     grown: float | None = Field(0.1, ge=0, description="new samples, as a share of those that the last model learnt")
     drift: float | None = Field(0.1, ge=0, le=1, description="the largest distance of a score's two distributions")
     days: float | None = Field(None, gt=0, description="since the last model was made, if the dataset changed at all")
-    hours: float | None = Field(None, gt=0, description="budget of training a week: beyond it nothing is trained")
+    hours: float | None = Field(
+        None, gt=0, description="budget of training a week, in hours of a GPU: beyond it none begins"
+    )
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,11 @@ def _within(policy: RetrainPolicy, decided: Decided) -> Decided:
     hours = decided.figures["hours"]
     if policy.hours is None or hours < policy.hours:
         return decided
-    why = f"{decided.why}; but {hours:.1f} hours were trained in seven days, and the budget is {policy.hours:g}"
+    why = (
+        f"{decided.why}; but {hours:.1f} hours of a GPU were trained in seven days, and the budget is {policy.hours:g}"
+    )
     return Decided(decided.name, decided.dataset, decided.version, decided.since, False, why, decided.figures)
 
 
 def _seconds(trained: Trained) -> float:
-    return sum(stage["seconds"] for stage in trained.stages.values())
+    return sum(device_seconds(stage) for stage in trained.stages.values())

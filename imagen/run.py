@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from imagen.batches import Endless
-from imagen.checkpoint import State
+from imagen.checkpoint import State, device_seconds
 from imagen.draws import draw
 from imagen.errors import ConfigError, TrainingDiverged
 from imagen.lesson import Lesson
@@ -57,6 +57,7 @@ class Run:
     skipped: int = 0
     spoilt: int = 0  # steps without a finite loss, in a row
     seconds: float = 0.0  # that its steps took, over all sittings, as the processes agreed
+    device_seconds: float = 0.0  # the same of all processes together
     unsaid: float = 0.0  # what this process has not told the others of
     stop: bool = False  # this process was told to stop
 
@@ -117,6 +118,7 @@ class Run:
         sums = accelerator.reduce(sums.to(accelerator.device), "mean").cpu()
         loss, (of, samples) = float(sums[0]), sums[3:].view(2, BUCKETS).tolist()
         self.seconds += float(sums[2])
+        self.device_seconds += float(sums[2]) * accelerator.num_processes
         gradient = float(whole(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
         self.step += 1
         self._learn(math.isfinite(loss) and math.isfinite(gradient))
@@ -175,6 +177,7 @@ class Run:
                 "skipped": self.skipped,
                 "spoilt": self.spoilt,
                 "seconds": self.seconds,
+                "device_seconds": self.device_seconds,
                 "ema_steps": self.ema.optimization_step,
                 "scaler": scaler and scaler.state_dict(),
                 "settings": self.settings.model_dump(),
@@ -200,6 +203,7 @@ class Run:
         self.ema.optimization_step = more["ema_steps"]
         self.step, self.skipped, self.spoilt = state.step, more["skipped"], more["spoilt"]
         self.seconds, self.unsaid = more["seconds"], 0.0
+        self.device_seconds = device_seconds(more)
 
 
 def held(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:

@@ -19,6 +19,7 @@ from accelerate import PartialState
 
 from data import storage
 from data.forget import ABOUT, GRIDS
+from imagen.checkpoint import device_seconds
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped
 from imagen.grid import write_grid
 from imagen.lora import add_lora, merge_lora
@@ -136,7 +137,11 @@ def finish(training: Training) -> Trained | None:
         if training.config.lora:
             merge_lora(unet)
         unets.append(unet.eval())
-        stages[f"stage-{stage + 1}"] = {"steps": state.step, "seconds": state.more["seconds"]}
+        stages[f"stage-{stage + 1}"] = {
+            "steps": state.step,
+            "seconds": state.more["seconds"],
+            "device_seconds": device_seconds(state.more),
+        }
     model = pipeline_of(training.cascade, training.config.sampling, training.text, unets)
     lineage = {"dataset": training.dataset, "version": training.version, "stages": stages}
     return add_model(training.lake, training.config, training.id, model, lineage)

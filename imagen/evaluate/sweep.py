@@ -15,9 +15,9 @@ from markupsafe import Markup
 from data.engine import Engine
 from data.lake import Lake
 from data.stage import Plan, Written
+from imagen.chart import Curve, chart
+from imagen.chart import Point as Dot
 from imagen.errors import ConfigError
-from imagen.evaluate.chart import Curve, chart
-from imagen.evaluate.chart import Point as Dot
 from imagen.evaluate.compare import better
 from imagen.evaluate.evals import find_evals
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned

@@ -1,4 +1,4 @@
-"""A stage of very many shards, each of a row that costs nothing, as a tracked run: what server and log make of it.
+"""A rebuild of very many shards that cost nothing, of a new scorer over an old lake: what server and log make of it.
 
 With 2,000 shards here; `python -m tests.bench.shards 100000 FOLDER` for as many as you like.
 """
@@ -13,48 +13,39 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from data.engine import LocalEngine
 from data.lake import Lake
-from data.stage import Shard, Written, query
-from data.table import Table, write_file
-from flows.stages import MOST_TASKS, run_stage
+from data.score import CaptionScorer
+from flows.stages import MOST_TASKS
 from tests.conftest import serving
+from tests.data.ready_lake import RECIPE, add_pairs, build_small, plain_pairs, small_recipe
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
-SCHEMA = pa.schema([("id", pa.string())])
+TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for every row of it
 
 
-@dataclass(frozen=True)
-class Tick:
-    """Says of each number that it was seen: the least that a stage can do."""
+class Tick(CaptionScorer):
+    """Says of each pair that it was seen: the least that a scorer can do."""
 
-    url: str
-    numbers: int
-    name: str = "tick"
-    leads: bool = False
+    columns = pa.schema({"seen": pa.bool_()})
 
-    def outputs(self, lake: Lake) -> list[Table]:
-        return [lake.table_or_make("ticks", SCHEMA)]
-
-    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        wanted = pa.table({"id": [f"{number:09d}" for number in range(bucket, self.numbers, BUCKETS)]})
-        done: pads.Dataset = outputs[0].dataset(bucket)
-        return query("SELECT id FROM wanted ANTI JOIN done USING (id) ORDER BY id", wanted=wanted, done=done)
-
-    def work(self, shard: Shard) -> Written:
-        return Written(shard.rows.num_rows, {"ticks": write_file(self.url, shard.bucket, shard.rows)})
+    def read(self, caption: str) -> dict[str, Any]:
+        return {"seen": True}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the server, the process and the table's log say of it."""
+    """What the server, the process and the log of the scorer's table say of it."""
 
     shards: int
-    rows: int
+    rows: int  # that the scorer said
+    published: int  # of the new version
+    missing: int  # rows of it that do not say what the scorer said
     seconds: float
     peak: int  # bytes of memory that the run's process had at most
     task_runs: int
@@ -72,37 +63,52 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     told = f"{found.shards:,} shards in {found.seconds:.0f} s, {found.commits} commits, log {found.log / 1e6:.1f} MB"
     yield "task runs of 2,000 shards", found.task_runs, MOST_TASK_RUNS, False, told
     yield "memory of the run's process, GB", found.peak / MOST_BYTES, 1.0, False, ""
-    lost = found.unended + found.dropped + (found.shards - found.rows)
+    lost = found.unended + found.dropped + found.missing + (found.shards - found.rows)
     yield "task runs, events and rows that were lost", lost, 0, False, f"the server keeps {found.database / 1e6:.1f} MB"
 
 
 def measured(shards: int, folder: Path) -> Found:
-    lake = Lake.make(str(folder / "lake"), buckets=BUCKETS)
+    lake, source, recipe = (
+        Lake.make(str(folder / "lake"), buckets=BUCKETS),
+        folder / "pairs.parquet",
+        folder / "new.yaml",
+    )
+    add_pairs(lake, source, plain_pairs(shards))
+    before = build_small(lake, small_recipe(source))
+    recipe.write_text(RECIPE.format(source=source, threshold=0.2).replace("scores:\n", TICK) + "shard_rows: 1\n")
     with serving(folder, "WARNING") as url:
         environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         began = time.perf_counter()
-        ran = [sys.executable, "-m", "tests.bench.shards", "run", lake.url, str(shards)]
-        peak = int(subprocess.run(ran, env=environment, check=True, capture_output=True, text=True).stdout)
+        ran = [sys.executable, "-m", "tests.bench.shards", "run", str(recipe), lake.url]
+        peak = int(subprocess.run(ran, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
         seconds = time.perf_counter() - began
+        task_runs = expected(url)
         began = time.perf_counter()
-        while (unended := batches(shards) - completed(url)) and time.perf_counter() - began < 60:
+        while (unended := task_runs - completed(url)) and time.perf_counter() - began < 60:
             time.sleep(1)  # the last ones are on their way
         dropped = sum(
             "drop" in line.lower() or "queue is full" in line.lower()
             for line in (folder / "log").read_text().split("\n")
         )
     began = time.perf_counter()
-    table = lake.table("ticks")
+    table = lake.table(Tick().table)
     there = table.rows()
     opening = time.perf_counter() - began
-    delta = list((folder / "lake/ticks/_delta_log").iterdir())
+    dataset = lake.table(f"datasets/{before.dataset}", before.version + 1).dataset()
+    delta = list((folder / "lake" / table.name / "_delta_log").iterdir())
     checkpoints = sorted(one for one in delta if "checkpoint" in one.name and one.suffix == ".parquet")
     return Found(
-        shards, there, round(seconds, 1), peak, batches(shards), unended, dropped,
-        sum(one.stat().st_size for one in folder.glob("prefect.db*")),
+        shards, there, dataset.count_rows(), dataset.count_rows(~pc.field("seen").is_valid()), round(seconds, 1), peak,
+        task_runs, unended, dropped, sum(one.stat().st_size for one in folder.glob("prefect.db*")),
         table.version, sum(one.stat().st_size for one in delta if one.suffix == ".json"),
         checkpoints[-1].stat().st_size if checkpoints else 0, round(opening, 2),
     )  # fmt: skip
+
+
+def expected(url: str) -> int:
+    """Task runs, by what each stage's run was given."""
+    stages = asked(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    return sum(batches(one["parameters"]["shards"]) for one in stages)
 
 
 def batches(shards: int) -> int:
@@ -112,30 +118,28 @@ def batches(shards: int) -> int:
 
 def completed(url: str) -> int:
     """Task runs, by the server's table."""
-    body = json.dumps({"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}).encode()
-    request = urllib.request.Request(f"{url}/task_runs/count", body, {"Content-Type": "application/json"})
+    return int(asked(f"{url}/task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}))
+
+
+def asked(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return int(json.loads(answer.read()))
+        return json.loads(answer.read())
 
 
-def run(url: str, shards: int) -> int:
+def run(recipe: str, lake: str) -> int:
     """In a process of its own, whose peak of memory comes back."""
     import resource
 
-    from prefect import flow
+    from flows.rebuild import rebuild
 
-    @flow
-    def many() -> None:
-        with LocalEngine() as engine:
-            run_stage(Lake.open(url), Tick(Lake.open(url).table_url("ticks"), shards), engine, 1)
-
-    many()
+    rebuild(recipe, lake)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "run":
-        sys.stdout.write(f"{run(sys.argv[2], int(sys.argv[3]))}\n")
+        sys.stdout.write(f"{run(*sys.argv[2:])}\n")
         sys.stdout.flush()
         os._exit(0)
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as place:

@@ -33,3 +33,6 @@ def test_every_deployment_deploys(prefect_server: str) -> None:
     assert retrain["trigger"]["expect"] == ["imagen.dataset.published"]  # type: ignore[index]
     assert retrain["trigger"]["match"] == {"prefect.resource.id": "imagen.dataset.shapes"}  # type: ignore[index]
     assert retrain["actions"][0]["deployment_id"] == there["on-dataset-published"]["id"]  # type: ignore[index]
+    (promote,) = (one for one in triggers if str(one["name"]).startswith("promote"))
+    assert promote["trigger"]["expect"] == ["imagen.model.evaluated"]  # type: ignore[index]
+    assert promote["actions"][0]["parameters"]["model"] == "{{ event.payload.model }}"  # type: ignore[index]

@@ -34,7 +34,7 @@ CONFIG = """name: little
 preset: tiny
 size: 16
 resolutions: [16, 32]
-train: {steps: STEPS, batch: 4, warmup: 0, ema: 0.1, checkpoint_every: 3, grid_every: null}
+train: {steps: STEPS, batch: 4, warmup: 0, ema: 0.1, checkpoint_every: 3, grid_every: STEPS}
 sample: [{steps: 2}, {steps: 2}]
 gate:
   evaluate: {suite: few.csv}
@@ -120,8 +120,16 @@ def test_a_version_becomes_a_champion_and_the_next_decision_is_told(
     assert len(models(lake)) == 1
     runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["train-stage"]}}})
     assert {"little-stage-1", "little-stage-2"} <= {str(one["name"]) for one in runs}
-    keys = {one["key"] for one in post(f"{prefect_server}/artifacts/filter", {})}
+    artifacts = post(f"{prefect_server}/artifacts/filter", {})
+    keys = {one["key"] for one in artifacts}
+    (page,) = folder.glob("lake/training/*/report.html")
+    assert "little<span>/1" in page.read_text()
+    told = [one["key"] for one in artifacts if str(one["description"]).endswith(f"; the whole report is {page}")]
+    assert set(told) == {"evals-little-1", "gate-little-1"}
     assert {"retrain-little-drawn", "evals-little-1", "gate-little-1"} <= keys
+    for drawn in ("loss", "grid"):
+        assert len([key for key in keys if re.fullmatch(f"{drawn}-little-[0-9a-f]{{12}}-stage-[12]", str(key))]) >= 2
+    assert "grids-little" in keys
 
 
 def test_without_an_approval_nothing_uncertain_is_promoted_also_by_runs_that_are_killed(

@@ -23,7 +23,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     add_pairs(lake, source, plain_pairs(40))
     build_small(lake, small_recipe(source, 0.2))
     config = TrainConfig(name="little", preset="tiny")
-    lineage = {"dataset": "small", "version": 1, "stages": {"stage-1": {"steps": 10, "seconds": 7200.0}}}
+    stages = {"stage-1": {"steps": 10, "seconds": 3600.0, "device_seconds": 7200.0}}
+    lineage = {"dataset": "small", "version": 1, "stages": stages}
     add_model(lake, config, "1" * 32, untrained((16,)), lineage)
     add_pairs(lake, source, [(f"{url}?", caption) for url, caption in plain_pairs(60)])
     build_small(lake, small_recipe(source, 0.4))
@@ -63,7 +64,7 @@ def test_age_is_enough_only_if_anything_changed(lake: Lake) -> None:
 def test_a_budget_is_kept(lake: Lake) -> None:
     train, why = asked(lake, grown=0.5, hours=2)
     assert not train
-    assert why.endswith("but 2.0 hours were trained in seven days, and the budget is 2")
+    assert why.endswith("but 2.0 hours of a GPU were trained in seven days, and the budget is 2")
     assert asked(lake, grown=0.5, hours=2.1)[0]
     later = datetime.now(UTC) + timedelta(days=8)
     policy = RetrainPolicy.model_validate(NEVER | {"grown": 0.5, "hours": 2})

@@ -180,6 +180,7 @@ def test_a_training_by_the_clock_stops_when_all_have_spent_it(drawn: str, tmp_pa
     state = json.loads((last_checkpoint(url) / "state.json").read_text())
     assert state["over"]
     assert 1.2 <= state["more"]["seconds"] < 4
+    assert state["more"]["device_seconds"] == pytest.approx(2 * state["more"]["seconds"])
     assert rates(url) == sorted(rates(url), reverse=True)
 
 

@@ -9,8 +9,8 @@ import pytest
 from data.lake import Lake
 from data.scorers.clip import ClipScore
 from data.stage import Plan
+from imagen.chart import Curve, Point, chart
 from imagen.errors import ConfigError
-from imagen.evaluate.chart import Curve, Point, chart
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.leaderboard import boards, latest
 from imagen.evaluate.settings import EvaluateSettings
