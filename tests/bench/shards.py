@@ -94,21 +94,31 @@ def measured(shards: int, folder: Path) -> Found:
     table = lake.table(Tick().table)
     there = table.rows()
     opening = time.perf_counter() - began
-    dataset = lake.table(f"datasets/{before.dataset}", before.version + 1).dataset()
+    dataset = lake.table(f"datasets/{before.dataset}").dataset()
     delta = list((folder / "lake" / table.name / "_delta_log").iterdir())
     checkpoints = sorted(one for one in delta if "checkpoint" in one.name and one.suffix == ".parquet")
     return Found(
-        shards, there, dataset.count_rows(), dataset.count_rows(~pc.field("seen").is_valid()), round(seconds, 1), peak,
-        task_runs, unended, dropped, sum(one.stat().st_size for one in folder.glob("prefect.db*")),
-        table.version, sum(one.stat().st_size for one in delta if one.suffix == ".json"),
-        checkpoints[-1].stat().st_size if checkpoints else 0, round(opening, 2),
-    )  # fmt: skip
+        shards=shards,
+        rows=there,
+        published=dataset.count_rows(),
+        missing=dataset.count_rows(~pc.field("tick_seen").is_valid()),
+        seconds=round(seconds, 1),
+        peak=peak,
+        task_runs=task_runs,
+        unended=unended,
+        dropped=dropped,
+        database=sum(one.stat().st_size for one in folder.glob("prefect.db*")),
+        commits=table.version,
+        log=sum(one.stat().st_size for one in delta if one.suffix == ".json"),
+        checkpoint=checkpoints[-1].stat().st_size if checkpoints else 0,
+        opening=round(opening, 2),
+    )
 
 
 def expected(url: str) -> int:
-    """Task runs, by what each stage's run was given."""
+    """Task runs, by what each stage's run was given, and the one that says what the dataset was made from."""
     stages = asked(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
-    return sum(batches(one["parameters"]["shards"]) for one in stages)
+    return sum(batches(one["parameters"]["shards"]) for one in stages) + 1
 
 
 def batches(shards: int) -> int:
