@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 
 DEATHS_ALLOWED = 3  # of a worker on the same shard: a picture that kills a worker must not stop the night
 BESIDE = "IMAGEN_WORKERS_BESIDE"  # set by an engine for its workers
+STALLS_ALLOWED = 1  # of a map: what hangs is tried once more
 AHEAD = 1  # shards waiting beyond those in work, so that no worker idles
 
 
@@ -41,14 +42,16 @@ class Killed(RuntimeError):
 
 
 class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
-    """What the engines have in common: what a worker had in hand when it died runs again in another."""
+    """What the engines have in common: what a worker had in hand when it died, or hung, runs again in another."""
 
     workers: int
+    patience: float | None  # seconds in which some item must be done
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Run `work` on every item."""
         waiting = iter(items)
         deaths: dict[int, int] = {}
+        stalls = 0
         running: dict[Future[Result], Item] = {}
         try:
             while True:
@@ -56,7 +59,15 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                     running[self._submit(work, item)] = item
                 if not running:
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, self.patience, FIRST_COMPLETED)
+                if not done:
+                    self._end_workers()
+                    stalls += 1
+                    if stalls > STALLS_ALLOWED:
+                        raise WorkerDied(
+                            f"nothing was done in {self.patience:g} seconds, {stalls} times, with "
+                            f"{next(iter(running.values()))} in hand: IMAGEN_SHARD_MINUTES is how long it may take"
+                        )
                 for future in done:
                     item = running.pop(future)
                     try:
@@ -89,6 +100,10 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
         """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
 
     @abstractmethod
+    def _end_workers(self) -> None:
+        """Amid what they do, however they hang; others take their places."""
+
+    @abstractmethod
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         """Have a worker do it; the future holds a BrokenExecutor if the worker died."""
 
@@ -101,8 +116,9 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
 class LocalEngine(PoolEngine):
     """A pool of processes on this machine, started at the first shard and kept until closed."""
 
-    def __init__(self, workers: int | None = None, threads: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, threads: int | None = None, patience: float | None = None) -> None:
         self.workers = workers or os.cpu_count() or 1
+        self.patience = patience
         self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -119,6 +135,13 @@ class LocalEngine(PoolEngine):
 
     def kill(self) -> None:
         self._told.close()
+        self._end_workers()
+
+    def _end_workers(self) -> None:
+        with self._lock:
+            processes = list(self._pool._processes.values()) if self._pool else []  # kill_workers() from Python 3.14 on
+        for process in processes:
+            process.kill()
 
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         with self._lock:
@@ -148,14 +171,14 @@ class LocalEngine(PoolEngine):
 def open_engine(workers: int | None = None, threads: int | None = None) -> PoolEngine:
     """The engine that the environment asks for, with so many workers, of so many threads each."""
     said = read_settings()
-    workers = workers or said.workers
+    workers, patience = workers or said.workers, 60 * said.shard_minutes
     if said.engine == "local":
-        return LocalEngine(workers, threads)
+        return LocalEngine(workers, threads, patience)
     try:
         from data.ray_engine import RayEngine
     except ImportError:
         raise EngineNotThere("the engine ray needs its package: pip install 'imagen[ray]'") from None
-    return RayEngine(workers, threads, said.worker_cpus, said.worker_gpus)
+    return RayEngine(workers, threads, patience, said.worker_cpus, said.worker_gpus)
 
 
 def workers_beside() -> int:

@@ -54,9 +54,15 @@ class RayEngine(PoolEngine):
     """Actors, each of which takes its share of cores and GPUs; as many as there is room for, unless told otherwise."""
 
     def __init__(
-        self, workers: int | None = None, threads: int | None = None, cpus: float = 1, gpus: float = 0
+        self,
+        workers: int | None = None,
+        threads: int | None = None,
+        patience: float | None = None,
+        cpus: float = 1,
+        gpus: float = 0,
     ) -> None:
         self.connected = connect()
+        self.patience = patience
         self.cpus, self.gpus = cpus, gpus
         self.workers = workers or _room(cpus, gpus)
         self.threads = threads or max(1, int(cpus))
@@ -81,10 +87,13 @@ class RayEngine(PoolEngine):
 
     def kill(self) -> None:
         self._ended.set()
+        self._end_workers()
+        self._jobs.put(None)
+
+    def _end_workers(self) -> None:
         with self._lock:
             for actor in self._actors:
                 ray.kill(actor)
-        self._jobs.put(None)
 
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         future: Future[Result] = Future()

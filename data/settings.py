@@ -21,6 +21,7 @@ class Settings(BaseModel):
     lake: str = Field("lake", description="folder or URL of the lake, where nothing else names one")
     engine: Literal["local", "ray"] = Field("local", description="what runs shards: processes here, or a Ray cluster's")
     workers: int | None = Field(None, ge=1, description="how many workers; as many as there are cores if not given")
+    shard_minutes: float = Field(60, gt=0, description="time in which a shard must be done: then its worker is ended")
     worker_cpus: float = Field(1, gt=0, description="cores that a worker takes of a Ray cluster")
     worker_gpus: float = Field(0, ge=0, description="its share of GPUs there, such as 0.5")
 

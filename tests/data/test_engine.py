@@ -1,8 +1,10 @@
 """The pool of processes: workers that die, and workers that are ended amid a shard."""
 
 import os
+import re
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -33,6 +35,38 @@ def test_every_item_comes_back() -> None:
 def test_an_item_that_kills_its_workers_is_named() -> None:
     with LocalEngine(1) as engine, pytest.raises(WorkerDied, match="a worker died 4 times on 3"):
         list(engine.map(die, [3]))
+
+
+def hang(note: Path, where: str) -> str:
+    """As a decoder may: in the middle of one call, with Python's lock in hand, deaf to every signal but one."""
+    tries = len(list(note.glob(f"{where}-*")))
+    (note / f"{where}-{os.getpid()}").touch()
+    if where == "always" or (where == "once" and not tries):
+        re.match("(a+)+$", 40 * "a" + "b")
+    return where
+
+
+def hung(engine: PoolEngine, folder: Path) -> None:
+    """What hangs is ended and tried again; what goes on hanging is named, after all else is done."""
+    items = ["before", "once", *(f"beside {number}" for number in range(4))]
+    assert sorted(engine.map(partial(hang, folder), items)) == sorted(items)
+    seen = list[str]()
+    with pytest.raises(WorkerDied, match="2 times, with always in hand"):
+        seen.extend(engine.map(partial(hang, folder), ["one", "always", "two", "three"]))
+    assert sorted(seen) == ["one", "three", "two"]
+    assert list(engine.map(double, [21])) == [42]
+    hanged = [int(note.name.rpartition("-")[2]) for note in folder.glob("always-*")]
+    assert len(hanged) == 2
+    for _ in range(100):
+        if not any(map(psutil.pid_exists, hanged)):
+            break
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, hanged))
+
+
+def test_what_hangs_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
+    with LocalEngine(2, patience=6) as engine:
+        hung(engine, tmp_path)
 
 
 def killed_amid(engine: PoolEngine, folder: Path) -> None:

@@ -20,7 +20,7 @@ from data.ray_engine import RayEngine  # noqa: E402
 from data.stage import Written  # noqa: E402
 from tests.conftest import content_of  # noqa: E402
 from tests.data.conftest import recipe_for  # noqa: E402
-from tests.data.test_engine import die, double, killed_amid  # noqa: E402
+from tests.data.test_engine import die, double, hung, killed_amid  # noqa: E402
 from tests.ray_cluster import NODE, two_nodes, workers_of_ray  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -89,6 +89,11 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
     finally:
         cluster.add_node(**NODE)
     assert content_of(lake, "shapes") == content_of(built, "shapes", 1)
+
+
+def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path: Path) -> None:
+    with RayEngine(2, patience=12) as engine:
+        hung(engine, tmp_path)
 
 
 def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(cluster: Cluster, tmp_path: Path) -> None:
