@@ -6,6 +6,8 @@ owner's new words, and nothing else is written again.
 """
 
 import hashlib
+import json
+from datetime import UTC, datetime
 
 from data import storage
 from data.account import account
@@ -20,6 +22,7 @@ from data.versions import newest
 
 PAGES = 2  # of the form of all: another one is written anew
 CARD, REPORT, HISTOGRAMS = "README.md", "report.html", "histograms.png"
+BUILT = "built.json"  # when a build came to a good end the last time
 HEAD = 200  # bytes that hold the mark
 
 
@@ -50,6 +53,18 @@ def histograms_of(lake: Lake, dataset: str) -> bytes | None:
 
 def report_url(lake: Lake, dataset: str) -> str:
     return storage.join(lake.table_url(f"datasets/{dataset}"), REPORT)
+
+
+def note_built(lake: Lake, dataset: str, version: int) -> None:
+    """Also where nothing had changed: that it was looked after is what somebody wants to know in the morning."""
+    said = {"version": version, "at": datetime.now(UTC).isoformat()}
+    storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), BUILT), json.dumps(said).encode())
+
+
+def built_at(lake: Lake, dataset: str) -> datetime | None:
+    """When a build of it came to a good end the last time."""
+    url = storage.join(lake.table_url(f"datasets/{dataset}"), BUILT)
+    return datetime.fromisoformat(json.loads(storage.read(url))["at"]) if storage.exists(url) else None
 
 
 def _marked(url: str, mark: str) -> bool:

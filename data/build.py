@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from data.beside import report_url, write_beside
+from data.beside import note_built, report_url, write_beside
 from data.download import Download
 from data.embed import Embed
 from data.encoder import encoder_of
@@ -150,6 +150,7 @@ def published(ways: Way, built: Built, publication: Publication, version: int) -
     built.version, built.kept = version, publication.kept
     built.added, built.removed, built.changed = publication.added, publication.removed, publication.changed
     built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_beside(version)
+    note_built(ways.lake, built.dataset, version)
     return built
 
 

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from data import storage
+from data.beside import built_at
 from data.forget import TRAININGS
 from data.lake import Lake
 from data.plan import pending_rows
@@ -83,12 +84,19 @@ def _datasets(lake: Lake) -> Iterator[Metric]:
     version = GaugeMetricFamily("imagen_dataset_version", "The newest version", labels=["dataset"])
     samples = GaugeMetricFamily("imagen_dataset_samples", "Samples of the newest version", labels=["dataset"])
     at = GaugeMetricFamily("imagen_dataset_published_timestamp_seconds", "When it was published", labels=["dataset"])
+    built = GaugeMetricFamily(
+        "imagen_dataset_built_timestamp_seconds",
+        "When a build of it came to a good end, also if nothing had changed",
+        labels=["dataset"],
+    )
     for name in datasets(lake):
+        if last := built_at(lake, name):
+            built.add_metric([name], last.timestamp())
         if found := newest(lake, name):
             version.add_metric([name], found.version)
             samples.add_metric([name], found.record["kept"])
             at.add_metric([name], found.at.timestamp())
-    yield from (version, samples, at)
+    yield from (version, samples, at, built)
 
 
 def _pending(lake: Lake, recipes: Sequence[Recipe]) -> Iterator[Metric]:

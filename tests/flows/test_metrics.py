@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from data.beside import note_built
 from data.lake import Lake
 from flows.metrics import serve
 from imagen.registry import decide
@@ -27,6 +29,7 @@ Told = dict[str, dict[tuple[tuple[str, str], ...], float]]  # by name and labels
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = trained_lake(tmp_path_factory.mktemp("watched"))
     decide(lake, "little", "promote", 1, None, "the first", who="ann")
+    note_built(lake, "drawn", 1)
     return lake
 
 
@@ -53,6 +56,7 @@ def test_it_says_what_the_lake_holds(lake: Lake, recipe: Path) -> None:
         assert told["imagen_table_bytes"][pairs] == sum(lake.table("pairs").sizes().values())
         assert told["imagen_dataset_version"] == {(("dataset", "drawn"),): 1}
         assert told["imagen_dataset_samples"] == {(("dataset", "drawn"),): 24}
+        assert time.time() - told["imagen_dataset_built_timestamp_seconds"][(("dataset", "drawn"),)] < 3600
         assert told["imagen_pending_rows"][("dataset", "shapes"), ("stage", "download")] == 24
         assert told["imagen_champion"] == {(("name", "little"),): 1}
         assert told["imagen_gate_decisions_total"] == {(("act", "promote"), ("name", "little")): 1}
