@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def deploy(said: dict[str, Any], workers: str, environment: dict[str, str], fold
     file = folder / "prefect.yaml"
     file.write_text(yaml.safe_dump(said, sort_keys=False))
     _same_kind(environment["PREFECT_API_URL"], workers)
-    for pool in POOLS:
-        _run(["work-pool", "create", pool, "--type", workers, "--overwrite"], environment)
+    made = (["work-pool", "create", pool, "--type", workers, "--overwrite"] for pool in POOLS)
+    with ThreadPoolExecutor() as both:  # each a command of seconds
+        list(both.map(lambda words: _run(words, environment), made))
     _run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
     automate(environment["PREFECT_API_URL"])
 

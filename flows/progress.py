@@ -53,7 +53,7 @@ class Bars:
 
 
 class Lines:
-    """A line a stage for a pipe or a log, and now and then one of what is said on the way."""
+    """A line a stage for a pipe or a log, and now and then one of how far it is."""
 
     def __init__(self) -> None:
         self.told = time.monotonic()
@@ -64,9 +64,9 @@ class Lines:
 
     def done(self, stage: str, rows: int, note: str = "") -> None:
         self.rows[stage] = self.rows.get(stage, 0) + rows
-        if note and time.monotonic() - self.told > EVERY:
+        if time.monotonic() - self.told > EVERY:
             self.told = time.monotonic()
-            console.print(f"{stage}: {self.rows[stage]:,} done, {note}", highlight=False)
+            console.print(f"{stage}: {self.rows[stage]:,} done{f', {note}' if note else ''}", highlight=False)
 
 
 watcher: ContextVar[Watcher] = ContextVar("watcher", default=Silent())  # noqa: B039 - it has no state

@@ -56,9 +56,11 @@ def run_up(
     with ExitStack() as stack, ended() as told:
         words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
         server = stack.enter_context(Kept("server", words, environment, home))
-        wait(server, url, home)
+        with console.status("Prefect's server starts"):
+            wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
-        deploy(said, "process", environment, home)
+        with console.status(f"{len(said['deployments'])} deployments are made"):
+            deploy(said, "process", environment, home)
         workers = [
             stack.enter_context(Kept(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
