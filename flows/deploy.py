@@ -112,7 +112,9 @@ def _absolute(file: str) -> str:
 
 
 def _run(words: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run([prefect(), *words], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(  # in a session of its own: Ctrl-C is for us
+        [prefect(), *words], env=environment, cwd=ROOT, capture_output=True, text=True, start_new_session=True
+    )
     if done.returncode:
         raise ServerError(f"prefect {' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 

@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import ServerError
@@ -53,20 +54,20 @@ def run_up(
     }
     if AUTH in os.environ:
         environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # of the workers and their runs
-    with ExitStack() as stack, ended() as told:
+    with suppress(KeyboardInterrupt), ExitStack() as stack, ending() as end:
         words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
         server = stack.enter_context(Kept("server", words, environment, home))
-        with console.status("Prefect's server starts"):
+        with end.at_once(), console.status("Prefect's server starts"):
             wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
-        with console.status(f"{len(said['deployments'])} deployments are made"):
+        with end.at_once(), console.status(f"{len(said['deployments'])} deployments are made"):
             deploy(said, "process", environment, home)
         workers = [
             stack.enter_context(Kept(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
         ]
         console.print(f"[bold]{url}[/] shows what runs; the lake is {lake}. Ctrl-C ends all of it.", soft_wrap=True)
-        while not told:
+        while not end.told:
             for one in (server, *workers):
                 one.keep()
             time.sleep(0.5)
@@ -124,15 +125,37 @@ def wait(server: Kept, url: str, home: Path) -> None:
     raise ServerError(f"Prefect's server does not answer at {url}; its words are in {home}/server.log")
 
 
+@dataclass
+class Ending:
+    """Whether a signal told us to end; within `at_once` it interrupts, elsewhere what was begun is done first."""
+
+    told: bool = False
+    interrupts: bool = False
+
+    def hear(self, *_: object) -> None:
+        self.told = True
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        if self.told:
+            raise KeyboardInterrupt
+        self.interrupts = True
+        try:
+            yield
+        finally:
+            self.interrupts = False
+
+
 @contextmanager
-def ended() -> "Iterator[list[int]]":
-    """The signals that told us to end."""
-    told: list[int] = []
-    before = {
-        number: signal.signal(number, lambda got, _: told.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def ending() -> Iterator[Ending]:
+    """Hears the signals."""
+    end = Ending()
+    before = {number: signal.signal(number, end.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
