@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from data.score import CaptionScorer
 from flows.stages import MOST_TASKS
 from tests.conftest import serving
 from tests.data.ready_lake import RECIPE, add_pairs, build_small, plain_pairs, small_recipe
+from tests.prefect_api import ask
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
 TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for every row of it
@@ -117,7 +117,7 @@ def measured(shards: int, folder: Path) -> Found:
 
 def expected(url: str) -> int:
     """Task runs, by what each stage's run was given, and the one that says what the dataset was made from."""
-    stages = asked(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    stages = ask(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
     return sum(batches(one["parameters"]["shards"]) for one in stages) + 1
 
 
@@ -128,13 +128,7 @@ def batches(shards: int) -> int:
 
 def completed(url: str) -> int:
     """Task runs, by the server's table."""
-    return int(asked(f"{url}/task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}))
-
-
-def asked(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    return int(ask(f"{url}/task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}))
 
 
 def run(recipe: str, lake: str) -> int:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.flows.test_rebuild import post
+from tests.prefect_api import ask
 
 ROOT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -17,7 +17,7 @@ def test_every_deployment_deploys(prefect_server: str) -> None:
     for words in (*pools, ["--no-prompt", "deploy", "--all"]):
         done = subprocess.run([PREFECT, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
-    (nightly,) = post(f"{prefect_server}/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+    (nightly,) = ask(f"{prefect_server}/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
     assert nightly["entrypoint"] == "flows/rebuild.py:rebuild"
     assert nightly["work_pool_name"] == "data"
     assert nightly["parameters"] == {"recipe": "shapes", "lake": "lake"}
@@ -25,9 +25,9 @@ def test_every_deployment_deploys(prefect_server: str) -> None:
     (schedule,) = nightly["schedules"]  # type: ignore[misc]
     assert (schedule["slug"], schedule["active"]) == ("nightly", True)
     assert schedule["schedule"]["cron"] == "15 2 * * *"
-    there = {one["name"]: one for one in post(f"{prefect_server}/deployments/filter", {})}
+    there = {one["name"]: one for one in ask(f"{prefect_server}/deployments/filter", {})}
     assert {"on-dataset-published", "train", "evaluate", "promote"} <= there.keys()
-    triggers = post(f"{prefect_server}/automations/filter", {})
+    triggers = ask(f"{prefect_server}/automations/filter", {})
     (retrain,) = (one for one in triggers if "on-dataset-published" in str(one["name"]))
     assert retrain["enabled"]
     assert retrain["trigger"]["expect"] == ["imagen.dataset.published"]  # type: ignore[index]

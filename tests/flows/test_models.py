@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -27,8 +26,8 @@ from imagen.registry import champion_of, decisions
 from imagen.retrain import TABLE
 from imagen.train import train
 from imagen.training import planned
-from tests.flows.test_rebuild import post
 from tests.imagen.drawn_lake import drawn_lake, with_images
+from tests.prefect_api import ask
 
 CONFIG = """name: little
 preset: tiny
@@ -76,10 +75,8 @@ def answer(process: "subprocess.Popen[str]") -> str:
 def events(server: str, name: str, lake: str) -> list[dict[str, Any]]:
     """Of one kind and lake, once they have arrived."""
     for _ in range(40):
-        body = json.dumps({"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}).encode()
-        request = urllib.request.Request(f"{server}/events/filter", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as said:
-            found = [one for one in json.load(said)["events"] if one["payload"]["lake"] == lake]
+        asked = {"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}
+        found = [one for one in ask(f"{server}/events/filter", asked)["events"] if one["payload"]["lake"] == lake]
         if found:
             return found
         time.sleep(0.5)
@@ -118,9 +115,9 @@ def test_a_version_becomes_a_champion_and_the_next_decision_is_told(
         (False, f"nothing changed since little/1 learnt drawn@{payload['version']}"),
     ]
     assert len(models(lake)) == 1
-    runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["train-stage"]}}})
+    runs = ask(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["train-stage"]}}})
     assert {"little-stage-1", "little-stage-2"} <= {str(one["name"]) for one in runs}
-    artifacts = post(f"{prefect_server}/artifacts/filter", {})
+    artifacts = ask(f"{prefect_server}/artifacts/filter", {})
     keys = {one["key"] for one in artifacts}
     (page,) = folder.glob("lake/training/*/report.html")
     assert "little<span>/1" in page.read_text()
@@ -150,7 +147,7 @@ def test_without_an_approval_nothing_uncertain_is_promoted_also_by_runs_that_are
 
         def running() -> bool:
             wanted = {"flows": {"name": {"any_": ["promote"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-            found = post(f"{prefect_server}/flow_runs/filter", wanted)
+            found = ask(f"{prefect_server}/flow_runs/filter", wanted)
             return lake.url in {one["parameters"]["lake"] for one in found}  # type: ignore[index]
 
         def measured() -> int:
@@ -171,7 +168,7 @@ def test_without_an_approval_nothing_uncertain_is_promoted_also_by_runs_that_are
                 one.kill()
             process.communicate()
             assert champion_of(decisions(lake, "little")) == 1
-            for one in post(
+            for one in ask(
                 f"{prefect_server}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["promote-little/2"]}}}
             ):
                 if one["parameters"]["lake"] == lake.url and one["state_type"] == "RUNNING":  # type: ignore[index]
@@ -183,7 +180,7 @@ def test_without_an_approval_nothing_uncertain_is_promoted_also_by_runs_that_are
         approve(lake, find_model(lake, "little/2"), "that one", "ann")
         for _ in range(2):  # told again, it is so already
             assert promote("little/2") == "promote"
-    runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["promote"]}}})
+    runs = ask(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["promote"]}}})
     names = [one["state_name"] for one in runs if one["parameters"]["lake"] == lake.url]  # type: ignore[index]
     assert names.count("NeedsApproval") - 3 in (0, 1)  # the last that was killed may have told its decision before
     later = [(one.act, one.who) for one in decisions(lake, "little")][1:]
@@ -203,7 +200,7 @@ def test_what_a_killed_run_left_undone_is_done(folder: Path, run: Run, prefect_s
     process.communicate()
     assert not models(lake)
     assert answer(run("reconcile", **asked)) == "[]"  # the server thinks that it still runs
-    for one in post(f"{prefect_server}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}):
+    for one in ask(f"{prefect_server}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}):
         if one["parameters"].get("lake") == lake.url:  # type: ignore[attr-defined]
             force(prefect_server, str(one["id"]), "CRASHED")
     assert answer(run("reconcile", **asked)) == "['train', 'promote']"
@@ -213,10 +210,7 @@ def test_what_a_killed_run_left_undone_is_done(folder: Path, run: Run, prefect_s
 
 def force(server: str, run: str, state: str) -> None:
     """As a person does on the run's page."""
-    body = json.dumps({"state": {"type": state}, "force": True}).encode()
-    headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{server}/flow_runs/{run}/set_state", body, headers)):
-        pass
+    ask(f"{server}/flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
 
 
 def test_a_stage_whose_process_is_killed_goes_on_and_one_told_to_stop_writes_a_checkpoint(

@@ -26,6 +26,7 @@ from data.world.check import caption_is_true
 from data.world.make import HOST
 from data.world.server import OriginProcess
 from tests.conftest import content_of, write_recipe
+from tests.prefect_api import ask
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
 KILLS, KILLS_A_LAKE = 20, 5
@@ -153,11 +154,11 @@ def test_a_closed_gate_ends_in_one_sentence_and_the_version_stays(
 
 
 def test_the_run_is_tracked_with_readable_names_and_a_funnel(built: tuple[Lake, Path], prefect_server: str) -> None:
-    runs = post(f"{prefect_server}/flow_runs/filter", {})
+    runs = ask(f"{prefect_server}/flow_runs/filter", {})
     assert any(run["name"].startswith("rebuild-") and run["state_type"] == "COMPLETED" for run in runs)
-    tasks = {run["name"] for run in post(f"{prefect_server}/task_runs/filter", {})}
+    tasks = {run["name"] for run in ask(f"{prefect_server}/task_runs/filter", {})}
     assert {"download-00000", "look-00000", "score-clip-00000", "embed-t5-00000", "publish-00000"} <= tasks
-    artifacts = post(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["funnel-shapes"]}}})
+    artifacts = ask(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["funnel-shapes"]}}})
     steps = json.loads(artifacts[0]["data"])
     assert steps[0]["step"] == "pairs"
     assert steps[-1]["step"] == "clip_score"
@@ -186,12 +187,6 @@ def test_a_build_killed_at_random_moments_publishes_what_an_undisturbed_one_does
 def requests(origin: OriginProcess) -> int:
     with urllib.request.urlopen(f"{origin.url}/.stats", timeout=5) as answer:
         return int(json.load(answer)["pictures"])
-
-
-def post(url: str, body: dict[str, object]) -> list[dict[str, object]]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return list(json.load(answer))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from data.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
 from tests.conftest import RECIPE, write_recipe
-from tests.flows.test_rebuild import post
+from tests.prefect_api import ask
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
 FRAGILE = """
@@ -55,10 +55,10 @@ def test_what_failed_is_told_when_the_rest_is_done_and_is_all_that_is_done_again
     assert "a batch of score-letters failed, 10 rows are left undone (score-letters-000" in said
     assert "RuntimeError: a bug of mine)" in said
     assert lake.find("datasets/shapes") is None
-    (artifact,) = post(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["failed-shapes"]}}})
+    (artifact,) = ask(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["failed-shapes"]}}})
     (row,) = json.loads(str(artifact["data"]))
     assert (row["stage"], row["shards"], row["rows"]) == ("score-letters", 1, 10)
-    runs = post(
+    runs = ask(
         f"{prefect_server}/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [artifact["flow_run_id"]]}}}
     )
     states = {run["name"]: run["state_type"] for run in runs}
@@ -92,7 +92,7 @@ def test_a_stage_that_does_not_work_at_all_is_given_up(
     words = [IMAGEN, "build", str(recipe), "--lake", lake.url, "--workers", "1", "--json"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    (artifact, *_) = post(
+    (artifact, *_) = ask(
         f"{prefect_server}/artifacts/filter",
         {"artifacts": {"key": {"any_": ["failed-shapes"]}}, "sort": "CREATED_DESC"},
     )
@@ -134,5 +134,5 @@ def test_a_backfill_scores_what_is_there_and_leaves_nothing_to_the_next_build(
     pairs = lake.table("pairs").rows()
     assert f'= {{"score-letters": {pairs}}}' in done.stdout
     assert build() == {**dict.fromkeys(first, 0), "score-letters": 0}
-    runs = post(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    runs = ask(f"{prefect_server}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
     assert {f"score-letters-of-{bucket}" for bucket in lake.buckets} <= {str(run["name"]) for run in runs}

@@ -11,9 +11,8 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -30,9 +29,10 @@ from imagen.approvals import approval_of
 from imagen.models import find_model
 from imagen.registry import decisions
 from tests.chromium import CHROMIUM, looked_at
-from tests.conftest import RECIPE, write_recipe
+from tests.conftest import RECIPE, free_port, write_recipe
 from tests.flows.test_models import steps
 from tests.postgres import Postgres, needs_postgres
+from tests.prefect_api import ask
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
 CONFIG = """name: shapes
@@ -99,42 +99,33 @@ def up(
     slow = slow.replace("scores:\n", "scores:\n  sleepy: {{scorer: sleepy.Sleepy}}\n")
     (tmp_path / "slow").mkdir()
     write_recipe(tmp_path / "slow", world / "pairs.parquet", shard_rows=10, text=slow)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = [
-        IMAGEN,
-        "up",
-        str(recipe),
-        str(tmp_path / "slow/recipe.yaml"),
-        "--lake",
-        lake.url,
-        "--config",
-        str(tmp_path / "model.yaml"),
-        "--port",
-        str(port),
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+    words = [str(recipe), str(tmp_path / "slow/recipe.yaml"), "--lake", lake.url]
+    words += ["--config", str(tmp_path / "model.yaml")]
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     if database:
         words += ["--database", request.getfixturevalue("postgres").url]
     if auth:
         words.append("--auth")
         environment |= {AUTH: auth, "AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": SECRET}
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with platform(words, environment) as (api, process):
+        yield api, lake, process
+
+
+@contextmanager
+def platform(words: list[str], more: dict[str, str]) -> "Iterator[tuple[Api, subprocess.Popen[str]]]":
+    """`imagen up` from the line that says where it is to Ctrl-C."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | more
+    command = [IMAGEN, "up", *words, "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port} shows what runs" in line, line + process.stdout.read()
 
     def api(path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        data = json.dumps(body or {}).encode()
-        headers = {"Content-Type": "application/json"}
-        if auth:
-            headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers, method=method)
         for wait in (1, 2, 4, 8, 16, 16):
             try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
-                    return json.loads(answer.read() or "null")
+                return ask(f"http://127.0.0.1:{port}/api/{path}", body, more.get(AUTH), method)
             except urllib.error.HTTPError as error:
                 if error.code != 503:  # which SQLite's writers are told when there are many
                     raise
@@ -143,7 +134,7 @@ def up(
                 time.sleep(wait)
         raise AssertionError(f"{path} is unavailable")
 
-    yield api, lake, process
+    yield api, process
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
@@ -398,6 +389,30 @@ def is_cancelled(api: Api, process: "subprocess.Popen[str]", folder: Path) -> in
     api(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     assert ended(api, "reconcile", process, run["id"])["state_type"] == "CANCELLED"
     return steps(folder)[-1]
+
+
+def test_run_again_it_takes_up_where_it_was(lake: Lake, world: Path, tmp_path: Path) -> None:
+    words = [str(write_recipe(tmp_path, world / "pairs.parquet")), "--lake", lake.url]
+
+    def there(api: Api) -> dict[str, list[str]]:
+        kinds = {"deployments": "name", "automations": "name", "work_pools": "name", "flow_runs": "id"}
+        found = {kind: api(f"{kind}/filter") for kind in kinds}
+        found["flow_runs"] = [one for one in found["flow_runs"] if due(one)]
+        return {kind: sorted(one[name] for one in found[kind]) for kind, name in kinds.items()}
+
+    with platform(words, {}) as (api, process):
+        nightly = next(one["id"] for one in api("deployments/filter") if one["name"] == "nightly-shapes")
+        run = api(f"deployments/{nightly}/create_flow_run")["id"]
+        while not lake.find("images"):
+            assert process.poll() is None
+            time.sleep(0.25)
+        before = there(api)
+    with platform(words, {}) as (api, process):
+        assert there(api) == before
+        assert run in before["flow_runs"]
+        again = api(f"deployments/{nightly}/create_flow_run")["id"]
+        assert ended(api, "rebuild", process, again)["state_type"] == "COMPLETED"
+    assert lake.table("datasets/shapes").rows() > 60
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,13 @@
 """The server in parts as infra/compose.yaml runs it: pages and services apart, on PostgreSQL, with Redis between."""
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +15,7 @@ import yaml
 from tests.conftest import free_port, wait_for
 from tests.infra.test_files import COMPOSE
 from tests.postgres import Postgres, needs_postgres
+from tests.prefect_api import ask
 from tests.redis import needs_redis, redis_server
 
 pytestmark = pytest.mark.xdist_group("server")
@@ -79,13 +76,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/api"
 
 
-def ask(server: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    headers = {"Content-Type": "application/json", "Authorization": f"Basic {b64encode(LOGIN.encode()).decode()}"}
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{server}/{path}", data, headers), timeout=30) as answer:
-        return json.loads(answer.read())
-
-
 @needs_postgres
 @needs_redis
 def test_every_task_run_is_recorded_and_an_event_starts_what_it_triggers(server: str, tmp_path: Path) -> None:
@@ -95,11 +85,14 @@ def test_every_task_run_is_recorded_and_an_event_starts_what_it_triggers(server:
     assert done.returncode == 0, done.stderr
     subprocess.run([sys.executable, "-c", MANY], env=environment, check=True, capture_output=True)
 
-    there = {one["name"]: one["id"] for one in ask(server, "deployments/filter", {})}
+    there = {one["name"]: one["id"] for one in ask(f"{server}/deployments/filter", login=LOGIN)}
     completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     of_retrain = {"deployments": {"id": {"any_": [there["on-dataset-published-shapes"]]}}}
     for _ in range(60):
-        recorded, started = ask(server, "task_runs/count", completed), ask(server, "flow_runs/filter", of_retrain)
+        recorded, started = (
+            ask(f"{server}/task_runs/count", completed, LOGIN),
+            ask(f"{server}/flow_runs/filter", of_retrain, LOGIN),
+        )
         if recorded == TASKS and started:
             break
         time.sleep(1)
@@ -127,7 +120,7 @@ def test_workers_of_each_kind_take_what_is_said_of_them(server: str, tmp_path: P
     other = deploy("process")
     assert other.returncode == 2
     assert f"the pool data is of the kind {kind} there: prefect work-pool delete data" in other.stderr
-    pool = ask(server, "work_pools/data")
+    pool = ask(f"{server}/work_pools/data", login=LOGIN, method="GET")
     assert pool["type"] == kind
     kinds = yaml.safe_load((COMPOSE.parents[1] / "prefect.yaml").read_text())["definitions"]["workers"]
     assert kinds[kind].keys() <= pool["base_job_template"]["variables"]["properties"].keys()
