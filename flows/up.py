@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from data.errors import ServerError
 from data.lake import Lake
 from flows.asking import AUTH, URL, home_of
@@ -104,13 +106,24 @@ class Kept(AbstractContextManager["Kept"]):
         self.start()
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT if self.name == "server" else signal.SIGTERM)
+        if self.process.poll() is None and self.name == "server":
+            self.process.send_signal(signal.SIGINT)
+        elif self.process.poll() is None:
+            self._end_runs()
+            self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def _end_runs(self) -> None:
+        """Of a worker, before it: ended by it, they would be gone before they could say so to the server."""
+        runs = psutil.Process(self.process.pid).children()
+        for run in runs:
+            with suppress(psutil.NoSuchProcess):
+                run.terminate()
+        psutil.wait_procs(runs, STOP_SECONDS)
 
 
 def wait(server: Kept, url: str, home: Path) -> None:
