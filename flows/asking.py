@@ -12,6 +12,7 @@ from data.lake import Lake
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
 FOLDER = "platform"  # under the lake, where the server keeps its runs
 URL = "url"  # file in it: of the API
@@ -23,6 +24,14 @@ def home_of(lake: Lake) -> Path:
     if storage.is_local(lake.url):
         return Path(lake.url).absolute() / FOLDER
     return Path.home() / ".imagen" / hashlib.sha256(lake.url.encode()).hexdigest()[:12]
+
+
+def of_lake(run: "FlowRun", lake: Lake) -> bool:
+    """Whether a run's parameters name this lake, by whatever path."""
+    named = run.parameters.get("lake", "lake")
+    if storage.is_local(named) and storage.is_local(lake.url):
+        return Path(named).absolute() == Path(lake.url).absolute()
+    return bool(named == lake.url)
 
 
 @contextmanager

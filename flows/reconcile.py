@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 
 from data.lake import Lake
+from flows.asking import of_lake
 from flows.evaluate import evaluate
 from flows.promote import promote
 from flows.retrain import retrain
@@ -51,7 +52,7 @@ def reconcile(
         policy: when a version is worth a training
     """
     opened, called = Lake.open(lake), name or load_config(config).name
-    if busy := others(lake):
+    if busy := others(opened):
         get_run_logger().info("nothing is done while %s runs", busy[0])
         return []
     done: list[Step] = []
@@ -69,11 +70,11 @@ def reconcile(
     return done
 
 
-def others(lake: str) -> list[str]:
+def others(lake: Lake) -> list[str]:
     """The names of runs that train or judge in this lake now."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODELLING))),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LIVELY)))),
         )
-    return [run.name for run in runs if run.parameters.get("lake", "lake") == lake]
+    return [run.name for run in runs if of_lake(run, lake)]

@@ -5,7 +5,6 @@ import urllib.request
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -20,10 +19,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
-from data import storage
 from data.errors import ServerError
 from data.lake import Lake
-from flows.asking import AUTH, URL, asking, home_of
+from flows.asking import AUTH, URL, asking, home_of, of_lake
 
 RECENT = 200  # runs of a kind that are looked at, of all lakes that the server knows
 UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
@@ -74,7 +72,7 @@ def status(lake: str) -> Status:
             return Ran(run.name, deployments.get(run.deployment_id), state, at, **more)
 
         def runs(order: FlowRunSort, *types: StateType) -> list[FlowRun]:
-            return [run for run in _runs(client, order, *types) if _is(run.parameters.get("lake", "lake"), opened)]
+            return [run for run in _runs(client, order, *types) if of_lake(run, opened)]
 
         ended = runs(FlowRunSort.END_TIME_DESC, StateType.COMPLETED)
         failed = runs(FlowRunSort.END_TIME_DESC, StateType.FAILED, StateType.CRASHED)
@@ -98,11 +96,6 @@ def _runs(client: SyncPrefectClient, order: FlowRunSort, *types: StateType) -> l
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
     )
     return client.read_flow_runs(flow_run_filter=wanted, sort=order, limit=RECENT)
-
-
-def _is(named: str, lake: Lake) -> bool:
-    same = Path(named).absolute() == Path(lake.url).absolute() if storage.is_local(named) else named == lake.url
-    return bool(same)
 
 
 def _kind(run: FlowRun) -> Any:
