@@ -4,8 +4,9 @@ import atexit
 import os
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
@@ -45,11 +46,12 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
     """What the engines have in common: what a worker had in hand when it died, or hung, runs again in another."""
 
     workers: int
-    patience: float | None  # seconds in which some item must be done
+    patience: float | None  # seconds in which some item must be done, of all that are mapped at once
+    _done_at: float
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Run `work` on every item."""
-        waiting = iter(items)
+        waiting, self._done_at = iter(items), time.monotonic()
         deaths: dict[int, int] = {}
         stalls = 0
         running: dict[Future[Result], Item] = {}
@@ -59,15 +61,13 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                     running[self._submit(work, item)] = item
                 if not running:
                     return
-                done, _ = wait(running, self.patience, FIRST_COMPLETED)
-                if not done:
-                    self._end_workers()
-                    stalls += 1
-                    if stalls > STALLS_ALLOWED:
-                        raise WorkerDied(
-                            f"nothing was done in {self.patience:g} seconds, {stalls} times, with "
-                            f"{next(iter(running.values()))} in hand: IMAGEN_SHARD_MINUTES is how long it may take"
-                        )
+                done = self._done_of(running)
+                stalls += not done
+                if stalls > STALLS_ALLOWED:
+                    raise WorkerDied(
+                        f"nothing was done in {self.patience:g} seconds, {stalls} times, with "
+                        f"{next(iter(running.values()))} in hand: IMAGEN_SHARD_MINUTES is how long it may take"
+                    )
                 for future in done:
                     item = running.pop(future)
                     try:
@@ -87,6 +87,17 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
         finally:
             for future in running:
                 future.cancel()
+
+    def _done_of(self, running: Collection["Future[Result]"]) -> "set[Future[Result]]":
+        """As soon as there are some; none where nothing got done for too long, after the workers are ended."""
+        while True:
+            done, _ = wait(running, self.patience, FIRST_COMPLETED)
+            if not done and time.monotonic() - self._done_at < (self.patience or 0):
+                continue  # in another thread's map
+            self._done_at = time.monotonic()
+            if not done:
+                self._end_workers()
+            return done
 
     @property
     @abstractmethod

@@ -31,7 +31,7 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
     evaluation = planned(opened, model, settings)
     with open_engine(workers, threads=1) as engine:
         rows = measured(evaluation, engine)
-    show(evaluation, rows, write_report(find_model(opened, model), evaluation, rows, None))
+    show_figures(evaluation, rows, write_report(find_model(opened, model), evaluation, rows, None))
     figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
     model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)
     return figures
@@ -42,7 +42,7 @@ def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
     return completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
 
 
-def show(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
+def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
     """The figures, for whoever looks at the run, and where the page of the model lies."""
     show_table(
         key=key_of("evals", evaluation.model),

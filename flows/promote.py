@@ -10,8 +10,7 @@ from prefect.states import Completed, State
 from data.engine import open_engine
 from data.lake import Lake
 from flows.artifacts import key_of, show_table
-from flows.evaluate import measured, whole_report
-from flows.evaluate import show as show_figures
+from flows.evaluate import measured, show_figures, whole_report
 from flows.events import model_judged
 from imagen.models import find_model
 from imagen.promote import Judged, candidate, settle
