@@ -69,9 +69,7 @@ class EncoderSettings(BaseModel):
     @cached_property
     def folder(self) -> Path | None:
         """The folder that holds the whole model, if it is one."""
-        built_in = BUILT_IN if self.encoder == "t5" else clip.BUILT_IN
-        path = built_in if self.model == "built-in" else Path(self.model)
-        return path if path.is_dir() else None
+        return weights.folder_of(self.model, BUILT_IN if self.encoder == "t5" else clip.BUILT_IN)
 
     @property
     def as_clip(self) -> clip.ClipModel:

@@ -28,6 +28,12 @@ PREPARE = ("preprocessor_config.json", "processor_config.json")  # its pictures 
 CAPTIONER = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # what is read of its folder
 
 
+def folder_of(model: str, built_in: Path) -> Path | None:
+    """The folder that holds the whole model, if what a recipe says is one."""
+    path = built_in if model == "built-in" else Path(model)
+    return path if path.is_dir() else None
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
     file = path.resolve()

@@ -44,8 +44,7 @@ class ClipModel(Scorer):
     @cached_property
     def folder(self) -> Path | None:
         """The folder that holds the whole model, if it is one."""
-        path = BUILT_IN if self.model == "built-in" else Path(self.model)
-        return path if path.is_dir() else None
+        return weights.folder_of(self.model, BUILT_IN)
 
     @cached_property
     def model_id(self) -> str:

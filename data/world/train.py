@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of, gibberish
 from data.world.scene import COLOURS, KINDS, RELATIONS, SIZES, Claim, Scene, random_scene
-from data.world.train_captioner import train_captioner
+from data.world.train_captioner import descend, train_captioner
 
 MODELS = ("clip", "t5", "captioner")
 SEED_SPACE = 1_000_003  # worlds draw from generators of other sequences, so that no picture of theirs is trained on
@@ -148,11 +148,7 @@ def train_clip(
         loss = -(weight * F.logsigmoid(target * logits)).sum() / BATCH
         loss = loss + F.binary_cross_entropy_with_logits(names(images), there[chosen]) * 10
         loss = loss + F.binary_cross_entropy_with_logits(names(words[:BATCH]), said) * 10
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, parameters, optimiser, schedule)
         if step % 100 == 0:
             say(f"clip {step}/{STEPS}: loss {loss.item():.3f}")
     save(model, out / "open_clip_model.safetensors")
@@ -243,11 +239,7 @@ def train_t5(
         found = looking.transpose(1, 2) @ hidden  # b q c
         losses = [F.cross_entropy(head(found[:, q]), targets[:, q]) for q, head in enumerate(heads)]
         loss = torch.stack(losses).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, parameters, optimiser, schedule)
         if step % 100 == 0:
             say(f"t5 {step}/{T5_STEPS}: loss {loss.item():.3f}")
     model.half().save_pretrained(out)

@@ -62,14 +62,24 @@ def train_captioner(
         answers = names(seen.last_hidden_state).flatten(0, 1).split(ANSWERS, 1)
         naming = torch.stack([named(*both) for both in zip(answers, there[chosen].flatten(0, 1).T, strict=True)]).sum()
         loss = told + NAMING * naming
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, parameters, optimiser, schedule)
         if step % 100 == 0:
             say(f"captioner {step}/{STEPS}: loss {told.item():.3f}, naming {naming.item():.3f}")
     save(out, model, tokenizer)
+
+
+def descend(
+    loss: Tensor,
+    parameters: list[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """One step down."""
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    schedule.step()
 
 
 def lies_under(scene: Scene) -> Tensor:
