@@ -65,7 +65,7 @@ def hung(engine: PoolEngine, folder: Path) -> None:
 
 
 def test_what_hangs_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
-    with LocalEngine(2, patience=6) as engine:
+    with LocalEngine(2, patience=10) as engine:
         hung(engine, tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
 
 
 def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path: Path) -> None:
-    with RayEngine(2, patience=12) as engine:
+    with RayEngine(2, patience=20) as engine:
         hung(engine, tmp_path)
 
 
