@@ -27,11 +27,11 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
         workers: of the engine; as many as there are cores unless told otherwise
     """
     opened = Lake.open(lake)
-    settings = load_settings(config, {}) if config else gate_of(find_model(opened, model)).evaluate
-    evaluation = planned(opened, model, settings)
+    trained = find_model(opened, model)
+    evaluation = planned(opened, model, load_settings(config, {}) if config else gate_of(trained).evaluate)
     with open_engine(workers, threads=1) as engine:
         rows = measured(evaluation, engine)
-    show_figures(evaluation, rows, write_report(find_model(opened, model), evaluation, rows, None))
+    show_figures(evaluation, rows, write_report(trained, evaluation, rows, None))
     figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
     model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)
     return figures

@@ -19,7 +19,6 @@ from prefect import flow, get_run_logger
 
 from data import storage
 from data.errors import ImagenError
-from data.forget import GRIDS
 from data.lake import Lake
 from flows.artifacts import begin_progress, key_of, picture, show_instead, show_markdown, show_progress
 from flows.assets import model_made
@@ -28,11 +27,12 @@ from imagen.checkpoint import Checkpoints
 from imagen.config import load_config
 from imagen.measures import loss_curve, newest_measure
 from imagen.models import model_of
-from imagen.training import Training, planned
+from imagen.training import Training, grids_of, planned
 
 LOOK_SECONDS = 5.0  # between two looks at what was measured
 CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
-DRAW_SECONDS = 60.0  # between two drawings
+DRAW_SECONDS = 60.0  # between two drawings, and more where
+DRAW_SHARE = 0.05  # of the time would go into them
 TRIES = 3  # in a row without a checkpoint
 
 
@@ -102,8 +102,8 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
                 time.sleep(LOOK_SECONDS)
                 if last := newest_measure(storage.join(place, "measures")):
                     show_progress(artifact, round(100 * last["done"], 1))
-                    drawn.show(DRAW_SECONDS)
-        drawn.show()
+                    drawn.look()
+        drawn.draw()
         if running.returncode == 0:
             show_progress(artifact, 100.0)
             return
@@ -141,18 +141,22 @@ class Drawn:
     place: str
     name: str
     artifacts: dict[str, UUID] = field(default_factory=dict)
-    at: float = -math.inf
+    due: float = -math.inf
 
-    def show(self, every: float = 0.0) -> None:
-        """If the last drawing is so many seconds old."""
-        if time.monotonic() - self.at < every:
-            return
-        self.at = time.monotonic()
+    def look(self) -> None:
+        """Draw, if the last time is long enough ago: the longer a training, the longer its measures take to read."""
+        if time.monotonic() >= self.due:
+            self.draw()
+
+    def draw(self) -> None:
+        began = time.monotonic()
         for key, text in (("loss", losses(self.place)), ("grid", grid(self.place))):
             if text and key in self.artifacts:
                 show_instead(self.artifacts[key], text)
             elif text:
                 self.artifacts[key] = show_markdown(text, key_of(key, self.name))
+        ended = time.monotonic()
+        self.due = ended + max(DRAW_SECONDS, (ended - began) / DRAW_SHARE)
 
 
 def losses(place: str) -> str | None:
@@ -162,9 +166,8 @@ def losses(place: str) -> str | None:
 
 def grid(place: str) -> str | None:
     """The last one of a stage."""
-    folder = storage.join(place, GRIDS)
-    names = [name for name in storage.files(folder) if name.endswith(".png")] if storage.exists(folder) else []
-    return picture(names[-1], storage.read(storage.join(folder, names[-1]))) if names else None
+    grids = grids_of(place)
+    return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
 
 
 def show_grids(training: Training) -> None:

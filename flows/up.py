@@ -106,11 +106,10 @@ class Kept(AbstractContextManager["Kept"]):
         self.start()
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None and self.name == "server":
-            self.process.send_signal(signal.SIGINT)
-        elif self.process.poll() is None:
-            self._end_runs()
-            self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            if self.name != "server":
+                self._end_runs()
+            self.process.send_signal(signal.SIGINT if self.name == "server" else signal.SIGTERM)
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from data import storage
 from data.card import as_yaml, written
-from data.forget import GRIDS, PAGE, TRAININGS
+from data.forget import PAGE
 from data.lake import Lake
 from data.report import number
 from data.versions import version_of
@@ -31,6 +31,7 @@ from imagen.measures import loss_curve
 from imagen.models import Trained, find_model
 from imagen.promote import gate_of
 from imagen.registry import decisions, rival_of, state_of
+from imagen.training import grids_of, training_url
 
 GRIDS_SHOWN = 4  # of each stage, over its training
 WORST = 12  # prompts
@@ -100,7 +101,7 @@ def write_report(
     """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
     if not evaluation.said:
         return None
-    url = storage.join(_training(evaluation.lake, trained), PAGE)
+    url = storage.join(training_url(evaluation.lake, trained.name, trained.id), PAGE)
     storage.write(url, report(trained, evaluation, rows, against).encode())
     return url
 
@@ -112,12 +113,8 @@ def leading(evaluation: Evaluation) -> str:
     return next(iter(evaluation.said))
 
 
-def _training(lake: Lake, trained: Trained) -> str:
-    return storage.join(lake.url, TRAININGS, f"{trained.name}-{trained.id[:12]}")
-
-
 def _stages(lake: Lake, trained: Trained) -> list[Stage]:
-    folder = _training(lake, trained)
+    folder = training_url(lake, trained.name, trained.id)
     return [
         Stage(name, int(said["steps"]), said["seconds"], *_trained(storage.join(folder, name)))
         for name, said in trained.stages.items()
@@ -127,10 +124,9 @@ def _stages(lake: Lake, trained: Trained) -> list[Stage]:
 def _trained(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
     """What is left of a stage's training: a lake's owner may have removed it."""
     curve = loss_curve(storage.join(url, "measures"))
-    place = storage.join(url, GRIDS)
-    names = [name for name in storage.files(place) if name.endswith(".png")] if storage.exists(place) else []
-    some = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, GRIDS_SHOWN).astype(int))] if names else []
-    return curve, [(name.removesuffix(".png"), _encoded(storage.read(storage.join(place, name)))) for name in some]
+    grids = grids_of(url)
+    some = [grids[at] for at in np.unique(np.linspace(0, len(grids) - 1, GRIDS_SHOWN).astype(int))] if grids else []
+    return curve, [(grid.rpartition("/")[2].removesuffix(".png"), _encoded(storage.read(grid))) for grid in some]
 
 
 def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

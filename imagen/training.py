@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from data import storage
 from data.encoder import EncoderSettings
 from data.errors import DatasetNotFound, DatasetVersionNotFound
-from data.forget import TRAININGS
+from data.forget import GRIDS, TRAININGS
 from data.lake import Lake
 from data.reader import Reader
 from data.versions import Version, versions
@@ -29,6 +29,18 @@ from imagen.model import check_shapes, located, trained_unet
 from imagen.models import CHAMPION, find_model
 from imagen.run import Run
 from imagen.unet import UNet
+
+
+def training_url(lake: Lake, name: str, id: str) -> str:
+    """Where a training keeps what it makes on the way, by the name and the id of what comes of it."""
+    return storage.join(lake.url, TRAININGS, f"{name}-{id[:12]}")
+
+
+def grids_of(stage_url: str) -> list[str]:
+    """The URLs of a stage's grids, oldest first."""
+    folder = storage.join(stage_url, GRIDS)
+    names = storage.files(folder) if storage.exists(folder) else []
+    return [storage.join(folder, name) for name in names if name.endswith(".png")]
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Training:
 
     @property
     def url(self) -> str:
-        return storage.join(self.lake.url, TRAININGS, f"{self.config.name}-{self.id[:12]}")
+        return training_url(self.lake, self.config.name, self.id)
 
     def stage_url(self, stage: int) -> str:
         return storage.join(self.url, f"stage-{stage + 1}")
