@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
-from flows.verbs import champion, evaluate, keep, look, make, platform
+from flows.terminal.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, write_json
+from flows.verbs import champion, evaluate, inspect, model, platform, take_out
 
-MODELS = Path(__file__).parent.parent / "data" / "world" / "models"
+MODELS = Path(__file__).parents[1] / "data" / "world" / "models"
 
 app = typer.Typer(
     name="imagen",
@@ -30,19 +30,19 @@ worlds = typer.Typer(help="The built-in world: pictures of coloured shapes with 
 app.add_typer(lakes, name="lake")
 app.add_typer(worlds, name="world")
 VERBS: tuple[Callable[..., None], ...] = (
-    look.plan,
-    look.versions,
-    look.diff,
-    look.why,
-    look.verify,
-    keep.export,
-    keep.forget,
-    keep.vacuum,
-    make.train,
-    make.generate,
-    make.edit,
-    make.inspect,
-    make.describe,
+    inspect.plan,
+    inspect.versions,
+    inspect.diff,
+    inspect.why,
+    inspect.verify,
+    take_out.export,
+    take_out.forget,
+    take_out.vacuum,
+    model.train,
+    model.generate,
+    model.edit,
+    model.inspect,
+    model.describe,
     evaluate.evaluate,
     evaluate.compare,
     evaluate.leaderboard,
@@ -102,7 +102,7 @@ def demo(
     Example: imagen demo
     """
     quiet_prefect()
-    from flows.demo import run_demo
+    from flows.verbs.demo import run_demo
 
     run_demo(lake, world, pairs, seed, workers, train_minutes)
 
@@ -124,12 +124,12 @@ def build(
     """
     quiet_prefect()
     check_build(recipe, lake, source, change, buckets)
-    from data.build import describe
-    from flows.progress import watching
-    from flows.server import tracking
+    from data.build.build import describe
+    from flows.server.temporary import tracking
+    from flows.terminal.progress import watching
 
     with tracking():
-        from flows.rebuild import rebuild
+        from flows.runs.rebuild import rebuild
 
         with watching(silent=as_json):
             built = rebuild(
@@ -144,7 +144,7 @@ def build(
     if as_json:
         write_json(describe(built))
     else:
-        from flows.show import show_built
+        from flows.terminal.data_tables import show_built
 
         show_built(built, lake)
 
@@ -155,8 +155,8 @@ def recipe(name: Annotated[str, typer.Argument(help="The name of a shipped recip
 
     Example: imagen recipe shapes > mine.yaml
     """
+    from data.build.recipe import SHIPPED, shipped
     from data.errors import RecipeError
-    from data.recipe import SHIPPED, shipped
 
     if name not in shipped():
         raise RecipeError(f"there is no shipped recipe {name}. There are: {', '.join(shipped())}")
@@ -173,7 +173,7 @@ def lake_make(
     Example: imagen lake make s3://bucket/lake --buckets 256
     """
     check_buckets(buckets)
-    from data.lake import Lake
+    from data.lake.lake import Lake
 
     Lake.make(url, buckets)
     sys.stdout.write(f"{url}: a lake of {buckets} buckets\n")
@@ -189,7 +189,7 @@ def lake_allow(
 
     Example: imagen lake allow pictures.corp 10.2.0.7:8080
     """
-    from data.lake import Lake
+    from data.lake.lake import Lake
 
     Lake.open(lake).allow(name, address)
     sys.stdout.write(f"{lake}: {name} is fetched from {address}\n")
@@ -206,7 +206,7 @@ def world_make(
     Example: imagen world make --pairs 2000 --seed 7 --out world
     """
     from data.world.make import make_world
-    from flows.progress import watcher, watching
+    from flows.terminal.progress import watcher, watching
 
     with watching():
         watcher.get().planned("draw the world", pairs)
@@ -228,7 +228,7 @@ def world_serve(
 
     with OriginServer(folder, port) as server:
         if lake is not None:
-            from data.lake import Lake
+            from data.lake.lake import Lake
 
             Lake.open(lake).allow("shapes.test", server.address)
         sys.stdout.write(f"http://{server.address} serves {folder}; Ctrl-C ends it\n")
@@ -276,7 +276,7 @@ def world_train_models(
     """
     from data.world.train import MODELS as KNOWN
     from data.world.train import train_models
-    from flows.progress import console
+    from flows.terminal.progress import console
 
     for name in only or ():
         if name not in KNOWN:
@@ -288,8 +288,8 @@ def world_train_models(
 def check_build(recipe: str, lake: str, source: list[str] | None, change: list[str] | None, buckets: int) -> None:
     """What a person can mend is said before Prefect starts and before anything is written."""
     check_buckets(buckets)
-    from data.recipe import load_recipe
-    from data.sources import checked_lake
+    from data.build.recipe import load_recipe
+    from data.sources.sources import checked_lake
 
     checked_lake(lake, load_recipe(recipe, tuple(source or ()), tuple(change or ())).sources, buckets)
 

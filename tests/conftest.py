@@ -15,11 +15,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from data import storage
-from data.lake import Lake
+from data.lake import storage
+from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
-from tests.data import ceph
+from tests.servers import ceph
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -116,7 +116,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server as a process of its own; its endpoint."""
     port = free_port()
     log = (tmp_path_factory.mktemp("s3") / "log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "tests.s3_server", str(port)], stdout=log, stderr=log)
+    process = subprocess.Popen([sys.executable, "-m", "tests.servers.s3", str(port)], stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/moto-api/data.json", 60)
         yield f"http://127.0.0.1:{port}"

@@ -17,9 +17,9 @@ import typer
 import yaml
 from prefect.events.schemas.automations import AutomationCore
 
-from data.recipe import Recipe
+from data.build.recipe import Recipe
 from flows.command import app
-from imagen.config import load_config
+from imagen.config.training import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

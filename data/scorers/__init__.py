@@ -6,12 +6,12 @@ A recipe names a scorer by a key of KNOWN, or by the dotted path of a class of i
 import importlib
 from typing import Any
 
-from data.score import Scorer
+from data.scorers.scorer import Scorer
 
 KNOWN = {
     "caption": "data.scorers.caption.Caption",
     "concepts": "data.scorers.concepts.Concepts",
-    "picture": "data.scorers.picture.PictureFacts",
+    "picture": "data.scorers.pixels.PictureFacts",
     "phash": "data.scorers.phash.PerceptualHash",
     "clip": "data.scorers.clip.ClipScore",
     "aesthetic": "data.scorers.heads.Aesthetic",
@@ -31,5 +31,5 @@ def scorer_class(name: str) -> type[Scorer]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"scorer {name!r} can't be imported: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Scorer)):
-        raise ValueError(f"{name!r} is no scorer: it must be a class made from one of those in data/score.py")
+        raise ValueError(f"{name!r} is no scorer: it must be a class made from one of those in data/scorers/scorer.py")
     return found

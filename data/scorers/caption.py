@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from data.errors import ModelError
-from data.score import CaptionScorer
+from data.scorers.scorer import CaptionScorer
 
 LINK = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|net|org|info|html?|php|jpe?g|png|gif)\b", re.IGNORECASE)
 MARKUP = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d{2,5});|\[/?(?:url|img|caption)\b[^\]]*\]", re.IGNORECASE)

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from data import weights
 from data.errors import ModelError
-from data.score import Columns, Describer
+from data.scorers import pretrained
 from data.scorers.clip import device_of
+from data.scorers.scorer import Columns, Describer
 
-BUILT_IN = Path(__file__).parent.parent / "world" / "models" / "captioner"
+BUILT_IN = Path(__file__).parents[1] / "world" / "models" / "captioner"
 QUESTION = "Describe this picture in one sentence."
 FILES = "config.json, preprocessor_config.json, tokenizer.json and model.safetensors"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -51,14 +51,14 @@ class Captioner(Describer):
     @cached_property
     def folder(self) -> Path | None:
         """The folder that holds the whole model, if it is one."""
-        return weights.folder_of(self.model, BUILT_IN)
+        return pretrained.folder_of(self.model, BUILT_IN)
 
     @cached_property
     def id(self) -> str:
         """Names the settings that change a caption, and the model by all its files."""
         name = re.sub(r"[^a-z0-9]+", "-", Path(self.model).name.lower()).strip("-")
-        files = weights.captioner_files(weights_folder(self.model))
-        return f"{super().id}-{name}-{weights.digest_of(files)[:8]}"
+        files = pretrained.captioner_files(weights_folder(self.model))
+        return f"{super().id}-{name}-{pretrained.digest_of(files)[:8]}"
 
     @property
     def at_once(self) -> int:
@@ -143,10 +143,10 @@ def weights_folder(model: str) -> Path:
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(model):
             raise ModelError(f"there is no folder {model}. A captioner's folder holds {FILES}")
-        folder = weights.hub_captioner(model)
-    if weights.captioner_files(folder):
+        folder = pretrained.hub_captioner(model)
+    if pretrained.captioner_files(folder):
         return folder
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in weights.PICKLES]
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in pretrained.PICKLES]
     found = f"; {pickles[0]} is a pickle, which can run code: it is not read" if pickles else ""
     raise ModelError(f"{model} holds no whole captioner: {FILES} are expected{found}")
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 
-from data import weights
 from data.errors import ModelError
-from data.score import Columns, PictureScorer, PictureVectors, Scorer, VectorScorer, packed
+from data.scorers import pretrained
+from data.scorers.scorer import Columns, PictureScorer, PictureVectors, Scorer, VectorScorer, packed
 
 BUILT_IN = Path(__file__).parent.parent / "world" / "models" / "clip"
 
@@ -44,7 +44,7 @@ class ClipModel(Scorer):
     @cached_property
     def folder(self) -> Path | None:
         """The folder that holds the whole model, if it is one."""
-        return weights.folder_of(self.model, BUILT_IN)
+        return pretrained.folder_of(self.model, BUILT_IN)
 
     @cached_property
     def model_id(self) -> str:
@@ -55,7 +55,7 @@ class ClipModel(Scorer):
 
     @cached_property
     def weights_digest(self) -> str:
-        return weights.digest(self._weights())
+        return pretrained.digest(self._weights())
 
     @property
     def id(self) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from data.errors import ModelError
-from data.score import CaptionScorer
+from data.scorers.scorer import CaptionScorer
 
 WORD = re.compile(r"\w+")
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from data.errors import ModelError
-from data.score import Columns, PictureScorer, VectorScorer
 from data.scorers.clip import ClipModel
-from data.weights import digest
+from data.scorers.pretrained import digest
+from data.scorers.scorer import Columns, PictureScorer, VectorScorer
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 

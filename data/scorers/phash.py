@@ -1,7 +1,7 @@
 """By what pictures are recognised: a perceptual hash of 64 bits, as lists of known pictures carry it, and a thumbnail.
 
 The hash sees no colour and moves when a picture is cropped; the thumbnail of 8 × 8 sees and bears both, and tells near
-duplicates from look-alikes (data/duplicates.py).
+duplicates from look-alikes (data/pictures/near_duplicates.py).
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from data.score import PictureScorer
+from data.scorers.scorer import PictureScorer
 
 SIDE = 8
 

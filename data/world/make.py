@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.errors import WorldError
-from data.pairs import pair_id
+from data.lake.schemas import pair_id
 from data.world.draw import draw, silhouette
 from data.world.grammar import FOREIGN, caption_of, claim_of, gibberish
 from data.world.scene import Scene, is_true, random_scene

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, LakeOption, WorkersOption, write_json
+from flows.terminal.options import JsonOption, LakeOption, WorkersOption, write_json
 from flows.verbs.evaluate import evaluating, tellers
 
 REJECTED, ASKED = 1, 3  # exit codes of a promotion that changed nothing
@@ -23,10 +23,10 @@ def models(
 
     Example: imagen models
     """
-    from data.lake import Lake
+    from data.lake.lake import Lake
     from imagen.evaluate.leaderboard import latest
-    from imagen.models import models as trained
-    from imagen.registry import decisions, state_of
+    from imagen.models.registry import decisions, state_of
+    from imagen.models.table import models as trained
 
     opened = Lake.open(lake)
     past, figures = decisions(opened), latest(opened)
@@ -38,7 +38,7 @@ def models(
     if as_json:
         write_json([{**vars(one), "state": state, "figures": said} for one, state, said in found])
     else:
-        from flows.show_models import show_models
+        from flows.terminal.model_tables import show_models
 
         show_models(found, lake)
 
@@ -62,10 +62,10 @@ def promote(
 
     Example: imagen promote shapes/2
     """
-    from data.lake import Lake
-    from imagen.config import load_config
-    from imagen.promote import candidate
-    from imagen.promote import promote as run_promotion
+    from data.lake.lake import Lake
+    from imagen.champion.promote import candidate
+    from imagen.champion.promote import promote as run_promotion
+    from imagen.config.training import load_config
 
     if anyway and not why:
         raise typer.BadParameter("who promotes whatever the gate says gives a reason: --why", param_hint="--anyway")
@@ -76,7 +76,7 @@ def promote(
     if as_json:
         write_json({**vars(judged.decision), "answer": judged.verdict.answer})
     else:
-        from flows.show_models import show_judged
+        from flows.terminal.model_tables import show_judged
 
         show_judged(asked, judged)
     if judged.decision.act != "promote":
@@ -94,9 +94,9 @@ def approve(
 
     Example: imagen approve shapes/2 --why "its stars are nicer"
     """
-    from data.lake import Lake
-    from imagen.approvals import approve as give
-    from imagen.models import find_model
+    from data.lake.lake import Lake
+    from imagen.models.approvals import approve as give
+    from imagen.models.table import find_model
 
     opened = Lake.open(lake)
     given = give(opened, find_model(opened, model), why, who)
@@ -117,8 +117,8 @@ def rollback(
 
     Example: imagen rollback shapes --why "washed-out colours"
     """
-    from data.lake import Lake
-    from imagen.registry import rollback as undo
+    from data.lake.lake import Lake
+    from imagen.models.registry import rollback as undo
 
     decision = undo(Lake.open(lake), name, why or "rolled back", who)
     if as_json:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption, LakeOption, WorkersOption, named, write_json
-from flows.verbs.make import given
+from flows.terminal.options import JsonOption, LakeOption, WorkersOption, named, write_json
+from flows.verbs.model import given
 
 ModelArgument = Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake, a folder or URL.")]
 SuiteOption = Annotated[
@@ -45,7 +45,7 @@ def evaluate(
 
     Example: imagen evaluate shapes/1 --suite shapes
     """
-    from data.lake import Lake
+    from data.lake.lake import Lake
     from imagen.evaluate.evaluation import evaluate as run_evaluation
     from imagen.evaluate.evaluation import planned
 
@@ -56,7 +56,7 @@ def evaluate(
     if as_json:
         write_json({"model": evaluation.model, "dataset": f"{evaluation.dataset}@{evaluation.version}", "evals": rows})
     else:
-        from flows.show_models import show_evals
+        from flows.terminal.model_tables import show_evals
 
         show_evals(evaluation, rows)
 
@@ -85,12 +85,12 @@ def compare(
     """
     from dataclasses import asdict
 
-    from data.lake import Lake
+    from data.lake.lake import Lake
+    from imagen.champion.report import leading
     from imagen.evaluate.compare import compare as differences_of
     from imagen.evaluate.compare import side_by_side
     from imagen.evaluate.evaluation import evaluate as run_evaluation
     from imagen.evaluate.evaluation import planned
-    from imagen.report import leading
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
     after = planned(Lake.open(lake), second, settings, *against(dataset))
@@ -104,7 +104,7 @@ def compare(
         said = [asdict(one) for one in differences]
         write_json({"before": before.model, "after": after.model, "out": str(out), "differences": said})
     else:
-        from flows.show_models import show_comparison
+        from flows.terminal.model_tables import show_comparison
 
         show_comparison(before, after, differences)
         sys.stdout.write(f"side by side: {out}\n")
@@ -122,14 +122,14 @@ def leaderboard(
     """
     from dataclasses import asdict
 
-    from data.lake import Lake
+    from data.lake.lake import Lake
     from imagen.evaluate.leaderboard import boards
 
     found = boards(Lake.open(lake), suite, metric)
     if as_json:
         write_json([asdict(board) for board in found])
     else:
-        from flows.show_models import show_boards
+        from flows.terminal.model_tables import show_boards
 
         show_boards(found)
 
@@ -159,10 +159,10 @@ def sweep(
     """
     from dataclasses import asdict
 
-    from data.lake import Lake
+    from data.lake.lake import Lake
+    from imagen.cascade.sampling import SAMPLERS
     from imagen.evaluate.sweep import axes_of, plot, points_of
     from imagen.evaluate.sweep import sweep as run_sweep
-    from imagen.sampling import SAMPLERS
 
     settings = settings_of(config, suite, n, seed, None, None)
     samplers = sampler.split(",") if sampler else []
@@ -177,7 +177,7 @@ def sweep(
     if as_json:
         write_json({"score": axes[0], "distance": axes[1], "out": str(out), "points": [asdict(one) for one in points]})
     else:
-        from flows.show_models import show_points
+        from flows.terminal.model_tables import show_points
 
         show_points(points, axes)
         sys.stdout.write(f"curve: {out}\n")
@@ -196,11 +196,11 @@ def report(
 
     Example: imagen report shapes/2 --out shapes-2.html
     """
-    from data.lake import Lake
+    from data.lake.lake import Lake
+    from imagen.champion.report import asked_of
+    from imagen.champion.report import report as page
+    from imagen.config.evaluation import load_settings
     from imagen.evaluate.evaluation import evaluate as run_evaluation
-    from imagen.evaluate.settings import load_settings
-    from imagen.report import asked_of
-    from imagen.report import report as page
 
     settings = load_settings(str(config), {}) if config else None
     trained, evaluation, rival = asked_of(Lake.open(lake), model, settings)
@@ -216,7 +216,7 @@ def settings_of(
     config: Path | None, suite: str | None, n: int | None, seed: int | None, guidance: float | None, steps: int | None
 ) -> Any:
     """A file's, or the defaults, with what was said on the command line in its place."""
-    from imagen.evaluate.settings import load_settings
+    from imagen.config.evaluation import load_settings
 
     changes = given(suite=suite, n=n, seed=seed, sampling=given(guidance=guidance, steps=steps) or None)
     return load_settings(str(config) if config else None, changes)
@@ -242,8 +242,8 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
     """The engine of an evaluation, with bars for whoever watches."""
     import torch
 
-    from data.engine import open_engine
-    from flows.progress import watching
+    from data.engine.pool import open_engine
+    from flows.terminal.progress import watching
 
     if torch.cuda.is_available():
         workers = workers or 1
@@ -254,7 +254,7 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
 
 def tellers() -> tuple[Any, Any]:
     """What is called for each plan and each shard of it, for whoever watches."""
-    from flows.progress import watcher
+    from flows.terminal.progress import watcher
 
     now = ""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, LakeOption, write_json
+from flows.terminal.options import JsonOption, LakeOption, write_json
 
 RecipesArgument = Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")]
 ConfigOption = Annotated[str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")]
@@ -29,7 +29,7 @@ def up(
 
     Example: imagen up mine.yaml --config model.yaml
     """
-    from flows.up import run_up
+    from flows.platform.up import run_up
 
     run_up(lake, recipe, config, host, port, database, auth)
 
@@ -46,7 +46,7 @@ def deploy(
 
     Example: PREFECT_API_URL=http://prefect:4200/api imagen deploy mine.yaml --lake s3://ours/lake
     """
-    from flows.deploy import run_deploy
+    from flows.platform.deploy import run_deploy
 
     run_deploy(lake, recipe, config, workers)
 
@@ -56,13 +56,13 @@ def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
 
     Example: imagen status
     """
-    from flows.status import status as find_status
+    from flows.platform.status import status as find_status
 
     found = find_status(lake)
     if as_json:
         write_json(asdict(found))
     else:
-        from flows.show_platform import show_status
+        from flows.platform.status_table import show_status
 
         show_status(found)
 
@@ -82,8 +82,8 @@ def metrics(
     """
     import signal
 
-    from flows.metrics import serve
-    from flows.show import console
+    from flows.platform.metrics import serve
+    from flows.terminal.data_tables import console
 
     number, stop = serve(lake, recipe or [], host, port, every)
     console.print(f"http://{host}:{number}/metrics. Ctrl-C ends it.", soft_wrap=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.lake import Lake
-from data.pairs import bucket_of
-from data.table import write_file
+from data.lake.lake import Lake
+from data.lake.schemas import bucket_of
+from data.lake.table import write_file
 
 TABLE = "evals"
 EVALS = pa.schema(

@@ -16,31 +16,31 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from data import storage
-from data.engine import Engine
-from data.lake import Lake
-from data.picture import decode
-from data.publish import code_version
-from data.recipe import AnyScorer
-from data.score import Judge, Look, PictureScorer, Scorer, unpacked
+from data.build.recipe import AnyScorer
+from data.engine.pool import Engine
+from data.engine.stage import Plan, Stage, Written, query, run_stage
+from data.lake import storage
+from data.lake.lake import Lake
+from data.pictures.prepare import decode
+from data.publish.publish import code_version
+from data.publish.versions import version_of
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
-from data.stage import Plan, Stage, Written, query, run_stage
-from data.versions import version_of
+from data.scorers.scorer import Judge, Look, PictureScorer, Scorer, unpacked
 from data.world.grammar import claim_of
-from imagen.config import TrainConfig
+from imagen.config.evaluation import EvaluateSettings
+from imagen.config.training import TrainConfig
 from imagen.errors import ModelNotUsable
-from imagen.evaluate.distances import OF_REAL, Distance, distances
 from imagen.evaluate.evals import add_evals, find_evals
-from imagen.evaluate.intervals import Figure, Statistic, mean, statistic
-from imagen.evaluate.making import BATCH, Asking, Make
-from imagen.evaluate.reference import LookAtVersion, vectors_of
-from imagen.evaluate.settings import EvaluateSettings
-from imagen.evaluate.shapes import ShapesSeen, shows
-from imagen.evaluate.suites import load_suite
-from imagen.evaluate.vqa import ASK_ROWS, asking, vqa_right, vqa_score
-from imagen.model import Imagen, digest_of, located
-from imagen.models import Trained, models
+from imagen.evaluate.generate import BATCH, Asking, Make
+from imagen.metrics.distances import OF_REAL, Distance, distances
+from imagen.metrics.intervals import Figure, Statistic, mean, statistic
+from imagen.metrics.reference import LookAtVersion, vectors_of
+from imagen.metrics.shapes import ShapesSeen, shows
+from imagen.metrics.suites import load_suite
+from imagen.metrics.vqa import ASK_ROWS, asking, vqa_right, vqa_score
+from imagen.models.model import Imagen, digest_of, located
+from imagen.models.table import Trained, models
 
 Row = tuple[str, str, Figure]  # metric, slice
 SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])

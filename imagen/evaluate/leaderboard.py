@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.lake import Lake
+from data.lake.lake import Lake
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import better
 from imagen.evaluate.evals import find_evals

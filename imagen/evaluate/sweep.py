@@ -12,16 +12,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from data.engine import Engine
-from data.lake import Lake
-from data.stage import Plan, Written
-from imagen.chart import Curve, chart
-from imagen.chart import Point as Dot
+from data.engine.pool import Engine
+from data.engine.stage import Plan, Written
+from data.lake.lake import Lake
+from data.report.chart import Curve, chart
+from data.report.chart import Point as Dot
+from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import better
 from imagen.evaluate.evals import find_evals
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
-from imagen.evaluate.settings import EvaluateSettings
 
 Row = dict[str, Any]
 SWEPT = ("sampler", "steps", "guidance")

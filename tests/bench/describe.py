@@ -10,7 +10,7 @@ from PIL import Image
 from data.world.check import caption_is_true
 from data.world.draw import draw
 from data.world.scene import random_scene
-from imagen.captions import describe
+from imagen.models.captions import describe
 
 EACH = 300
 SEED = 991

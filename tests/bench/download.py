@@ -34,12 +34,12 @@ if __name__ == "__main__":
 """
 OURS = """
 import sys
-from data.download import Download, DownloadSettings
-from data.engine import LocalEngine
-from data.ingest import ingest
-from data.lake import Lake
-from data.sources import Source
-from data.stage import run_stage
+from data.fetch.download import Download, DownloadSettings
+from data.engine.pool import LocalEngine
+from data.sources.ingest import ingest
+from data.lake.lake import Lake
+from data.sources.sources import Source
+from data.engine.stage import run_stage
 from datetime import UTC, datetime
 if __name__ == "__main__":
     urls, out, host, address = sys.argv[1:]

@@ -19,14 +19,14 @@ import pyarrow as pa
 import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from data import encoder
-from data.embed import Embed
-from data.encoder import EncoderSettings, encoder_of
-from data.lake import Lake
-from data.pairs import PAIRS, VERDICTS, pair_id
-from data.stage import run_stage
-from data.table import write_file
-from tests.here import Here
+from data.encoders import encoder
+from data.encoders.embed import Embed
+from data.encoders.encoder import EncoderSettings, encoder_of
+from data.engine.stage import run_stage
+from data.lake.lake import Lake
+from data.lake.schemas import PAIRS, VERDICTS, pair_id
+from data.lake.table import write_file
+from tests.engines import Here
 
 ROWS, AGAIN, TURNS, BATCH = 1000, 0.2, 3, 32
 WORDS = ["a", "large", "small", "red", "blue", "circle", "square", "above", "to", "the", "left", "of"]

@@ -20,21 +20,21 @@ import pyarrow.dataset as ds
 import torch
 from PIL import Image
 
-from data import score
-from data.lake import Lake
-from data.score import Look, packed
+from data.engine.stage import make_plan
+from data.lake.lake import Lake
+from data.scorers import scorer
 from data.scorers.clip import ClipScore, ClipVectors
-from data.stage import make_plan
-from imagen.config import TrainConfig
+from data.scorers.scorer import Look, packed
+from imagen.config.evaluation import EvaluateSettings
+from imagen.config.stage import TrainSettings
+from imagen.config.training import TrainConfig
 from imagen.evaluate.evaluation import evaluate, planned
-from imagen.evaluate.settings import EvaluateSettings
-from imagen.evaluate.shapes import ShapesSeen
-from imagen.model import Imagen
-from imagen.settings import TrainSettings
-from imagen.train import train
-from imagen.training import planned as training_planned
-from tests.here import Here
-from tests.imagen.drawn_lake import drawn_lake, with_images
+from imagen.metrics.shapes import ShapesSeen
+from imagen.models.model import Imagen
+from imagen.train.setup import planned as training_planned
+from imagen.train.train import train
+from tests.engines import Here
+from tests.lakes.drawn import drawn_lake, with_images
 
 PUBLISHED, PICTURES, SIDE, TURNS = 512, 2048, 64, 7
 CLIP = ClipScore(model="built-in")
@@ -54,7 +54,7 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
     inside: Spans = []
     with (
         timed(Imagen, "generate_images", inside),
-        timed(score, "_look", inside),
+        timed(scorer, "_look", inside),
         timed(ClipVectors, "say", inside),
         timed(ShapesSeen, "say", inside),
     ):

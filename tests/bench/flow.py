@@ -15,14 +15,14 @@ from pathlib import Path
 import pyarrow as pa
 from prefect import flow
 
-from data.build import way
-from data.engine import LocalEngine
-from data.lake import Lake
-from data.recipe import load_recipe
-from data.stage import Shard, Written, make_plan
+from data.build.build import way
+from data.build.recipe import load_recipe
+from data.engine.pool import LocalEngine
+from data.engine.stage import Shard, Written, make_plan
+from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import start_process
-from flows.stages import map_batches
+from flows.runs.stages import map_batches
 
 SHARDS, ROWS, TURNS = 200, 1000, 5
 EMPTY = """

@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.engine import LocalEngine
-from data.lake import Lake
-from flows.demo import tiny_for
-from imagen.evaluate.rules import Gate
-from imagen.promote import Judged, candidate, promote
-from imagen.registry import rollback
-from imagen.train import train
-from imagen.training import planned
+from data.engine.pool import LocalEngine
+from data.lake.lake import Lake
+from flows.verbs.demo import tiny_for
+from imagen.champion.promote import Judged, candidate, promote
+from imagen.config.gate import Gate
+from imagen.models.registry import rollback
+from imagen.train.setup import planned
+from imagen.train.train import train
 from tests.bench.learn import published
 
 SHORT, LONG = (float(one) for one in os.environ.get("GATE_MINUTES", "2,10").split(","))

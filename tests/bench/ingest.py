@@ -15,9 +15,9 @@ ROWS, BUCKETS = 300_000, 16
 READ = """
 import sys, time
 from datetime import UTC, datetime
-from data.ingest import ingest
-from data.lake import Lake, LakeConfig
-from data.sources import Source
+from data.sources.ingest import ingest
+from data.lake.lake import Lake, LakeConfig
+from data.sources.sources import Source
 path, folder, buckets = sys.argv[1:]
 lake = Lake(folder, LakeConfig(buckets=int(buckets), made=datetime.now(UTC)))
 lake.save()

@@ -8,19 +8,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.build import build
-from data.engine import LocalEngine
-from data.lake import Lake
-from data.recipe import load_recipe
+from data.build.build import build
+from data.build.recipe import load_recipe
+from data.engine.pool import LocalEngine
+from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.prompts import aligned, unseen_prompts
 from data.world.server import start_process
-from flows.demo import tiny_for
-from imagen.grid import sheet
-from imagen.model import Imagen
-from imagen.models import pipeline_of
-from imagen.train import train
-from imagen.training import Training, begun, planned
+from flows.verbs.demo import tiny_for
+from imagen.models.model import Imagen
+from imagen.models.table import pipeline_of
+from imagen.train.sample_grid import sheet
+from imagen.train.setup import Training, begun, planned
+from imagen.train.train import train
 
 MINUTES, PAIRS = float(os.environ.get("LEARN_MINUTES", "30")), int(os.environ.get("LEARN_PAIRS", "10000"))
 PROMPTS, SEED = 200, 41

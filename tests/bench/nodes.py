@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data.engine import Engine
-from data.score import Look
-from data.stage import Shard, make_plan
+from data.engine.pool import Engine
+from data.engine.stage import Shard, make_plan
+from data.scorers.scorer import Look
 from tests.bench.score import filled, of_real_size, seconds
-from tests.ray_cluster import two_nodes
+from tests.servers.ray_cluster import two_nodes
 
 SHARDS, SHARD, TURNS = 8, 32, 3  # a batch each, as a smaller one costs as much
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
-    from data.ray_engine import RayEngine
+    from data.engine.ray import RayEngine
 
     lake = filled(folder)
     look = Look(lake, of_real_size(folder).sees())

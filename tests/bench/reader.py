@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from data.lake import Lake
-from data.publish import SAMPLE
-from data.table import write_file
+from data.lake.lake import Lake
+from data.lake.table import write_file
+from data.publish.publish import SAMPLE
 from data.world.draw import draw
 from data.world.grammar import caption_of
 from data.world.scene import random_scene
@@ -39,8 +39,8 @@ from torch.utils.data import DataLoader
 COLUMNS = ["image", "caption", "t5_embedding", "t5_length"]
 
 def ours(folder):
-    from data.lake import Lake
-    from data.reader import Reader
+    from data.lake.lake import Lake
+    from data.reader.reader import Reader
     return Reader(Lake.open(f"{folder}/lake"), "shapes", columns=("image", "caption", "t5"))
 
 def datasets(folder):

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.engine import LocalEngine
-from data.lake import Lake
-from data.score import CaptionScorer
-from flows.stages import MOST_TASKS
+from data.engine.pool import LocalEngine
+from data.lake.lake import Lake
+from data.scorers.scorer import CaptionScorer
+from flows.runs.stages import MOST_TASKS
 from tests.conftest import serving
-from tests.data.ready_lake import RECIPE, add_pairs, build_small, plain_pairs, small_recipe
-from tests.prefect_api import ask
+from tests.lakes.fetched import RECIPE, add_pairs, build_small, plain_pairs, small_recipe
+from tests.servers.prefect_api import ask
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
 TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for every row of it
@@ -135,7 +135,7 @@ def run(recipe: str, lake: str) -> int:
     """In a process of its own, whose peak of memory comes back."""
     import resource
 
-    from flows.rebuild import rebuild
+    from flows.runs.rebuild import rebuild
 
     rebuild(recipe, lake)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from imagen.batches import Batch
-from imagen.diffusion import Diffusion, DiffusionSettings
-from imagen.draws import draw
-from imagen.lesson import Lesson
-from imagen.presets import by_size
-from imagen.run import optimizer_of
-from imagen.sampling import Asked, SampleSettings, sample
-from imagen.settings import TrainSettings
-from imagen.unet import UNet
+from imagen.cascade.diffusion import Diffusion, DiffusionSettings
+from imagen.cascade.sampling import Asked, SampleSettings, sample
+from imagen.cascade.unet import UNet
+from imagen.config.presets import by_size
+from imagen.config.stage import TrainSettings
+from imagen.train.batches import Batch
+from imagen.train.draws import draw
+from imagen.train.loss import Lesson
+from imagen.train.stage_run import optimizer_of
 
 PACKAGES = ("imagen-pytorch==2.1.0", "einops==0.8.2", "ema-pytorch==0.8.3", "pytorch-warmup==0.2.0")
 PACKAGES += ("kornia==0.9.0", "kornia-rs==0.2.0")

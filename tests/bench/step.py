@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from data.lake import Lake
-from data.reader import Reader
-from imagen.batches import Batch, Endless, Squares
-from imagen.checkpoint import Checkpoints
-from imagen.diffusion import Diffusion
-from imagen.lesson import Lesson
-from imagen.presets import TINY
-from imagen.run import Run
-from imagen.settings import TrainSettings
-from imagen.unet import UNet
-from tests.imagen.drawn_lake import drawn_lake
+from data.lake.lake import Lake
+from data.reader.reader import Reader
+from imagen.cascade.diffusion import Diffusion
+from imagen.cascade.unet import UNet
+from imagen.config.presets import TINY
+from imagen.config.stage import TrainSettings
+from imagen.train.batches import Batch, Endless, Squares
+from imagen.train.checkpoint import Checkpoints
+from imagen.train.loss import Lesson
+from imagen.train.stage_run import Run
+from tests.lakes.drawn import drawn_lake
 
 SAMPLES, WARM, TURNS, EVERY = 1024, 3, 120, 1000
 SETTINGS = TrainSettings(batch=32)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data.build import build
-from data.engine import LocalEngine
-from data.lake import Lake
-from data.recipe import Recipe, load_recipe
+from data.build.build import build
+from data.build.recipe import Recipe, load_recipe
+from data.engine.pool import LocalEngine
+from data.lake.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
 

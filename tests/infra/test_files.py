@@ -16,9 +16,9 @@ from prefect.settings.models.root import Settings as PrefectSettings
 from prefect_redis.client import RedisMessagingSettings
 from pydantic import AliasChoices, BaseModel
 
-from data.settings import Settings, name_of
+from data.environment import Settings, name_of
 from flows.command import app
-from flows.deploy import prefect
+from flows.platform.deploy import prefect
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra/compose.yaml"

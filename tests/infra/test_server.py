@@ -14,9 +14,9 @@ import yaml
 
 from tests.conftest import free_port, wait_for
 from tests.infra.test_files import COMPOSE
-from tests.postgres import Postgres, needs_postgres
-from tests.prefect_api import ask
-from tests.redis import needs_redis, redis_server
+from tests.servers.postgres import Postgres, needs_postgres
+from tests.servers.prefect_api import ask
+from tests.servers.redis import needs_redis, redis_server
 
 pytestmark = pytest.mark.xdist_group("server")
 BIN = Path(sys.executable).parent
@@ -36,7 +36,7 @@ def many():
 
 many()
 
-from flows.events import dataset_published
+from flows.server.events import dataset_published
 @flow
 def tell():
     dataset_published("lake", "shapes", 1, samples=10, added=10)

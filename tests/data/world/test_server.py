@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 
 from data.errors import WorldError
 from data.world.server import OriginServer, start_process
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.data.small_world import jpeg, make_small_world
+from tests.servers.small_world import jpeg, make_small_world
 
 
 def stats(url: str) -> dict[str, object]:

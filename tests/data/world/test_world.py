@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.errors import WorldError
-from data.pairs import pair_id
+from data.lake.schemas import pair_id
 from data.world.check import caption_is_true, find_shapes
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of, plain_caption

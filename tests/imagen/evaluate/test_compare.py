@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from data.lake import Lake
+from data.lake.lake import Lake
 from data.scorers.clip import ClipScore
+from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.compare import better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
-from imagen.evaluate.settings import EvaluateSettings
-from imagen.grid import CELL
-from tests.here import Here
-from tests.imagen.evaluate.painted import paint
-from tests.imagen.little import copy_of
+from imagen.train.sample_grid import CELL
+from tests.engines import Here
+from tests.imagen.metrics.painted import paint
+from tests.lakes.trained import copy_of
 
 KINDS, COLOURS = ("circle", "square", "star", "cross"), ("red", "green", "blue", "black", "orange", "purple")
 COUNT = len(KINDS) * len(COLOURS)

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.engine import LocalEngine
-from data.lake import Lake
-from data.picture import decode
+from data.engine.pool import LocalEngine
+from data.engine.stage import Plan
+from data.lake.lake import Lake
+from data.pictures.prepare import decode
 from data.scorers.clip import ClipScore
-from data.stage import Plan
 from data.world.check import caption_is_true
+from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.evals import TABLE
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
-from imagen.evaluate.settings import EvaluateSettings
-from imagen.model import Imagen
-from tests.here import Dies, Here
-from tests.imagen.little import copy_of
+from imagen.models.model import Imagen
+from tests.engines import Dies, Here
+from tests.lakes.trained import copy_of
 
 PROMPTS = 20
 

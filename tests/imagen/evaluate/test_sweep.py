@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from data.lake import Lake
+from data.engine.stage import Plan
+from data.lake.lake import Lake
+from data.report.chart import Curve, Point, chart
 from data.scorers.clip import ClipScore
-from data.stage import Plan
-from imagen.chart import Curve, Point, chart
+from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
 from imagen.evaluate.leaderboard import boards, latest
-from imagen.evaluate.settings import EvaluateSettings
 from imagen.evaluate.sweep import Point as Swept
 from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
-from tests.here import Here
-from tests.imagen.little import copy_of
+from tests.engines import Here
+from tests.lakes.trained import copy_of
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""Plan, map, commit: the three steps that every stage of the data way is made of.
+
+A plan is an anti-join: what the stage's inputs hold and its output lacks, cut into shards of one bucket each. Workers
+turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+import duckdb
+import pyarrow as pa
+import pyarrow.ipc
+
+from data.engine.pool import Engine
+from data.lake.lake import Lake
+from data.lake.table import ShardFile, Table
+
+PLAN_ROWS = 2_000_000  # that a plan holds, give or take a bucket: a gigabyte or so
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A stage's unit of work: pending rows of one bucket."""
+
+    bucket: int
+    rows: pa.Table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as Arrow's stream: a pickled slice would carry the whole plan with it."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.rows.schema) as stream:
+            stream.write_table(self.rows)
+        return _shard_from, (self.bucket, sink.getvalue().to_pybytes())
+
+    def __str__(self) -> str:
+        return f"a shard of {self.rows.num_rows} rows in bucket {self.bucket}"
+
+
+def _shard_from(bucket: int, stream: bytes) -> Shard:
+    return Shard(bucket, pa.ipc.open_stream(stream).read_all())
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one shard: for each table the file that the worker wrote there, and those for other buckets."""
+
+    rows: int
+    files: dict[str, ShardFile]
+    elsewhere: dict[str, list[ShardFile]] = field(default_factory=dict)
+
+    def of(self, table: str) -> list[ShardFile]:
+        return [*([self.files[table]] if table in self.files else []), *self.elsewhere.get(table, [])]
+
+
+class Stage(Protocol):
+    """One step of the way. Small enough to be sent to a worker; holds settings, never data."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether each output tells of those before it: without their rows it would tell a tale."""
+
+    def outputs(self, lake: Lake) -> list[Table]:
+        """The tables it appends to, in the order of committing; made if they were not there."""
+
+    def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
+
+    def work(self, shard: Shard) -> Written:
+        """Do a shard, in a worker."""
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """A stage whose rows lie in other buckets than what it reads: it looks through that once, for every bucket."""
+
+    def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
+        """What is pending, bucket after bucket."""
+
+
+@dataclass
+class Plan:
+    """Of very many rows those of some buckets: what is held at once does not grow with the lake."""
+
+    stage: Stage
+    outputs: list[Table]
+    shards: list[Shard]
+    start: int = 0  # the first bucket it looked at
+    further: int | None = None  # the bucket to go on with, where there may be more
+    since: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows.num_rows for shard in self.shards)
+
+    def commit(self, written: Sequence[Written]) -> int:
+        """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""
+        lost, now = 0, time.monotonic()
+        pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.since, 3)}
+        self.since = now
+        for place, table in enumerate(self.outputs):
+            files = [file for one in written for file in one.of(table.name)]
+            landed = {file.path for file in table.append(files, pace)} if files else set()
+            kept = [one for one in written if landed.issuperset(file.path for file in one.of(table.name))]
+            leading = self.stage.leads and place < len(self.outputs) - 1
+            lost += len(written) - len(kept) if leading or not self.stage.leads else 0
+            written = kept if leading else written
+        return lost
+
+
+def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None, start: int = 0) -> Plan:
+    """What is pending, in one bucket only or in all from `start` until there are enough rows for a plan."""
+    outputs, still = stage.outputs(lake), lake.still()
+    plan = Plan(stage, outputs, [], start)
+    if isinstance(stage, Gathering):
+        for bucket, rows in stage.gather(still, outputs):
+            if only in (None, bucket):
+                plan.shards += _cut(bucket, rows, shard_rows)
+        return plan
+    planned = 0
+    for bucket in lake.buckets[start:] if only is None else [only]:
+        if planned >= PLAN_ROWS:
+            plan.further = bucket
+            break
+        rows = stage.pending(still, outputs, bucket)
+        plan.shards += _cut(bucket, rows, shard_rows)
+        planned += rows.num_rows
+    return plan
+
+
+def _cut(bucket: int, rows: pa.Table, size: int) -> list[Shard]:
+    return [Shard(bucket, rows.slice(at, size)) for at in range(0, rows.num_rows, size)]
+
+
+def run_stage(
+    lake: Lake,
+    stage: Stage,
+    engine: Engine,
+    shard_rows: int,
+    batch: int = 8,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_shard: Callable[[Written], None] = lambda written: None,
+) -> int:
+    """A stage without Prefect: plan, map, commit, until nothing is pending. Returns the rows done."""
+    rows = start = 0
+    while True:
+        plan = make_plan(lake, stage, shard_rows, start=start)
+        on_plan(plan)
+        lost = 0
+        for done in _groups(engine.map(stage.work, plan.shards), batch, on_shard):
+            lost += plan.commit(done)
+            rows += sum(written.rows for written in done)
+        if not lost:
+            if plan.further is None:
+                return rows
+            start = plan.further
+
+
+def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written], None]) -> Iterator[list[Written]]:
+    group: list[Written] = []
+    for written in results:
+        on_shard(written)
+        group.append(written)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def query(sql: str, /, **tables: object) -> pa.Table:
+    """Run DuckDB's SQL over Arrow tables and datasets by name."""
+    with _database(os.getpid()).cursor() as connection:  # which sees no other's names
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.sql(sql).to_arrow_table()
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """One for each process: making it takes ten times as long as a small query."""
+    database = duckdb.connect()
+    database.execute("SET preserve_insertion_order = false")
+    return database

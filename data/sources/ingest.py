@@ -1,0 +1,222 @@
+"""From the files of the sources into the lake: `pairs` gets what is new, `rejects` what can't be read.
+
+A file that the table `files` knows is not opened again. It comes in there after its pairs are in `pairs`, so that a
+build that was killed reads it again and finds them. New rows are collected over many files and committed together:
+small files cost every reader that comes later.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.engine.stage import query
+from data.errors import SourceError, SourceUnreachable
+from data.lake.lake import Lake
+from data.lake.schemas import FILES, PAIRS, REJECTS, bucket_of
+from data.lake.table import write_file
+from data.sources.formats import read_rows
+from data.sources.rows import Reject
+from data.sources.sources import File, Source, files_of, known_files
+from data.sources.spill import Held
+
+ROWS_A_FILE = 100_000  # of a bucket, before they are written
+MOST_HELD = 16 << 30  # bytes of rows that wait, whatever the number of buckets; a third of it on this disk
+MOST_REJECTS = 10_000  # of one file that are kept; all are counted
+
+IDS = """
+    SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
+    FROM rows ORDER BY row
+"""
+NEW = """
+    WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
+    SELECT min(place) AS place FROM part ANTI JOIN known USING (id) GROUP BY id ORDER BY place
+"""
+
+
+@dataclass
+class Ingested:
+    """What reading the sources came to."""
+
+    seen: int = 0
+    new: int = 0
+    unreadable: int = 0  # rows, and whole files
+    files_read: int = 0
+    files_known: int = 0
+
+
+@dataclass
+class Reading:
+    """One file that is being read."""
+
+    file: File
+    rows: int = 0
+    rejected: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+
+    def set_aside(self, rejects: list[Reject]) -> None:
+        self.rejected += len(rejects)
+        self.rejects += rejects[: max(0, MOST_REJECTS - len(self.rejects))]
+
+
+@dataclass
+class Collected:
+    """Rows and files that wait to be committed together."""
+
+    lake: Lake
+    now: datetime
+    held: Held
+    files: list[Reading] = field(default_factory=list)  # read to their end
+    new: Counter[str] = field(default_factory=Counter)  # rows of each file by its id
+
+    def add(self, rows: pa.Table, source: str, file: str) -> None:
+        count = rows.num_rows
+        ids = query(IDS.format(buckets=self.lake.config.buckets), rows=rows.select(["row", "url", "caption"]))
+        known = {
+            "id": ids["id"],
+            "source": pa.repeat(source, count),
+            "first_seen": pa.repeat(pa.scalar(self.now, PAIRS.field("first_seen").type), count),
+            "replaces": pa.nulls(count, pa.string()),
+        }
+        columns = [known[name] if name in known else rows[name] for name in PAIRS.names]
+        rows = pa.table([*columns, pa.repeat(file, count)], names=[*PAIRS.names, "of"])
+        self.held.add(by_bucket(rows, ids["bucket"].to_numpy()))
+
+    @property
+    def full(self) -> bool:
+        return self.held.size >= MOST_HELD or self.held.rows >= ROWS_A_FILE * self.lake.config.buckets
+
+    def commit(self) -> None:
+        """Write what waits: pairs first, then what tells that they were read."""
+        if self.held:
+            self.new += add_new(self.lake, "pairs", PAIRS, self.held)
+        self.held.clear()
+        rejects = [_reject_row(reading.file, reject) for reading in self.files for reject in reading.rejects]
+        add_rows(self.lake, "rejects", REJECTS, rejects)
+        add_rows(self.lake, "files", FILES, [self._file_row(reading) for reading in self.files])
+        self.files = []
+
+    def _file_row(self, reading: Reading) -> dict[str, Any]:
+        file = reading.file
+        counts = {"rows": reading.rows, "new": self.new[file.id], "rejected": reading.rejected}
+        return {"id": file.id, "path": file.url, "token": file.token, "at": self.now, **counts}
+
+
+@dataclass
+class Waiting:
+    """What ingesting would find."""
+
+    files: int = 0
+    rows: int = 0
+    new: int = 0  # rows that the lake lacks; one that is there twice in the sources counts twice
+
+
+def waiting(lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table], None] = lambda rows: None) -> Waiting:
+    """What ingesting would read, without writing; `on_new` gets the new rows, with their ids, a stretch at a time."""
+    known, pairs, total = known_files(lake), lake.find("pairs"), Waiting()
+    present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
+    for source in sources:
+        for file in files_of(source):
+            if file.id in known:
+                continue
+            total.files += 1
+            for read, _ in read_rows(file.url, file.layout):
+                total.rows += read.num_rows
+                ids = query(IDS.format(buckets=1), rows=read.select(["row", "url", "caption"]))["id"]
+                rows = read.append_column("id", ids).append_column("source", pa.repeat(source.path, read.num_rows))
+                new = query("SELECT rows.* FROM rows ANTI JOIN present USING (id)", rows=rows, present=present)
+                total.new += new.num_rows
+                on_new(new)
+    return total
+
+
+def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:
+    """Add the pairs that the lake does not hold yet, from files that it does not know yet."""
+    lake.table_or_make("pairs", PAIRS)
+    known, total = known_files(lake), Ingested()
+    with Held() as held:
+        collected = Collected(lake, now, held)
+        for source in sources:
+            for file in files_of(source):
+                if file.id in known:
+                    total.files_known += 1
+                    continue
+                known.add(file.id)
+                try:
+                    reading = _read(file, source.path, collected)
+                except SourceUnreachable:
+                    collected.commit()  # what was read of others is not to be read again
+                    raise
+                collected.files.append(reading)
+                total.files_read += 1
+                total.seen += reading.rows
+                total.unreadable += reading.rejected
+        collected.commit()
+    total.new = collected.new.total()
+    return total
+
+
+def _read(file: File, source: str, collected: Collected) -> Reading:
+    """Read a file to its end; one that breaks off has what was read of it, and a row that says so."""
+    reading = Reading(file)
+    try:
+        for read, rejects in read_rows(file.url, file.layout):
+            reading.rows += read.num_rows + len(rejects)
+            reading.set_aside(rejects)
+            if read.num_rows:
+                collected.add(read, source, file.id)
+            if collected.full:
+                collected.commit()
+    except SourceUnreachable:
+        raise  # it may answer tomorrow, so the file is not noted
+    except SourceError as error:
+        reading.set_aside([Reject(None, str(error), "")])
+    return reading
+
+
+def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
+    """Append the rows of each bucket that a table lacks, the first of equal ids; counts them by what they are `of`."""
+    table, new = lake.table_or_make(name, schema), Counter[str]()
+    while True:
+        written = {}
+        for bucket in parts:
+            part = pa.concat_tables(parts[bucket])
+            asked = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
+            lacking = part.take(query(NEW, part=asked, present=table.dataset(bucket))["place"])
+            if lacking.num_rows:
+                file = write_file(table.url, bucket, lacking.select(schema.names).cast(schema))
+                written[file.path] = (file, Counter[str](lacking["of"].to_pylist()))
+        landed = table.append([file for file, _ in written.values()]) if written else []
+        for file in landed:
+            new += written[file.path][1]
+        if len(landed) == len(written):
+            return new
+        table.refresh()  # somebody else ingests too: plan again
+
+
+def add_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
+    """Append those of some rows that a table lacks. Returns how many."""
+    if not rows:
+        return 0
+    table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
+    buckets = np.array([bucket_of(row["id"], lake.config.buckets) for row in rows])
+    return add_new(lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)}).total()
+
+
+def by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+    """Rows cut by their buckets, in their order."""
+    order = np.argsort(buckets, kind="stable")
+    rows, found = rows.take(pa.array(order)), np.unique(buckets[order], return_index=True)
+    starts = found[1].tolist()
+    for bucket, start, end in zip(found[0].tolist(), starts, [*starts[1:], rows.num_rows], strict=True):
+        yield bucket, rows.slice(start, end - start)
+
+
+def _reject_row(file: File, reject: Reject) -> dict[str, Any]:
+    id = hashlib.sha256("\0".join((file.id, str(reject.row))).encode()).hexdigest()[:32]
+    return {"id": id, "file": file.url, **reject._asdict()}

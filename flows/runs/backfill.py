@@ -1,0 +1,50 @@
+"""The flow `backfill`: what a recipe's scorers have not seen yet of an old lake, a bucket at a time.
+
+Nothing is selected or published: the next build finds the scores there and goes on from them.
+"""
+
+from prefect import flow
+
+from data.build.build import way
+from data.build.recipe import load_recipe
+from data.engine.pool import open_engine
+from data.engine.stage import Stage
+from data.errors import RecipeError
+from data.lake.lake import Lake
+from flows.runs.stages import BatchesFailed, Failure, by_recipe, run_stage
+from flows.server.artifacts import key_of, show_table
+
+
+@flow(name="backfill", flow_run_name=by_recipe, persist_result=False)
+def backfill(
+    recipe: str, lake: str = "lake", stages: list[str] | None = None, workers: int | None = None
+) -> dict[str, int]:
+    """Score what is there. Ended at any time it goes on where it was; the rows that each stage did come back.
+
+    Args:
+        recipe: a recipe's file, or the name of a shipped one
+        lake: folder or URL of the lake
+        stages: of the recipe that are done, by their names in a plan, such as score-clip; all but download if not given
+        workers: of the engine; as many as there are cores unless told otherwise
+    """
+    opened, loaded = Lake.open(lake), load_recipe(recipe)
+    chosen = _chosen({stage.name: stage for stage in way(opened, loaded).stages[1:]}, stages, recipe)
+    done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
+    with open_engine(workers) as engine:
+        for bucket in opened.buckets:
+            for stage in chosen:
+                try:
+                    done[stage.name] += run_stage(opened, stage, engine, loaded.shard_rows, bucket)
+                except BatchesFailed as error:
+                    failures += error.failures
+    rows = [{"stage": name, "rows": count} for name, count in done.items()]
+    show_table(key=key_of("backfill", loaded.name), table=rows, description=f"Rows that were scored in {lake}")
+    if failures:
+        raise BatchesFailed(failures)
+    return done
+
+
+def _chosen(there: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
+    if unknown := set(names or ()) - there.keys():
+        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(there)}")
+    return [stage for name, stage in there.items() if names is None or name in names]

@@ -1,0 +1,65 @@
+"""The flow `evaluate`: pictures of a suite's prompts by a model, looked at and measured, in batches as tasks."""
+
+from typing import Any
+
+from prefect import flow
+
+from data.engine.pool import Engine, open_engine
+from data.lake.lake import Lake
+from flows.runs.stages import run_stage
+from flows.server.artifacts import key_of, show_table
+from flows.server.events import model_evaluated
+from imagen.champion.promote import gate_of
+from imagen.champion.report import write_report
+from imagen.config.evaluation import load_settings
+from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
+from imagen.models.table import find_model
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{model}", persist_result=False)
+def evaluate(model: str, lake: str = "lake", config: str | None = None, workers: int | None = None) -> dict[str, float]:
+    """Measure a model: rows of the table `evals`. What is there already is not done again.
+
+    Args:
+        model: NAME/NUMBER, or NAME/champion
+        lake: folder or URL of the lake
+        config: a .yaml of what is asked and measured; what the model's gate asks if not given
+        workers: of the engine; as many as there are cores unless told otherwise
+    """
+    opened = Lake.open(lake)
+    trained = find_model(opened, model)
+    evaluation = planned(opened, model, load_settings(config, {}) if config else gate_of(trained).evaluate)
+    with open_engine(workers, threads=1) as engine:
+        rows = measured(evaluation, engine)
+    show_figures(evaluation, rows, write_report(trained, evaluation, rows, None))
+    figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
+    model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)
+    return figures
+
+
+def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
+    """The rows of `evals`, after doing whatever of them is missing."""
+    return completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
+
+
+def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
+    """The figures, for whoever looks at the run, and where the page of the model lies."""
+    show_table(
+        key=key_of("evals", evaluation.model),
+        table=[
+            {
+                "metric": row["metric"],
+                "slice": row["slice"],
+                "value": f"{row['value']:.3g}",
+                "interval": f"{row['low']:.3g} to {row['high']:.3g}",
+                "pictures": row["n"],
+            }
+            for row in rows
+        ],
+        description=f"{evaluation.model} on {evaluation.asking.suite.name}, beside "
+        f"{evaluation.dataset}@{evaluation.version}" + whole_report(page),
+    )
+
+
+def whole_report(page: str | None) -> str:
+    return f"; the whole report is {page}" if page else ""

@@ -1,0 +1,62 @@
+"""The flow `promote`: a model is held against the champion, and takes its place if the gate says so.
+
+Where the gate asks for a person, only an approval in the lake answers, tied to the model's weights: no run of this
+flow, however often it was killed or tried again, promotes without it.
+"""
+
+from prefect import flow
+from prefect.states import Completed, State
+
+from data.engine.pool import open_engine
+from data.lake.lake import Lake
+from flows.runs.evaluate import measured, show_figures, whole_report
+from flows.server.artifacts import key_of, show_table
+from flows.server.events import model_judged
+from imagen.champion.promote import Judged, candidate, settle
+from imagen.champion.report import write_report
+from imagen.models.registry import champion_of, decisions
+from imagen.models.table import find_model
+
+NEEDS_APPROVAL = "NeedsApproval"
+
+
+@flow(name="promote", flow_run_name="promote-{model}", persist_result=False)
+def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str | State[str]":
+    """Judge a model by its gate. Promoted, rejected, or a person is asked: imagen approve MODEL --why ...
+
+    Args:
+        model: NAME/NUMBER
+        lake: folder or URL of the lake
+        workers: of the engine; as many as there are cores unless told otherwise
+    """
+    opened = Lake.open(lake)
+    trained = find_model(opened, model)
+    if champion_of(decisions(opened, trained.name)) == trained.number:
+        return "promote"  # by the run that was killed before this one, or by somebody else
+    asked = candidate(opened, model)
+    with open_engine(workers, threads=1) as engine:
+        rows = measured(asked.evaluation, engine)
+        if asked.against is not None:
+            measured(asked.against, engine)
+    judged = settle(asked, rows, who="the flow promote")
+    decision = judged.decision
+    model_judged(lake, model, decision.act, decision.champion, decision.why)
+    page = write_report(trained, asked.evaluation, rows, asked.against)
+    show_figures(asked.evaluation, rows, page)
+    show(judged, page)
+    if decision.act == "ask":
+        return Completed(
+            name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again", data="ask"
+        )
+    return decision.act
+
+
+def show(judged: Judged, page: str | None) -> None:
+    """The gate's reasons, for whoever looks at the run."""
+    decision = judged.decision
+    show_table(
+        key=key_of("gate", decision.name, str(decision.number)),
+        table=[vars(reason) for reason in judged.verdict.reasons],
+        description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "
+        f"{decision.who}: {decision.why}" + whole_report(page),
+    )

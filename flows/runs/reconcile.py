@@ -1,0 +1,80 @@
+"""The flow `reconcile`: what the lake says is undone is done, however its event was lost or its run ended.
+
+While another run trains or judges in the same lake it does nothing: two would train the same into the same place.
+"""
+
+from prefect import flow, get_client, get_run_logger
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+
+from data.lake.lake import Lake
+from flows.runs.evaluate import evaluate
+from flows.runs.promote import promote
+from flows.runs.retrain import retrain
+from flows.runs.train import train
+from flows.server.client import of_lake
+from imagen.champion.reconcile import Step, undone
+from imagen.champion.retrain import RetrainPolicy
+from imagen.config.training import load_config
+
+MOST = 3  # steps from a version to a judged model
+MODELLING = ("retrain", "train", "promote")
+LIVELY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+
+
+@flow(name="reconcile", flow_run_name="reconcile-{dataset}", persist_result=False)
+def reconcile(
+    dataset: str,
+    config: str = "tiny",
+    lake: str = "lake",
+    name: str | None = None,
+    minutes: float | None = None,
+    processes: int = 1,
+    workers: int | None = None,
+    policy: RetrainPolicy | None = None,
+) -> list[Step]:
+    """Do what is missing between the newest version of a dataset and a judged model of it. Says what was.
+
+    Args:
+        dataset: the dataset's name
+        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
+        lake: folder or URL of the lake
+        name: of the model; the configuration's if not given
+        minutes: for which each stage is trained, instead of what the configuration says
+        processes: on this machine, that train
+        workers: of the engine, that evaluate
+        policy: when a version is worth a training
+    """
+    opened, called = Lake.open(lake), name or load_config(config).name
+    if busy := others(opened):
+        get_run_logger().info("nothing is done while %s runs", busy[0])
+        return []
+    done: list[Step] = []
+    while (found := undone(opened, called, dataset)) and len(done) < MOST:
+        step, number = found
+        get_run_logger().info("%s: %s %d was left undone", called, step, number)
+        if step == "retrain":
+            retrain(dataset, config, number, lake, name, minutes, processes, workers, policy)
+        elif step == "train":
+            train(config, dataset, number, lake, name, minutes, processes)
+        else:
+            evaluate(f"{called}/{number}", lake, workers=workers)
+            promote(f"{called}/{number}", lake, workers)
+        done.append(step)
+    return done
+
+
+def others(lake: Lake) -> list[str]:
+    """The names of runs that train or judge in this lake now."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODELLING))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LIVELY)))),
+        )
+    return [run.name for run in runs if of_lake(run, lake)]

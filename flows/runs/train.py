@@ -1,0 +1,178 @@
+"""The flow `train`: a cascade on a dataset version, a tracked subflow for each stage, each in processes of its own.
+
+Training goes on from its checkpoints, so a stage whose processes died is started again for as long as it gets on. Told
+to stop, from the page or by a signal, the flow lets them write a checkpoint first.
+"""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+
+from data.errors import ImagenError
+from data.lake import storage
+from data.lake.lake import Lake
+from flows.server.artifacts import begin_progress, key_of, picture, show_instead, show_markdown, show_progress
+from flows.server.assets import model_made
+from flows.server.events import model_trained
+from imagen.config.training import load_config
+from imagen.models.table import model_of
+from imagen.train.checkpoint import Checkpoints
+from imagen.train.measures import loss_curve, newest_measure
+from imagen.train.setup import Training, grids_of, planned
+
+LOOK_SECONDS = 5.0  # between two looks at what was measured
+CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
+DRAW_SECONDS = 60.0  # between two drawings, and more where
+DRAW_SHARE = 0.05  # of the time would go into them
+TRIES = 3  # in a row without a checkpoint
+
+
+class StageFailed(ImagenError):
+    """The processes of a stage ended again and again, and it got no further."""
+
+
+@flow(name="train", flow_run_name="train-on-{dataset}", persist_result=False)
+def train(
+    config: str,
+    dataset: str,
+    version: int | None = None,
+    lake: str = "lake",
+    name: str | None = None,
+    minutes: float | None = None,
+    processes: int = 1,
+) -> str:
+    """Train a cascade on a dataset version. Killed or stopped, the same parameters go on; NAME/NUMBER comes back.
+
+    Args:
+        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
+        dataset: the dataset's name
+        version: of it; the newest if not given
+        lake: folder or URL of the lake
+        name: of the model; the configuration's if not given
+        minutes: for which each stage is trained, instead of what the configuration says
+        processes: on this machine, by accelerate; a GPU each where there are some
+    """
+    changes = {"name": name} if name else {}
+    times = {"minutes": minutes} if minutes else {}
+    training = planned(Lake.open(lake), load_config(config, changes, times), dataset, version)
+    if trained := model_of(training.lake, training.id):
+        return trained.reference
+    words = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]
+    words += ["--name", name] if name else []
+    words += ["--minutes", str(minutes)] if minutes else []
+    for stage in range(len(training.cascade.stages)):
+        train_stage.with_options(flow_run_name=f"{training.config.name}-stage-{stage + 1}")(
+            training.url, stage, [*words, "--stage", str(stage + 1)], processes
+        )
+    trained = model_of(training.lake, training.id)
+    if trained is None:
+        raise StageFailed(f"every stage of {training.config.name} ended, and it is no model of {lake}")
+    show_grids(training)
+    model_made(training.lake, trained)
+    model_trained(lake, trained.reference, trained.dataset, trained.version)
+    return trained.reference
+
+
+@flow(name="train-stage", persist_result=False)
+def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> None:
+    """One stage, in processes that go on from its last checkpoint."""
+    place, log = storage.join(url, f"stage-{stage + 1}"), get_run_logger()
+    checkpoints = Checkpoints(storage.join(place, "checkpoints"))
+    command = [sys.executable, "-m", "flows.command", *words]
+    if processes > 1:
+        launch = ["accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
+        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command[2:3] = [*launch, "-m", "flows.command"]
+    key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
+    artifact = begin_progress(key=key, description=f"stage {stage + 1} of {url}")
+    drawn = Drawn(place, key)
+    left, reached = TRIES, checkpoints.steps()[-1:]
+    while True:
+        with processes_of(command) as running:
+            while running.poll() is None:
+                time.sleep(LOOK_SECONDS)
+                if last := newest_measure(storage.join(place, "measures")):
+                    show_progress(artifact, round(100 * last["done"], 1))
+                    drawn.look()
+        drawn.draw()
+        if running.returncode == 0:
+            show_progress(artifact, 100.0)
+            return
+        now = checkpoints.steps()[-1:]
+        left, reached = (left - 1, reached) if now == reached else (TRIES, now)
+        if not left:
+            raise StageFailed(
+                f"stage {stage + 1} ended {TRIES} times without a further checkpoint, the last time with code "
+                f"{running.returncode}; its words are in the log of the worker"
+            )
+        log.warning(
+            "stage %d ended with code %d; it goes on from %s", stage + 1, running.returncode, now or "its start"
+        )
+
+
+@contextmanager
+def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Running, in a group of their own. Whatever ends this, they are told to stop, with time for a checkpoint."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as running:
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGTERM)
+                try:
+                    running.wait(CHECKPOINT_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(running.pid, signal.SIGKILL)
+
+
+@dataclass
+class Drawn:
+    """What is to be seen of a stage while it is trained: its losses and its newest grid, each drawn in one place."""
+
+    place: str
+    name: str
+    artifacts: dict[str, UUID] = field(default_factory=dict)
+    due: float = -math.inf
+
+    def look(self) -> None:
+        """Draw, if the last time is long enough ago: the longer a training, the longer its measures take to read."""
+        if time.monotonic() >= self.due:
+            self.draw()
+
+    def draw(self) -> None:
+        began = time.monotonic()
+        for key, text in (("loss", losses(self.place)), ("grid", grid(self.place))):
+            if text and key in self.artifacts:
+                show_instead(self.artifacts[key], text)
+            elif text:
+                self.artifacts[key] = show_markdown(text, key_of(key, self.name))
+        ended = time.monotonic()
+        self.due = ended + max(DRAW_SECONDS, (ended - began) / DRAW_SHARE)
+
+
+def losses(place: str) -> str | None:
+    curve = loss_curve(storage.join(place, "measures"))
+    return picture("losses", curve.encode(), "svg+xml") if curve else None
+
+
+def grid(place: str) -> str | None:
+    """The last one of a stage."""
+    grids = grids_of(place)
+    return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
+
+
+def show_grids(training: Training) -> None:
+    """The last grid of each stage, for whoever looks at the run."""
+    grids = [grid(training.stage_url(stage)) for stage in range(len(training.cascade.stages))]
+    parts = [f"Stage {number}:\n\n{png}" for number, png in enumerate(grids, start=1) if png]
+    if parts:
+        show_markdown("\n\n".join(parts), key=key_of("grids", training.config.name))

@@ -1,0 +1,51 @@
+"""Datasets and models as Prefect's assets: which run made which of them, and from what."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
+from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
+
+from data.build.build import Built
+from data.build.recipe import Recipe
+from data.lake import storage
+from data.lake.lake import Lake
+from flows.server.retry import patiently
+
+if TYPE_CHECKING:
+    from imagen.models.table import Trained
+
+
+def dataset_made(lake: Lake, recipe: Recipe, built: Built) -> None:
+    asset = _asset(lake.table_url(f"datasets/{built.dataset}"), f"dataset {built.dataset}")
+    sources = [_key(storage.without_secrets(source.path)) for source in recipe.sources]
+    _note(asset, sources, {"version": built.version, "samples": built.kept, "recipe": recipe.name})
+
+
+def model_made(lake: Lake, trained: "Trained") -> None:
+    asset = _asset(storage.join(lake.url, "models", trained.name), f"models {trained.name}")
+    dataset = _key(lake.table_url(f"datasets/{trained.dataset}"))
+    _note(asset, [dataset], {"number": trained.number, "digest": trained.digest, "version": trained.version})
+
+
+def _note(asset: Asset, of: Sequence[str], metadata: dict[str, Any]) -> None:
+    """A task of Prefect's kind for it, in the run that calls; what it says is kept with the asset's event."""
+
+    @materialize(asset, asset_deps=list(of), by="imagen", name="materialize", cache_policy=NO_CACHE)
+    def note() -> None:
+        asset.add_metadata(metadata)
+
+    patiently(note)
+
+
+def _asset(url: str, name: str) -> Asset:
+    return Asset(key=_key(url), properties=AssetProperties(name=name))
+
+
+def _key(url: str) -> str:
+    """Prefect wants a URL, and no blanks or braces in it."""
+    key = Path(url).absolute().as_uri() if storage.is_local(url) else url
+    plain = "".join("_" if letter in RESTRICTED_ASSET_CHARACTERS else letter for letter in key)
+    return plain[:MAX_ASSET_KEY_LENGTH]

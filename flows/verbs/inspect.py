@@ -1,0 +1,154 @@
+"""The verbs that look at a lake and change nothing: plan, versions, diff, why, verify."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flows.terminal.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, named, write_json
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
+    lake: LakeOption = "lake",
+    source: SourceOption = None,
+    change: SetOption = None,
+    probe: Annotated[
+        str | None, typer.Option(show_default=False, help="Fetch and score a share of what is pending first: 0.5%")
+    ] = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a build would do, and what it would keep by what is scored already. Writes nothing to the lake.
+
+    Example: imagen plan shapes --set select.clip_score.min=0.35
+    """
+    from data.build.dry_run import plan as find_plan
+    from data.build.recipe import load_recipe
+    from data.lake.lake import Lake
+
+    loaded, opened = load_recipe(recipe, tuple(source or ()), tuple(change or ())), Lake.open(lake)
+    share = None if probe is None else parse_share(probe)
+    found = find_plan(opened, loaded)
+    probed = None
+    if share is not None:
+        from data.build.dry_run import probe as run_probe
+        from data.engine.pool import open_engine
+
+        with open_engine(workers) as engine:
+            probed = run_probe(opened, loaded, share, engine)
+    if as_json:
+        told = {"pairs": probed.pairs, "seconds": probed.seconds} if probed else None
+        shares = [{**asdict(share), "interval": share.interval} for share in probed.shares] if probed else []
+        write_json({**asdict(found), "probe": told and {**told, "shares": shares}})
+    else:
+        from flows.terminal.data_tables import show_plan, show_probe
+
+        show_plan(found, loaded.name)
+        if probed:
+            show_probe(probed, found)
+
+
+def parse_share(text: str) -> float:
+    """0.5% or 0.005, as a part of 1."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share, such as 0.5%", param_hint="--probe")
+    return share
+
+
+def versions(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """The versions of a dataset, newest first, each with what changed and what made it.
+
+    Example: imagen versions shapes
+    """
+    from data.lake.lake import Lake
+    from data.publish.versions import versions as find_versions
+
+    found = find_versions(Lake.open(lake), dataset)
+    if as_json:
+        write_json([{"version": v.version, "at": v.at.isoformat(), **v.record} for v in found])
+    else:
+        from flows.terminal.data_tables import show_versions
+
+        show_versions(found)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="NAME@VERSION")],
+    after: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """What changed between two versions: rows in, rows out, and why; and how each score has shifted.
+
+    Example: imagen diff shapes@1 shapes@2
+    """
+    from data.lake.lake import Lake
+    from data.publish.versions import version_of
+    from data.upkeep.diff import diff as find_diff
+
+    opened = Lake.open(lake)
+    (dataset, first), (other, second) = named(before), named(after)
+    if dataset != other:
+        raise typer.BadParameter(f"{before} and {after} are two datasets; versions of one can be compared")
+    numbers = [version_of(opened, dataset, number).version for number in (first, second)]
+    found = find_diff(opened, dataset, *numbers)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.terminal.data_tables import show_diff
+
+        show_diff(found, f"{dataset}@{numbers[0]}", f"{dataset}@{numbers[1]}")
+
+
+def why(
+    pair: Annotated[str, typer.Argument(help="A pair's URL or id.")],
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """One pair's whole story: its source, every attempt to fetch it, its scores, its verdict in each version.
+
+    Example: imagen why http://example.org/cat.jpg
+    """
+    from data.lake.lake import Lake
+    from data.upkeep.why import why as find_why
+
+    stories = find_why(Lake.open(lake), pair)
+    if as_json:
+        write_json([asdict(story) for story in stories])
+    else:
+        from flows.terminal.data_tables import show_story
+
+        for story in stories:
+            show_story(story)
+
+
+def verify(
+    version: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Select again from the tables that a version's lineage names, and read its files again. Exit code 1 if it differs.
+
+    Example: imagen verify shapes@4
+    """
+    from data.lake.lake import Lake
+    from data.upkeep.verify import verify as find_verified
+
+    dataset, number = named(version)
+    found = find_verified(Lake.open(lake), dataset, number)
+    if as_json:
+        write_json({"same": found.same, **asdict(found)})
+    else:
+        from flows.terminal.data_tables import show_verified
+
+        show_verified(found, f"{dataset}@{found.version}")
+    raise typer.Exit(0 if found.same else 1)

@@ -1,0 +1,279 @@
+"""The verbs of the model half: train a cascade, make and edit pictures with one, and read how a picture was made or
+what it shows.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.terminal.options import JsonOption, LakeOption, named, write_json
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(show_default=False, help="NAME/NUMBER in the lake, a folder or URL; the lake's newest if not given."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of the first picture; the next has the next.")]
+OutOption = Annotated[Path, typer.Option(help="The PNG to write.")]
+GuidanceOption = Annotated[float | None, typer.Option(show_default=False, help="How closely the prompt is followed.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, show_default=False, help="Of each stage's sampler.")]
+NegativeOption = Annotated[str | None, typer.Option(show_default=False, help="What the pictures should not show.")]
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A configuration's .yaml file, or a preset: tiny, small, imagen-2b.")],
+    dataset: Annotated[str, typer.Option(help="NAME@VERSION; the newest version where none is named.")],
+    lake: LakeOption = "lake",
+    stage: Annotated[
+        list[int] | None, typer.Option(min=1, show_default=False, help="Only this one; 1 is the base.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(show_default=False, help="Of the model.")] = None,
+    size: Annotated[
+        int | None, typer.Option(show_default=False, help="The dial: width, and what follows from it.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(show_default=False, help="Train each stage for so long.")] = None,
+    seed: Annotated[int | None, typer.Option(show_default=False)] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Even where there is a GPU.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a cascade on a dataset version, stage after stage. Stopped or killed, the same command goes on.
+
+    Example: imagen train tiny --dataset shapes@1
+    """
+    from data.lake.lake import Lake
+    from flows.terminal.progress import watching
+    from imagen.config.training import load_config
+    from imagen.train.setup import planned
+    from imagen.train.train import train as run_training
+
+    loaded = load_config(config, given(name=name, size=size), given(minutes=minutes, seed=seed))
+    of, version = named(dataset)
+    training = planned(Lake.open(lake), loaded, of, version)
+    stages = None if stage is None else [check_stage(one, len(training.cascade.stages)) for one in stage]
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
+    with watching(silent=as_json or not first):
+        ended = run_training(training, stages, bars(training), cpu)
+    if not first:
+        return
+    if as_json:
+        model = ended.trained.reference if ended.trained else None
+        write_json(
+            {"model": model, "dataset": f"{of}@{training.version}", "stages": ended.stages, "training": ended.url}
+        )
+    else:
+        from flows.terminal.model_tables import show_trained
+
+        show_trained(ended, training)
+
+
+def check_stage(number: int, there: int) -> int:
+    if number > there:
+        raise typer.BadParameter(f"the cascade has {there} stages, there is no stage {number}", param_hint="--stage")
+    return number - 1
+
+
+def bars(training: Any) -> Any:
+    """Tell whoever watches how each stage gets on."""
+    from flows.terminal.progress import watcher
+    from imagen.train.train import Watch
+
+    shown: dict[int, tuple[str, int, int]] = {}  # of each stage: its bar, how long that is, how far it is
+
+    def on_stage(stage: int, settings: Any, step: int, done: float) -> None:
+        side = training.cascade.stages[stage].resolution
+        unit, total = ("steps", settings.steps) if settings.minutes is None else ("s", round(60 * settings.minutes))
+        now = min(total, round(done * total))
+        shown[stage] = f"train {side} px ({unit})", total, now
+        watcher.get().planned(shown[stage][0], total - now)
+
+    def on_step(stage: int, told: Any, done: float) -> None:
+        bar, total, before = shown[stage]
+        now = min(total, round(done * total))
+        rate = training.config.training(stage).batch / told.seconds
+        watcher.get().done(bar, now - before, f"loss {told.loss:.4f}, {rate:.0f} samples/s")
+        shown[stage] = bar, total, now
+
+    return Watch(on_stage, on_step)
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="What the pictures should show.", show_default=False)],
+    model: ModelOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 1,
+    seed: SeedOption = 0,
+    out: OutOption = Path("out.png"),
+    guidance: GuidanceOption = None,
+    steps: StepsOption = None,
+    negative: NegativeOption = None,
+    stages: Annotated[int | None, typer.Option(min=1, show_default=False, help="Stop after so many.")] = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Pictures of prompts, one PNG; several become a sheet. How they were made is written into it.
+
+    Example: imagen generate "a red circle above a small blue square" -n 8 --seed 3 --out grid.png
+    """
+    loaded, reference = load_model(model, lake)
+    sampling = given(guidance=guidance, steps=steps)
+    with working() as progress:
+        pictures = loaded.generate_images(
+            prompts, n, seed, negative, stages, progress=progress(loaded, "make"), **sampling
+        )
+    more = {"how": "generate", "model": reference, **given(negative_prompt=negative, stages=stages), **sampling}
+    made = [{"prompt": prompt, "seed": seed + at, **more} for prompt in prompts for at in range(n)]
+    write_pictures(pictures, made, n if len(prompts) > 1 else min(4, n), out, as_json)
+
+
+def edit(
+    image: Annotated[Path, typer.Argument(help="A square picture.")],
+    prompt: Annotated[str | None, typer.Argument(show_default=False, help="What it should show.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(show_default=False, help="Paint where this picture of the same size is white.")
+    ] = None,
+    upscale: Annotated[bool, typer.Option("--upscale", help="Only enlarge it.")] = False,
+    strength: Annotated[float, typer.Option(help="How far it may go from the picture, 0 to 1.")] = 0.6,
+    model: ModelOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Variations.")] = 1,
+    seed: SeedOption = 0,
+    out: OutOption = Path("out.png"),
+    guidance: GuidanceOption = None,
+    steps: StepsOption = None,
+    negative: NegativeOption = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """A picture as a prompt has it; with a mask only there; enlarged; without a prompt, variations of it.
+
+    Example: imagen edit in.png "a blue star" --mask mask.png --out out.png
+    """
+    from imagen.models.png import open_picture
+
+    if mask is not None and upscale:
+        raise typer.BadParameter("a picture is painted in (--mask) or enlarged (--upscale), one at a time")
+    picture = open_picture(image)
+    painted = open_picture(mask) if mask else None
+    loaded, reference = load_model(model, lake)
+    sampling = given(guidance=guidance, steps=steps)
+    more: dict[str, Any] = {"negative_prompt": negative, **sampling}
+    with working() as progress:
+        more["progress"] = progress(loaded, "edit")
+        if painted is not None:
+            pictures = [loaded.inpaint(picture, painted, prompt, seed + at, **more) for at in range(n)]
+        elif upscale:
+            pictures = [loaded.upscale(picture, prompt, seed + at, **more) for at in range(n)]
+        else:
+            pictures = loaded.restyle(picture, prompt, strength, n, seed, **more)
+    how = "inpaint" if mask else "upscale" if upscale else "restyle"
+    said = given(image=str(image), mask=mask and str(mask), negative_prompt=negative, **sampling)
+    said |= {"strength": strength} if how == "restyle" else {}
+    made = [{"prompt": prompt, "seed": seed + at, "how": how, "model": reference, **said} for at in range(n)]
+    write_pictures(pictures, made, min(4, n), out, as_json)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A PNG that `generate` or `edit` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """How a picture was made: prompt, seed, settings and model.
+
+    Example: imagen inspect grid.png
+    """
+    from imagen.models.png import read_png
+
+    made = read_png(file)
+    if as_json:
+        write_json(made)
+    else:
+        from flows.terminal.model_tables import show_made
+
+        show_made(made)
+
+
+def describe(
+    files: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="A captioner: built-in, a folder, or a hub id: Salesforce/blip-image-captioning-base.")
+    ] = "built-in",
+    prompt: Annotated[
+        str | None, typer.Option(show_default=False, help="What it is asked, or how its captions begin.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What pictures show, in a sentence each.
+
+    Example: imagen describe one.png other.jpg
+    """
+    from imagen.models.captions import describe as write_captions
+    from imagen.models.png import open_picture
+
+    pictures = [open_picture(file) for file in files]
+    said = list(zip(map(str, files), write_captions(pictures, model, prompt=prompt), strict=True))
+    if as_json:
+        write_json([{"file": file, "caption": caption} for file, caption in said])
+    else:
+        for file, caption in said:
+            sys.stdout.write(f"{file}: {caption}\n" if len(said) > 1 else f"{caption}\n")
+
+
+def load_model(model: str | None, lake: str) -> tuple[Any, str]:
+    """A model, and what it is called."""
+    from data.lake.lake import Lake
+    from imagen.errors import ModelNotFound
+    from imagen.models.model import Imagen
+    from imagen.models.table import models
+
+    if model is None:
+        known = models(Lake.open(lake))
+        if not known:
+            raise ModelNotFound(f"{lake} has no model yet. Train one: imagen train tiny --dataset NAME --lake {lake}")
+        model = known[0].reference
+    loaded = Imagen.from_pretrained(model, lake)
+    import torch
+
+    return loaded.to("cuda") if torch.cuda.is_available() else loaded, model
+
+
+@contextmanager
+def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]:
+    """Bars for the steps of each stage; what the pipeline can't make becomes an error of ours."""
+    from data.errors import ImagenError
+    from flows.terminal.progress import watcher, watching
+    from imagen.cascade.pipeline import NotPossible
+
+    def progress(model: Any, what: str) -> Callable[[int, int, int], None]:
+        def on_step(stage: int, step: int, steps: int) -> None:
+            name = f"{what} {model.stages[stage].side} px"
+            if step == 1:
+                watcher.get().planned(name, steps)
+            watcher.get().done(name, 1)
+
+        return on_step
+
+    try:
+        with watching():
+            yield progress
+    except NotPossible as error:
+        raise ImagenError(str(error)) from None
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
+    """One PNG that says of every picture how it was made."""
+    from flows.terminal.options import counted
+    from imagen.models.png import save_png
+    from imagen.train.sample_grid import sheet
+
+    captions = [one["prompt"] or "" for one in made]
+    save_png(pictures[0] if len(pictures) == 1 else sheet(pictures, captions, columns), out, made)
+    if as_json:
+        write_json({"out": str(out), "pictures": made})
+    else:
+        sys.stdout.write(f"{out}: {counted(len(pictures), 'picture')} by {made[0]['model']}\n")

@@ -1,0 +1,119 @@
+"""The verbs that take something out of a lake: export copies, forget and vacuum remove."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flows.terminal.options import JsonOption, LakeOption, counted, named, write_json
+
+
+def forget(
+    url: Annotated[str | None, typer.Option(help="The pairs of a URL.", show_default=False)] = None,
+    id: Annotated[str | None, typer.Option(help="One pair.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Option(help="All pairs of a domain.", show_default=False)] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The pairs whose origin sent these bytes.", show_default=False)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Kept on the blocklist.")] = "asked to",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Take pairs out of every table and out of storage for good, and never let them in again.
+
+    Old dataset versions stay readable, without them. Example: imagen forget --url http://example.org/me.jpg
+    """
+    from data.lake.lake import Lake
+    from data.upkeep.forget import find
+    from data.upkeep.forget import forget as run_forget
+
+    kinds: dict[Any, str | None] = {"url": url, "pair": id, "domain": domain, "sha256": sha256}
+    asked = [(kind, what) for kind, what in kinds.items() if what is not None]
+    if len(asked) != 1:
+        raise typer.BadParameter("name one thing to forget: --url, --id, --domain or --sha256")
+    (kind, what), opened = asked[0], Lake.open(lake)
+    assert what is not None
+    count = len(find(opened, kind, what))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(
+                f"{counted(count, 'pair')} would be forgotten for good; say --yes where nobody can be asked"
+            )
+        typer.confirm(f"Forget {counted(count, 'pair')} for good?", abort=True)
+    found = run_forget(opened, kind, what, reason)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.terminal.data_tables import show_forgotten
+
+        show_forgotten(found)
+
+
+def vacuum(
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours; a younger file may be about to be committed.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove files that no version names: what killed and beaten workers left behind.
+
+    Example: imagen vacuum --dry-run
+    """
+    from data.lake.lake import Lake
+    from data.upkeep.vacuum import vacuum as run_vacuum
+
+    found = run_vacuum(Lake.open(lake), older_than * 3600, dry_run)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        from flows.terminal.data_tables import show_vacuumed
+
+        show_vacuumed(found, dry_run)
+
+
+def export(
+    version: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
+    out: Annotated[str, typer.Argument(help="An empty or new folder, on disk or as a URL.")],
+    format: Annotated[str, typer.Option(help="webdataset, parquet, or hf: the layout of the Hugging Face Hub.")],
+    lake: LakeOption = "lake",
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples a file.")] = 10_000,
+    shuffle: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, show_default=False, help="A seed; the order of ids if not given."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a version for others: webdataset tars, Parquet, or a Hub folder with its card. Killed, it can be run again.
+
+    Example: imagen export shapes@4 s3://bucket/shapes --format webdataset
+    """
+    from data.export.export import Format
+    from data.export.export import export as write
+    from data.lake.lake import Lake
+    from flows.terminal.progress import watcher, watching
+
+    if format not in list(Format):
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(Format)}", param_hint="--format")
+    dataset, number = named(version)
+    with watching(silent=as_json):
+        written = write(
+            Lake.open(lake),
+            dataset,
+            number,
+            out,
+            Format(format),
+            shard_size,
+            shuffle,
+            on_plan=lambda samples: watcher.get().planned("export", samples),
+            on_samples=lambda samples: watcher.get().done("export", samples),
+        )
+    if as_json:
+        write_json(asdict(written))
+    else:
+        from flows.terminal.data_tables import show_exported
+
+        show_exported(written)

@@ -1,0 +1,220 @@
+"""From noise to pictures, a stage at a time: guidance, thresholds, any of `diffusers`' samplers, and editing.
+
+x₀ is what the model means at a step: it is guided, brought back into the range of pictures, and handed to the sampler
+in the words of its objective, so that every sampler has the same guidance and thresholds. Pictures are float32 on their
+way, whatever the model computes in: bfloat16 has fewer levels than a picture.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from imagen.cascade.diffusion import PREDICTIONS, Diffusion
+
+Sampler = Literal["dpm", "ddim", "ddpm"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+
+
+class SampleSettings(BaseModel):
+    """How a stage is sampled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: Sampler = Field("dpm", description="dpm: DPM-Solver++; ddpm: the paper's ancestral")
+    steps: int = Field(30, ge=1)
+    guidance: float = Field(5.0, ge=1, description="classifier-free; 1: none")
+    interval: tuple[float, float] = Field((0.0, 1.0), description="of time, 1 is noise: where there is guidance")
+    rescale: float = Field(0.0, ge=0, le=1, description="how far the spread of what is guided is set back")
+    threshold: Literal["dynamic", "static", "none"] = Field("dynamic", description="arXiv 2205.11487, section 2.3")
+    percentile: float = Field(0.95, gt=0, le=1, description="of absolute values, by which dynamic thresholds go")
+    level: float = Field(0.1, ge=0, le=1, description="of noise that is put on the smaller picture")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the pictures should show, and what they are made from."""
+
+    text: Tensor | None = None  # b n d
+    seen: Tensor | None = None  # b n
+    against: tuple[Tensor, Tensor] | None = None  # text and seen of what they should not show
+    small: Tensor | None = None  # b 3 h w, enlarged and noised to `level`
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pictures to begin from, noised up to `strength` (arXiv 2108.01073)."""
+
+    pixels: Tensor  # b 3 h w
+    strength: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pictures to keep but where the mask is 1."""
+
+    pixels: Tensor  # b 3 h w
+    mask: Tensor  # b 1 h w
+    repeats: int  # of each step, so that what is painted and what is kept agree
+
+
+def sample(
+    unet: Callable[..., Tensor],
+    diffusion: Diffusion,
+    settings: SampleSettings,
+    noise: Tensor,  # b 3 h w
+    rngs: Sequence[torch.Generator],  # of each picture, for what is drawn on the way
+    asked: Asked = Asked(),
+    given: Given | None = None,
+    scheduler: Any = None,  # one of `diffusers`', in the place of the settings' sampler
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> Tensor:
+    """Pictures, -1 to 1."""
+    scheduler = scheduler or sampler_of(diffusion, settings)
+    scheduler.set_timesteps(settings.steps, device=noise.device)
+    drawing = {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    times = scheduler.timesteps
+    x = (noise * scheduler.init_noise_sigma).contiguous(memory_format=torch.channels_last)  # faster convolutions
+    if given is not None and given.strength < 1:
+        skipped = min(len(times) - 1, round(len(times) * (1 - given.strength)))
+        times = times[skipped:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped)
+        x = scheduler.add_noise(given.pixels, noise, times[:1].expand(len(x)))
+    for at, t in enumerate(times):
+        now = t.expand(len(x)).long()
+        scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
+        meant = _meant(unet, diffusion, settings, scaled, now, asked)
+        x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
+        on_step(at + 1, len(times))
+    return x.clamp(-1, 1)
+
+
+def repaint(
+    unet: Callable[..., Tensor],
+    diffusion: Diffusion,
+    settings: SampleSettings,
+    noise: Tensor,  # b 3 h w
+    rngs: Sequence[torch.Generator],
+    asked: Asked,
+    kept: Kept,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> Tensor:
+    """Pictures that are the kept ones but for what is painted (arXiv 2201.09865).
+
+    A step is undone by noise and made again, which no scheduler of `diffusers` that counts its steps can follow.
+    """
+    x, steps = noise, settings.steps
+    times = torch.linspace(diffusion.settings.steps, 0, steps + 1).round().long().to(x.device) - 1
+    for at in range(steps):
+        now, after = times[at].expand(len(x)), times[at + 1].expand(len(x))
+        if at + 1 == steps:
+            x = kept.mask * _meant(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
+        for left in reversed(range(kept.repeats if at + 1 < steps else 0)):
+            meant = _meant(unet, diffusion, settings, x, now, asked)
+            fresh = drawn(rngs, x) if settings.sampler == "ddpm" else None
+            painted = diffusion.back(meant, x, now, after, fresh)
+            x = kept.mask * painted + (1 - kept.mask) * diffusion.noised(kept.pixels, drawn(rngs, x), after)
+            if left:
+                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+        on_step(at + 1, steps)
+    return x.clamp(-1, 1)
+
+
+def drawn(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Noise for each picture from its own generator, so that it does not depend on its company."""
+    return torch.stack([torch.randn(like.shape[1:], generator=rng, device=rng.device) for rng in rngs]).to(like)
+
+
+def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
+    """DDIM as DPM-Solver++ of the first order: diffusers' own takes even strides, which may stop short of the end."""
+    given = dict(diffusion.scheduler.config)
+    if settings.sampler == "ddpm":
+        return DDPMScheduler.from_config(given)
+    order = 1 if settings.sampler == "ddim" else 2
+    more = {"algorithm_type": "dpmsolver++", "solver_order": order, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(given | more)
+
+
+def fits(scheduler: Any, diffusion: Diffusion) -> bool:
+    """Whether a sampler has this noise and these words, and asks the model at steps that it knows."""
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    return (
+        kept is not None
+        and scheduler.order == 1
+        and kept.shape == diffusion.kept.shape
+        and torch.allclose(kept.float().cpu(), diffusion.kept, atol=1e-3)  # some know no noise without a picture
+        and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
+    )
+
+
+def _meant(
+    unet: Callable[..., Tensor],
+    diffusion: Diffusion,
+    settings: SampleSettings,
+    x: Tensor,
+    times: Tensor,
+    asked: Asked,
+) -> Tensor:
+    """The picture that the guided model means."""
+    more = {}
+    if asked.small is not None:
+        more = {"small": asked.small, "noise": asked.small.new_full((len(x),), settings.level)}
+    first, last = settings.interval
+    now = float(times[0]) / diffusion.settings.steps
+    if asked.text is None or asked.seen is None or settings.guidance == 1 or not first <= now <= last:
+        meant = diffusion.picture(_heard(unet, x, times, asked.text, asked.seen, more), x, times)
+    else:
+        against = asked.against or (asked.text, torch.zeros_like(asked.seen))
+        text, seen = _together((asked.text, asked.seen), against)
+        twice = {name: torch.cat([value, value]) for name, value in more.items()}
+        both = _heard(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
+        with_text, without = (diffusion.picture(one, x, times) for one in both.chunk(2))
+        meant = without + settings.guidance * (with_text - without)
+        if settings.rescale:
+            spread = with_text.std((1, 2, 3), keepdim=True) / meant.std((1, 2, 3), keepdim=True)
+            meant = meant * (settings.rescale * spread + 1 - settings.rescale)
+    if settings.threshold == "static":
+        return meant.clamp(-1, 1)
+    if settings.threshold == "dynamic":
+        largest = torch.quantile(meant.abs().flatten(1), settings.percentile, dim=1).clamp(min=1)
+        largest = largest[:, None, None, None]
+        return meant.clamp(-largest, largest) / largest
+    return meant
+
+
+def _heard(
+    unet: Callable[..., Tensor],
+    x: Tensor,
+    times: Tensor,
+    text: Tensor | None,
+    seen: Tensor | None,
+    more: dict[str, Tensor],
+) -> Tensor:
+    """What the model says, asked in its own precision."""
+    dtype = getattr(unet, "dtype", x.dtype)
+    if "small" in more:
+        more = more | {"small": more["small"].to(dtype)}
+    said: Tensor = unet(x.to(dtype), times, text if text is None else text.to(dtype), seen, **more)
+    return said.to(x.dtype)
+
+
+def _together(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Texts of two lengths in one batch."""
+    longest = max(one[0].shape[1], other[0].shape[1])
+    pairs = [(text, seen, longest - text.shape[1]) for text, seen in (one, other)]
+    texts = [torch.nn.functional.pad(text, (0, 0, 0, more)) for text, _, more in pairs]
+    return torch.cat(texts), torch.cat([torch.nn.functional.pad(seen, (0, more)) for _, seen, more in pairs])
+
+
+def _said(diffusion: Diffusion, meant: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    """What a model would have said that means this picture."""
+    a, s = diffusion.scales(times, x)
+    if diffusion.settings.objective == "x0":
+        return meant
+    return (a * x - meant) / s if diffusion.settings.objective == "v" else (x - a * meant) / s

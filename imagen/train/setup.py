@@ -1,0 +1,173 @@
+"""What a training is before its first step: a configuration, a dataset version, its text, and first weights."""
+
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from data.encoders.encoder import EncoderSettings
+from data.errors import DatasetNotFound, DatasetVersionNotFound
+from data.lake import storage
+from data.lake.lake import Lake
+from data.publish.versions import Version, versions
+from data.reader.reader import Reader
+from data.upkeep.forget import GRIDS, TRAININGS
+from imagen.cascade.diffusion import Diffusion
+from imagen.cascade.unet import UNet
+from imagen.config.cascade import CascadeSettings
+from imagen.config.training import TrainConfig
+from imagen.errors import TextNotUsable
+from imagen.models.model import check_shapes, located, trained_unet
+from imagen.models.table import CHAMPION, find_model
+from imagen.train.batches import Endless, Squares, picture_column
+from imagen.train.checkpoint import Checkpoints
+from imagen.train.lora import add_lora
+from imagen.train.loss import Lesson
+from imagen.train.stage_run import Run
+
+
+def training_url(lake: Lake, name: str, id: str) -> str:
+    """Where a training keeps what it makes on the way, by the name and the id of what comes of it."""
+    return storage.join(lake.url, TRAININGS, f"{name}-{id[:12]}")
+
+
+def grids_of(stage_url: str) -> list[str]:
+    """The URLs of a stage's grids, oldest first."""
+    folder = storage.join(stage_url, GRIDS)
+    names = storage.files(folder) if storage.exists(folder) else []
+    return [storage.join(folder, name) for name in names if name.endswith(".png")]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what, and where it is kept."""
+
+    lake: Lake
+    config: TrainConfig
+    dataset: str
+    version: int
+    cascade: CascadeSettings  # with the width of the dataset's text
+    text: dict[str, Any] | None  # the encoder's settings
+    columns: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        said = f"{self.config.hash} {self.dataset}@{self.version}"
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+    @property
+    def url(self) -> str:
+        return training_url(self.lake, self.config.name, self.id)
+
+    def stage_url(self, stage: int) -> str:
+        return storage.join(self.url, f"stage-{stage + 1}")
+
+    def checkpoints(self, stage: int) -> Checkpoints:
+        settings = self.config.training(stage)
+        return Checkpoints(storage.join(self.stage_url(stage), "checkpoints"), settings.keep, settings.for_good_every)
+
+    def reader(self, stage: int, **how: Any) -> Reader:
+        """Of what a stage reads: pictures no larger than it needs, and its text."""
+        side = self.cascade.stages[stage].resolution
+        columns = [picture_column(self.columns, side), *([self.config.text] if self.config.text else [])]
+        columns += self.config.mix
+        return Reader(self.lake, self.dataset, self.version, columns=tuple(columns), **how)
+
+
+def planned(lake: Lake, config: TrainConfig, dataset: str, version: int | None = None) -> Training:
+    """The training of a dataset version, after a look at whether it can be."""
+    known = versions(lake, dataset)
+    if not known:
+        raise DatasetNotFound(f"{dataset} has no version yet. Build it: imagen build RECIPE --lake {lake.url}")
+    chosen = next((one for one in known if version in (None, one.version)), None)
+    if chosen is None:
+        raise DatasetVersionNotFound(
+            f"{dataset}@{version} does not exist in {lake.url}; newest is {dataset}@{known[0].version}. "
+            f"List versions: imagen versions {dataset}"
+        )
+    columns = tuple(lake.table(f"datasets/{dataset}", chosen.version).schema().names)
+    text, cascade = None, config.model.model_copy(update={"text_width": None})
+    if config.text is not None:
+        text, width = text_of(lake, chosen, config.text, columns)
+        for name in config.mix:
+            check_same(chosen, config.text, text, name, text_of(lake, chosen, name, columns)[0])
+        asked = config.cascade.text_width if config.cascade else None
+        if asked not in (None, width):
+            raise TextNotUsable(
+                f"the embeddings {config.text!r} of {dataset}@{chosen.version} are {width} wide, and the cascade reads "
+                f"{asked}: correct cascade.text_width, or build the dataset with another encoder"
+            )
+        cascade = cascade.model_copy(update={"text_width": width})
+    if (config.init_from or "").endswith(f"/{CHAMPION}"):  # which one it was then is part of what is trained
+        config = config.model_copy(update={"init_from": find_model(lake, config.init_from or "").reference})
+    return Training(lake, config, dataset, chosen.version, cascade, text, columns)
+
+
+def text_of(lake: Lake, version: Version, column: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+    """The settings of the encoder whose embeddings a dataset version has, with its table, and their width."""
+    if f"{column}_embedding" not in columns:
+        there = [name.removesuffix("_embedding") for name in columns if name.endswith("_embedding")]
+        raise TextNotUsable(
+            f"{version.dataset}@{version.version} has no embeddings {column!r}, it has {', '.join(there) or 'none'}: "
+            f"build it with embed.{column} in its recipe, or say text: null to train without captions"
+        )
+    settings = EncoderSettings(**version.record["recipe"]["embed"][column])
+    reader = Reader(lake, version.dataset, version.version, columns=(column,), shuffle=False, rank=0, world=1)
+    width = next((one[column].shape[1] for one in reader if one[column] is not None and len(one[column])), None)
+    if width is None:
+        raise TextNotUsable(f"no sample of {version.dataset}@{version.version} has an embedding {column!r}")
+    return {**settings.model_dump(mode="json"), "table": version.record["embeddings"][column]}, width
+
+
+def check_same(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
+    """Raise unless two embeddings are one encoder's: a model reads one language."""
+    if mixed["table"] != text["table"]:
+        raise TextNotUsable(
+            f"mix: {other} of {version.dataset}@{version.version} is of {mixed['table']}, and {name} of "
+            f"{text['table']}: mix texts that the same encoder read"
+        )
+
+
+def begun(training: Training, stage: int, cpu: bool = False) -> Run:
+    """A stage before its first step."""
+    config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
+    torch.manual_seed(settings.seed)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision a process, our stages may differ
+    # Else DDP lays its gradients out anew after the first step of a sitting, and adds them up in another order.
+    same = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu, kwargs_handlers=[same])
+    unet = UNet(**training.cascade.unet(stage))
+    if config.init_from:
+        begin_from(config.init_from, training, stage, unet)
+    if config.lora:
+        add_lora(unet, config.lora.rank, config.lora.alpha)
+    for name, parameter in unet.named_parameters():
+        if any(fnmatch(name, pattern) for pattern in config.freeze):
+            parameter.requires_grad = False
+    small = training.cascade.stages[stage - 1].resolution if stage else None
+    lesson = Lesson(Diffusion(own.diffusion, own.resolution), small, own.crop, tuple(config.mix.values()))
+    squares = Squares(training.reader(stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
+    batches = Endless(
+        squares, settings.share(accelerator.num_processes), config.text, settings.workers, list(config.mix)
+    )
+    return Run(unet, lesson, batches, settings, accelerator)
+
+
+def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
+    """Weights of a trained model's stage of the same size."""
+    resolution = training.cascade.stages[stage].resolution
+    theirs, there = trained_unet(located(where, training.lake.url), resolution)
+    here = training.text and training.text["table"]
+    if there != here:
+        raise TextNotUsable(
+            f"{where} reads embeddings of {there}, and {training.dataset}@{training.version} has those of {here}: "
+            "build the dataset with the model's encoder"
+        )
+    if theirs is not None:
+        check_shapes(where, theirs.state_dict(), unet.state_dict())
+        unet.load_state_dict(theirs.state_dict())

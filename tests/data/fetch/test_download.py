@@ -1,0 +1,472 @@
+"""The download stage over a real origin: when a pair is asked again, what becomes of a picture that changed, and what
+must not be fetched or kept.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from data.build.recipe import load_recipe, parse_recipe
+from data.engine.stage import Plan, make_plan, run_stage
+from data.errors import RecipeError
+from data.fetch.blocklist import Entry, add
+from data.fetch.download import Download, DownloadSettings
+from data.lake.lake import Lake
+from data.lake.schemas import PAIRS, bucket_of, changed_id, pair_id
+from data.lake.table import write_file
+from data.publish.versions import funnel
+from data.scorers.phash import perceptual_hash
+from data.select.selection import Selection, select
+from data.world.server import OriginServer
+from tests.servers.small_world import jpeg, write_origin
+
+HOST = "shapes.test"
+QUICK = {"per_host_rate": 10_000.0, "retry_wait": 0.01, "respect_robots": False}
+Row = dict[str, Any]
+
+
+class Here:
+    """Shards in this process, one after the other."""
+
+    workers = 1
+
+    def map(self, work: Callable[[Any], Any], items: Any) -> Iterator[Any]:
+        return map(work, items)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Place:
+    """A lake, an origin, and the pairs between them."""
+
+    lake: Lake
+    origin: OriginServer
+    folder: Path
+
+    def put(self, name: str, body: bytes) -> None:
+        file = self.folder / name
+        file.write_bytes(body)
+        os.utime(file, ns=(file.stat().st_mtime_ns + 1_000_000,) * 2)  # whatever the clock's grain
+
+    def pages(self, **behaviours: tuple[str, str | None]) -> None:
+        """Pages by name: behaviour and location. Those that are fine are there anyway."""
+        fine = [(f"/{file.name}", file.name, "ok", None) for file in self.folder.glob("*.jpg")]
+        write_origin(self.folder, fine + [(f"/{n}", "a.jpg", kind, to) for n, (kind, to) in behaviours.items()])
+        self.origin._origin.__init__(self.folder)  # type: ignore[misc]
+
+    def add(self, *names: str, caption: str = "a caption", host: str = HOST, **more: Any) -> list[str]:
+        urls = [name if ":" in name else f"http://{host}/{name}" for name in names]
+        now = datetime.now(UTC)
+        rows = [
+            {"id": pair_id(url, caption), "url": url, "caption": caption, "source": "list", "first_seen": now, **more}
+            for url in urls
+        ]
+        table = self.lake.table_or_make("pairs", PAIRS)
+        files = []
+        for bucket in self.lake.buckets:
+            part = [row for row in rows if bucket_of(row["id"], self.lake.config.buckets) == bucket]
+            files += [write_file(table.url, bucket, pa.Table.from_pylist(part, PAIRS))] if part else []
+        assert len(table.append(files)) == len(files)
+        return [row["id"] for row in rows]
+
+    def stage(self, **settings: Any) -> Download:
+        return Download(self.lake, DownloadSettings(**{**QUICK, **settings}))
+
+    def download(self, **settings: Any) -> int:
+        return run_stage(self.lake, self.stage(**settings), Here(), 100)
+
+    def rows(self, table: str) -> list[Row]:
+        return list(self.lake.table(table).dataset().to_table().to_pylist())
+
+    def fetches(self, id: str) -> list[Row]:
+        return sorted((row for row in self.rows("fetches") if row["id"] == id), key=lambda row: row["attempt"])
+
+    def statuses(self, id: str) -> list[str]:
+        return [row["status"] for row in self.fetches(id)]
+
+    def pictures(self) -> dict[str, str]:
+        """The hash of the bytes of each pair's picture."""
+        found = self.rows("images")
+        assert len({row["id"] for row in found}) == len(found), "one picture a pair"
+        return {row["id"]: row["sha256"] for row in found}
+
+    def reasons(self, select_yaml: str = "") -> dict[str, list[str]]:
+        recipe = parse_recipe(f"name: x\nsources: [{{path: a.parquet}}]\n{select_yaml}", "x")
+        selection = Selection("x", recipe.criteria, recipe.judged)
+        select(self.lake, selection)
+        steps = funnel(self.lake, selection)
+        verdicts = {row["id"]: row["reasons"] for row in self.rows("verdicts/x")}
+        assert steps[-1].left == sum(not reasons for reasons in verdicts.values())
+        return verdicts
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(jpeg())
+    write_origin(folder, [("/a.jpg", "a.jpg", "ok", None)])
+    with OriginServer(folder) as origin:
+        hosts = {HOST: origin.address, f"*.{HOST}": origin.address}
+        yield Place(Lake.make(str(tmp_path / "lake"), hosts=hosts), origin, folder)
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def test_the_wait_goes_by_the_class_of_the_failure_and_the_pairs_of_a_dead_host_disperse() -> None:
+    settings = DownloadSettings()
+    ids = [pair_id(str(n), "") for n in range(200)]
+    for status, hours in (("timeout", 6), ("connection", 6), ("dns", 24), ("server_error", 1), ("rate_limited", 1)):
+        for failures in (1, 2, 3):
+            least = timedelta(hours=hours * 2 ** (failures - 1))
+            waits = [settings.wait(id, status, failures) for id in ids]
+            assert all(least <= wait <= 1.5 * least for wait in waits)
+            assert max(waits) - min(waits) > 0.4 * least
+            assert waits == [settings.wait(id, status, failures) for id in ids]
+
+
+def test_a_failure_that_passes_is_tried_in_so_many_builds_and_one_that_stays_but_once(place: Place) -> None:
+    place.pages(down=("unavailable", None), gone=("gone", None))
+    down, gone = place.add("down", "gone")
+    for _ in range(5):
+        place.download(retry_hours_server=0, attempts=3)
+    assert place.statuses(down) == ["server_error"] * 3
+    assert place.statuses(gone) == ["gone"]
+    assert [row["retry_after"] is None for row in place.fetches(down)] == [False, False, True]
+
+
+def test_what_failed_for_good_after_it_failed_for_a_while_is_left(place: Place) -> None:
+    place.pages(picture=("unavailable", None))
+    (id,) = place.add("picture")
+    place.download(retry_hours_server=0)
+    place.pages(picture=("gone", None))
+    for _ in range(3):
+        place.download(retry_hours_server=0)
+    assert place.statuses(id) == ["server_error", "gone"]
+
+
+def test_a_host_that_says_when_to_come_again_is_left_alone_until_then(place: Place) -> None:
+    names = [f"p{n}" for n in range(40)]
+    place.pages(**dict.fromkeys(names, ("limited", "7200")))
+    ids = place.add(*names)
+    place.download(per_host=2, tries=2)
+    rows = [place.fetches(id)[0] for id in ids]
+    assert {row["status"] for row in rows} == {"rate_limited"}
+    assert all(row["transient"] and row["error"] for row in rows)
+    asked = [row for row in rows if row["http_status"] == 429]
+    assert len(asked) == place.origin.stats.pictures <= 2, "who waited in the queue asks no more"
+    waits = [(row["retry_after"] - row["at"]).total_seconds() for row in rows]
+    assert all(7190 < wait <= 7200 for wait in waits), "to the second, not by the class"
+    place.download(per_host=2)
+    assert place.origin.stats.pictures == len(asked)
+    assert place.statuses(ids[0]) == ["rate_limited"]
+
+
+def test_who_was_not_asked_has_spent_no_attempt(place: Place) -> None:
+    place.pages(first=("limited", "6"), second=("ok", None))
+    first, second = place.add("first", "second")
+    stage = place.stage(per_host=1, attempts=1, retry_hours_server=0)
+    table = place.lake.table_or_make("fetches", stage.outputs(place.lake)[2].columns(), ("id", "attempt"))
+    now = datetime.now(UTC)
+    row = {"attempt": 1, "at": now, "status": "rate_limited", "transient": True, "retry_after": now, "error": "-"}
+    for id, http_status in ((first, 429), (second, None)):
+        rows = pa.Table.from_pylist([{"id": id, **row, "http_status": http_status}], table.columns())
+        table.append([write_file(table.url, bucket_of(id, place.lake.config.buckets), rows)])
+    failures = {
+        row["id"]: row["failures"]
+        for b in place.lake.buckets
+        for row in stage.pending(place.lake, stage.outputs(place.lake), b).to_pylist()
+    }
+    assert failures == {first: 1.0, second: pytest.approx(0.1)}
+
+
+def test_a_head_that_is_no_text_is_a_row_all_the_same(place: Place) -> None:
+    place.pages(fine=("garbled", "200"), broken=("garbled", "500"))
+    fine, broken = place.add("fine", "broken")
+    place.download()
+    assert place.statuses(fine) == ["ok"]
+    assert place.statuses(broken) == ["server_error"]
+    assert place.download(refetch_days=0) == 1
+    assert place.statuses(fine) == ["ok", "unchanged"]
+
+
+def test_bytes_that_are_not_those_that_the_list_names_are_refused(place: Place) -> None:
+    (right,) = place.add("a.jpg", sha256=sha256(jpeg()).upper())
+    (wrong,) = place.add("a.jpg", caption="another", sha256="0" * 64)
+    place.download()
+    assert place.statuses(right) == ["ok"]
+    assert place.statuses(wrong) == ["changed"]
+    assert place.fetches(wrong)[0]["error"] == "the bytes are not those that the list names"
+    assert set(place.pictures()) == {right}
+    place.put("a.jpg", jpeg(seed=1))
+    for _ in range(2):
+        place.download(refetch_days=0)
+    assert place.statuses(right) == ["ok", "changed"], "for good: the list does not name the new ones"
+    assert place.pictures() == {right: sha256(jpeg())}
+    assert place.reasons()[right] == []
+
+
+def test_a_picture_is_asked_for_again_when_it_is_old_and_not_sent_again(place: Place) -> None:
+    place.put("b.jpg", jpeg(seed=1))
+    place.pages()
+    ids = place.add("a.jpg", "b.jpg")
+    assert place.download() == 2
+    assert place.download(refetch_days=1) == 0, "not old yet"
+    assert place.download(refetch_days=0) == 2
+    assert place.origin.stats.unchanged == 2
+    before = place.pictures()
+    for id in ids:
+        assert place.statuses(id) == ["ok", "unchanged"]
+        first, second = place.fetches(id)
+        assert second["http_status"] == 304
+        assert second["etag"] == first["etag"] is not None
+    assert place.pictures() == before
+    assert len(place.rows("pairs")) == 2
+    assert place.download(refetch_days=0) == 2
+    assert place.origin.stats.unchanged == 4, "the tag is remembered"
+
+
+def test_a_changed_picture_is_a_new_pair_and_never_a_silent_swap(place: Place) -> None:
+    old, new = jpeg(), jpeg(seed=1)
+    (first,) = place.add("a.jpg", extra='{"k": 1}')
+    place.download()
+    place.put("a.jpg", new)
+    place.download(refetch_days=0)
+    url = f"http://{HOST}/a.jpg"
+    second = changed_id(url, "a caption", sha256(new))
+    assert place.pictures() == {first: sha256(old), second: sha256(new)}
+    assert place.statuses(first) == ["ok", "replaced"]
+    assert place.fetches(first)[1]["replaced_by"] == second
+    pair = next(row for row in place.rows("pairs") if row["id"] == second)
+    assert (pair["url"], pair["caption"], pair["source"], pair["extra"]) == (url, "a caption", "list", '{"k": 1}')
+    assert (pair["replaces"], pair["sha256"]) == (first, sha256(new))
+    assert pair["first_seen"] == place.fetches(first)[1]["at"]
+    assert place.reasons() == {first: [f"replaced by {second}"], second: []}
+    assert place.download() == 0
+    assert place.download(refetch_days=0) == 1, "only the one that is current is asked"
+    assert place.origin.stats.unchanged == 1, "by the tag that came with the new bytes"
+    assert place.statuses(second) == ["unchanged"]
+
+
+def test_bytes_that_come_back_come_back_under_their_id_and_the_last_fetch_wins(place: Place) -> None:
+    bodies = [jpeg(seed=n) for n in range(3)]
+    url = f"http://{HOST}/a.jpg"
+    (root,) = place.add("a.jpg")
+    place.download()
+    current = [root]
+    for turn in (1, 0, 1, 2, 1, 1, 0):
+        place.put("a.jpg", bodies[turn])
+        place.download(refetch_days=0)
+        id = changed_id(url, "a caption", sha256(bodies[turn]))
+        replaced = {id for id, reasons in place.reasons().items() if reasons}
+        everything = {row["id"] for row in place.rows("pairs")}
+        assert everything - replaced == {id}
+        assert place.pictures()[id] == sha256(bodies[turn])
+        current.append(id)
+    assert len(everything) == 4
+    assert place.reasons()[root] == [f"replaced by {current[1]}"]
+
+
+@pytest.mark.parametrize("committed", [0, 1, 2])
+def test_a_build_killed_between_its_commits_still_has_one_picture_of_each(place: Place, committed: int) -> None:
+    (root,) = place.add("a.jpg")
+    place.put("b.jpg", jpeg(seed=9))
+    place.pages()
+    (other,) = place.add("b.jpg")
+    place.download()
+    place.put("a.jpg", jpeg(seed=1))
+    stage = place.stage(refetch_days=0)
+    plan = make_plan(place.lake, stage, 100)
+    written = [stage.work(shard) for shard in plan.shards]
+    Plan(stage, plan.outputs[:committed], plan.shards).commit(written)
+    for _ in range(2):
+        place.download(refetch_days=0)
+    id = changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=1)))
+    assert place.pictures() == {root: sha256(jpeg()), id: sha256(jpeg(seed=1)), other: sha256(jpeg(seed=9))}
+    assert len(place.rows("pairs")) == 3
+    assert place.reasons() == {root: [f"replaced by {id}"], id: [], other: []}
+
+
+def test_other_bytes_after_a_kill_become_the_next_in_the_chain(place: Place) -> None:
+    """The replacing pair was committed and its picture was not; then the origin changed again."""
+    (root,) = place.add("a.jpg")
+    place.download()
+    place.put("a.jpg", jpeg(seed=1))
+    stage = place.stage(refetch_days=0)
+    plan = make_plan(place.lake, stage, 100)
+    Plan(stage, plan.outputs[:1], plan.shards).commit([stage.work(shard) for shard in plan.shards])
+    place.put("a.jpg", jpeg(seed=2))
+    place.download()
+    first, second = (changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
+    assert place.pictures() == {root: sha256(jpeg()), second: sha256(jpeg(seed=2))}
+    assert place.reasons() == {root: [f"replaced by {first}"], first: [f"replaced by {second}"], second: []}
+
+
+def test_of_two_builds_that_find_other_bytes_each_the_later_wins(place: Place) -> None:
+    (root,) = place.add("a.jpg")
+    place.download()
+    stage = place.stage(refetch_days=0)
+    plans = [make_plan(place.lake, stage, 100) for _ in range(2)]
+    for seed, plan in enumerate(plans, start=1):
+        place.put("a.jpg", jpeg(seed=seed))
+        plan.commit([stage.work(shard) for shard in plan.shards])
+    first, second = (changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
+    assert set(place.pictures()) == {root, first, second}
+    found = place.reasons()
+    assert found[root]
+    assert found[first] == [f"replaced by {second}"]
+    assert found[second] == []
+
+
+def test_of_two_builds_that_find_the_same_bytes_one_lands(place: Place) -> None:
+    (root,) = place.add("a.jpg")
+    place.download()
+    place.put("a.jpg", jpeg(seed=1))
+    stage = place.stage(refetch_days=0)
+    plans = [make_plan(place.lake, stage, 100) for _ in range(2)]
+    lost = [plan.commit([stage.work(shard) for shard in plan.shards]) for plan in plans]
+    assert lost == [0, 1]
+    assert len(place.pictures()) == len(place.rows("pairs")) == 2
+    assert place.statuses(root) == ["ok", "replaced"]
+
+
+def test_a_picture_that_is_gone_stays_unless_the_recipe_says_otherwise(place: Place) -> None:
+    (id,) = place.add("a.jpg")
+    place.download()
+    place.pages(**{"a.jpg": ("gone", None)})
+    for _ in range(2):
+        place.download(refetch_days=0)
+    assert place.statuses(id) == ["ok", "gone"], "gone for good: asked once"
+    assert place.reasons()[id] == []
+    strict = "select:\n  - fetch_status: {none_of: [gone, not_found]}\n"
+    assert place.reasons(strict)[id] == ["fetch_status is gone"]
+
+
+def test_a_refetch_that_fails_for_a_while_is_tried_again_and_changes_nothing(place: Place) -> None:
+    (id,) = place.add("a.jpg")
+    place.download()
+    place.pages(**{"a.jpg": ("unavailable", None)})
+    place.download(refetch_days=0)
+    assert place.download(refetch_days=1) == 0
+    place.pages()
+    assert place.download(refetch_days=1, retry_hours_server=0) == 0, "the wait was written down when it failed"
+    assert place.download(refetch_days=0) == 1
+    assert place.statuses(id) == ["ok", "server_error", "unchanged"]
+    place.put("a.jpg", b"<html>parked</html>")
+    place.download(refetch_days=0)
+    assert place.statuses(id)[-1] == "not_an_image"
+    assert place.reasons()[id] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("url", f"https://user@{HOST.upper()}:443/a.jpg#part"),
+        ("domain", f"*.{HOST}"),
+        ("pair", pair_id(f"http://{HOST}/a.jpg", "a caption")),
+    ],
+)
+def test_what_is_blocked_is_not_asked(place: Place, kind: Any, what: str) -> None:
+    add(place.lake, [Entry(kind, what, "asked to")])
+    (id,) = place.add("a.jpg")
+    place.download()
+    assert place.statuses(id) == ["blocked"]
+    assert place.fetches(id)[0]["retry_after"] is None
+    assert place.origin.stats.pictures == 0
+    assert place.download() == 0
+
+
+def test_a_redirect_to_what_is_blocked_is_not_followed(place: Place) -> None:
+    place.pages(moved=("redirect", "/a.jpg"))
+    add(place.lake, [Entry("url", f"http://{HOST}/a.jpg", "asked to")])
+    (id,) = place.add("moved")
+    place.download()
+    assert place.statuses(id) == ["blocked"]
+    assert place.origin.stats.paths == {"/moved": 1}
+
+
+def test_a_blocked_body_is_dropped_under_whatever_url_and_the_next_shard_knows(place: Place) -> None:
+    (before,) = place.add("a.jpg")
+    place.download()
+    again = jpeg(seed=5)
+    place.put("b.jpg", again)
+    place.put("c.jpg", jpeg(200, 150, seed=6))
+    place.pages()
+    look = perceptual_hash(Image.open(io.BytesIO(jpeg(200, 150, seed=6))))
+    entries = [Entry("sha256", sha256(again), "x"), Entry("phash", f"{look:016x}", "x")]
+    assert add(place.lake, entries) == 2
+    assert add(place.lake, entries) == 0
+    ids = place.add("b.jpg", "c.jpg")
+    place.download()
+    assert [place.statuses(id) for id in ids] == [["blocked"], ["blocked"]]
+    assert set(place.pictures()) == {before}
+    kept = place.rows("blocklist")
+    assert {row["kind"] for row in kept} == {"sha256", "phash"}
+
+
+def test_the_blocklist_does_not_keep_a_url_that_was_forgotten(place: Place) -> None:
+    add(place.lake, [Entry("url", "http://private.example/me.jpg", "forgotten")])
+    (row,) = place.rows("blocklist")
+    assert "private" not in str(row)
+    with pytest.raises(ValueError, match="64 hex digits"):
+        Entry("sha256", "abc", "x")
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha1", "md5"])
+def test_a_file_that_a_list_names_is_never_written(place: Place, tmp_path: Path, algorithm: str) -> None:
+    noise = [hashlib.new(algorithm, str(n).encode()).hexdigest() for n in range(3000)]
+    wanted = hashlib.new(algorithm, jpeg()).hexdigest()
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(["# known", *noise, "", wanted.upper(), *noise]) + "\r\n")
+    place.put("b.jpg", jpeg(seed=1))
+    place.pages()
+    named, fine = place.add("a.jpg", "b.jpg")
+    place.download(forbidden=(str(path),))
+    assert place.statuses(named) == ["forbidden"]
+    assert wanted not in str(place.fetches(named)).lower()
+    assert set(place.pictures()) == {fine}
+
+
+@pytest.mark.parametrize("mode", ["keep_ratio", "center_crop", "border"])
+def test_a_picture_that_looks_like_one_of_a_list_is_never_written(place: Place, tmp_path: Path, mode: str) -> None:
+    y = Image.linear_gradient("L").resize((600, 300))
+    picture = Image.merge("RGB", (y, y.transpose(Image.Transpose.ROTATE_180), y.point(lambda v: v // 2)))
+    picture.paste((200, 30, 40), (40, 60, 260, 220))
+    picture.paste((20, 230, 40), (380, 30, 500, 140))
+    path = tmp_path / "list.txt"
+    path.write_text(
+        f"{perceptual_hash(picture):016x}\n" + "".join(f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}\n" for n in range(1000))
+    )
+    again = io.BytesIO()
+    picture.resize((450, 225)).save(again, "JPEG", quality=60)
+    place.put("b.jpg", again.getvalue())
+    place.pages()
+    fine, named = place.add("a.jpg", "b.jpg")
+    place.download(forbidden=(str(path),), resize_mode=mode, image_size=64)
+    assert place.statuses(named) == ["forbidden"]
+    assert set(place.pictures()) == {fine}
+
+
+def test_a_list_that_is_missing_or_holds_no_hashes_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nsources: [{path: a.parquet}]\ndownload: {forbidden: [list.txt]}\n")
+    with pytest.raises(RecipeError, match=r"the list .*list\.txt does not exist"):
+        load_recipe(str(recipe))
+    (tmp_path / "list.txt").write_text("# a list\n" + "0" * 64 + "\nnot a hash\n")
+    with pytest.raises(RecipeError, match=r"list\.txt, line 3: no hash"):
+        load_recipe(str(recipe))
+    (tmp_path / "list.txt").write_text("0" * 64 + "\n")
+    assert load_recipe(str(recipe)).download.forbidden == (str(tmp_path / "list.txt"),)

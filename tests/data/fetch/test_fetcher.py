@@ -1,0 +1,494 @@
+"""The fetch: what each misbehaviour becomes, and that no connection ever reaches an address that is not allowed."""
+
+import asyncio
+import gzip
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from data.fetch.fetcher import Before, Fetched, Fetcher, FetchSettings
+from data.world.server import OriginServer
+from tests.servers.small_world import jpeg, make_small_world
+
+NAME = "shapes.test"
+QUICK = {"per_host_rate": 10_000.0, "retry_wait": 0.05}
+PUBLIC = "8.8.8.8"
+connected: list[tuple[object, ...]] = []
+watching = False
+
+
+def watch(event: str, args: tuple[object, ...]) -> None:
+    if watching and event == "socket.connect":
+        connected.append(args[1])  # type: ignore[arg-type]
+        if isinstance(args[1], tuple) and args[1][0] == PUBLIC:
+            raise ConnectionRefusedError("a test reaches nobody outside")
+
+
+sys.addaudithook(watch)  # the interpreter tells of every connect, whoever makes it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def origin(folder: Path) -> Iterator[OriginServer]:
+    with OriginServer(folder) as server:
+        yield server
+
+
+def fetch(
+    *urls: str, hosts: dict[str, str] | None = None, resolver: AbstractResolver | None = None, **settings: object
+) -> list[Fetched]:
+    async def run() -> list[Fetched]:
+        given = FetchSettings(**{**QUICK, **settings})  # type: ignore[arg-type]
+        async with Fetcher(given, hosts or {}, resolver=resolver) as fetcher:
+            return list(await asyncio.gather(*map(fetcher.fetch, urls)))
+
+    return asyncio.run(run())
+
+
+class Canary:
+    """A listener on loopback that nobody may reach."""
+
+    def __enter__(self) -> "Canary":
+        self.visits = 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._count, daemon=True).start()
+        return self
+
+    def _count(self) -> None:
+        while True:
+            try:
+                self.socket.accept()[0].close()
+            except OSError:
+                return
+            self.visits += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+class Answers(AbstractResolver):
+    """A resolver that gives one answer after the other, the last one for ever."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+        self.asked = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        address = self.addresses[min(self.asked, len(self.addresses) - 1)]
+        self.asked += 1
+        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        pass
+
+
+FORBIDDEN = [
+    "http://127.0.0.1:{port}/",
+    "http://2130706433:{port}/",
+    "http://0x7f000001:{port}/",
+    "http://0x7f.1:{port}/",
+    "http://0177.0.0.1:{port}/",
+    "http://017700000001:{port}/",
+    "http://127.1:{port}/",
+    "http://127.0.0.1.:{port}/",
+    "http://[::1]:{port}/",
+    "http://[::ffff:127.0.0.1]:{port}/",
+    "http://[::ffff:7f00:1]:{port}/",
+    "http://[64:ff9b::7f00:1]:{port}/",
+    "http://[2002:7f00:1::]:{port}/",
+    "http://[::127.0.0.1]:{port}/",
+    "http://0.0.0.0:{port}/",
+    "http://0:{port}/",
+    "http://[::]:{port}/",
+    "http://localhost:{port}/",
+    "http://localhost.:{port}/",
+    "http://user@127.0.0.1:{port}/",
+    "http://8.8.8.8@127.0.0.1:{port}/",
+    "http://8.8.8.8%2f@127.0.0.1:{port}/",
+    "http://①②⑦.0.0.1:{port}/",
+    "http://127。0。0。1:{port}/",
+    "http://169.254.169.254/",
+    "http://[fe80::1%25lo]:{port}/",
+    "http://100.64.0.1/",
+    "http://10.0.0.1/",
+    "http://192.168.1.1/",
+    "http://172.16.0.1/",
+    "http://224.0.0.1/",
+    "http://255.255.255.255/",
+    "http://[fc00::1]/",
+    "http://[ff02::1]/",
+    "http://192.0.2.1/",
+    "http://198.18.0.1/",
+    "http://[2001::1]/",
+    "https://127.0.0.1:{port}/",
+    "http://168.63.129.16/",
+]
+SCHEMES = [
+    "file:///etc/passwd",
+    "ftp://127.0.0.1:{port}/",
+    "gopher://127.0.0.1:{port}/",
+    "data:image/png;base64,AAAA",
+    "javascript:1",
+]
+
+
+@pytest.mark.parametrize("respect_robots", [True, False])
+def test_no_connection_ever_reaches_an_address_that_is_not_allowed(tmp_path: Path, respect_robots: bool) -> None:
+    global watching
+    with Canary() as canary:
+        world = make_small_world(tmp_path, private=f"http://127.0.0.1:{canary.port}/secret")
+        with OriginServer(world) as origin:
+            urls = [url.format(port=canary.port) for url in FORBIDDEN + SCHEMES]
+            tricks = [f"http://{NAME}/p/redirect_private.jpg", f"http://{NAME}/p/to_file.jpg"]
+            connected.clear()
+            watching = True
+            try:
+                settings = {"respect_robots": respect_robots, "timeout": 5.0, "connect_timeout": 2.0}
+                hosts = {NAME: origin.address}
+                refused = fetch(*urls, *tricks, hosts=hosts, **settings)
+                rebinding = Answers("127.0.0.1")
+                refused += fetch(f"http://evil.test:{canary.port}/", hosts=hosts, resolver=rebinding, **settings)
+                # the very endpoint of a named host, under a name that is not its own
+                port = origin.address.split(":")[1]
+                refused += fetch(f"http://evil.test:{port}/p/ok0.jpg", hosts=hosts, resolver=rebinding, **settings)
+                assert fetch(f"http://{NAME}/p/ok0.jpg", hosts=hosts, **settings)[0].status == "ok"
+            finally:
+                watching = False
+        for fetched in refused:
+            assert fetched.status in ("forbidden_address", "forbidden_scheme", "bad_url", "dns"), fetched
+            assert fetched.body is None
+            assert fetched.error
+        reached = {address[:2] for address in connected if isinstance(address, tuple) and address[1] != 53}
+        assert reached == {("127.0.0.1", int(port))}
+        assert canary.visits == 0
+
+
+def test_a_name_that_turns_private_after_its_first_answer_is_not_followed() -> None:
+    global watching
+    resolver = Answers("203.0.113.7", "127.0.0.1")  # a documentation address, never connected to either
+    assert fetch("http://rebind.test/", resolver=resolver, respect_robots=False)[0].status == "forbidden_address"
+    public_then_private = Answers(PUBLIC, "127.0.0.1")
+    with Canary() as canary:
+        connected.clear()
+        watching = True
+        try:
+
+            async def twice() -> list[Fetched]:
+                settings = FetchSettings(respect_robots=False, connect_timeout=0.3, timeout=1.0, **QUICK)
+                async with Fetcher(settings, resolver=public_then_private) as fetcher:
+                    first = await fetcher.fetch(f"http://rebind.test:{canary.port}/")
+                    second = await fetcher.fetch(f"http://rebind.test:{canary.port + 1}/")  # asks the resolver again
+                    return [first, second]
+
+            first, second = asyncio.run(twice())
+        finally:
+            watching = False
+        assert first.status == "connection"
+        assert second.status == "forbidden_address"
+        assert {address[0] for address in connected if isinstance(address, tuple)} == {PUBLIC}
+        assert canary.visits == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "transient"),
+    [
+        ("ok0", "ok", False),
+        ("redirect", "ok", False),
+        ("heals", "ok", False),
+        ("html", "ok", False),
+        ("not_found", "not_found", False),
+        ("nowhere", "not_found", False),
+        ("gone", "gone", False),
+        ("unavailable", "server_error", True),
+        ("timeout", "timeout", True),
+        ("drip", "timeout", True),
+        ("reset", "connection", True),
+        ("truncated", "truncated", True),
+        ("huge", "too_large", False),
+        ("redirect_loop", "redirects", False),
+        ("redirect_private", "forbidden_address", False),
+        ("to_file", "forbidden_scheme", False),
+        ("noai", "opt_out", False),
+    ],
+)
+def test_each_misbehaviour_has_its_status(origin: OriginServer, page: str, status: str, transient: bool) -> None:
+    fetched = fetch(f"http://{NAME}/p/{page}.jpg", hosts={NAME: origin.address}, timeout=1.0)[0]
+    assert (fetched.status, fetched.transient) == (status, transient), fetched
+    assert (fetched.error is None) == (status == "ok")
+    assert (fetched.body is not None) == (status == "ok")
+    if page in ("ok0", "redirect", "heals"):
+        assert fetched.body == jpeg()
+        assert fetched.http_status == 200
+        assert fetched.content_type == "image/jpeg"
+
+
+def test_what_robots_txt_forbids_is_not_asked_for(origin: OriginServer) -> None:
+    url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: origin.address}
+    refused = fetch(url, hosts=hosts)[0]
+    assert (refused.status, refused.transient) == ("robots", False)
+    assert fetch(url, hosts=hosts, respect_robots=False)[0].status == "ok"
+
+
+def test_a_blocked_domain_and_its_subdomains_are_not_asked(origin: OriginServer) -> None:
+    hosts = {NAME: origin.address, f"*.{NAME}": origin.address}
+    got = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
+    assert [fetched.status for fetched in got] == ["blocked", "blocked"]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "   ", "no url", "http://", "http:///p", "//x/y", "http://a:99999/", "http://a b/"]
+)
+def test_what_is_no_url_is_a_row_and_not_an_exception(url: str) -> None:
+    assert fetch(url)[0].status == "bad_url"
+
+
+class Script:
+    """A server that says to every request what it is told, and counts."""
+
+    def __init__(self, *answers: bytes, robots: bytes = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") -> None:
+        self.answers, self.robots = list(answers), robots
+        self.heads: list[bytes] = []
+        self.connections = self.at_once = self.busiest = 0
+        self.wait = 0.0
+
+    async def __aenter__(self) -> str:
+        self.server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.at_once += 1
+                self.busiest = max(self.busiest, self.at_once)
+                if b"/robots.txt" in head:
+                    writer.write(self.robots)
+                else:
+                    self.heads.append(head)
+                    await asyncio.sleep(self.wait)
+                    writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+                self.at_once -= 1
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers))
+    return head.encode() + b"\r\n" + body
+
+
+def scripted(script: Script, *paths: str, **settings: object) -> list[Fetched]:
+    async def run() -> list[Fetched]:
+        async with script as address, Fetcher(FetchSettings(**{**QUICK, **settings}), {NAME: address}) as fetcher:  # type: ignore[arg-type]
+            return list(await asyncio.gather(*(fetcher.fetch(f"http://{NAME}{path}") for path in paths)))
+
+    return asyncio.run(run())
+
+
+def test_connections_are_kept_and_never_more_than_per_host() -> None:
+    script = Script(answer(b"x" * 1000))
+    script.wait = 0.01
+    got = scripted(script, *(f"/{n}" for n in range(60)), per_host=3)
+    assert {fetched.status for fetched in got} == {"ok"}
+    assert script.busiest == 3
+    assert script.connections <= 4
+
+
+def test_requests_to_one_host_keep_to_the_rate() -> None:
+    began = time.monotonic()
+    scripted(Script(answer(b"x")), *(f"/{n}" for n in range(20)), per_host_rate=20.0, respect_robots=False)
+    assert time.monotonic() - began > 0.85
+
+
+def test_a_wait_for_ones_turn_is_no_time_out() -> None:
+    script = Script(answer(b"x"))
+    script.wait = 0.3
+    got = scripted(script, *(f"/{n}" for n in range(6)), per_host=1, timeout=1.0)
+    assert {fetched.status for fetched in got} == {"ok"}
+
+
+def test_the_request_says_who_asks_and_gives_no_password_away() -> None:
+    script = Script(answer(b"x"))
+
+    async def run() -> None:
+        async with (
+            script as address,
+            Fetcher(FetchSettings(contact="https://example.org/bot"), {NAME: address}) as fetcher,
+        ):
+            await fetcher.fetch(f"http://user:secret@{NAME}/a?b=c#d")
+
+    asyncio.run(run())
+    head = script.heads[0].decode()
+    assert head.startswith("GET /a?b=c HTTP/1.1")
+    assert "imagen-dataset/" in head
+    assert "https://example.org/bot" in head
+    assert "Mozilla" not in head
+    assert "uthorization" not in head
+
+
+def test_a_compressed_body_is_unpacked_within_the_same_bound() -> None:
+    good = answer(gzip.compress(b"y" * 50_000), "Content-Encoding: gzip")
+    assert scripted(Script(good), "/a")[0].body == b"y" * 50_000
+    bomb = answer(gzip.compress(bytes(30_000_000)), "Content-Encoding: gzip")
+    assert scripted(Script(bomb), "/a")[0].status == "too_large"
+
+
+def test_a_short_retry_after_is_waited_for_and_a_long_one_is_left_for_another_day() -> None:
+    short = Script(answer(b"", "Retry-After: 1", status="429 Slow"), answer(b"x"))
+    began = time.monotonic()
+    assert scripted(short, "/a")[0].status == "ok"
+    assert time.monotonic() - began > 0.9
+    long = scripted(Script(answer(b"", "Retry-After: 3600", status="429 Slow"), answer(b"x")), "/a")[0]
+    assert (long.status, long.transient, long.retry_after) == ("rate_limited", True, 3600.0)
+    endless = scripted(Script(answer(b"", "Retry-After: 99999999999", status="503 Down")), "/a")[0]
+    assert (endless.status, endless.retry_after) == ("server_error", 7 * 24 * 3600.0)
+
+
+def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
+    short = Script(answer(b"", "Retry-After: 1", status="429 Slow"), answer(b"x"))
+    assert [one.status for one in scripted(short, "/a", "/b", "/c", "/d", per_host=1)] == ["ok"] * 4
+    assert len(short.heads) == 5
+    long = Script(answer(b"", "Retry-After: 3600", status="503 Down"))
+    began = time.monotonic()
+    got = scripted(long, *(f"/{n}" for n in range(100)), per_host=1, per_host_rate=2.0)
+    assert time.monotonic() - began < 3, "those in the queue leave it at once"
+    assert len(long.heads) == 1
+    assert {(one.status, one.transient) for one in got} == {("server_error", True)}
+    assert [one.http_status for one in got].count(503) == 1
+    unasked = next(one for one in got if one.http_status is None)
+    assert unasked.error == f"{NAME}: not asked, as it wants to be left alone for 3600 s more"
+    assert unasked.retry_after == pytest.approx(3600, abs=3)
+
+
+def test_only_the_url_that_gave_the_tag_is_asked_whether_it_has_changed() -> None:
+    script = Script(answer(b"", "Location: /b", status="302 Found"), answer(b"", 'ETag: "2"', status="304 Same"))
+
+    async def run() -> list[Fetched]:
+        async with script as address, Fetcher(FetchSettings(respect_robots=False), {NAME: address}) as fetcher:
+            before = Before(f"http://{NAME}/b", '"1"', "Thu, 01 Jan 2026 00:00:00 GMT")
+            unasked = fetcher.fetch(f"http://{NAME}/c", Before(f"http://{NAME}/b", '"1"', None))
+            return [await fetcher.fetch(f"http://{NAME}/a", before), await unasked]
+
+    same, other = asyncio.run(run())
+    assert (same.status, same.error, same.body, same.etag) == ("unchanged", None, None, '"2"')
+    assert same.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT", "what was not said again still holds"
+    assert b"If-None-Match" not in script.heads[0]
+    assert b'If-None-Match: "1"' in script.heads[1]
+    assert b"If-Modified-Since: Thu, 01 Jan 2026" in script.heads[1]
+    assert b"If-None-Match" not in script.heads[2]
+    assert other.status == "http_error", "nobody asked whether it had changed"
+
+
+@pytest.mark.parametrize(
+    ("tag", "status"),
+    [
+        ("noai", "opt_out"),
+        ("index, NoImageAI", "opt_out"),
+        ("noindex, unavailable_after: 25 Jun 2030 15:00:00 PST", "opt_out"),
+        ("otherbot: noai", "ok"),
+        ("imagen-dataset: noai", "opt_out"),
+        ("nofollow", "ok"),
+    ],
+)
+def test_opt_out_headers_are_honoured(tag: str, status: str) -> None:
+    assert scripted(Script(answer(b"x", f"X-Robots-Tag: {tag}")), "/a")[0].status == status
+
+
+def test_a_robots_txt_that_cannot_be_had_puts_the_picture_off() -> None:
+    fetched = scripted(Script(answer(b"x"), robots=answer(b"", status="503 Down")), "/a")[0]
+    assert (fetched.status, fetched.transient) == ("robots", True)
+
+
+def test_a_hostile_robots_txt_takes_neither_time_nor_memory() -> None:
+    hostile = "".join(f"User-agent: a{n}\n" for n in range(12_000)) + "".join(
+        f"Disallow: /{n}*a\n" for n in range(12_000)
+    )
+    began = time.monotonic()
+    got = scripted(Script(answer(b"x"), robots=answer(hostile.encode())), "/a")
+    assert got[0].status == "ok"
+    assert time.monotonic() - began < 5
+
+
+def test_https_is_checked_against_the_name(folder: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    cert = authority.issue_cert(NAME)
+    (tmp_path / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
+    cert.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate = (str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"))
+    with OriginServer(folder, certificate=certificate) as origin:
+        hosts = {NAME: origin.address, "other.test": origin.address}
+
+        async def run(certificates: str | None) -> list[Fetched]:
+            async with Fetcher(FetchSettings(timeout=5, **QUICK), hosts, certificates=certificates) as fetcher:
+                return [await fetcher.fetch(f"https://{name}/p/ok0.jpg") for name in hosts]
+
+        right, wrong = asyncio.run(run(str(tmp_path / "ca.pem")))
+        assert right.status == "ok", right
+        assert wrong.status == "tls"
+        assert {fetched.status for fetched in asyncio.run(run(None))} == {"tls"}
+
+
+def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
+    """In a process of its own, whose peak is its own."""
+    with OriginServer(folder) as origin:
+        program = f"""
+            import asyncio, io
+            from pathlib import Path
+            from concurrent.futures import ThreadPoolExecutor
+            from PIL import Image
+            from data.fetch.fetcher import Fetcher, FetchSettings
+            from data.pictures.prepare import PictureError, PictureSettings, prepare
+
+            async def main():
+                settings = FetchSettings(per_host=64, per_host_rate=10_000.0)
+                async with Fetcher(settings, {{"shapes.test": "{origin.address}"}}) as fetcher:
+                    urls = ["http://shapes.test/p/huge.jpg"] * 24
+                    got = await asyncio.gather(*map(fetcher.fetch, urls))
+                    assert {{one.status for one in got}} == {{"too_large"}}, got
+
+            def bomb(side):
+                buffer = io.BytesIO()
+                Image.new("L", (side, side)).save(buffer, "PNG")
+                return buffer.getvalue()
+
+            def refused(body):
+                try:
+                    prepare(body, PictureSettings())
+                except PictureError as error:
+                    return error.status
+
+            asyncio.run(main())
+            bombs = [bomb(13_000)]
+            with ThreadPoolExecutor(2) as threads:
+                assert set(threads.map(refused, bombs * 8)) == {{"too_many_pixels"}}
+            # Not ru_maxrss, which begins with that of the process that started this one.
+            print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1_000_000  # kB

@@ -1,0 +1,194 @@
+"""What each scorer says, on cases whose answer is known; and that a picture is decoded once for all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import save_file
+from torch import nn
+
+import data.scorers.scorer
+from data.build.recipe import parse_recipe
+from data.engine.stage import run_stage
+from data.errors import ModelError
+from data.lake.lake import Lake
+from data.lake.schemas import IMAGES, PAIRS, pair_id
+from data.lake.table import write_file
+from data.scorers.caption import Caption, personal
+from data.scorers.clip import BUILT_IN, ClipScore
+from data.scorers.heads import Aesthetic, Safety
+from data.scorers.phash import PerceptualHash
+from data.scorers.pixels import PictureFacts
+from data.scorers.scorer import Judge, Look
+from data.world.draw import draw
+from data.world.scene import random_scene
+from tests.engines import Here
+from tests.servers.small_world import jpeg
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("a large red circle above a small blue square", {"words": 9, "characters": 44, "language": "en", "pii": 0}),
+        ("ein kleiner grüner Stern links von einem Dreieck", {"language": "de"}),
+        ("большая жёлтая звезда над маленьким кругом", {"language": "ru", "alphabetic": 1.0}),
+        ("", {"words": 0, "characters": 0, "language": None, "english": 0.0, "alphabetic": 0.0, "repetition": 0.0}),
+        ("IMG_2041.jpg", {"words": 1, "remains": 1}),
+        ("<b>sale</b> &amp; more at www.shop.test", {"remains": 4}),
+        ("buy buy buy buy now", {"repetition": 3 / 5}),
+        ("What the fuck, porn!", {"profanity": 2}),
+        ("scunthorpe cockerel", {"profanity": 0}),
+    ],
+)
+def test_a_caption_is_read(caption: str, said: dict[str, Any]) -> None:
+    found = Caption().read(caption)
+    assert {name: found[name] for name in said} == pytest.approx(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("write to jane.doe+x@mail.example.org", 1),
+        ("call +44 20 7946 0958 or (030) 123-4567", 2),
+        ("card 4111 1111 1111 1111", 1),
+        ("number 4111 1111 1111 1112", 0),
+        ("server at 192.168.0.17", 1),
+        ("version 1.2.3, 12 x 30 cm, 1920x1080, in 1999-2004", 0),
+        ("a photo of 3 cats", 0),
+    ],
+)
+def test_personal_data_is_counted(text: str, count: int) -> None:
+    assert personal(text) == count
+
+
+def test_english_is_english() -> None:
+    said = Caption().read("the quick brown fox jumps over the lazy dog and runs away")
+    assert said["language"] == "en"
+    assert said["english"] == said["language_probability"] > 0.8
+
+
+def test_a_picture_is_measured() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (200, 200, 3), np.uint8))
+    facts = PictureFacts().look
+    white = facts(Image.new("RGB", (300, 100), "white"))
+    assert white == {"blur": 0, "brightness": 1, "contrast": 0, "entropy": 0, "border": 1, "colour": 0}
+    assert facts(noise)["blur"] > 10 * facts(noise.filter(ImageFilter.GaussianBlur(3)))["blur"]
+    assert facts(noise)["entropy"] > 7
+    assert facts(noise.convert("L").convert("RGB"))["colour"] == 0
+    framed = Image.new("RGB", (200, 200), "black")
+    framed.paste(noise.resize((100, 100)), (50, 50))
+    assert facts(framed)["border"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(20)] + [b"no picture"])
+    decoded = []
+    monkeypatch.setattr(data.scorers.scorer, "decode", lambda body: decoded.append(body) or decode(body))
+    decode = data.pictures.prepare.decode
+    clip = ClipScore(model="built-in", flip=True)
+    two = Look(lake, (PictureFacts(), PerceptualHash()))
+    assert run_stage(lake, two, Here(), 8) == 21
+    assert len(decoded) == 21
+    more = Look(lake, (PictureFacts(), PerceptualHash(), *clip.sees()))  # the first two have nothing to do
+    assert run_stage(lake, more, Here(), 8) == 21
+    assert run_stage(lake, more, Here(), 8) == 0
+    assert len(decoded) == 42
+    for scorer in more.scorers:
+        rows = lake.table(scorer.table).dataset().to_table().to_pylist()
+        assert len(rows) == len({row["id"] for row in rows}) == 21
+        failed = [row for row in rows if row["error"]]
+        assert len(failed) == 1
+        assert "cannot identify image" in failed[0]["error"]
+        assert all(failed[0][name] is None for name in scorer.columns.names)
+    before = len(decoded)
+    assert run_stage(lake, Judge(lake, clip, "score-clip"), Here(), 8) == 21
+    assert len(decoded) == before, "a head looks at vectors"
+    scores = lake.table(clip.table).dataset().to_table().to_pylist()
+    assert sum(row["score"] is None for row in scores) == sum(row["error"] is not None for row in scores) == 1
+
+
+def test_the_score_is_the_cosine_that_open_clip_itself_gives() -> None:
+    rng = np.random.default_rng(6)
+    pictures = [Image.fromarray(draw(random_scene(rng, 200, 150), rng)) for _ in range(5)]
+    captions = ["a red circle", "a blue star", "a red circle", "", "two squares"]
+    clip = ClipScore(model="built-in", flip=True)
+    vectors = []
+    for tower in clip.sees():
+        packed = b"".join(tower.say([tower.look(picture) for picture in pictures])["vector"])
+        vectors.append(np.frombuffer(packed, "<f2").reshape(5, -1).astype(np.float32))
+    said = clip.judge(vectors, captions)
+    name = f"local-dir:{BUILT_IN}"
+    model, _, transform = open_clip.create_model_and_transforms(name)
+    tokens = open_clip.get_tokenizer(name)(captions)
+    with torch.inference_mode():
+        texts = model.eval().encode_text(tokens, normalize=True)
+        for column, turned in (("score", pictures), ("flipped", [picture.transpose(0) for picture in pictures])):
+            images = model.encode_image(torch.stack([transform(picture) for picture in turned]), normalize=True)
+            assert said[column] == pytest.approx((images * texts).sum(-1).tolist(), abs=2e-4)
+
+
+@pytest.mark.parametrize("form", ["linear.pth", "mlp.safetensors"])
+def test_a_head_says_what_its_layers_say(tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 1)] if form == "linear.pth" else [nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 1)]
+    head = nn.Sequential(*layers).eval()
+    path = tmp_path / form
+    if form == "linear.pth":
+        torch.save(layers[0].state_dict(), path)  # names without numbers, as LAION's
+    else:
+        save_file(head.state_dict(), path)
+    vectors = np.random.default_rng(0).standard_normal((7, 64)).astype(np.float32)
+    said = Aesthetic(model="built-in", weights=str(path)).judge([vectors], [""] * 7)["score"]
+    assert said == pytest.approx(head(torch.from_numpy(vectors)).squeeze(1).tolist(), abs=1e-3)
+    other = Safety(model="built-in", weights=str(path))
+    assert 0 <= min(other.judge([vectors], [""] * 7)["probability"]) <= 1
+    with pytest.raises(ModelError, match="takes vectors of 64 numbers, built-in gives 32"):
+        other.judge([vectors[:, :32]], [""] * 7)
+    assert other.id != Safety(model="built-in").id
+
+
+def test_zero_shot_prefers_the_prompt_that_is_nearer() -> None:
+    clip = Safety(model="built-in", prompts=("a red circle",), others=("a blue square", "a green star"))
+    vectors = clip.texts(["a red circle", "a blue square"])
+    near, far = clip.judge([vectors], ["", ""])["probability"]
+    assert near > 0.9
+    assert far < 0.1
+
+
+def test_a_scorer_of_ones_own_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "roundness.py").write_text(
+        "import pyarrow as pa\nfrom data.scorers.scorer import PictureScorer\n\n"
+        "class Roundness(PictureScorer):\n"
+        "    columns = pa.schema({'ratio': pa.float32()})\n\n"
+        "    def look(self, picture):\n"
+        "        return {'ratio': min(picture.size) / max(picture.size)}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = parse_recipe(
+        "name: x\nsources: [{path: p.csv}]\nscores:\n  round: {scorer: roundness.Roundness}\n"
+        "select:\n  - round_ratio: {min: 0.5}\n",
+        "x.yaml",
+    )
+    scorer = recipe.scores["round"]
+    lake = lake_of(tmp_path, [jpeg(64, 48)])
+    assert run_stage(lake, Look(lake, (scorer,)), Here(), 8) == 1
+    assert lake.table("scores/roundness-1").dataset().to_table()["ratio"].to_pylist() == [0.75]
+
+
+def lake_of(folder: Path, pictures: list[bytes]) -> Lake:
+    lake = Lake.make(str(folder / "lake"), buckets=1)
+    ids = [pair_id(str(n), "a cat") for n in range(len(pictures))]
+    pairs = [{"id": id, "url": id, "caption": "a red circle"} for id in ids]
+    images = [{"id": id, "image": picture} for id, picture in zip(ids, pictures, strict=True)]
+    for name, schema, rows in (("pairs", PAIRS, pairs), ("images", IMAGES, images)):
+        table = lake.table_or_make(name, schema)
+        table.append([write_file(table.url, 0, pa.Table.from_pylist(rows, schema))])
+    return lake

@@ -1,0 +1,118 @@
+"""Sampling: a distribution that is known in closed form comes back, whatever the sampler and the objective."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imagen.cascade.diffusion import Diffusion
+from imagen.cascade.sampling import Asked, Kept, SampleSettings, repaint, sample
+from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
+
+MEAN, SPREAD = 0.2, 0.15  # of the toy distribution: pixels are independent and normal
+
+
+class Perfect(nn.Module):
+    """What the best model says of normal pixels: the mean of all pictures that the noisy one may have been.
+
+    Pixels may be `alike`: so much of their power is that of the picture's own mean.
+    """
+
+    def __init__(self, of: Diffusion, shift: float = 0.0, alike: float = 0.0) -> None:
+        super().__init__()
+        self.of, self.shift, self.alike = of, shift, alike
+
+    def forward(self, x: Tensor, times: Tensor, text: Any = None, seen: Tensor | None = None) -> Tensor:
+        a, s = self.of.scales(times, x)
+        mean = MEAN + (0 if seen is None else self.shift * seen.any(1).float().view(-1, 1, 1, 1))
+        power, beyond = SPREAD**2 * (1 - self.alike), x - a * mean
+        common = beyond.mean((1, 2, 3), keepdim=True)
+        whole = power + SPREAD**2 * self.alike * x[0].numel()
+        meant = mean + a * power / (a**2 * power + s**2) * (beyond - common)
+        meant = meant + a * whole / (a**2 * whole + s**2) * common
+        noise = (x - a * meant) / s
+        return {"v": a * noise - s * meant, "eps": noise, "x0": meant}[self.of.settings.objective]
+
+
+def taken(unet: nn.Module, of: Diffusion, settings: SampleSettings, count: int = 64, **more: Any) -> Tensor:
+    rngs = [torch.Generator().manual_seed(number) for number in range(count)]
+    noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
+    return sample(unet, of, settings, noise, rngs, Asked(**more))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("sampler", "steps"), [("dpm", 50), ("ddim", 130), ("ddpm", 250)])
+def test_the_moments_of_a_known_distribution_come_back(objective: str, sampler: str, steps: int) -> None:
+    of = diffusion(objective)
+    settings = SampleSettings.model_validate({"sampler": sampler, "steps": steps, "threshold": "none"})
+    made = taken(Perfect(of), of, settings)
+    assert made.mean().item() == pytest.approx(MEAN, abs=0.01)
+    assert made.std().item() == pytest.approx(SPREAD, rel=0.06)
+
+
+def test_a_picture_is_the_same_whatever_the_batch() -> None:
+    of = diffusion()
+    for sampler in ("dpm", "ddpm"):
+        settings = SampleSettings.model_validate({"sampler": sampler, "steps": 20})
+        many, few = (taken(Perfect(of), of, settings, count) for count in (6, 2))
+        torch.testing.assert_close(many[:2], few, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> None:
+    of, text = diffusion(), torch.zeros(64, 2, 4)
+    unet, seen = Perfect(of, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
+    means = [
+        taken(unet, of, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, seen=seen)
+        .mean()
+        .item()
+        for guidance, interval in ((1, (0.0, 1.0)), (3, (0.0, 1.0)), (3, (0.0, 0.0)))
+    ]
+    assert means[0] == pytest.approx(MEAN + 0.1, abs=0.01)
+    assert means[1] == pytest.approx(MEAN + 0.3, abs=0.02)
+    assert means[2] == pytest.approx(means[0], abs=0.001)
+
+
+@pytest.mark.parametrize("threshold", ["static", "dynamic"])
+def test_thresholds_keep_pictures_in_their_range(threshold: str) -> None:
+    of, text = diffusion(), torch.zeros(64, 2, 4)
+    settings = SampleSettings.model_validate({"guidance": 30, "threshold": threshold})
+    made = taken(Perfect(of, shift=0.1), of, settings, text=text, seen=torch.ones(64, 2, dtype=torch.bool))
+    assert made.abs().max() <= 1
+    clipped = (made.abs() > 0.999).float().mean().item()
+    assert clipped > 0.9 if threshold == "static" else clipped < 0.9
+
+
+def half_painted(unet: nn.Module, of: Diffusion, settings: SampleSettings, pixels: Tensor, repeats: int) -> Tensor:
+    mask = torch.zeros(len(pixels), 1, 16, 16)
+    mask[..., 8:] = 1
+    rngs = [torch.Generator().manual_seed(number) for number in range(len(pixels))]
+    noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
+    return repaint(unet, of, settings, noise, rngs, Asked(), Kept(pixels, mask, repeats))
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 80), ("ddpm", 200)])
+def test_what_is_painted_has_the_right_moments_up_to_the_border(sampler: str, steps: int) -> None:
+    of = diffusion()
+    kept = MEAN + SPREAD * torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    settings = SampleSettings.model_validate({"sampler": sampler, "steps": steps, "threshold": "none"})
+    for repeats in (1, 5):
+        made = half_painted(Perfect(of), of, settings, kept, repeats)
+        assert torch.equal(made[..., :8], kept[..., :8].clamp(-1, 1))
+        for column in (made[..., 8:], made[..., 8]):
+            assert column.mean().item() == pytest.approx(MEAN, abs=0.01)
+            assert column.std().item() == pytest.approx(SPREAD, rel=0.1)
+
+
+def test_repeats_bring_what_is_painted_in_line_with_what_is_kept() -> None:
+    """Where pixels are all alike, the painted ones must be as bright as the kept ones of their picture."""
+    of = diffusion()
+    brightness = MEAN + SPREAD * torch.randn(64, 1, 1, 1, generator=torch.Generator().manual_seed(9))
+    settings = SampleSettings.model_validate({"sampler": "ddpm", "steps": 30, "threshold": "none"})
+    off = []
+    for repeats in (1, 3, 10):
+        pixels = brightness.expand(64, 3, 16, 16)
+        painted = half_painted(Perfect(of, alike=0.99), of, settings, pixels, repeats)[..., 8:]
+        off.append((painted.mean((1, 2, 3)) - brightness.flatten()).square().mean().sqrt().item())
+    assert off[0] > 1.3 * max(off[1:])
+    assert max(off[1:]) < 0.05 * SPREAD

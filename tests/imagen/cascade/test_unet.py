@@ -1,0 +1,151 @@
+"""The U-Nets: what comes in and goes out, what they go by, and that the presets have the paper's sizes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from imagen.cascade.unet import UNet
+from imagen.config.cascade import CascadeSettings, StageSettings, UNetSettings
+from imagen.config.presets import IMAGEN_2B, PRESETS, TINY
+
+
+def parameters(settings: CascadeSettings, stage: int) -> int:
+    with torch.device("meta"):
+        return sum(one.numel() for one in UNet(**settings.unet(stage)).parameters())
+
+
+@pytest.mark.parametrize(("stage", "millions"), [(0, 2000), (1, 600), (2, 400)])
+def test_the_preset_imagen_2b_has_the_papers_counts_of_parameters(stage: int, millions: int) -> None:
+    assert parameters(IMAGEN_2B, stage) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+def awake(stage: int, **more: Any) -> UNet:
+    """A tiny one whose zeroed layers are not zero any more, so that everything reaches what it says."""
+    torch.manual_seed(stage)
+    unet = UNet(**TINY.unet(stage) | more)
+    with torch.no_grad():
+        for one in unet.parameters():
+            one += 0.05 * torch.randn_like(one)
+    return unet.eval()
+
+
+def asked(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
+    rng, side = torch.Generator().manual_seed(5), TINY.stages[stage].resolution
+    made = {
+        "pixels": torch.randn(count, 3, side, side, generator=rng),
+        "time": torch.tensor([10.0, 900.0])[:count],
+        "text": torch.randn(count, 6, 128, generator=rng),
+        "seen": torch.tensor([[True] * 4 + [False] * 2, [True] * 6])[:count],
+    }
+    if stage:
+        small = torch.randn(count, 3, side, side, generator=rng)
+        made |= {"small": small, "noise": torch.tensor([0.0, 0.4])[:count]}
+    return made
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_every_input_is_heard_and_padding_is_not(stage: int) -> None:
+    unet, said = awake(stage), asked(stage)
+    with torch.no_grad():
+        told = unet(**said)
+        assert told.shape == said["pixels"].shape
+        for name, value in said.items():
+            if name != "seen":
+                other = unet(**said | {name: value + torch.rand_like(value.float())})
+                assert not torch.allclose(other, told, atol=1e-4), name
+        padded = said["text"].clone()
+        padded[0, 4:] = 9
+        torch.testing.assert_close(unet(**said | {"text": padded}), told, atol=1e-5, rtol=1e-5)
+        longer = {"text": torch.nn.functional.pad(said["text"], (0, 0, 0, 3), value=7.0)}
+        longer["seen"] = torch.nn.functional.pad(said["seen"], (0, 3))
+        torch.testing.assert_close(unet(**said | longer), told, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_sample_does_not_depend_on_its_neighbours(stage: int) -> None:
+    unet, said = awake(stage), asked(stage)
+    with torch.no_grad():
+        together = unet(**said)
+        alone = [unet(**{name: value[n : n + 1] for name, value in said.items()}) for n in range(2)]
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=1e-5)
+
+
+def test_a_dropped_caption_is_no_caption() -> None:
+    unet, said = awake(0), asked(0)
+    dropped = said | {"seen": torch.zeros_like(said["seen"])}
+    with torch.no_grad():
+        none = unet(said["pixels"], said["time"])
+        torch.testing.assert_close(unet(**dropped), none, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(unet(**said), none, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_checkpointed_gradients_are_the_gradients(stage: int) -> None:
+    unet, said = awake(stage), asked(stage)
+    gradients = []
+    for checkpointed in (False, True):
+        unet.gradient_checkpointing = checkpointed
+        unet.zero_grad()
+        unet(**said).square().mean().backward()
+        gradients.append([one.grad.clone() for one in unet.parameters() if one.grad is not None])
+    assert len(gradients[0]) == len(list(unet.parameters()))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_without_text_has_no_part_that_reads() -> None:
+    unet = UNet(**TINY.unet(0) | {"text_width": None})
+    assert not [name for name, _ in unet.named_parameters() if "text" in name or "pool" in name or "null" in name]
+    assert unet(torch.randn(1, 3, 16, 16), torch.tensor([1.0])).shape == (1, 3, 16, 16)
+
+
+def test_a_saved_model_comes_back(tmp_path: Any) -> None:
+    unet, said = awake(1), asked(1)
+    unet.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    again = UNet.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(**said), unet(**said))
+
+
+def test_the_finest_level_of_an_efficient_one_works_on_a_quarter_of_the_pixels() -> None:
+    sides: dict[str, int] = {}
+    unet = awake(1)
+    for name, block in unet.named_modules():
+        if name.endswith("conv1"):
+            block.register_forward_hook(lambda _, __, out, name=name: sides.update({name: out.shape[-1]}))
+    with torch.no_grad():
+        unet(**asked(1))
+    assert max(sides.values()) == TINY.stages[1].resolution // 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_be_said_and_read_again(name: str) -> None:
+    preset = PRESETS[name].cascade
+    assert CascadeSettings.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_the_page_on_models_says_how_many_parameters_each_has() -> None:
+    page = Path(__file__).parents[3] / "docs" / "models.md"
+    said = re.findall(r"^\| (\S+) \| (\d+) \| ([\d.]+) \|$", page.read_text(), flags=re.MULTILINE)
+    counted = [
+        (name, str(stage.resolution), f"{parameters(preset.cascade, number) / 1e6:.1f}")
+        for name, preset in PRESETS.items()
+        for number, stage in enumerate(preset.cascade.stages)
+    ]
+    assert said == counted
+
+
+def test_what_is_wrong_with_a_cascade_is_one_sentence() -> None:
+    four = {"channels": (8, 16), "blocks": (1, 1), "attend": (False, True), "read": (False, True)}
+    with pytest.raises(ValidationError, match="blocks has 1 values for 2 levels"):
+        UNetSettings(**four | {"blocks": (1,)})
+    with pytest.raises(ValidationError, match="a U-Net of 2 levels needs multiples of 2 pixels, not 17"):
+        StageSettings(resolution=17, unet=UNetSettings(**four))
+    stage = StageSettings(resolution=16, unet=UNetSettings(**four))
+    with pytest.raises(ValidationError, match=r"each stage makes larger pictures than the one before, not \[16, 16\]"):
+        CascadeSettings(stages=(stage, stage))

@@ -1,0 +1,36 @@
+"""What is undone, by the lake alone, from a version without a decision to a judged model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from imagen.champion.reconcile import undone
+from imagen.champion.retrain import RetrainPolicy, record
+from imagen.champion.retrain import decide as decide_on_training
+from imagen.models.registry import decide
+from imagen.models.table import models
+from tests.lakes.drawn import drawn_lake
+from tests.lakes.trained import another, copy_of, trained_lake
+
+
+def test_each_step_is_undone_until_the_lake_has_it(tmp_path: Path) -> None:
+    lake, policy = drawn_lake(tmp_path, 24), RetrainPolicy()
+    assert undone(lake, "little", "nothing") is None
+    assert undone(lake, "little", "drawn") == ("retrain", 1)
+    decided = decide_on_training(lake, "little", "drawn", 1, policy)
+    record(lake, replace(decided, train=False), policy)
+    assert undone(lake, "little", "drawn") is None
+    record(lake, decided, policy)
+    assert undone(lake, "little", "drawn") == ("train", 1)
+    assert undone(lake, "other", "drawn") == ("retrain", 1)
+
+
+def test_a_model_that_nobody_judged_is_undone(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    lake = copy_of(trained_lake(tmp_path / "made"), tmp_path / "lake")
+    record(lake, decide_on_training(lake, "little", "drawn", 1, RetrainPolicy()), RetrainPolicy())
+    assert undone(lake, "little", "drawn") == ("promote", 1)
+    decide(lake, "little", "reject", 1, None, "no")
+    assert undone(lake, "little", "drawn") is None
+    another(lake, 2)
+    assert len(models(lake)) == 2
+    assert undone(lake, "little", "drawn") == ("promote", 2)

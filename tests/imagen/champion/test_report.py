@@ -1,0 +1,91 @@
+"""The page on a model: opened in a browser, it shows what it promises, and what is hostile is only text."""
+
+import html
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from data.lake import storage
+from data.lake.lake import Lake
+from data.scorers.clip import ClipScore
+from data.upkeep.forget import GRIDS, TRAININGS
+from imagen.champion.report import asked_of, report
+from imagen.config.evaluation import EvaluateSettings
+from imagen.evaluate.evaluation import evaluate
+from imagen.evaluate.sweep import axes_of, points_of, sweep
+from imagen.models.registry import decide
+from imagen.train.sample_grid import sheet
+from tests.engines import Here
+from tests.imagen.metrics.painted import painted
+from tests.lakes.trained import copy_of
+from tests.servers.chromium import needs_chromium, opened
+
+HOSTILE = '<img src=x onerror="console.error(1)"><script>console.error(2)</script>'
+
+
+@pytest.fixture(scope="module")
+def page(several: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    lake = copy_of(several, folder / "lake")
+    prompts = ["a red circle", "a blue star", f"{HOSTILE} {{{{ 7 * 7 }}}}", "a green ring"]
+    rows = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{HOSTILE.replace(chr(34), "")}' for prompt in prompts]
+    (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
+    clip = {"clip": ClipScore(model="built-in")}
+    settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd"))
+    decide(lake, "little", "promote", 2, None, "the first")
+    decide(lake, "little", "reject", 1, 2, HOSTILE)
+    points = points_of(lake, "little/1", settings, [1.0, 4.0], [2], [])
+    sweep(points, Here(), axes_of(points[0]))
+    trained, evaluation, rival = asked_of(lake, "little/1", settings)
+    stage = storage.join(lake.url, TRAININGS, f"little-{trained.id[:12]}", "stage-1")
+    grid = io.BytesIO()
+    sheet([painted("a red circle", 0, True)] * 2, [""] * 2, 2).save(grid, "PNG")
+    storage.write(storage.join(stage, GRIDS, "step-000000008.png"), grid.getvalue())
+    assert rival is not None
+    rows_of = [evaluate(one, Here()) for one in (evaluation, rival)]
+    (folder / "model.html").write_text(report(trained, evaluation, rows_of[0], rival))
+    return folder / "model.html"
+
+
+@needs_chromium
+def test_it_shows_what_it_promises(page: Path) -> None:
+    shown, console = opened(page)
+    assert console == []
+    for part in ("metrics", "pairs", "sweep", "worst", "training", "lineage"):
+        assert f'<section id="{part}">' in shown
+    assert re.findall(r"<h1>(\w+)<span>/(\d)</span>", shown) == [("little", "1")]
+    assert "candidate, made" in shown
+    assert shown.count('<figure class="out">') == 4
+    assert {"clip_score", "kid_clip", "cmmd_clip"} <= set(re.findall(r"<td>(\w+)</td>", shown))
+    assert shown.count("<svg") == 3  # the sweep, and two stages' losses
+    assert "step-000000008: above, pictures of the dataset" in shown
+    assert html.escape(HOSTILE, quote=False) in shown
+    assert "{{ 7 * 7 }}" in shown
+    assert "<script" not in shown
+    assert "drawn@1, 24 samples" in shown
+
+
+@needs_chromium
+def test_the_console_of_a_page_that_is_wrong_is_heard(page: Path) -> None:
+    wrong = page.with_name("wrong.html")
+    wrong.write_text(page.read_text().replace("<main>", "<main><script>console.error(2)</script>", 1))
+    assert any("Content Security Policy" in line for line in opened(wrong)[1])
+
+
+def test_it_asks_for_nothing_from_elsewhere(page: Path) -> None:
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>)]+)", page.read_text())
+    assert {address.partition(",")[0] for address in addresses if address != "x"} == {"data:image/png;base64"}
+
+
+def test_without_a_rival_and_measures_it_is_a_page_too(several: Lake, page: Path, tmp_path: Path) -> None:
+    lake = copy_of(several, tmp_path / "lake")
+    settings = EvaluateSettings(
+        suite=str(page.with_name("few.csv")), clip={"clip": ClipScore(model="built-in")}, distances=("kid",)
+    )
+    trained, evaluation, rival = asked_of(lake, "little/3", settings)  # was not trained here
+    assert rival is None
+    text = report(trained, evaluation, evaluate(evaluation, Here()), None)
+    assert "Its measures are not in the lake any more." in text
+    assert '<section id="pairs">' not in text

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data.world.grammar import claim_of
+from imagen.errors import SuiteError
+from imagen.metrics.suites import Check, Prompt, load_suite
+
+
+def test_shapes_asks_what_the_worlds_checker_understands() -> None:
+    suite = load_suite("shapes")
+    assert len(suite.prompts) == len({prompt.text for prompt in suite.prompts}) == 200
+    assert suite.categories == {
+        "one shape": 40,
+        "size": 40,
+        "two shapes": 30,
+        "relation": 40,
+        "three shapes": 20,
+        "new together": 30,
+    }
+    claims = {prompt: claim_of(prompt.text) for prompt in suite.prompts}
+    shapes = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}
+    for prompt, claim in claims.items():
+        assert claim is not None
+        assert len(claim.phrases) == shapes.get(prompt.category, 1)
+        assert (claim.relation is not None) == (prompt.category in ("relation", "new together"))
+        colours = len({phrase.colour for phrase in claim.phrases})
+        assert colours == (1 if prompt.category == "new together" else len(claim.phrases))
+    assert load_suite("shapes").id == suite.id
+
+
+PUBLISHED = {
+    "drawbench.csv": (
+        'Prompts,Category\nA red colored car.,Colors\n"One, two, three.",Counting\n',
+        [
+            Prompt("A red colored car.", "Colors"),
+            Prompt("One, two, three.", "Counting"),
+        ],
+    ),
+    "parti.tsv": (
+        "Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\tBiology\n",
+        [Prompt("bond", "Abstract", "Basic")],
+    ),
+    "plain.txt": ("a cat\n\na dog \n", [Prompt("a cat", "plain"), Prompt("a dog", "plain")]),
+    "own.jsonl": (
+        '{"prompt": "a cat", "category": "animals", "checks": [{"question": "Is there a cat?"}]}\n',
+        [Prompt("a cat", "animals", checks=(Check("Is there a cat?"),))],
+    ),
+    "own.csv": (
+        'prompt,checks\na cat,"[{""question"": ""How many?"", ""answer"": ""one""}]"\n',
+        [Prompt("a cat", checks=(Check("How many?", "one"),))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_forms_are_read(name: str, tmp_path: Path) -> None:
+    text, prompts = PUBLISHED[name]
+    (tmp_path / name).write_text(text)
+    suite = load_suite(str(tmp_path / name))
+    assert list(suite.prompts) == prompts
+    assert suite.name == name.split(".")[0]
+
+
+def test_genevals_metadata_becomes_questions(tmp_path: Path) -> None:
+    rows = [
+        {"tag": "counting", "include": [{"class": "clock", "count": 4}], "prompt": "a photo of four clocks"},
+        {
+            "tag": "position",
+            "include": [
+                {"class": "dog", "count": 1},
+                {"class": "bench", "count": 1, "position": ["left of", 0]},
+            ],
+            "prompt": "a photo of a bench left of a dog",
+        },
+        {"tag": "colors", "include": [{"class": "car", "count": 1, "color": "red"}], "prompt": "a photo of a red car"},
+    ]
+    file = tmp_path / "evaluation_metadata.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counted, placed, coloured = load_suite(str(file)).prompts
+    assert counted.category == "counting"
+    assert counted.checks == (Check("How many clocks are in the picture?", "four"),)
+    assert [check.question for check in placed.checks] == [
+        "Is there a dog in the picture?",
+        "Is there a bench in the picture?",
+        "Is the bench left of the dog?",
+    ]
+    assert coloured.checks == (Check("Is there a red car in the picture?"),)
+
+
+def test_a_folder_of_t2i_compbench_has_a_category_a_file(tmp_path: Path) -> None:
+    for name in ("color_train", "color_val", "spatial_val"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} prompt\n")
+    assert [prompt.category for prompt in load_suite(str(tmp_path)).prompts] == ["color", "color", "spatial"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "Prompts,Category\nok,A\nbroken\n", r"a\.csv, line 3 has not as many fields as the header"),
+        ("a.csv", 'Prompts,Category\n"ok,A\n', r"a\.csv, line 2 can't be read: unexpected end of data"),
+        ("a.jsonl", '{"prompt": "ok"}\n{"prompt": \n', r"a\.jsonl, line 2 is no JSON"),
+        ("a.jsonl", '["ok"]\n', r"a\.jsonl, line 1 is no JSON object"),
+        (
+            "a.tsv",
+            "Words\tCategory\nok\tA\n",
+            r"line 2 has no prompt: a column `prompt` is expected, there are words, cat",
+        ),
+        ("a.jsonl", '{"prompt": "ok", "checks": ["?"]}\n', r"line 1: checks is a JSON list of objects with question"),
+        (
+            "a.jsonl",
+            '{"prompt": "ok", "include": [{"count": 2}]}\n',
+            r"line 1: include is a list of objects with class",
+        ),
+        ("a.txt", "\n", r"has no prompt"),
+        ("a.xlsx", "", r"is of no known form: it must end in \.csv, \.tsv, \.jsonl, \.txt"),
+    ],
+)
+def test_a_broken_suite_is_one_sentence(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SuiteError, match=said):
+        load_suite(str(tmp_path / name))
+
+
+def test_a_suite_that_is_not_there_is_said() -> None:
+    with pytest.raises(SuiteError, match="suite drawbench is neither 'shapes' nor a file or folder of prompts here"):
+        load_suite("drawbench")

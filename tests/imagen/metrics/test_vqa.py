@@ -1,0 +1,268 @@
+"""Questions to pictures: what each kind of model answers, beside a plain loop, and the way through an evaluation."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertModel,
+    BlipForQuestionAnswering,
+    BlipProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    ViltForQuestionAnswering,
+    ViltProcessor,
+)
+
+from data.lake.lake import Lake
+from data.pictures.prepare import decode
+from imagen.config.evaluation import EvaluateSettings
+from imagen.errors import SuiteError, WeightsNotUsable
+from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.metrics.answers import SHORTLY, WORDS, answering, plain
+from imagen.metrics.suites import Check
+from imagen.metrics.vqa import Vqa, vqa_right, vqa_score
+from tests.engines import Dies, Here
+from tests.imagen.metrics.answerers import LABELS, make_blip, make_llava, make_vilt
+
+CHECKS = (Check("is there a red circle ?"), Check("how many shapes are there ?", "two"), Check("what colour ?", "red"))
+Figures = dict[tuple[str, str], tuple[float, float, float, int]]
+
+
+@pytest.fixture(scope="module")
+def vilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_vilt(tmp_path_factory.mktemp("vilt"))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty prompts, of which each fourth has no check."""
+    rows = []
+    for number, colour in enumerate(("red", "green", "blue", "black") * 5):
+        kind = ("circle", "square", "star", "ring", "cross")[number // 4]
+        checks = [{"question": f"is there a {kind} ?"}, {"question": "what colour ?", "answer": "blue"}]
+        category = "asked" if number % 4 else "not asked"
+        rows.append({"prompt": f"a {colour} {kind}", "category": category, "checks": checks if number % 4 else []})
+    file = tmp_path_factory.mktemp("suite") / "few.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def lake(little_lake: Lake, tmp_path: Path) -> Lake:
+    shutil.copytree(little_lake.url, tmp_path / "lake")
+    return Lake.open(str(tmp_path / "lake"))
+
+
+def pictures(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(3)
+    return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(count)]
+
+
+def test_one_that_chooses_agrees_with_a_plain_loop(vilt: Path) -> None:
+    model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
+    given = set()
+    for picture in pictures(6):
+        found = answering(str(vilt), "cpu").answers(picture, CHECKS)
+        assert found == answering(str(vilt), "cpu").answers(picture, CHECKS)  # to the last digit
+        for check, label, (answer, probability) in zip(CHECKS, ("yes", "2", "red"), found, strict=True):
+            with torch.no_grad():
+                logits = model(**processor(picture, check.question, return_tensors="pt")).logits[0]
+            assert answer == LABELS[int(logits.argmax())]
+            assert probability == pytest.approx(float(torch.sigmoid(logits[LABELS.index(label)])), abs=1e-5)
+            given.add(answer)
+    assert len(given) > 1
+
+
+def test_one_that_writes_from_an_encoded_question_agrees_with_a_plain_loop(tmp_path: Path) -> None:
+    folder = make_blip(tmp_path / "blip")
+    model, processor = BlipForQuestionAnswering.from_pretrained(folder).eval(), BlipProcessor.from_pretrained(folder)
+    given = set()
+    for picture in pictures(4):
+        found = answering(str(folder), "cpu").answers(picture, CHECKS)
+        for check, words, (answer, probability) in zip(CHECKS, (["yes"], ["two", "2"], ["red"]), found, strict=True):
+            asked = processor(picture, check.question, return_tensors="pt")
+            with torch.no_grad():
+                seen = model.vision_model(asked.pixel_values).last_hidden_state
+                question = model.text_encoder(asked.input_ids, encoder_hidden_states=seen).last_hidden_state
+
+                def after(tokens: list[int], question: torch.Tensor = question) -> torch.Tensor:
+                    ids = torch.tensor([[model.decoder_start_token_id, *tokens]])
+                    logits: torch.Tensor = model.text_decoder(ids, encoder_hidden_states=question).logits
+                    return logits[0, -1].softmax(0)
+
+                expected = sum(float(after([])[processor.tokenizer.convert_tokens_to_ids(word)]) for word in words)
+                written = greedy(after, end=3)
+            assert probability == pytest.approx(expected, abs=1e-5)
+            assert answer == processor.tokenizer.decode(written, skip_special_tokens=True).strip()
+            given.add(answer)
+    assert len(given) > 1
+
+
+def test_one_that_takes_part_in_a_conversation_agrees_with_a_plain_loop(tmp_path: Path) -> None:
+    folder = make_llava(tmp_path / "llava")
+    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    processor = LlavaProcessor.from_pretrained(folder)
+    spellings = ([["yes"], ["Yes"]], [["two"], ["2"]], [["dark", "red"], ["Dark", "red"]])
+    checks = (*CHECKS[:2], Check("what colour ?", "dark red"))
+    given = set()
+    for picture in pictures(4):
+        found = answering(str(folder), "cpu").answers(picture, checks)
+        for check, words, (answer, probability) in zip(checks, spellings, found, strict=True):
+            asked = processor(picture, f"<image> {check.question} {SHORTLY} Answer :", return_tensors="pt")
+
+            def after(tokens: list[int], asked: Any = asked) -> torch.Tensor:
+                ids = torch.cat([asked.input_ids, torch.tensor([tokens], dtype=torch.long)], 1)
+                logits: torch.Tensor = model(input_ids=ids, pixel_values=asked.pixel_values).logits
+                return logits[0, -1].softmax(0)
+
+            with torch.no_grad():
+                expected = 0.0
+                for spelling in words:
+                    ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in spelling]
+                    expected += float(np.prod([float(after(ids[:at])[token]) for at, token in enumerate(ids)]))
+                written = greedy(after, end=3)
+            assert probability == pytest.approx(expected, abs=1e-5)
+            assert answer == processor.tokenizer.decode(written, skip_special_tokens=True).strip()
+            given.add(answer)
+    assert len(given) > 1
+
+
+def greedy(after: Callable[[list[int]], torch.Tensor], end: int) -> list[int]:
+    written: list[int] = []
+    while len(written) < WORDS and written[-1:] != [end]:
+        written.append(int(after(written).argmax()))
+    return written
+
+
+def test_same_words_are_the_same_answer() -> None:
+    assert plain("Two.") == plain("2")
+    assert plain("A red car") == plain("red car")
+    assert plain("yes") != plain("no")
+    assert vqa_right(["Yes", "3"], [Check("?"), Check("?", "two")]) == 0.5
+    assert vqa_score([0.5, 1.0]) == 0.75
+    assert np.isnan([vqa_right([], []), vqa_score([]), vqa_right(None, CHECKS), vqa_score(None)]).all()
+
+
+def test_its_table_is_named_by_the_models_weights(vilt: Path, tmp_path: Path) -> None:
+    shutil.copytree(vilt, tmp_path / "elsewhere")
+    assert Vqa(model=str(tmp_path / "elsewhere")).id == Vqa(model=str(vilt), device="cpu").id
+    assert Vqa(model=str(make_vilt(tmp_path / "other", ("no", "yes")))).id != Vqa(model=str(vilt)).id
+
+
+def settings_of(suite: Path, model: Path) -> EvaluateSettings:
+    return EvaluateSettings(suite=str(suite), vqa=Vqa(model=str(model)))
+
+
+def of(lake: Lake, suite: Path, model: Path) -> Evaluation:
+    return planned(lake, "little/1", settings_of(suite, model))
+
+
+def told(rows: list[dict[str, Any]]) -> Figures:
+    return {(row["metric"], row["slice"]): (row["value"], row["low"], row["high"], row["n"]) for row in rows}
+
+
+def stored(evaluation: Evaluation) -> list[dict[str, Any]]:
+    vqa = evaluation.settings.vqa
+    assert vqa is not None
+    found: list[dict[str, Any]] = evaluation.made.table(vqa.table).dataset().to_table().sort_by("id").to_pylist()
+    return found
+
+
+def test_an_evaluation_says_what_its_pictures_answer(lake: Lake, suite: Path, vilt: Path) -> None:
+    evaluation = of(lake, suite, vilt)
+    rows = told(evaluate(evaluation, Here()))
+    assert {part for metric, part in rows if metric == "vqa_score"} == {"all", "asked"}
+    assert rows["vqa_score", "all"] == rows["vqa_score", "asked"]
+    assert rows["right", "all"][3] == 20
+    model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
+    made = evaluation.made.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
+    prompts = {pair["id"]: pair["caption"] for pair in evaluation.made.table("pairs").dataset().to_table().to_pylist()}
+    scores, rights = [], []
+    for row in made:
+        _, colour, kind = prompts[row["id"]].split()
+        if colour == "red":
+            continue
+        probabilities, right = [], []
+        for question, answer in ((f"is there a {kind} ?", "yes"), ("what colour ?", "blue")):
+            with torch.no_grad():
+                logits = model(**processor(decode(row["image"]), question, return_tensors="pt")).logits[0]
+            probabilities.append(float(torch.sigmoid(logits[LABELS.index(answer)])))
+            right.append(LABELS[int(logits.argmax())] == answer)
+        scores.append(np.mean(probabilities))
+        rights.append(np.mean(right))
+    value, low, high, n = rows["vqa_score", "all"]
+    assert (n, low < value < high) == (15, True)
+    assert value == pytest.approx(np.mean(scores), abs=1e-5)
+    assert rows["vqa_right", "all"][0] == pytest.approx(np.mean(rights))
+
+
+def test_killed_anywhere_it_asks_only_what_is_missing(
+    lake: Lake, suite: Path, vilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lake.url, tmp_path / "copied")
+    whole = of(lake, suite, vilt)
+    expected = told(evaluate(whole, Here()))
+    monkeypatch.setattr("imagen.evaluate.evaluation.ASK_ROWS", 6)
+    asked, kills = 0, 0
+
+    def count(plan: Any) -> None:
+        nonlocal asked
+        asked += len(plan.shards) if plan.stage.name == "ask" else 0
+
+    while True:
+        killed = of(Lake.open(str(tmp_path / "copied")), suite, vilt)
+        try:
+            again = evaluate(killed, Dies(), on_plan=count)
+        except KeyboardInterrupt:
+            kills += 1
+        else:
+            break
+    assert kills >= 4
+    assert asked == 4 + 4 + 3 + 2 + 1  # the first time none was done
+    assert told(again) == expected
+    assert stored(killed) == stored(whole)
+
+
+def test_what_can_not_be_asked_is_one_sentence(lake: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("a red circle\n")
+    with pytest.raises(SuiteError, match=r"plain has no checks, so that nothing can be asked .* or leave vqa out"):
+        evaluate(of(lake, tmp_path / "plain.txt", vilt), Here())
+    (tmp_path / "empty.jsonl").write_text('{"prompt": "a cat", "checks": [{"question": "what ?", "answer": " "}]}\n')
+    with pytest.raises(SuiteError, match=r"empty asks 'what \?' and expects no answer"):
+        evaluate(of(lake, tmp_path / "empty.jsonl", vilt), Here())
+    with pytest.raises(WeightsNotUsable, match=r"nowhere is no folder here and can't be fetched from the hub"):
+        evaluate(of(lake, suite, Path("nowhere")), Here())
+    with pytest.raises(WeightsNotUsable, match=r"is no model: .* Give a model of transformers that answers questions"):
+        evaluate(of(lake, suite, tmp_path), Here())
+    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(WeightsNotUsable, match=r"is a BertModel, which answers no questions about pictures\. Give"):
+        evaluate(of(lake, suite, tmp_path / "bert"), Here())
+    few = make_vilt(tmp_path / "few", ("no", "yes"))
+    with pytest.raises(
+        WeightsNotUsable, match=r"chooses among 2 answers, and 'blue' is none of them, which is expected"
+    ):
+        evaluate(of(lake, suite, few), Here())
+    assert not (tmp_path / "lake" / "evaluations").exists() or not list((tmp_path / "lake").glob("*/*/images"))
+
+
+def test_a_model_without_a_head_or_eyes_is_refused(vilt: Path, tmp_path: Path) -> None:
+    headless, blind = tmp_path / "headless", tmp_path / "blind"
+    shutil.copytree(vilt, headless)
+    ViltForQuestionAnswering.from_pretrained(vilt).vilt.save_pretrained(headless)
+    config = json.loads((headless / "config.json").read_text()) | {"architectures": ["ViltForQuestionAnswering"]}
+    (headless / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsNotUsable, match=r"headless has no weights of classifier"):
+        answering(str(headless), "cpu")
+    shutil.copytree(vilt, blind)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (blind / name).unlink(missing_ok=True)
+    with pytest.raises(WeightsNotUsable, match=r"blind .*"):
+        answering(str(blind), "cpu")

@@ -1,0 +1,120 @@
+"""What a training begins from: a dataset version and its text, a trained model, or nothing but pictures."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import DatasetNotFound, DatasetVersionNotFound
+from data.lake.lake import Lake
+from data.upkeep.forget import forget
+from imagen.config.presets import by_size
+from imagen.config.stage import TrainSettings
+from imagen.config.training import LoraSettings, TrainConfig
+from imagen.errors import ModelNotFound, ModelNotUsable, OutOfMemory, TextNotUsable
+from imagen.models.model import Imagen
+from imagen.train.setup import begun, planned
+from imagen.train.stage_run import Run
+from imagen.train.train import train
+from tests.lakes.drawn import drawn_lake
+
+QUICK = TrainSettings(steps=3, batch=4, warmup=0, learning_rate=1e-2, ema=0.0, grid_every=3)
+FIRST = TrainConfig(name="first", preset="tiny", size=8, resolutions=(8,), train=QUICK)
+GRID = "training/first-*/stage-1/grids/*.png"
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """With `drawn@1` and the model `first/1` that was trained on it."""
+    lake = drawn_lake(tmp_path_factory.mktemp("begin"), 12, side=8)
+    train(planned(lake, FIRST, "drawn"), cpu=True)
+    return lake
+
+
+def test_who_forgets_a_pair_is_told_the_models_that_saw_it(lake: Lake, tmp_path: Path) -> None:
+    own = Lake(str(shutil.copytree(lake.url, tmp_path / "lake")), lake.config)
+    assert list(tmp_path.glob(f"lake/{GRID}"))
+    found = forget(own, "url", "http://drawn.test/3.png")
+    assert found.seen_by == ["drawn@1"]
+    assert "first/1" in found.models
+    assert not list(tmp_path.glob(f"lake/{GRID}")), "a grid shows samples"
+
+
+def weights(lake: Lake, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Of the model that a configuration comes to."""
+    ended = train(planned(lake, config, "drawn"), cpu=True)
+    assert ended.trained is not None
+    return dict(Imagen.from_pretrained(ended.trained.reference, lake.url).unet.state_dict())
+
+
+def after(name: str, **more: object) -> TrainConfig:
+    said = {**FIRST.model_dump(exclude_unset=True), "name": name, "init_from": "first/1", **more}
+    return TrainConfig.model_validate(said)
+
+
+def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {name for name, value in one.items() if not torch.equal(value, other[name])}
+
+
+def test_a_training_goes_on_from_a_trained_model(lake: Lake) -> None:
+    begins = begun(planned(lake, after("more"), "drawn"), 0, cpu=True)
+    theirs = Imagen.from_pretrained("first/1", lake.url).unet.state_dict()
+    assert not changed(dict(begins.unet.state_dict()), dict(theirs))
+    assert changed(weights(lake, after("more")), dict(theirs))
+
+
+def test_frozen_parts_stay_as_they_were(lake: Lake) -> None:
+    theirs = dict(Imagen.from_pretrained("first/1", lake.url).unet.state_dict())
+    moved = changed(weights(lake, after("thawed", freeze=["down.*", "first.*"])), theirs)
+    assert moved
+    assert not {name for name in moved if name.startswith(("down.", "first."))}
+
+
+def test_low_rank_changes_are_of_attention_alone_and_merged(lake: Lake) -> None:
+    theirs = dict(Imagen.from_pretrained("first/1", lake.url).unet.state_dict())
+    found = weights(lake, after("low", lora=LoraSettings(rank=2).model_dump()))
+    moved = changed(found, theirs)
+    assert moved
+    assert all(".attention." in name and name.endswith(".weight") for name in moved)
+    for name in moved:
+        assert torch.linalg.matrix_rank(found[name] - theirs[name], atol=1e-6) <= 2
+
+
+def test_a_model_learns_from_pictures_alone(lake: Lake) -> None:
+    config = TrainConfig(name="mute", preset="tiny", size=8, resolutions=(8, 16), text=None, train=QUICK)
+    ended = train(planned(lake, config, "drawn"), cpu=True)
+    assert ended.trained is not None
+    assert ended.trained.text is None
+    model = Imagen.from_pretrained(ended.trained.reference, lake.url)
+    assert [picture.size for picture in model.generate_images(n=2, steps=2)] == [(16, 16)] * 2
+    assert not [name for name in model.unet.state_dict() if "text" in name]
+
+
+def test_what_a_training_can_not_begin_from_is_one_sentence(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFound, match=r"has no dataset nothing\. Build it"):
+        planned(lake, FIRST, "nothing")
+    with pytest.raises(DatasetVersionNotFound, match=r"drawn@7 does not exist .* newest is drawn@1"):
+        planned(lake, FIRST, "drawn", 7)
+    with pytest.raises(TextNotUsable, match=r"drawn@1 has no embeddings 'clip', it has t5: build it with embed\.clip"):
+        planned(lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
+    wide = TrainConfig(name="wide", cascade=by_size(8, (8,), text_width=768), train=QUICK)
+    with pytest.raises(TextNotUsable, match="are 128 wide, and the cascade reads 768"):
+        planned(lake, wide, "drawn")
+    with pytest.raises(ModelNotFound, match=r"has no model first/9; there are: .*first/1"):
+        begun(planned(lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
+    with pytest.raises(ModelNotUsable, match=r"first/1: null is of shape \(1, 1, 32\), and \(1, 1, 64\) was expected"):
+        begun(planned(lake, after("large", size=16), "drawn"), 0, cpu=True)
+    with pytest.raises(TextNotUsable, match=r"first/1 reads embeddings of embeddings/t5-.*, and drawn@1 has those of"):
+        begun(planned(lake, after("mute", text=None), "drawn"), 0, cpu=True)
+
+
+def test_too_little_memory_is_a_sentence_that_says_what_needs_less(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Run, "advance", full)
+    config = FIRST.model_copy(update={"name": "full"})
+    with pytest.raises(OutOfMemory, match="out of memory in stage 1 with 4 samples at once: raise accumulate"):
+        train(planned(lake, config, "drawn"), cpu=True)

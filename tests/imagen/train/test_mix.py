@@ -1,0 +1,132 @@
+"""Texts mixed in training: one of each sample's is drawn, the same in any number of processes and after any kill."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.lake.lake import Lake
+from imagen.config.presets import by_size
+from imagen.config.training import TrainConfig
+from imagen.errors import TextNotUsable
+from imagen.train.batches import Batch, collate
+from imagen.train.checkpoint import Checkpoints
+from imagen.train.draws import draw
+from imagen.train.setup import begun, planned
+from imagen.train.stage_run import Run
+from tests.imagen.train.killable import config_of, gradients, live
+from tests.lakes.drawn import drawn_lake
+
+HALF = {"t5_new": 0.5}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return drawn_lake(tmp_path_factory.mktemp("retold"), 40, side=8, retold=True)
+
+
+def run_of(lake: Lake, mix: dict[str, float]) -> Run:
+    return begun(planned(lake, config_of().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
+
+
+def losses(run: Run, steps: int) -> list[float]:
+    return [run.advance().loss for _ in range(steps)]
+
+
+def test_what_is_drawn_for_a_sample_follows_from_its_place_and_takes_nothing_from_what_was_drawn_before() -> None:
+    whole = draw(7, 3, range(64), 64, (3, 4, 4), 0.1)
+    half = draw(7, 3, range(32, 64), 64, (3, 4, 4), 0.1)
+    assert torch.equal(whole.told[32:], half.told)
+    assert torch.equal(whole.noise[32:], half.noise)
+    many = torch.cat([draw(7, step, range(100), 100, (3, 1, 1), 0.1).told for step in range(20)])
+    assert float((many < 0.3).float().mean()) == pytest.approx(0.3, abs=0.04)
+    assert abs(float(torch.corrcoef(torch.stack([many, torch.cat([whole.times] * 32)[:2000]]))[0, 1])) < 0.1
+
+
+def test_a_sample_is_read_by_the_text_in_whose_share_its_number_falls() -> None:
+    told = torch.tensor([0.0, 0.29, 0.3, 0.49, 0.5, 0.99, 0.1])
+    texts = torch.arange(3.0)[:, None, None, None].expand(3, len(told), 2, 1)
+    seen = torch.ones(3, len(told), 2, dtype=torch.bool)
+    seen[0, 6] = False  # it has no such text
+    batch = Batch(torch.zeros(len(told), 3, 1, 1), texts[2], seen[2], texts[:2], seen[:2])
+    read = batch.mixed(told, (0.3, 0.2))
+    assert read.text is not None
+    assert read.text[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert read.others is None
+
+
+def test_texts_of_any_length_are_put_side_by_side() -> None:
+    pixels = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    rows = [(3, 2), (1, None), (2, 4)]
+    samples = [
+        {"pixels": pixels, "t5": torch.ones(n, 5), "new": None if m is None else torch.ones(m, 5)} for n, m in rows
+    ]
+    alone, both = collate(samples, "t5"), collate(samples, "t5", ["new"])
+    assert alone.text is not None
+    assert both.text is not None
+    assert both.seen is not None
+    assert both.others_seen is not None
+    assert (alone.text.shape, both.text.shape) == ((3, 3, 5), (3, 4, 5))
+    assert both.seen.sum(1).tolist() == [3, 1, 2]
+    assert both.others_seen.sum(2).tolist() == [[2, 0, 4]]
+
+
+def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(lake: Lake, tmp_path: Path) -> None:
+    whole = run_of(lake, HALF)
+    told, kept = losses(whole, 6), Checkpoints(str(tmp_path))
+    none, all_of_them = (losses(run_of(lake, mix), 6) for mix in ({}, {"t5_new": 1.0}))
+    assert len({tuple(told), tuple(none), tuple(all_of_them)}) == 3
+    resumed = run_of(lake, HALF)
+    assert losses(resumed, 3) == told[:3]
+    kept.save(resumed.state())
+    again, state = run_of(lake, HALF), kept.newest()
+    assert state is not None
+    again.load(state)
+    assert losses(again, 3) == told[3:]
+    for one, other in zip(whole.unet.parameters(), again.unet.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(lake: Lake, tmp_path: Path) -> None:
+    cascade = by_size(8, (8,), text_width=128)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert live(gradients, lake.url, cascade, str(plain)) == [0]
+    for world in (1, 2):
+        assert live(gradients, lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
+    one, other = (load_file(folder / "0-1-1.safetensors") for folder in (tmp_path, plain))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for name in ("2-1", "1-2", "2-2"):
+        two = load_file(tmp_path / f"0-{name}.safetensors")
+        for tensor, value in one.items():
+            torch.testing.assert_close(two[tensor], value, atol=1e-5, rtol=1e-3, msg=f"{name} {tensor}")
+
+
+def test_a_configuration_that_does_not_mix_is_what_it_was() -> None:
+    assert "mix" not in config_of().model_dump_json()
+    assert config_of().hash != config_of().model_copy(update={"mix": HALF}).hash
+    assert TrainConfig.model_validate_json(config_of().model_copy(update={"mix": HALF}).model_dump_json()).mix == HALF
+
+
+@pytest.mark.parametrize(
+    ("mix", "text"), [({"t5": 0.5}, "t5"), ({"a": 0.6, "b": 0.5}, "t5"), ({"a": 0.5}, None)], ids=str
+)
+def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str | None) -> None:
+    with pytest.raises(ValueError, match="mix names other embeddings than text does, with shares that are 1 or less"):
+        TrainConfig(name="a", preset="tiny", text=text, mix=mix)
+
+
+def test_texts_that_are_not_there_or_of_another_encoder_are_told(lake: Lake, tmp_path: Path) -> None:
+    config = config_of().model_copy(update={"mix": {"clip": 0.5}})
+    with pytest.raises(TextNotUsable, match="has no embeddings 'clip', it has t5, t5_new"):
+        planned(lake, config, "drawn")
+    other = drawn_lake(tmp_path, 4, side=8, retold=True)
+    table = other.table("datasets/drawn")
+    record = table.record()
+    record["embeddings"]["t5_new"] = "embeddings/another"
+    assert table.replace([], [], record)
+    with pytest.raises(
+        TextNotUsable, match=r"mix: t5_new of drawn@2 is of embeddings/another, and t5 of embeddings/t5"
+    ):
+        planned(other, config_of().model_copy(update={"mix": HALF}), "drawn")

@@ -1,0 +1,72 @@
+"""Little cascades: one that is trained for a moment, and untrained ones whose every weight says something."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.lake.lake import Lake
+from imagen.cascade.sampling import SampleSettings
+from imagen.cascade.unet import UNet
+from imagen.config.presets import by_size
+from imagen.config.stage import TrainSettings
+from imagen.config.training import TrainConfig
+from imagen.models.model import Imagen
+from imagen.models.table import add_model, models, pipeline_of
+from imagen.train.setup import planned
+from imagen.train.train import train
+from tests.lakes.drawn import drawn_lake
+
+QUICK = (SampleSettings(steps=6), SampleSettings(steps=4), SampleSettings(steps=3))
+CAPTION = "a large red circle above a small blue square"
+
+
+def trained_lake(folder: Path) -> Lake:
+    """A lake with the dataset `drawn@1` and the model `little/1`, which knows little."""
+    lake = drawn_lake(folder, 24)
+    settings = TrainSettings(steps=8, batch=4, warmup=0, learning_rate=3e-3, ema=0.1, grid_every=None)
+    config = TrainConfig(name="little", preset="tiny", size=16, resolutions=(16, 32), train=settings, sample=QUICK[:2])
+    trained = train(planned(lake, config, "drawn"), cpu=True).trained
+    assert trained is not None
+    return lake
+
+
+def copy_of(lake: Lake, url: Path) -> Lake:
+    shutil.copytree(lake.url, url)
+    return Lake.open(str(url))
+
+
+def another(lake: Lake, number: int, **config: object) -> str:
+    """One more model of the name, whose weights are the first's and a little else."""
+    first = models(lake)[-1]
+    model = Imagen.from_pretrained("little/1", lake.url)
+    torch.manual_seed(number)
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    lineage = {"dataset": first.dataset, "version": first.version, "stages": first.stages}
+    said = TrainConfig.model_validate({**first.config, **config})
+    return add_model(lake, said, f"{number:x}" * 32, model, lineage).reference
+
+
+def untrained(sides: tuple[int, ...], text: dict[str, Any] | None = None, text_width: int | None = None) -> Imagen:
+    """With weights that are nowhere zero, so that everything reaches the pictures."""
+    cascade = by_size(16, sides, text_width)
+    torch.manual_seed(0)
+    unets = [UNet(**cascade.unet(stage)).eval() for stage in range(len(sides))]
+    with torch.no_grad():
+        for parameter in (one for unet in unets for one in unet.parameters()):
+            parameter += 0.02 * torch.randn_like(parameter)
+    return pipeline_of(cascade, QUICK[: len(sides)], text, unets)
+
+
+def levels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def apart(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference, in levels of 255."""
+    return float(np.abs(levels(one) - levels(other)).mean())
