@@ -1,41 +1,62 @@
 # The whole project from a machine with Python 3.11+, make and a package index.
-.PHONY: demo test nightly lint bench lock clean
+.PHONY: demo test check nightly lint bench platform lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+UV := $(BIN)/uv
 
-demo: $(READY)
+# Two locked sets share .venv: what runs the product, and what develops it, which holds the first with the same pins.
+# `make demo` installs the first alone; an environment that has the second keeps it.
+RUN := .venv/.run
+DEVELOP := .venv/.develop
+PRODUCT := $(if $(wildcard $(DEVELOP)),$(DEVELOP),$(RUN))
+
+demo: $(PRODUCT)
 	$(BIN)/imagen demo
 
-test: $(READY)
+test: $(DEVELOP)
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not nightly" tests
 
+# For daily work: lint, and the tests that start no server, platform or whole flow.
+check: lint
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not nightly and not server" tests
+
 # What is long, or needs a store that is not from PyPI (Debian: radosgw ceph-mon ceph-osd ceph-common).
-nightly: $(READY)
+nightly: $(DEVELOP)
 	$(BIN)/pytest -m nightly tests
 
-lint: $(READY)
+lint: $(DEVELOP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)
+bench: $(DEVELOP)
 	$(BIN)/python -m tests.bench
 
-# The lock holds versions and hashes and no addresses, so that any mirror serves.
-lock: | $(BIN)/uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -q -o requirements.lock
+# What the image of infra/Dockerfile has: the product and its optional parts, with the developers' pins.
+platform: $(RUN)
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --constraint requirements-dev.lock \
+		--excludes requirements-unused.txt --no-build-isolation --editable ".[docker,kubernetes,ray,redis]"
 
-$(BIN)/uv:
+# The locks hold versions and hashes and no addresses, so that any mirror serves. UPGRADE= keeps the versions they have.
+UPGRADE ?= --upgrade
+COMPILE = $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet $(UPGRADE)
+
+lock: | $(UV)
+	$(COMPILE) --excludes requirements-unused.txt --output-file requirements.lock
+	$(COMPILE) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+
+$(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-$(READY): requirements.lock pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+$(RUN): requirements.lock
+$(DEVELOP): requirements-dev.lock
+$(RUN) $(DEVELOP): pyproject.toml | $(UV)
+	$(UV) pip sync --compile-bytecode --python $(BIN)/python $(filter %.lock,$^)
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

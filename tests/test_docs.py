@@ -90,10 +90,11 @@ def test_a_marked_block_is_read_to_its_end() -> None:
 @pytest.mark.timeout(5400)
 def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
     """In a fresh clone, with this environment in the place of one that `make` would install there."""
+    assert (Path(sys.prefix) / ".develop").exists(), "make demo would change this environment: run make nightly"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
     clone = tmp_path / "clone"
     (clone / ".venv").symlink_to(sys.prefix)
-    for asked in ("requirements.lock", "pyproject.toml"):
+    for asked in ("requirements-dev.lock", "pyproject.toml"):
         os.utime(clone / asked, (0, 0))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"PYTHONPATH": str(clone), "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
