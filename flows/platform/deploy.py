@@ -19,9 +19,10 @@ from data.lake.lake import Lake
 from flows.server.client import AUTH, asking
 from imagen.config.training import load_config
 
-ROOT = Path(__file__).parents[2]
-DEPLOYMENTS = ROOT / "prefect.yaml"
-AUTOMATIONS = ROOT / "infra/automations.yaml"
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")  # a link to that of the checkout; a wheel has a copy
+AUTOMATIONS = Path(__file__).with_name("automations.yaml")  # as well
+CODE = Path(__file__).parents[2]  # the folder of our packages: a checkout, or site-packages
+CHECKOUT = (CODE / "prefect.yaml").exists()
 POOLS = ("data", "gpu")
 
 
@@ -68,7 +69,7 @@ def deployments(lake: Lake, recipes: Sequence[str], config: str, workers: str = 
 
 def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str) -> dict[str, Any]:
     parameters = {**one["parameters"], "lake": lake}
-    made = {**one, "parameters": parameters}
+    made = {**one, "entrypoint": entrypoint(one["entrypoint"]), "parameters": parameters}
     if recipe is None:
         return made
     name = load_recipe(recipe).name
@@ -80,6 +81,22 @@ def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str)
         match = {"prefect.resource.id": f"imagen.dataset.{name}"}
         made["triggers"] = [{**trigger, "match": match} for trigger in one["triggers"]]
     return made
+
+
+def entrypoint(file: str, checkout: bool = CHECKOUT) -> str:
+    """The flow that `prefect.yaml` names by its file, `flows/runs/verify.py:verify`, as a run can load it.
+
+    Outside of a checkout that is the module, `flows.runs.verify.verify`, as files are looked up from a run's folder.
+    """
+    return file if checkout else file.replace(".py:", ".").replace("/", ".")
+
+
+def run_folder() -> Path:
+    """The current folder of servers, workers and runs: a checkout, or the user's where a wheel is installed.
+
+    Never site-packages: `python -m` looks in the current folder before the standard library.
+    """
+    return CODE if CHECKOUT else Path.cwd()
 
 
 def _same_kind(url: str, workers: str) -> None:
@@ -113,7 +130,7 @@ def _absolute(file: str) -> str:
 
 def _run(words: list[str], environment: dict[str, str]) -> None:
     done = subprocess.run(  # in a session of its own: Ctrl-C is for us
-        [prefect(), *words], env=environment, cwd=ROOT, capture_output=True, text=True, start_new_session=True
+        [prefect(), *words], env=environment, cwd=run_folder(), capture_output=True, text=True, start_new_session=True
     )
     if done.returncode:
         raise ServerError(f"prefect {' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-500:]}")

@@ -20,7 +20,7 @@ import psutil
 
 from data.errors import ServerError
 from data.lake.lake import Lake
-from flows.platform.deploy import POOLS, ROOT, deploy, deployments, prefect
+from flows.platform.deploy import CHECKOUT, POOLS, deploy, deployments, prefect, run_folder
 from flows.server.client import AUTH, URL, home_of
 from flows.terminal.data_tables import console
 
@@ -54,6 +54,8 @@ def run_up(
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
+    if not CHECKOUT:
+        environment["PYTHONSAFEPATH"] = "1"  # modules of the current folder must not hide ours
     if AUTH in os.environ:
         environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # of the workers and their runs
     with suppress(KeyboardInterrupt), ExitStack() as stack, ending() as end:
@@ -93,7 +95,7 @@ class Kept(AbstractContextManager["Kept"]):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
+                cwd=run_folder(),
                 start_new_session=True,
             )
 

@@ -3,8 +3,13 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import yaml
+from prefect import Flow
+
+from flows.platform.deploy import DEPLOYMENTS, entrypoint
 from tests.servers.prefect_api import ask
 
 ROOT = Path(__file__).parents[3]
@@ -36,3 +41,11 @@ def test_every_deployment_deploys(prefect_server: str) -> None:
     (promote,) = (one for one in triggers if str(one["name"]).startswith("promote"))
     assert promote["trigger"]["expect"] == ["imagen.model.evaluated"]  # type: ignore[index]
     assert promote["actions"][0]["parameters"]["model"] == "{{ event.payload.model }}"  # type: ignore[index]
+
+
+def test_an_entry_point_is_a_file_of_the_checkout_and_a_module_elsewhere() -> None:
+    files = [one["entrypoint"] for one in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]]
+    assert [entrypoint(file) for file in files] == files
+    for file in files:
+        module, _, name = entrypoint(file, checkout=False).rpartition(".")
+        assert isinstance(getattr(import_module(module), name), Flow), file

@@ -112,11 +112,13 @@ def up(
 
 
 @contextmanager
-def platform(words: list[str], more: dict[str, str]) -> "Iterator[tuple[Api, subprocess.Popen[str]]]":
+def platform(
+    words: list[str], more: dict[str, str], imagen: str | Path = IMAGEN
+) -> "Iterator[tuple[Api, subprocess.Popen[str]]]":
     """`imagen up` from the line that says where it is to Ctrl-C."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | more
-    command = [IMAGEN, "up", *words, "--port", str(port)]
+    command = [imagen, "up", *words, "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
