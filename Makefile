@@ -1,5 +1,5 @@
 # The whole project from a machine with Python 3.11+, make and a package index.
-.PHONY: demo test check nightly lint bench platform lock clean
+.PHONY: demo test check nightly lint house bench platform lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,6 +30,10 @@ lint: $(DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Folders with their files and lines, the imports between them, and the rules that are broken.
+house: $(DEVELOP)
+	$(BIN)/python -m tests.house
 
 bench: $(DEVELOP)
 	$(BIN)/python -m tests.bench

@@ -16,16 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from data.build.build import way
+from data.build.pipeline import way
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
-from data.engine.stage import Stage, make_plan, query, run_stage
+from data.engine.stage import Stage, make_plan, run_stage
+from data.lake.append import by_bucket
 from data.lake.lake import Lake, Still
 from data.lake.schemas import PAIRS, bucket_of
+from data.lake.sql import query
 from data.lake.table import Table, write_file
-from data.scorers.scorer import Read
+from data.scorers.stages import Read
 from data.select.selection import Judgement, Selection
-from data.sources.ingest import by_bucket, waiting
+from data.sources.ingest import waiting
 
 WHOLE = 1 << 62  # rows of a shard, where none is done
 PACE_OF = 50  # commits by which a stage's pace is told

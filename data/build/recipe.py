@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from data.build.yaml_file import first_wrong, read_values
-from data.encoders.encoder import EncoderSettings
+from data.encoders.settings import EncoderSettings
 from data.errors import RecipeError
 from data.fetch.download import DownloadSettings
 from data.fetch.forbidden import check_lists
@@ -29,8 +29,8 @@ from data.pictures.prepare import PictureSettings
 from data.publish.gates import Gates
 from data.publish.publish import SAMPLE
 from data.report.card import CardSettings
-from data.scorers import scorer_class
 from data.scorers.clip import ClipModel
+from data.scorers.registry import scorer_class
 from data.scorers.scorer import Describer, Scorer
 from data.select.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
 from data.select.selection import FACTS

@@ -4,14 +4,11 @@ A plan is an anti-join: what the stage's inputs hold and its output lacks, cut i
 turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
-import duckdb
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -172,19 +169,3 @@ def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written],
             group = []
     if group:
         yield group
-
-
-def query(sql: str, /, **tables: object) -> pa.Table:
-    """Run DuckDB's SQL over Arrow tables and datasets by name."""
-    with _database(os.getpid()).cursor() as connection:  # which sees no other's names
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(sql).to_arrow_table()
-
-
-@cache
-def _database(process: int) -> duckdb.DuckDBPyConnection:
-    """One for each process: making it takes ten times as long as a small query."""
-    database = duckdb.connect()
-    database.execute("SET preserve_insertion_order = false")
-    return database

@@ -12,9 +12,9 @@ import yaml
 from data.errors import ExportError
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import CARD
 from data.publish.hf_features import listed, size_category
 from data.publish.versions import Version
-from data.report.write import CARD
 
 FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
 TEXT = """

@@ -17,10 +17,10 @@ import pyarrow as pa
 from yarl import URL
 
 from data.fetch.address import domain_among
+from data.lake.append import add_rows
 from data.lake.lake import Lake
 from data.lake.table import Table
 from data.pictures.hash_sets import Digests, Looks
-from data.sources.ingest import add_rows
 
 Kind = Literal["url", "domain", "sha256", "pair", "phash"]
 

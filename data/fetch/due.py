@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from data.engine.stage import query
+from data.lake.sql import query
 from data.lake.table import Table
 
 UNASKED = 0.1  # of an attempt: a pair whose host rests was not asked, but one that never stops resting comes to an end

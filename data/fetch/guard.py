@@ -10,8 +10,8 @@ from typing import Any
 from data.fetch.blocklist import Blocklist, read_blocklist
 from data.fetch.forbidden import Forbidden, read_lists
 from data.lake.lake import Lake
+from data.pictures.phash import perceptual_hash
 from data.pictures.prepare import Picture, PictureError, PictureSettings, decode, prepare
-from data.scorers.phash import perceptual_hash
 
 CUTTING = ("center_crop", "border")  # resize modes after which a picture has another perceptual hash
 WHOLE = {"image_size": 256, "resize_mode": "keep_ratio_largest", "resize_only_if_bigger": True, "encode_format": "png"}

@@ -23,12 +23,10 @@ from data.errors import (
     UnsafeStore,
 )
 from data.lake import storage
+from data.lake.layout import LOG, MARKER, PROBE
 from data.lake.table import Table, write_file
 
 FORMAT = 1
-MARKER = "lake.json"
-PROBE = "_probe-"  # a folder that one who was killed while making a lake may have left
-LOG = "_delta_log"
 DEFAULT_BUCKETS = 4
 PROBE_WRITERS, PROBE_COMMITS = 4, 5
 

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow.compute as pc
 
-from data.select.criteria import name, text
+from data.lake.sql import name, text
 
 BINS = 40
 FAR = 2.0  # spans of the middle 98 % beyond them: what lies farther shares the last bin

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.engine.stage import query
 from data.errors import GateClosed
 from data.lake.lake import Lake
+from data.lake.sql import query
 from data.publish.distributions import Distributions
 from data.publish.publish import Publish
 from data.publish.versions import Version, newest

@@ -5,23 +5,21 @@ changed, and one commit makes the version, with its lineage in the commit.
 """
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import version as package_version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from data.encoders.embed import dim_of, texts_of
-from data.engine.stage import Shard, Written, query
+from data.engine.stage import Shard, Written
 from data.lake.lake import Lake
+from data.lake.reading import read_pictures
+from data.lake.sql import query
 from data.lake.table import Table, write_file
 from data.pictures.prepare import PictureSettings, smaller
 from data.publish.hf_features import note_of
-from data.scorers.scorer import Scorer, read_pictures
+from data.scorers.scorer import Scorer
 
 PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as Hugging Face's Image is stored
 SAMPLE = [
@@ -210,20 +208,3 @@ class Publish:
 def _as_hugging_face_does(pictures: list[bytes]) -> pa.Array:
     paths = pa.nulls(len(pictures), pa.string())
     return pa.StructArray.from_arrays([pa.array(pictures, pa.binary()), paths], fields=list(PICTURE))
-
-
-def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:
-    """What a dataset version must be able to say of itself."""
-    return {"recipe": recipe, "recipe_hash": recipe_hash, "inputs": inputs, "code": code_version()}
-
-
-@lru_cache(maxsize=1)
-def code_version() -> dict[str, str | None]:
-    """The package's version, and the commit where it runs from a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None  # installed from a wheel, or no git here
-    return {"version": package_version("imagen"), "commit": commit}

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from data.engine.stage import query
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake.lake import Lake
-from data.select.criteria import text
-from data.select.selection import NOT_FETCHED, Selection
 
 RECENT = 20  # commits, among which there is one of a version if there is any
 
@@ -19,15 +16,6 @@ class Version:
     version: int
     at: datetime
     record: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of the funnel."""
-
-    name: str
-    left: int
-    dropped: int
 
 
 def datasets(lake: Lake) -> list[str]:
@@ -50,21 +38,6 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
     return [_version(dataset, *found) for found in table.records()]
 
 
-def labels_of(selection: Selection) -> list[str]:
-    """The steps of the funnel that are criteria, in order."""
-    return list(dict.fromkeys(criterion.label for criterion in selection.criteria))
-
-
-def fell_to(labels: list[str]) -> str:
-    """SQL over a verdict: the step to which the pair fell, or 'kept'. A reason of other criteria loses its figures."""
-    known = " ".join(
-        f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
-    )
-    foreign = "regexp_replace(reasons[1], '( [<>]| missed:| is | unknown|: same as|: like|: not drawn).*', '')"
-    known = f"WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' {known}"
-    return f"CASE WHEN kept THEN 'kept' {known} ELSE {foreign} END"
-
-
 def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
     """One version of a dataset, the newest unless told which."""
     found = versions(lake, dataset)
@@ -77,24 +50,6 @@ def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
         raise DatasetVersionNotFound(f"{dataset} has no version yet in {lake.url}: its first build has not published")
     there = ", ".join(f"{dataset}@{version.version}" for version in found)
     raise DatasetVersionNotFound(f"{dataset}@{number} does not exist in {lake.url}; there are: {there}")
-
-
-def funnel(lake: Lake, selection: Selection) -> list[Step]:
-    """How many pairs are left after each criterion, in order; a pair falls to its first reason."""
-    labels = labels_of(selection)
-    counts = query(
-        f"SELECT {fell_to(labels)} AS step, count(*) AS n FROM verdicts GROUP BY step",
-        verdicts=lake.table(selection.table).dataset(),
-    ).to_pylist()
-    fell = {row["step"]: row["n"] for row in counts}
-    left = sum(fell.values())
-    steps = [Step("pairs", left, 0)]
-    fetches = sorted((step for step in fell if step.startswith(NOT_FETCHED)), key=lambda step: -fell[step])
-    for step in [*fetches, *(["replaced"] if "replaced" in fell else []), *labels]:
-        dropped = fell.get(step, 0)
-        left -= dropped
-        steps.append(Step(step, left, dropped))
-    return steps
 
 
 def _version(dataset: str, version: int, at: int, record: dict[str, Any]) -> Version:

@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data.engine.stage import query
 from data.lake.lake import Lake
+from data.lake.reading import read_pictures
+from data.lake.sql import query
 from data.pictures.prepare import decode
-from data.scorers.scorer import read_pictures
 
 CELL, TEXT, COLUMNS = 180, 56, 6
 INK, GREEN, RED = "#222222", "#1a7f37", "#cf222e"

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from data.engine.stage import query
 from data.lake.lake import Lake
+from data.lake.reading import among
 from data.lake.schemas import bucket_of
+from data.lake.sql import query, text
 from data.pictures.prepare import decode
-from data.publish.versions import fell_to, labels_of
 from data.report.summary import facts_of
-from data.scorers.scorer import UNKNOWN, among
-from data.select.criteria import text
+from data.scorers.scorer import UNKNOWN
+from data.select.funnel import fell_to, labels_of
 from data.select.selection import NOT_FETCHED, Selection
 
 MOST, KEPT, A_REASON = 60, 18, 6

@@ -11,10 +11,10 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from data.publish.distributions import Histogram
-from data.publish.versions import Step
 from data.report.card import as_yaml, written
 from data.report.examples import Group
 from data.report.summary import Account
+from data.select.funnel import Step
 from data.select.selection import NOT_FETCHED
 from data.select.thresholds import Threshold
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from data.engine.stage import query
 from data.lake.lake import Lake
 from data.lake.schemas import VERDICTS
+from data.lake.sql import query
 from data.lake.table import Table
 from data.publish.distributions import Distributions, Histogram
 from data.publish.publish import Publish
-from data.publish.versions import Step, Version, fell_to, funnel, labels_of
+from data.publish.versions import Version
+from data.select.funnel import Step, fell_to, funnel, labels_of
 from data.select.selection import Selection, across
 from data.select.thresholds import Threshold, thresholds
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import BUILT, CARD, HISTOGRAMS, REPORT
 from data.publish.publish import Publish
 from data.publish.versions import newest
 from data.report.card import CardSettings, card
@@ -21,8 +22,6 @@ from data.report.summary import account
 from data.select.selection import Selection
 
 PAGES = 2  # of the form of all: another one is written anew
-CARD, REPORT, HISTOGRAMS = "README.md", "report.html", "histograms.png"
-BUILT = "built.json"  # when a build came to a good end the last time
 HEAD = 200  # bytes that hold the mark
 
 

@@ -1,35 +1,5 @@
-"""What can be said of pictures and captions: a file a subject, each with a small class. See docs/scorers.md to add one.
+"""What can be said of pictures and captions. A file is a subject, each with a small class.
 
-A recipe names a scorer by a key of KNOWN, or by the dotted path of a class of its own.
+Belongs here: scorers, the stages that run them, and the weights that they load. Not: thresholds (data/select).
+Start with `scorer.py`; docs/scorers.md shows how to add one.
 """
-
-import importlib
-from typing import Any
-
-from data.scorers.scorer import Scorer
-
-KNOWN = {
-    "caption": "data.scorers.caption.Caption",
-    "concepts": "data.scorers.concepts.Concepts",
-    "picture": "data.scorers.pixels.PictureFacts",
-    "phash": "data.scorers.phash.PerceptualHash",
-    "clip": "data.scorers.clip.ClipScore",
-    "aesthetic": "data.scorers.heads.Aesthetic",
-    "safety": "data.scorers.heads.Safety",
-    "watermark": "data.scorers.heads.Watermark",
-    "captioner": "data.scorers.captioner.Captioner",
-}
-
-
-def scorer_class(name: str) -> type[Scorer]:
-    """The class behind a scorer's name; ValueError in words where there is none."""
-    module, _, attribute = KNOWN.get(name, name).rpartition(".")
-    if not module:
-        raise ValueError(f"there is no scorer {name!r}; there are {', '.join(KNOWN)}, or a class by its dotted path")
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"scorer {name!r} can't be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Scorer)):
-        raise ValueError(f"{name!r} is no scorer: it must be a class made from one of those in data/scorers/scorer.py")
-    return found

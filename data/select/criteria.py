@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data.lake.sql import name, text, texts
 from data.pictures.near_duplicates import LOOK_ALIKE
 from data.select.holdout import files_of
 
@@ -260,25 +261,11 @@ def with_facts(criteria: Any) -> Any:
     return told
 
 
-def name(fact: str) -> str:
-    """A fact as SQL."""
-    return '"' + fact.replace('"', '""') + '"'
+def draw(*of: str, salt: str = "''") -> str:
+    """SQL: a number from 0 to 1 that is always the same for a pair and a purpose. Ids are uniform, but deal buckets."""
+    return f"(('0x' || md5(id || {texts(of)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
 
 
 def number(fact: str) -> str:
     """A fact as a number in SQL: what a source carried is text."""
     return f"TRY_CAST({name(fact)} AS DOUBLE)" if fact.startswith(CARRIED) else name(fact)
-
-
-def text(value: str) -> str:
-    """A text as SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def texts(values: Iterable[str]) -> str:
-    return ", ".join(map(text, values))
-
-
-def draw(*of: str, salt: str = "''") -> str:
-    """SQL: a number from 0 to 1 that is always the same for a pair and a purpose. Ids are uniform, but deal buckets."""
-    return f"(('0x' || md5(id || {texts(of)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"

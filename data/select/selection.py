@@ -17,10 +17,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from data.engine.stage import query
 from data.fetch.due import EVENTS, REPLACED
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, VERDICTS
+from data.lake.sql import name, query, text
 from data.lake.table import Table, write_file
 from data.pictures.clusters import like_vectors
 from data.pictures.near_duplicates import Like, leaders, like_hashes, like_known, like_thumbnails
@@ -35,9 +35,7 @@ from data.select.criteria import (
     Top,
     Unique,
     draw,
-    name,
     number,
-    text,
 )
 from data.select.holdout import files_of, known_of
 

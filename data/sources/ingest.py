@@ -7,19 +7,18 @@ small files cost every reader that comes later.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from data.engine.stage import query
 from data.errors import SourceError, SourceUnreachable
+from data.lake.append import add_new, add_rows, by_bucket
 from data.lake.lake import Lake
-from data.lake.schemas import FILES, PAIRS, REJECTS, bucket_of
-from data.lake.table import write_file
+from data.lake.schemas import FILES, PAIRS, REJECTS
+from data.lake.sql import query
 from data.sources.formats import read_rows
 from data.sources.rows import Reject
 from data.sources.sources import File, Source, files_of, known_files
@@ -32,10 +31,6 @@ MOST_REJECTS = 10_000  # of one file that are kept; all are counted
 IDS = """
     SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
     FROM rows ORDER BY row
-"""
-NEW = """
-    WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
-    SELECT min(place) AS place FROM part ANTI JOIN known USING (id) GROUP BY id ORDER BY place
 """
 
 
@@ -177,44 +172,6 @@ def _read(file: File, source: str, collected: Collected) -> Reading:
     except SourceError as error:
         reading.set_aside([Reject(None, str(error), "")])
     return reading
-
-
-def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
-    """Append the rows of each bucket that a table lacks, the first of equal ids; counts them by what they are `of`."""
-    table, new = lake.table_or_make(name, schema), Counter[str]()
-    while True:
-        written = {}
-        for bucket in parts:
-            part = pa.concat_tables(parts[bucket])
-            asked = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
-            lacking = part.take(query(NEW, part=asked, present=table.dataset(bucket))["place"])
-            if lacking.num_rows:
-                file = write_file(table.url, bucket, lacking.select(schema.names).cast(schema))
-                written[file.path] = (file, Counter[str](lacking["of"].to_pylist()))
-        landed = table.append([file for file, _ in written.values()]) if written else []
-        for file in landed:
-            new += written[file.path][1]
-        if len(landed) == len(written):
-            return new
-        table.refresh()  # somebody else ingests too: plan again
-
-
-def add_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
-    """Append those of some rows that a table lacks. Returns how many."""
-    if not rows:
-        return 0
-    table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
-    buckets = np.array([bucket_of(row["id"], lake.config.buckets) for row in rows])
-    return add_new(lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)}).total()
-
-
-def by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
-    """Rows cut by their buckets, in their order."""
-    order = np.argsort(buckets, kind="stable")
-    rows, found = rows.take(pa.array(order)), np.unique(buckets[order], return_index=True)
-    starts = found[1].tolist()
-    for bucket, start, end in zip(found[0].tolist(), starts, [*starts[1:], rows.num_rows], strict=True):
-        yield bucket, rows.slice(start, end - start)
 
 
 def _reject_row(file: File, reject: Reject) -> dict[str, Any]:

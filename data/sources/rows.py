@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.engine.stage import query
 from data.errors import SourceError
+from data.lake.sql import query
 
 BATCH = 65_536  # rows held at once while a file is read
 CUT = 2_000  # characters that are kept of a row that can't be read

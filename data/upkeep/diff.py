@@ -6,13 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.engine.stage import query
 from data.lake.lake import Lake
+from data.lake.sql import name, query
 from data.lake.table import Table
 from data.publish.distributions import Distributions
 from data.publish.hf_features import pictures
 from data.publish.versions import Version, version_of
-from data.select.criteria import name
 
 QUANTILES = (0.1, 0.5, 0.9)
 

@@ -16,22 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.engine.stage import query
 from data.errors import PairNotFound
 from data.fetch.address import domain_among
 from data.fetch.blocklist import Entry, Kind, add, url_digest
 from data.lake import storage
-from data.lake.lake import LOG, Lake
+from data.lake.lake import Lake
+from data.lake.layout import ABOUT, CARD, GRIDS, LOG, MODELS, NOTES, PAGE, REPORT, TRAININGS
 from data.lake.schemas import bucket_of, text_id
+from data.lake.sql import query, text
 from data.lake.table import ShardFile, Table, digest, encode, write_file
 from data.publish.versions import versions
-from data.report.write import CARD, REPORT
-from data.select.criteria import text
 
-NOTES = "forgotten"  # folder of a note for each forgetting: which files were written again, and what they hash to
-MODELS = "models"  # the table of trained models, which the model room writes
-TRAININGS, ABOUT = "training", "training.json"  # its folders
-GRIDS, PAGE = "grids", "report.html"  # what shows samples in them
 BESIDE = ("files", "blocklist", MODELS)  # tables that know nothing of pairs
 
 

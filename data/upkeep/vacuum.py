@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from data.lake import storage
-from data.lake.lake import LOG, PROBE, Lake
+from data.lake.lake import Lake
+from data.lake.layout import LOG, PROBE
 from data.lake.table import Table
 
 YOUNG = 24 * 3600.0  # seconds; a younger file may belong to a build that is about to commit it

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.engine.stage import query
 from data.errors import PairNotFound
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of
+from data.lake.sql import query, text
 from data.lake.table import Table
 from data.publish.versions import versions
-from data.select.criteria import text
 
 Row = dict[str, Any]
 

@@ -1,1 +1,4 @@
-"""flows/platform."""
+"""The platform: starting it on this machine, deploying, its status and metrics.
+
+Start with `up.py`, then `deploy.py`.
+"""

@@ -15,9 +15,9 @@ from data.build.dry_run import pending_rows
 from data.build.recipe import Recipe, load_recipe
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import TRAININGS
 from data.publish.versions import datasets, newest
 from data.report.write import built_at
-from data.upkeep.forget import TRAININGS
 from imagen.models.registry import champion_of, decisions
 from imagen.train.measures import newest_measure
 

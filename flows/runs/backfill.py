@@ -5,9 +5,9 @@ Nothing is selected or published: the next build finds the scores there and goes
 
 from prefect import flow
 
-from data.build.build import way
+from data.build.pipeline import way
 from data.build.recipe import load_recipe
-from data.engine.pool import open_engine
+from data.engine.choose import open_engine
 from data.engine.stage import Stage
 from data.errors import RecipeError
 from data.lake.lake import Lake

@@ -4,7 +4,8 @@ from typing import Any
 
 from prefect import flow
 
-from data.engine.pool import Engine, open_engine
+from data.engine.choose import open_engine
+from data.engine.pool import Engine
 from data.lake.lake import Lake
 from flows.runs.stages import run_stage
 from flows.server.artifacts import key_of, show_table

@@ -7,7 +7,7 @@ flow, however often it was killed or tried again, promotes without it.
 from prefect import flow
 from prefect.states import Completed, State
 
-from data.engine.pool import open_engine
+from data.engine.choose import open_engine
 from data.lake.lake import Lake
 from flows.runs.evaluate import measured, show_figures, whole_report
 from flows.server.artifacts import key_of, show_table

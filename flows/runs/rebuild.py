@@ -4,14 +4,17 @@ from collections.abc import Sequence
 
 from prefect import flow, get_run_logger
 
-from data.build.build import Built, Way, published, way
+from data.build.build import Built, published
+from data.build.pipeline import Way, way
 from data.build.recipe import load_recipe
-from data.engine.pool import Engine, open_engine
+from data.engine.choose import open_engine
+from data.engine.pool import Engine
+from data.engine.progress import watcher
 from data.engine.stage import Stage, Written
 from data.lake.lake import Lake
 from data.publish.publish import Publication
-from data.publish.versions import funnel
 from data.report.write import histograms_of
+from data.select.funnel import funnel
 from data.sources.sources import checked_lake
 from flows.runs.stages import BatchesFailed, Failure, as_run, by_recipe, map_batches, run_stage
 from flows.server.artifacts import key_of, picture, show_markdown, show_table
@@ -19,7 +22,6 @@ from flows.server.assets import dataset_made
 from flows.server.events import dataset_published
 from flows.server.retry import patiently
 from flows.server.superseded import supersede
-from flows.terminal.progress import watcher
 
 
 @flow(

@@ -19,12 +19,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from data.engine.pool import Engine
+from data.engine.progress import watcher
 from data.engine.stage import Plan, Shard, Stage, Written, make_plan
 from data.errors import ImagenError, WorkerDied
 from data.lake.lake import Lake
 from flows.server.artifacts import begin_progress, key_of, show_progress
 from flows.server.retry import patiently
-from flows.terminal.progress import watcher
 
 MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
 MOST_TASKS_OF_MANY = 20  # a plan, where a stage needs many of them

@@ -1,1 +1,4 @@
-"""flows/server."""
+"""Talking with a Prefect server: a temporary one, clients, retries, artifacts, assets, events.
+
+Not here: the flows themselves. Start with `temporary.py`.
+"""

@@ -1,1 +1,4 @@
-"""flows/terminal."""
+"""What a person sees in a terminal: progress, tables, shared options, help panels.
+
+Flows never import this folder; verbs do. Start with `options.py`.
+"""

@@ -7,7 +7,8 @@ from rich.table import Table
 from data.build.build import Built
 from data.build.dry_run import BuildPlan, Probe
 from data.export.export import Exported
-from data.publish.versions import Step, Version
+from data.publish.versions import Version
+from data.select.funnel import Step
 from data.upkeep.diff import QUANTILES, Diff
 from data.upkeep.forget import Forgotten
 from data.upkeep.vacuum import Vacuumed

@@ -36,3 +36,8 @@ def named(reference: str) -> tuple[str, int | None]:
     if at and not version.isdigit():
         raise typer.BadParameter(f"{reference!r} is no NAME@VERSION, such as shapes@3")
     return name, int(version) if at else None
+
+
+def check_buckets(buckets: int) -> None:
+    if not 1 <= buckets <= 65_536 or buckets & (buckets - 1):
+        raise typer.BadParameter(f"{buckets} is no power of two from 1 to 65536", param_hint="--buckets")

@@ -3,31 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-# Everything a person reads goes to stderr; stdout is for results.
-console = Console(stderr=True)
+from data.engine.progress import watcher
+from flows.terminal.console import console
+
 EVERY = 15.0  # seconds between lines of one stage
-
-
-class Watcher(Protocol):
-    """Told what each stage has planned, and each piece that is done."""
-
-    def planned(self, stage: str, rows: int) -> None: ...
-
-    def done(self, stage: str, rows: int, note: str = "") -> None: ...
-
-
-class Silent:
-    def planned(self, stage: str, rows: int) -> None:
-        pass
-
-    def done(self, stage: str, rows: int, note: str = "") -> None:
-        pass
 
 
 class Bars:
@@ -67,9 +49,6 @@ class Lines:
         if time.monotonic() - self.told > EVERY:
             self.told = time.monotonic()
             console.print(f"{stage}: {self.rows[stage]:,} done{f', {note}' if note else ''}", highlight=False)
-
-
-watcher: ContextVar[Watcher] = ContextVar("watcher", default=Silent())  # noqa: B039 - it has no state
 
 
 @contextmanager

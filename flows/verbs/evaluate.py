@@ -242,7 +242,7 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
     """The engine of an evaluation, with bars for whoever watches."""
     import torch
 
-    from data.engine.pool import open_engine
+    from data.engine.choose import open_engine
     from flows.terminal.progress import watching
 
     if torch.cuda.is_available():
@@ -254,7 +254,7 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
 
 def tellers() -> tuple[Any, Any]:
     """What is called for each plan and each shard of it, for whoever watches."""
-    from flows.terminal.progress import watcher
+    from data.engine.progress import watcher
 
     now = ""
 

@@ -33,7 +33,7 @@ def plan(
     probed = None
     if share is not None:
         from data.build.dry_run import probe as run_probe
-        from data.engine.pool import open_engine
+        from data.engine.choose import open_engine
 
         with open_engine(workers) as engine:
             probed = run_probe(opened, loaded, share, engine)

@@ -78,7 +78,7 @@ def check_stage(number: int, there: int) -> int:
 
 def bars(training: Any) -> Any:
     """Tell whoever watches how each stage gets on."""
-    from flows.terminal.progress import watcher
+    from data.engine.progress import watcher
     from imagen.train.train import Watch
 
     shown: dict[int, tuple[str, int, int]] = {}  # of each stage: its bar, how long that is, how far it is
@@ -240,8 +240,9 @@ def load_model(model: str | None, lake: str) -> tuple[Any, str]:
 @contextmanager
 def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]:
     """Bars for the steps of each stage; what the pipeline can't make becomes an error of ours."""
+    from data.engine.progress import watcher
     from data.errors import ImagenError
-    from flows.terminal.progress import watcher, watching
+    from flows.terminal.progress import watching
     from imagen.cascade.pipeline import NotPossible
 
     def progress(model: Any, what: str) -> Callable[[int, int, int], None]:
@@ -267,9 +268,9 @@ def given(**options: Any) -> dict[str, Any]:
 
 def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
     """One PNG that says of every picture how it was made."""
+    from data.pictures.contact_sheet import sheet
     from flows.terminal.options import counted
     from imagen.models.png import save_png
-    from imagen.train.sample_grid import sheet
 
     captions = [one["prompt"] or "" for one in made]
     save_png(pictures[0] if len(pictures) == 1 else sheet(pictures, captions, columns), out, made)

@@ -91,10 +91,11 @@ def export(
 
     Example: imagen export shapes@4 s3://bucket/shapes --format webdataset
     """
+    from data.engine.progress import watcher
     from data.export.export import Format
     from data.export.export import export as write
     from data.lake.lake import Lake
-    from flows.terminal.progress import watcher, watching
+    from flows.terminal.progress import watching
 
     if format not in list(Format):
         raise typer.BadParameter(f"{format!r} is none of {', '.join(Format)}", param_hint="--format")

@@ -1,1 +1,4 @@
-"""imagen/champion."""
+"""Which model is used: the gate, promotion, when to retrain, what was left undone, the report page.
+
+Start with `gate.py`, then `promote.py`.
+"""

@@ -18,10 +18,10 @@ from PIL import Image
 
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import PAGE
 from data.publish.versions import version_of
 from data.report.card import as_yaml, written
 from data.report.report import number
-from data.upkeep.forget import PAGE
 from imagen.champion.promote import gate_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError

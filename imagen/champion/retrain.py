@@ -10,9 +10,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.lake.lake import Lake
+from data.lake.lineage import code_version
 from data.lake.schemas import bucket_of
 from data.lake.table import write_file
-from data.publish.publish import code_version
 from data.publish.versions import version_of
 from data.upkeep.diff import Diff, diff
 from imagen.models.table import Trained, models

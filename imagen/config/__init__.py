@@ -1,1 +1,4 @@
-"""imagen/config."""
+"""What a training, an evaluation and a gate are configured by: pydantic models, presets, YAML.
+
+Values only. Not here: code that trains or measures. Start with `training.py`.
+"""

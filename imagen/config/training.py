@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.build.yaml_file import first_wrong, read_values
+from data.pictures.square import Fit
 from imagen.cascade.sampling import SampleSettings
 from imagen.config.cascade import CascadeSettings
 from imagen.config.gate import Gate
 from imagen.config.presets import PRESETS, Preset, by_size, training_by_size
 from imagen.config.stage import TrainSettings
 from imagen.errors import ConfigError
-from imagen.train.batches import Fit
 
 
 class LoraSettings(BaseModel):

@@ -1,1 +1,4 @@
-"""What a cascade is worth: suites of prompts, pictures of them, metrics with intervals, two models side by side."""
+"""Running evaluations: generate, measure, store, compare, rank, sweep.
+
+Not here: the metrics themselves (imagen/metrics) and the decision (imagen/champion). Start with `evaluation.py`.
+"""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data.pictures.contact_sheet import sheet
 from imagen.evaluate.evaluation import ALL, Evaluation
 from imagen.metrics.intervals import Figure, Statistic, mean, statistic
-from imagen.train.sample_grid import sheet
 
 LOWER = ("fd", "kid", "cmmd")  # distances, of which less is better; of all else more is
 SAME = 1e-9  # a difference of less is none

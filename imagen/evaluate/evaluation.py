@@ -18,15 +18,17 @@ from pydantic import TypeAdapter
 
 from data.build.recipe import AnyScorer
 from data.engine.pool import Engine
-from data.engine.stage import Plan, Stage, Written, query, run_stage
+from data.engine.stage import Plan, Stage, Written, run_stage
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.lineage import code_version
+from data.lake.sql import query
 from data.pictures.prepare import decode
-from data.publish.publish import code_version
 from data.publish.versions import version_of
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
-from data.scorers.scorer import Judge, Look, PictureScorer, Scorer, unpacked
+from data.scorers.scorer import PictureScorer, Scorer, unpacked
+from data.scorers.stages import Judge, Look
 from data.world.grammar import claim_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.config.training import TrainConfig
@@ -39,7 +41,8 @@ from imagen.metrics.reference import LookAtVersion, vectors_of
 from imagen.metrics.shapes import ShapesSeen, shows
 from imagen.metrics.suites import load_suite
 from imagen.metrics.vqa import ASK_ROWS, asking, vqa_right, vqa_score
-from imagen.models.model import Imagen, digest_of, located
+from imagen.models.folder import digest_of
+from imagen.models.model import Imagen, located
 from imagen.models.table import Trained, models
 
 Row = tuple[str, str, Figure]  # metric, slice

@@ -16,10 +16,11 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from data.engine.stage import Shard, Written, query
+from data.engine.stage import Shard, Written
 from data.lake import storage
 from data.lake.lake import Lake, LakeConfig
 from data.lake.schemas import IMAGES, PAIRS, pair_id
+from data.lake.sql import query
 from data.lake.table import Table, write_file
 from data.scorers.clip import device_of
 from imagen.metrics.suites import Suite

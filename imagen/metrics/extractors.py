@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from data.pictures.square import square
 from data.scorers import pretrained
 from data.scorers.clip import device_of
 from data.scorers.scorer import Columns, PictureVectors, packed
 from imagen.errors import WeightsNotUsable
 from imagen.metrics.hub_models import files_of
-from imagen.train.batches import square
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"

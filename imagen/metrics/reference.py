@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data.engine.stage import query
 from data.lake.lake import Lake
+from data.lake.sql import query
 from data.lake.table import Table
-from data.scorers.scorer import Look, PictureScorer, unpacked
+from data.scorers.scorer import PictureScorer, unpacked
+from data.scorers.stages import Look
 from imagen.errors import TooFewSamples
 
 

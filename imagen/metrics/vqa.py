@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from data.engine.stage import Shard, Written, query
+from data.engine.stage import Shard, Written
 from data.lake.lake import Lake
+from data.lake.reading import read_pictures
+from data.lake.sql import query
 from data.lake.table import Table, write_file
 from data.pictures.prepare import decode
 from data.scorers import pretrained
 from data.scorers.clip import device_of
-from data.scorers.scorer import UNKNOWN, Scorer, read_pictures
+from data.scorers.scorer import UNKNOWN, Scorer
 from imagen.errors import SuiteError
 from imagen.metrics.answers import answering, knows, plain
 from imagen.metrics.hub_models import TEXT_TOO, files_of

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from data.lake.lake import Lake
+from data.lake.lineage import code_version
 from data.lake.schemas import bucket_of
 from data.lake.table import write_file
-from data.publish.publish import code_version
 from imagen.models.table import Trained
 
 TABLE = "approvals"

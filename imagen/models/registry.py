@@ -15,9 +15,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from data.lake.lake import Lake
+from data.lake.lineage import code_version
 from data.lake.schemas import bucket_of
 from data.lake.table import Table, write_file
-from data.publish.publish import code_version
 from imagen.errors import ChampionChanged, ModelNotFound
 
 TABLE = "registry"

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import MODELS as TABLE
+from data.lake.lineage import code_version
 from data.lake.schemas import bucket_of
 from data.lake.table import write_file
-from data.publish.publish import code_version
-from data.upkeep.forget import MODELS as TABLE
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.prompts import load_t5
 from imagen.cascade.sampling import SampleSettings, sampler_of
@@ -20,7 +20,8 @@ from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.training import TrainConfig
 from imagen.errors import ModelNotFound
-from imagen.models.model import Imagen, digest_of, encoder_settings, write_folder
+from imagen.models.folder import digest_of, write_folder
+from imagen.models.model import Imagen, encoder_settings
 from imagen.models.registry import champion_of, decisions
 
 FOLDER = "cascades"

@@ -6,20 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from data.errors import ColumnNotFound
-from data.reader.reader import Reader, merge_states
+from data.pictures.square import Fit, square
+from data.reader.reader import Reader
+from data.reader.states import merge_states
 from imagen.errors import EmptyDataset
-
-Fit = Literal["crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -153,24 +151,6 @@ def _undisturbed(worker: int) -> None:
     """A signal to the whole group of processes is the trainer's to answer, who needs samples until its step is done."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
-    """Crop the middle, or pad by the pixels at the edge; then resize. A caption may be of what a crop cuts off."""
-    if picture.shape[1:] == (side, side):  # such as a dataset's copies of that size
-        return picture.contiguous()
-    pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-    height, width = pixels.shape[:2]
-    if fit == "pad":
-        down, across = max(0, width - height), max(0, height - width)
-        edges = down // 2, down - down // 2, across // 2, across - across // 2
-        pixels = cv2.copyMakeBorder(pixels, *edges, cv2.BORDER_REPLICATE)
-    else:
-        least = min(height, width)
-        top, left = (height - least) // 2, (width - least) // 2
-        pixels = pixels[top : top + least, left : left + least]
-    way = cv2.INTER_AREA if side < min(height, width) else cv2.INTER_CUBIC  # the one shrinks without moiré
-    return torch.from_numpy(cv2.resize(pixels, (side, side), interpolation=way)).permute(2, 0, 1).contiguous()
 
 
 def picture_column(columns: Iterable[str], side: int) -> str:

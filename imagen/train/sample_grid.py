@@ -1,42 +1,22 @@
 """Pictures beside each other as one PNG: contact sheets of prompts, and what a stage makes while it is trained."""
 
 import io
-import textwrap
-from collections.abc import Sequence
 from itertools import islice
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from data.lake import storage
+from data.pictures.contact_sheet import sheet
+from data.pictures.square import Fit
 from data.reader.reader import Reader
 from imagen.cascade.pipeline import picture_of
 from imagen.cascade.resize import augmented, enlarged, shrunk
 from imagen.cascade.sampling import Asked, SampleSettings, drawn, sample
-from imagen.train.batches import Fit, Squares, collate
+from imagen.train.batches import Squares, collate
 from imagen.train.stage_run import Run
 
-CELL = 128  # pixels, to which smaller pictures are enlarged
-GAP, LINE, INK = 8, 15, "#222222"
 SHOWN = 8  # samples of a stage's grid
 GRID = SampleSettings(steps=20, guidance=3.0)
-
-
-def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Rows of pictures, each with its caption below it."""
-    cell = max(CELL, *(picture.width for picture in pictures)) if pictures else CELL
-    texts = [textwrap.wrap(caption, max(8, cell // 7)) for caption in captions]
-    lines = max((len(text) for text in texts), default=0)
-    rows = -(-len(pictures) // columns)
-    wide, high = cell + GAP, cell + GAP + (LINE * lines + GAP if lines else 0)
-    whole = Image.new("RGB", (columns * wide + GAP, rows * high + GAP), "white")
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
-    for place, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        x, y = GAP + place % columns * wide, GAP + place // columns * high
-        shown = picture.resize((cell, cell), Image.Resampling.BICUBIC) if picture.width < cell else picture
-        whole.paste(shown, (x, y))
-        draw.multiline_text((x, y + cell + 2), "\n".join(text), INK, font)
-    return whole
 
 
 def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -> None:

@@ -10,19 +10,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
-from data.encoders.encoder import EncoderSettings
+from data.encoders.settings import EncoderSettings
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import GRIDS, TRAININGS
 from data.publish.versions import Version, versions
 from data.reader.reader import Reader
-from data.upkeep.forget import GRIDS, TRAININGS
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.training import TrainConfig
 from imagen.errors import TextNotUsable
-from imagen.models.model import check_shapes, located, trained_unet
+from imagen.models.folder import check_shapes, trained_unet
+from imagen.models.model import located
 from imagen.models.table import CHAMPION, find_model
 from imagen.train.batches import Endless, Squares, picture_column
 from imagen.train.checkpoint import Checkpoints

@@ -22,8 +22,7 @@ from imagen.errors import ConfigError, TrainingDiverged
 from imagen.train.batches import Endless
 from imagen.train.checkpoint import State, device_seconds
 from imagen.train.distributed import fill, gathered, parted, spread, whole
-from imagen.train.draws import draw
-from imagen.train.loss import Lesson
+from imagen.train.loss import Lesson, draw
 from imagen.train.muon import Muon
 
 NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped

@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 
 from data.lake import storage
-from data.upkeep.forget import ABOUT, GRIDS
+from data.lake.layout import ABOUT, GRIDS
 from imagen.cascade.unet import UNet
 from imagen.config.stage import TrainSettings
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped

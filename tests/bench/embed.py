@@ -19,9 +19,9 @@ import pyarrow as pa
 import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from data.encoders import encoder
 from data.encoders.embed import Embed
-from data.encoders.encoder import EncoderSettings, encoder_of
+from data.encoders.encoder import encoder_of
+from data.encoders.settings import BUILT_IN, EncoderSettings
 from data.engine.stage import run_stage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, VERDICTS, pair_id
@@ -92,7 +92,7 @@ def make_t5(folder: Path) -> Any:
     model = T5EncoderModel(config).eval()
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(encoder.BUILT_IN / name, folder)
+        shutil.copy(BUILT_IN / name, folder)
     return model
 
 

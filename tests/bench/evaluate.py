@@ -22,9 +22,10 @@ from PIL import Image
 
 from data.engine.stage import make_plan
 from data.lake.lake import Lake
-from data.scorers import scorer
+from data.scorers import stages
 from data.scorers.clip import ClipScore, ClipVectors
-from data.scorers.scorer import Look, packed
+from data.scorers.scorer import packed
+from data.scorers.stages import Look
 from imagen.config.evaluation import EvaluateSettings
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
@@ -54,7 +55,7 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
     inside: Spans = []
     with (
         timed(Imagen, "generate_images", inside),
-        timed(scorer, "_look", inside),
+        timed(stages, "_look", inside),
         timed(ClipVectors, "say", inside),
         timed(ShapesSeen, "say", inside),
     ):

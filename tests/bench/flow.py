@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 from prefect import flow
 
-from data.build.build import way
+from data.build.pipeline import way
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.engine.stage import Shard, Written, make_plan
 from data.lake.lake import Lake
 from data.world.make import HOST, make_world

@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.lake.lake import Lake
-from flows.verbs.demo import tiny_for
+from flows.verbs.demo_run import tiny_for
 from imagen.champion.promote import Judged, candidate, promote
 from imagen.config.gate import Gate
 from imagen.models.registry import rollback

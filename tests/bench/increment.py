@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data.build.build import build
 from data.build.recipe import Recipe, load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.world.make import HOST, make_world, same_world
 from data.world.server import start_process

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from data.build.build import build
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.lake.lake import Lake
+from data.pictures.contact_sheet import sheet
 from data.world.make import HOST, make_world
 from data.world.prompts import aligned, unseen_prompts
 from data.world.server import start_process
-from flows.verbs.demo import tiny_for
+from flows.verbs.demo_run import tiny_for
 from imagen.models.model import Imagen
 from imagen.models.table import pipeline_of
-from imagen.train.sample_grid import sheet
 from imagen.train.setup import Training, begun, planned
 from imagen.train.train import train
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.engine.pool import Engine
 from data.engine.stage import Shard, make_plan
-from data.scorers.scorer import Look
+from data.scorers.stages import Look
 from tests.bench.score import filled, of_real_size, seconds
 from tests.servers.ray_cluster import two_nodes
 

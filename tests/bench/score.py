@@ -12,13 +12,13 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from data.build.build import way
+from data.build.pipeline import way
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.engine.stage import make_plan, run_stage
 from data.lake.lake import Lake
 from data.scorers.clip import ClipScore
-from data.scorers.scorer import Judge, Look
+from data.scorers.stages import Judge, Look
 from data.world.make import HOST, make_world
 from data.world.server import start_process
 

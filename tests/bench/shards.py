@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.scorers.scorer import CaptionScorer
 from flows.runs.stages import MOST_TASKS

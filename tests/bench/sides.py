@@ -26,8 +26,7 @@ from imagen.cascade.unet import UNet
 from imagen.config.presets import by_size
 from imagen.config.stage import TrainSettings
 from imagen.train.batches import Batch
-from imagen.train.draws import draw
-from imagen.train.loss import Lesson
+from imagen.train.loss import Lesson, draw
 from imagen.train.stage_run import optimizer_of
 
 PACKAGES = ("imagen-pytorch==2.1.0", "einops==0.8.2", "ema-pytorch==0.8.3", "pytorch-warmup==0.2.0")

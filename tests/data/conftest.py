@@ -7,7 +7,7 @@ import pytest
 
 from data.build.build import build
 from data.build.recipe import Recipe, load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from data.encoders.encoder import EncoderSettings, encode, encoder_of, load
+from data.encoders.encoder import encode, encoder_of, load
+from data.encoders.settings import EncoderSettings
 from data.lake.lake import Lake, LakeConfig
 from data.lake.schemas import IMAGES, PAIRS, bucket_of, pair_id
 from data.lake.table import write_file

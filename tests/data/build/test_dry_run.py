@@ -8,7 +8,7 @@ import pytest
 from data.build.build import build
 from data.build.dry_run import Share, plan, probe
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.errors import RecipeError
 from data.lake.lake import Lake
 from data.world.server import OriginProcess

@@ -15,15 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.build.build import build, way
+from data.build.build import build
 from data.build.dry_run import pending_rows
+from data.build.pipeline import way
 from data.build.recipe import Recipe, load_recipe
 from data.engine import stage
-from data.engine.pool import Engine, LocalEngine
+from data.engine.local import LocalEngine
+from data.engine.pool import Engine
+from data.lake.append import by_bucket
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
 from data.lake.table import write_file
-from data.sources.ingest import by_bucket
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
 from tests.bench.increment import files_of, needless

@@ -12,7 +12,8 @@ from PIL import Image
 from data.build.build import build
 from data.build.dry_run import plan
 from data.build.recipe import Recipe, load_recipe, parse_recipe
-from data.encoders.encoder import EncoderSettings, encoder_of
+from data.encoders.encoder import encoder_of
+from data.encoders.settings import EncoderSettings
 from data.errors import RecipeError
 from data.lake.lake import Lake
 from data.lake.schemas import text_id

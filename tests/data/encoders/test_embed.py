@@ -20,15 +20,17 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
-from data.build.build import Built, Way, published, way
+from data.build.build import Built, published
+from data.build.pipeline import Way, way
 from data.build.recipe import Recipe
-from data.encoders import encoder
 from data.encoders.embed import Embed, texts_of
-from data.encoders.encoder import EncoderSettings, batches, encoder_of
-from data.engine.stage import make_plan, query, run_stage
+from data.encoders.encoder import batches, encoder_of
+from data.encoders.settings import BUILT_IN, EncoderSettings
+from data.engine.stage import make_plan, run_stage
 from data.errors import ModelError
 from data.lake.lake import Lake
 from data.lake.schemas import EMBEDDINGS, IMAGES, PAIRS, VERDICTS, bucket_of, pair_id, text_id
+from data.lake.sql import query
 from data.lake.table import write_file
 from data.scorers import clip
 from tests.engines import Here
@@ -144,8 +146,8 @@ def test_another_encoder_is_another_table_whose_work_is_pending(empty: Lake) -> 
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_t5_says_what_transformers_says_of_each_caption_alone(dtype: str, precision: float) -> None:
     said = rows_of(encoder_of(T5.model_copy(update={"dtype": dtype})).encode(CAPTIONS))
-    tokenizer = AutoTokenizer.from_pretrained(encoder.BUILT_IN)
-    model = T5EncoderModel.from_pretrained(encoder.BUILT_IN, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN)
+    model = T5EncoderModel.from_pretrained(BUILT_IN, dtype=torch.float32).eval()
     for caption, row in zip(CAPTIONS, said, strict=True):
         with torch.inference_mode():
             alone = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
@@ -185,7 +187,7 @@ def test_a_batch_has_the_shape_that_its_texts_lengths_say(lengths: list[int], to
 
 def test_what_the_dtype_cannot_hold_is_an_error_in_its_row(tmp_path: Path) -> None:
     folder = tmp_path / "loud"
-    shutil.copytree(encoder.BUILT_IN, folder)
+    shutil.copytree(BUILT_IN, folder)
     model = T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
     model.encoder.final_layer_norm.weight.data *= 1e6
     model.save_pretrained(folder)
@@ -276,7 +278,7 @@ def test_settings_that_do_not_fit_say_so(values: dict[str, Any], said: str) -> N
 
 
 def test_a_folder_without_a_whole_model_and_a_hub_out_of_reach_say_what_is_wrong(tmp_path: Path) -> None:
-    shutil.copy(encoder.BUILT_IN / "config.json", tmp_path)
+    shutil.copy(BUILT_IN / "config.json", tmp_path)
     with pytest.raises(ModelError, match="holds no whole T5"):
         _ = encoder_of(EncoderSettings(encoder="t5", model=str(tmp_path))).id
     with pytest.raises(ModelError, match="can't be fetched from the hub"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data.engine.pool import Killed, LocalEngine, PoolEngine
+from data.engine.local import LocalEngine
+from data.engine.pool import Killed, PoolEngine
 from data.errors import WorkerDied
 
 

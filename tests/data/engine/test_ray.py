@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from data.build.build import build  # noqa: E402
 from data.engine import ray as ray_engine  # noqa: E402
-from data.engine.pool import LocalEngine, open_engine  # noqa: E402
+from data.engine.choose import open_engine  # noqa: E402
+from data.engine.local import LocalEngine  # noqa: E402
 from data.engine.ray import RayEngine  # noqa: E402
 from data.engine.stage import Written  # noqa: E402
 from data.errors import EngineNotThere, SettingsError, SourceError, WorkerDied  # noqa: E402

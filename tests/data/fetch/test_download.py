@@ -23,8 +23,8 @@ from data.fetch.download import Download, DownloadSettings
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, changed_id, pair_id
 from data.lake.table import write_file
-from data.publish.versions import funnel
-from data.scorers.phash import perceptual_hash
+from data.pictures.phash import perceptual_hash
+from data.select.funnel import funnel
 from data.select.selection import Selection, select
 from data.world.server import OriginServer
 from tests.servers.small_world import jpeg, write_origin

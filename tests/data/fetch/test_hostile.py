@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.engine.stage import run_stage
 from data.fetch.download import Download, DownloadSettings
 from data.lake.lake import Lake

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DatasetVersionNotFound, LakeNotFound, LakeTooNew, NotALake, TableNotFound
-from data.lake.lake import MARKER, Lake
+from data.lake.lake import Lake
+from data.lake.layout import MARKER
 from data.lake.schemas import PAIRS, bucket_of, pair_id
 from data.lake.table import Table, write_file
 

@@ -7,7 +7,7 @@ import pytest
 import data.lake.lake
 from data.build.build import build
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.errors import UnsafeStore
 from data.lake import storage
 from data.lake.lake import Lake

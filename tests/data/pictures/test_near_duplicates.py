@@ -8,7 +8,8 @@ from PIL import Image
 
 from data.pictures.clusters import like_vectors
 from data.pictures.near_duplicates import LOOK_ALIKE, firsts, leaders, like_hashes, like_thumbnails
-from data.scorers.phash import PerceptualHash, perceptual_hash
+from data.pictures.phash import perceptual_hash
+from data.scorers.phash import PerceptualHash
 from data.world.draw import draw
 from data.world.make import _nearly
 from data.world.scene import random_scene

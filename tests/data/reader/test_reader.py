@@ -26,7 +26,8 @@ from data.lake.table import Table, write_file
 from data.publish.publish import SAMPLE
 from data.reader import order
 from data.reader.order import Order, Spans, Unit, cut, join, share, size
-from data.reader.reader import Reader, _read_ahead, merge_states
+from data.reader.reader import Reader, _read_ahead
+from data.reader.states import merge_states
 from tests.conftest import Bucket
 from tests.servers.small_world import jpeg
 

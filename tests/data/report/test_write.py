@@ -15,16 +15,17 @@ import pytest
 import yaml
 from PIL import Image, ImageColor
 
-from data.build.build import way
+from data.build.pipeline import way
 from data.build.recipe import Recipe
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import REPORT
 from data.publish.distributions import Histogram
 from data.publish.versions import newest, versions
 from data.report.histogram_png import CUT, DROPPED, GAP, KEPT
 from data.report.report import HEIGHT, WIDTH, plot
 from data.report.summary import account
-from data.report.write import REPORT, histograms_of
+from data.report.write import histograms_of
 from data.select.thresholds import Threshold, thresholds
 from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
 from tests.servers.chromium import needs_chromium, opened

@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import constants
 from transformers import T5EncoderModel
 
-from data.encoders import encoder
-from data.encoders.encoder import EncoderSettings, encoder_of
+from data.encoders.encoder import encoder_of
+from data.encoders.settings import BUILT_IN, EncoderSettings
 from data.scorers import pretrained
 
 
@@ -38,11 +38,9 @@ def test_a_large_file_is_read_once_while_its_size_and_time_stay(
 
 def test_a_model_in_shards_is_whole_only_with_all_of_them(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
-    shutil.copytree(encoder.BUILT_IN, folder)
+    shutil.copytree(BUILT_IN, folder)
     (folder / "model.safetensors").unlink()
-    T5EncoderModel.from_pretrained(encoder.BUILT_IN, dtype=torch.float16).save_pretrained(
-        folder, max_shard_size="300KB"
-    )
+    T5EncoderModel.from_pretrained(BUILT_IN, dtype=torch.float16).save_pretrained(folder, max_shard_size="300KB")
     files = pretrained.model_files(folder)
     assert sum(file.suffix == ".safetensors" for file in files) > 1
     sharded = encoder_of(EncoderSettings(encoder="t5", model=str(folder)))
@@ -55,7 +53,7 @@ def test_a_model_in_shards_is_whole_only_with_all_of_them(tmp_path: Path) -> Non
 def test_a_tokenizer_in_sentencepieces_own_format_is_read(tmp_path: Path) -> None:
     """As `google/t5-v1_1-*` have it: no tokenizer.json."""
     folder = tmp_path / "google"
-    shutil.copytree(encoder.BUILT_IN, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    shutil.copytree(BUILT_IN, folder, ignore=shutil.ignore_patterns("tokenizer*"))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}')
     lines = [f"a {size} {colour} circle" for size in ("large", "small") for colour in ("red", "blue", "green")] * 20
     specials = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -75,12 +73,12 @@ def test_a_model_in_the_hubs_cache_is_found_offline_and_never_read_for_its_diges
     for folder in (place / "blobs", place / "refs", snapshot):
         folder.mkdir(parents=True)
     (place / "refs" / "main").write_text("c" * 40)
-    for file in encoder.BUILT_IN.iterdir():
+    for file in BUILT_IN.iterdir():
         blob = place / "blobs" / ("d" * 64 if file.suffix == ".safetensors" else f"{len(file.name):040x}")
         shutil.copy(file, blob)
         (snapshot / file.name).symlink_to(blob)
     assert pretrained.digest(snapshot / "model.safetensors") == "d" * 64
-    assert pretrained.digest(snapshot / "config.json") == pretrained.digest(encoder.BUILT_IN / "config.json")
+    assert pretrained.digest(snapshot / "config.json") == pretrained.digest(BUILT_IN / "config.json")
     found = encoder_of(EncoderSettings(encoder="t5", model="someone/small-t5"))
     assert found.id.startswith("t5-1-small-t5-")
     assert found.encode(["a red circle"])["length"] == [4]

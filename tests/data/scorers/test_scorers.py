@@ -12,19 +12,20 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch import nn
 
-import data.scorers.scorer
+import data.scorers.stages
 from data.build.recipe import parse_recipe
 from data.engine.stage import run_stage
 from data.errors import ModelError
 from data.lake.lake import Lake
 from data.lake.schemas import IMAGES, PAIRS, pair_id
 from data.lake.table import write_file
+from data.pictures.prepare import decode
 from data.scorers.caption import Caption, personal
 from data.scorers.clip import BUILT_IN, ClipScore
 from data.scorers.heads import Aesthetic, Safety
 from data.scorers.phash import PerceptualHash
 from data.scorers.pixels import PictureFacts
-from data.scorers.scorer import Judge, Look
+from data.scorers.stages import Judge, Look
 from data.world.draw import draw
 from data.world.scene import random_scene
 from tests.engines import Here
@@ -91,8 +92,7 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
 ) -> None:
     lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(20)] + [b"no picture"])
     decoded = []
-    monkeypatch.setattr(data.scorers.scorer, "decode", lambda body: decoded.append(body) or decode(body))
-    decode = data.pictures.prepare.decode
+    monkeypatch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
     clip = ClipScore(model="built-in", flip=True)
     two = Look(lake, (PictureFacts(), PerceptualHash()))
     assert run_stage(lake, two, Here(), 8) == 21

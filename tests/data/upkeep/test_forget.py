@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.build.build import build
-from data.engine.pool import LocalEngine
-from data.engine.stage import query
+from data.engine.local import LocalEngine
 from data.errors import PairNotFound
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS
+from data.lake.sql import query
 from data.lake.table import write_file
 from data.publish.versions import versions
 from data.upkeep.forget import forget

@@ -5,9 +5,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from data.build.build import build, way
+from data.build.build import build
+from data.build.pipeline import way
 from data.build.recipe import load_recipe
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.engine.stage import make_plan
 from data.lake.lake import Lake
 from data.world.make import HOST

@@ -9,14 +9,14 @@ import pytest
 
 from data.lake import storage
 from data.lake.lake import Lake
+from data.lake.layout import GRIDS, TRAININGS
+from data.pictures.contact_sheet import sheet
 from data.scorers.clip import ClipScore
-from data.upkeep.forget import GRIDS, TRAININGS
 from imagen.champion.report import asked_of, report
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.evaluation import evaluate
 from imagen.evaluate.sweep import axes_of, points_of, sweep
 from imagen.models.registry import decide
-from imagen.train.sample_grid import sheet
 from tests.engines import Here
 from tests.imagen.metrics.painted import painted
 from tests.lakes.trained import copy_of

@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import bootstrap
 
 from data.lake.lake import Lake
+from data.pictures.contact_sheet import CELL
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.compare import better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, planned
-from imagen.train.sample_grid import CELL
 from tests.engines import Here
 from tests.imagen.metrics.painted import paint
 from tests.lakes.trained import copy_of

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.engine.stage import Plan
 from data.lake.lake import Lake
 from data.pictures.prepare import decode

@@ -15,13 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.encoders.encoder import EncoderSettings, encode, load
+from data.encoders.encoder import encode, load
+from data.encoders.settings import EncoderSettings
 from data.lake.lake import Lake
 from data.reader.reader import Reader
 from imagen.cascade.unet import UNet
 from imagen.config.presets import TINY
 from imagen.errors import ModelNotFound, ModelNotUsable
-from imagen.models.model import Imagen, digest_of
+from imagen.models.folder import digest_of
+from imagen.models.model import Imagen
 from imagen.models.table import find_model
 from imagen.train.lora import add_lora, merge_lora
 from tests.conftest import Bucket

@@ -12,7 +12,7 @@ from imagen.config.training import TrainConfig
 from imagen.errors import TextNotUsable
 from imagen.train.batches import Batch, collate
 from imagen.train.checkpoint import Checkpoints
-from imagen.train.draws import draw
+from imagen.train.loss import draw
 from imagen.train.setup import begun, planned
 from imagen.train.stage_run import Run
 from tests.imagen.train.killable import config_of, gradients, live

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from data.lake.lake import Lake
+from data.pictures.square import square
 from data.reader.reader import Reader
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.resize import augmented, enlarged, shrunk
 from imagen.cascade.sampling import Asked, SampleSettings, drawn, sample
 from imagen.cascade.unet import UNet
 from imagen.config.presets import by_size
-from imagen.train.batches import Batch, collate, square
-from imagen.train.draws import draw
-from imagen.train.loss import Lesson
+from imagen.train.batches import Batch, collate
+from imagen.train.loss import Lesson, draw
 from tests.lakes.drawn import drawn_lake
 
 PICTURES, BATCH, STEPS = 8, 8, 800

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from imagen.cascade.sampling import SampleSettings, drawn, sample
 from imagen.train.batches import Batch
-from imagen.train.draws import draw
-from imagen.train.loss import Lesson
+from imagen.train.loss import Lesson, draw
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
 from tests.imagen.cascade.test_sampling import MEAN, SPREAD, Perfect
 

@@ -1,0 +1,24 @@
+"""What a dataset version records of its origin: recipe, table versions read, and the code's version."""
+
+import subprocess
+from functools import lru_cache
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+
+def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:
+    """What a dataset version must be able to say of itself."""
+    return {"recipe": recipe, "recipe_hash": recipe_hash, "inputs": inputs, "code": code_version()}
+
+
+@lru_cache(maxsize=1)
+def code_version() -> dict[str, str | None]:
+    """The package's version, and the commit where it runs from a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None  # installed from a wheel, or no git here
+    return {"version": package_version("imagen"), "commit": commit}

@@ -1,0 +1,80 @@
+"""The verbs that make a dataset: build, and the shipped recipes to begin with."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.terminal.options import (
+    JsonOption,
+    LakeOption,
+    SetOption,
+    SourceOption,
+    WorkersOption,
+    check_buckets,
+    write_json,
+)
+from flows.terminal.quiet import quiet_prefect
+
+
+def build(
+    recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
+    lake: LakeOption = "lake",
+    source: SourceOption = None,
+    change: SetOption = None,
+    repin: Annotated[bool, typer.Option(help="Make the cuts of `top` anew; they are pinned otherwise.")] = False,
+    workers: WorkersOption = None,
+    buckets: Annotated[int, typer.Option(help="Of a lake that is made now; a power of two.")] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a dataset up to date with its sources and recipe, and publish the version if anything changed.
+
+    Example: imagen build shapes --lake s3://bucket/lake
+    """
+    quiet_prefect()
+    check_build(recipe, lake, source, change, buckets)
+    from data.build.build import describe
+    from flows.server.temporary import tracking
+    from flows.terminal.progress import watching
+
+    with tracking():
+        from flows.runs.rebuild import rebuild
+
+        with watching(silent=as_json):
+            built = rebuild(
+                recipe=recipe,
+                lake=lake,
+                sources=source,
+                changes=change,
+                repin=repin,
+                workers=workers,
+                buckets=buckets,
+            )
+    if as_json:
+        write_json(describe(built))
+    else:
+        from flows.terminal.data_tables import show_built
+
+        show_built(built, lake)
+
+
+def recipe(name: Annotated[str, typer.Argument(help="The name of a shipped recipe.")]) -> None:
+    """Print a shipped recipe, to copy and change.
+
+    Example: imagen recipe shapes > mine.yaml
+    """
+    from data.build.recipe import SHIPPED, shipped
+    from data.errors import RecipeError
+
+    if name not in shipped():
+        raise RecipeError(f"there is no shipped recipe {name}. There are: {', '.join(shipped())}")
+    sys.stdout.write((SHIPPED / f"{name}.yaml").read_text())
+
+
+def check_build(recipe: str, lake: str, source: list[str] | None, change: list[str] | None, buckets: int) -> None:
+    """What a person can mend is said before Prefect starts and before anything is written."""
+    check_buckets(buckets)
+    from data.build.recipe import load_recipe
+    from data.sources.sources import checked_lake
+
+    checked_lake(lake, load_recipe(recipe, tuple(source or ()), tuple(change or ())).sources, buckets)

@@ -1,0 +1,96 @@
+"""The verbs of the built-in world: draw it, serve it, check a picture, train its tiny models."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODELS = Path(__file__).parents[2] / "data" / "world" / "models"
+
+
+def make(
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("world"),
+    pairs: Annotated[int, typer.Option(min=20)] = 2000,
+    seed: Annotated[int, typer.Option()] = 7,
+) -> None:
+    """Draw a world: pictures, pair list, and a side file of every fault that no stage reads.
+
+    Example: imagen world make --pairs 2000 --seed 7 --out world
+    """
+    from data.engine.progress import watcher
+    from data.world.make import make_world
+    from flows.terminal.progress import watching
+
+    with watching():
+        watcher.get().planned("draw the world", pairs)
+        make_world(out, pairs, seed, progress=lambda done: watcher.get().done("draw the world", done))
+    sys.stdout.write(f"{out}: a world of {pairs:,} pairs. Serve it: imagen world serve {out}\n")
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A world's folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    lake: Annotated[str | None, typer.Option(help="Let this lake fetch from here.", show_default=False)] = None,
+) -> None:
+    """Serve a world over HTTP on loopback, until Ctrl-C.
+
+    Example: imagen world serve world --port 0
+    """
+    from data.world.server import OriginServer
+
+    with OriginServer(folder, port) as server:
+        if lake is not None:
+            from data.lake.lake import Lake
+
+            Lake.open(lake).allow("shapes.test", server.address)
+        sys.stdout.write(f"http://{server.address} serves {folder}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            sys.stdout.write("ended\n")
+
+
+def check(
+    image: Annotated[Path, typer.Argument(help="Any picture.")],
+    caption: Annotated[str, typer.Argument(help="What it should show.")],
+) -> None:
+    """Look at the pixels of a picture: is the caption true? Exit code 1 if not.
+
+    Example: imagen world check picture.png "a red circle above a blue square"
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    from data.errors import WorldError
+    from data.world.check import caption_is_true, find_shapes
+
+    try:
+        picture = Image.open(image).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise WorldError(f"{image} is no picture that can be read: {error}") from None
+    for found in find_shapes(picture):
+        sys.stdout.write(f"{found}\n")
+    verdict = caption_is_true(picture, caption)
+    sys.stdout.write("true\n" if verdict.true else f"false: {'; '.join(verdict.reasons)}\n")
+    raise typer.Exit(0 if verdict.true else 1)
+
+
+def train_models(
+    out: Annotated[Path, typer.Option(help="The folder to write; clip/, t5/ and captioner/ in it.")] = MODELS,
+    seed: Annotated[int, typer.Option()] = 0,
+    only: Annotated[list[str] | None, typer.Option(show_default=False, help="Only this one; may be repeated.")] = None,
+) -> None:
+    """Train the tiny CLIP, T5 and captioner on worlds that no test uses. Some minutes each on two cores.
+
+    Example: imagen world train-models --out models --only captioner
+    """
+    from data.world.train import MODELS as KNOWN
+    from data.world.train import train_models as run_training
+    from flows.terminal.console import console
+
+    for name in only or ():
+        if name not in KNOWN:
+            raise typer.BadParameter(f"there is no model {name!r}; there are {', '.join(KNOWN)}", param_hint="--only")
+    run_training(out, seed, say=console.print, only=only or KNOWN)
+    sys.stdout.write(f"{out}: {', '.join(only or KNOWN)}\n")
