@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.build.pipeline import Way, way
+from data.build.pipeline import Pipeline, pipeline_of
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
 from data.engine.stage import Plan, Written, run_stage
@@ -46,7 +46,7 @@ def build(
     on_shard: Callable[[Written], None] = lambda written: None,
 ) -> Built:
     """Every stage in order, until nothing is pending and the version is published."""
-    ways = way(lake, recipe)
+    ways = pipeline_of(lake, recipe)
     built = Built(recipe.name, 0, ways.ingest().new)
     for stage in ways.stages:
         built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
@@ -62,7 +62,7 @@ def build(
             return published(ways, built, publication, version)
 
 
-def published(ways: Way, built: Built, publication: Publication, version: int) -> Built:
+def published(ways: Pipeline, built: Built, publication: Publication, version: int) -> Built:
     """Note what was published, and write what lies beside it."""
     built.version, built.kept = version, publication.kept
     built.added, built.removed, built.changed = publication.added, publication.removed, publication.changed

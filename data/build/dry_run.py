@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from data.build.pipeline import way
+from data.build.pipeline import pipeline_of
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
 from data.engine.stage import Stage, make_plan, run_stage
 from data.lake.append import by_bucket
-from data.lake.lake import Lake, Still
+from data.lake.lake import Lake, ReadOnlySnapshot
 from data.lake.schemas import PAIRS, bucket_of
 from data.lake.sql import query
 from data.lake.table import Table, write_file
@@ -97,18 +97,18 @@ class BuildPlan:
         return self.new_pairs + sum(step.pending for step in self.steps)
 
 
-class Glimpse(Still):
+class Snapshot(ReadOnlySnapshot):
     """A lake that is only looked at: a table that is not there is empty, and is not made."""
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
         found = self.find(name, key=key)
         if found is None:
-            return Unmade(name, schema)  # type: ignore[return-value]
+            return EmptyTable(name, schema)  # type: ignore[return-value]
         found.also = schema
         return found
 
 
-class Unmade:
+class EmptyTable:
     """Stands where a table will be."""
 
     version = -1
@@ -128,8 +128,8 @@ class Unmade:
 
 
 def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
-    glimpse = Glimpse(lake.url, lake.config)
-    ways, found = way(glimpse, recipe), waiting(glimpse, recipe.sources)
+    glimpse = Snapshot(lake.url, lake.config)
+    ways, found = pipeline_of(glimpse, recipe), waiting(glimpse, recipe.sources)
     arrive = _arrival(glimpse)
     steps, pictures = [], 0
     for stage in (*ways.stages, *ways.later):
@@ -147,14 +147,14 @@ def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
 
 def pending_rows(lake: Lake, recipe: Recipe) -> dict[str, int]:
     """What each stage has still to do, of what there is by now."""
-    glimpse = Glimpse(lake.url, lake.config)
-    ways = way(glimpse, recipe)
+    glimpse = Snapshot(lake.url, lake.config)
+    ways = pipeline_of(glimpse, recipe)
     return {stage.name: _pending(glimpse, stage) for stage in (*ways.stages, *ways.later)}
 
 
 def what_if(lake: Lake, selection: Selection) -> Change:
     """What a build would change in the newest version if nothing but the criteria were new."""
-    glimpse = Glimpse(lake.url, lake.config)
+    glimpse = Snapshot(lake.url, lake.config)
     inputs = selection.inputs(glimpse)
     verdicts, dataset = glimpse.find(selection.table), glimpse.find(f"datasets/{selection.dataset}")
     cuts = verdicts.record().get("cuts", {}) if verdicts else {}
@@ -176,7 +176,7 @@ def what_if(lake: Lake, selection: Selection) -> Change:
 
 def probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe:
     """Fetch and score a share of the pending and new pairs, drawn by id, in a lake of its own that is then removed."""
-    ways, now = way(Glimpse(lake.url, lake.config), recipe), datetime.now(UTC)
+    ways, now = pipeline_of(Snapshot(lake.url, lake.config), recipe), datetime.now(UTC)
     most = f"{min(int(share * 16**8), 16**8 - 1):08x}"  # ids are uniform
     drawn: list[pa.Table] = []
 
@@ -207,7 +207,7 @@ def _probed(aside: Lake, recipe: Recipe, rows: pa.Table, engine: Engine) -> Prob
         write_file(table.url, bucket, part) for bucket, part in by_bucket(rows, pa.array(of, pa.int64()).to_numpy())
     ]
     table.append(files)
-    ways, seconds = way(aside, recipe), {}
+    ways, seconds = pipeline_of(aside, recipe), {}
     for stage in ways.stages:
         began = time.monotonic()
         run_stage(aside, stage, engine, recipe.shard_rows)

@@ -23,7 +23,7 @@ ROWS_PER_FILE = 5_000  # of a published dataset
 
 
 @dataclass(frozen=True)
-class Way:
+class Pipeline:
     """The stages of one recipe over one lake."""
 
     lake: Lake
@@ -71,7 +71,7 @@ class Way:
         return None
 
 
-def way(lake: Lake, recipe: Recipe) -> Way:
+def pipeline_of(lake: Lake, recipe: Recipe) -> Pipeline:
     scorers = recipe.scores
     vectors = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, VectorScorer)}
     describers = recipe.describers
@@ -92,4 +92,4 @@ def way(lake: Lake, recipe: Recipe) -> Way:
         if one.publish:
             joined[name] = Joined(embed.table, one.dtype, f"{one.of}_text" if one.of else "caption")
     publish = Publish(lake, recipe.name, recipe.scores, joined, recipe.copies)
-    return Way(lake, recipe, tuple(stages), selection, tuple(later), publish)
+    return Pipeline(lake, recipe, tuple(stages), selection, tuple(later), publish)

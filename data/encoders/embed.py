@@ -32,7 +32,7 @@ class Embed:
     encoder: Encoder
     name: str
     of: Describer | None = None  # who wrote the texts; none: they are the pairs' captions
-    leads: bool = False
+    ordered_commits: bool = False
 
     @property
     def table(self) -> str:

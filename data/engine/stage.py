@@ -60,7 +60,7 @@ class Stage(Protocol):
     def name(self) -> str: ...
 
     @property
-    def leads(self) -> bool:
+    def ordered_commits(self) -> bool:
         """Whether each output tells of those before it: without their rows it would tell a tale."""
 
     def outputs(self, lake: Lake) -> list[Table]:
@@ -105,15 +105,15 @@ class Plan:
             files = [file for one in written for file in one.of(table.name)]
             landed = {file.path for file in table.append(files, pace)} if files else set()
             kept = [one for one in written if landed.issuperset(file.path for file in one.of(table.name))]
-            leading = self.stage.leads and place < len(self.outputs) - 1
-            lost += len(written) - len(kept) if leading or not self.stage.leads else 0
+            leading = self.stage.ordered_commits and place < len(self.outputs) - 1
+            lost += len(written) - len(kept) if leading or not self.stage.ordered_commits else 0
             written = kept if leading else written
         return lost
 
 
 def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None, start: int = 0) -> Plan:
     """What is pending, in one bucket only or in all from `start` until there are enough rows for a plan."""
-    outputs, still = stage.outputs(lake), lake.still()
+    outputs, still = stage.outputs(lake), lake.snapshot()
     plan = Plan(stage, outputs, [], start)
     if isinstance(stage, Gathering):
         for bucket, rows in stage.gather(still, outputs):

@@ -71,7 +71,7 @@ class Download:
     lake: Lake
     settings: DownloadSettings
     name: str = "download"
-    leads: bool = True
+    ordered_commits: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
         pairs, images = lake.table_or_make("pairs", PAIRS), lake.table_or_make("images", IMAGES)

@@ -112,9 +112,9 @@ class Lake:
         self.config.hosts[name] = address
         self.save()
 
-    def still(self) -> "Lake":
+    def snapshot(self) -> "Lake":
         """The lake to read from as it is now."""
-        return Still(self.url, self.config)
+        return ReadOnlySnapshot(self.url, self.config)
 
     @property
     def buckets(self) -> range:
@@ -158,7 +158,7 @@ class Lake:
 
 
 @dataclass(frozen=True)
-class Still(Lake):
+class ReadOnlySnapshot(Lake):
     """A lake whose tables are opened once, however often they are asked for, and stay as they were then."""
 
     opened: dict[tuple[str, int | None], Table] = field(default_factory=dict)

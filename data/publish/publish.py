@@ -108,7 +108,7 @@ class Publish:
 
     def plan(self, shard_rows: int) -> Publication:
         table = self.lake.table_or_make(self.table, self.schema())
-        publication, still = Publication(table), self.lake.still()
+        publication, still = Publication(table), self.lake.snapshot()
         same = self._same(table.record() if self.embeddings or self.sizes else {})
         for one in self.embeddings.values():
             shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(one.table).bytes_a_row()))

@@ -32,7 +32,7 @@ def write_beside(lake: Lake, settings: CardSettings, selection: Selection, publi
     mark = f"imagen {publish.dataset}@{version} {digest}"
     if all(_marked(storage.join(url, page), mark) for page in (REPORT, CARD)):
         return
-    lake = lake.still()
+    lake = lake.snapshot()
     current = newest(lake, publish.dataset)
     if current is None or current.version != version:
         return  # somebody published since, and describes it

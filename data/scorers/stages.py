@@ -28,7 +28,7 @@ class Look:
     scorers: tuple[PictureScorer, ...]
     name: str = "look"
     kept_by: str | None = None  # the dataset
-    leads: bool = False
+    ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make(scorer.table, scorer.schema) for scorer in self.scorers]
@@ -72,7 +72,7 @@ class _ToOneTable:
     lake: Lake
     scorer: Any
     name: str
-    leads: bool = False
+    ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make(self.scorer.table, self.scorer.schema)]

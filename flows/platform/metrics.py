@@ -47,7 +47,7 @@ class LakeMetrics(Collector):
         with self._lock:
             if time.monotonic() - self._at > self.every:
                 began = time.perf_counter()
-                lake = self.lake.still()
+                lake = self.lake.snapshot()
                 self._known = [*_tables(lake), *_datasets(lake), *_pending(lake, self.recipes), *_models(lake)]
                 self._known.append(_took(time.perf_counter() - began))
                 self._at = time.monotonic()

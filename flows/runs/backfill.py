@@ -5,7 +5,7 @@ Nothing is selected or published: the next build finds the scores there and goes
 
 from prefect import flow
 
-from data.build.pipeline import way
+from data.build.pipeline import pipeline_of
 from data.build.recipe import load_recipe
 from data.engine.choose import open_engine
 from data.engine.stage import Stage
@@ -28,7 +28,7 @@ def backfill(
         workers: of the engine; as many as there are cores unless told otherwise
     """
     opened, loaded = Lake.open(lake), load_recipe(recipe)
-    chosen = _chosen({stage.name: stage for stage in way(opened, loaded).stages[1:]}, stages, recipe)
+    chosen = _chosen({stage.name: stage for stage in pipeline_of(opened, loaded).stages[1:]}, stages, recipe)
     done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
     with open_engine(workers) as engine:
         for bucket in opened.buckets:

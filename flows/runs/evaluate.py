@@ -13,7 +13,7 @@ from flows.server.events import model_evaluated
 from imagen.champion.promote import gate_of
 from imagen.champion.report import write_report
 from imagen.config.evaluation import load_settings
-from imagen.evaluate.evaluation import ALL, Evaluation, completed, planned
+from imagen.evaluate.evaluation import ALL, Evaluation, completed, plan_evaluation
 from imagen.models.table import find_model
 
 
@@ -29,7 +29,7 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
     """
     opened = Lake.open(lake)
     trained = find_model(opened, model)
-    evaluation = planned(opened, model, load_settings(config, {}) if config else gate_of(trained).evaluate)
+    evaluation = plan_evaluation(opened, model, load_settings(config, {}) if config else gate_of(trained).evaluate)
     with open_engine(workers, threads=1) as engine:
         rows = measured(evaluation, engine)
     show_figures(evaluation, rows, write_report(trained, evaluation, rows, None))

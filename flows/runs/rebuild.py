@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import flow, get_run_logger
 
 from data.build.build import Built, published
-from data.build.pipeline import Way, way
+from data.build.pipeline import Pipeline, pipeline_of
 from data.build.recipe import load_recipe
 from data.engine.choose import open_engine
 from data.engine.pool import Engine
@@ -53,7 +53,7 @@ def rebuild(
     if count := patiently(supersede):
         get_run_logger().info("%d more runs were due by now: this one does their work", count)
     loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
-    ways = way(checked_lake(lake, loaded.sources, buckets), loaded)
+    ways = pipeline_of(checked_lake(lake, loaded.sources, buckets), loaded)
     built = Built(loaded.name, 0, ways.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)
@@ -66,7 +66,7 @@ def rebuild(
     return built
 
 
-def run_stages(ways: Way, stages: Sequence[Stage], engine: Engine, built: Built) -> None:
+def run_stages(ways: Pipeline, stages: Sequence[Stage], engine: Engine, built: Built) -> None:
     """Each in turn, also where one before it left something undone; then nothing is selected or published after it."""
     failures: list[Failure] = []
     for stage in stages:
@@ -84,7 +84,7 @@ def run_stages(ways: Way, stages: Sequence[Stage], engine: Engine, built: Built)
         raise BatchesFailed(failures)
 
 
-def publish(ways: Way, engine: Engine, built: Built) -> None:
+def publish(ways: Pipeline, engine: Engine, built: Built) -> None:
     while True:
         publication: Publication = ways.plan_publication()
         ways.pass_gates(publication)
@@ -101,7 +101,7 @@ def publish(ways: Way, engine: Engine, built: Built) -> None:
             return
 
 
-def write_files(ways: Way, publication: Publication, engine: Engine) -> list[Written]:
+def write_files(ways: Pipeline, publication: Publication, engine: Engine) -> list[Written]:
     """All of a version's files, or none of them is named."""
     if not publication.shards:
         return []
@@ -116,7 +116,7 @@ def write_files(ways: Way, publication: Publication, engine: Engine) -> list[Wri
     return as_run("publish", engine, work, len(publication.shards), publication.rows)
 
 
-def report(ways: Way) -> None:
+def report(ways: Pipeline) -> None:
     """The funnel, for whoever looks at the run."""
     steps = funnel(ways.lake, ways.selection)
     total = steps[0].left or 1

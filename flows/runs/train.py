@@ -27,7 +27,7 @@ from imagen.config.training import load_config
 from imagen.models.table import model_of
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.measures import loss_curve, newest_measure
-from imagen.train.setup import Training, grids_of, planned
+from imagen.train.setup import Training, grids_of, plan_training
 
 LOOK_SECONDS = 5.0  # between two looks at what was measured
 CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
@@ -63,7 +63,7 @@ def train(
     """
     changes = {"name": name} if name else {}
     times = {"minutes": minutes} if minutes else {}
-    training = planned(Lake.open(lake), load_config(config, changes, times), dataset, version)
+    training = plan_training(Lake.open(lake), load_config(config, changes, times), dataset, version)
     if trained := model_of(training.lake, training.id):
         return trained.reference
     words = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]

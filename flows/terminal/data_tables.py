@@ -14,7 +14,7 @@ from data.upkeep.forget import Forgotten
 from data.upkeep.vacuum import Vacuumed
 from data.upkeep.verify import Verified
 from data.upkeep.why import Story
-from flows.terminal.options import counted
+from flows.terminal.options import pluralize
 
 console = Console()
 
@@ -30,7 +30,7 @@ def show_built(built: Built, lake: str) -> None:
     changed = f", {built.changed:,} changed" if built.changed else ""
     console.print(
         f"[bold]{built.dataset}@{built.version}[/] in {lake}: {built.kept:,} samples "
-        f"(+{built.added:,} −{built.removed:,}{changed}), from {counted(built.new_pairs, 'new pair')}."
+        f"(+{built.added:,} −{built.removed:,}{changed}), from {pluralize(built.new_pairs, 'new pair')}."
     )
 
 
@@ -141,12 +141,12 @@ def show_story(story: Story) -> None:
 
 def show_verified(found: Verified, name: str) -> None:
     if found.same:
-        again = f"{counted(found.rows, 'row')} selected again, {counted(found.files, 'file')}"
+        again = f"{pluralize(found.rows, 'row')} selected again, {pluralize(found.files, 'file')}"
         console.print(f"[green]{name} is what it says it is[/]: {again}")
         if found.rewritten:
-            console.print(f"Rewritten without what was forgotten since: {counted(len(found.rewritten), 'file')}.")
+            console.print(f"Rewritten without what was forgotten since: {pluralize(len(found.rewritten), 'file')}.")
         if found.regrouped:
-            others = counted(len(found.regrouped), "pair")
+            others = pluralize(len(found.regrouped), "pair")
             console.print(f"Left out for a pair that is forgotten now, or for one of those: {others}.")
     for title, those in (
         ("kept by its recipe and not there", found.missing),
@@ -160,8 +160,8 @@ def show_verified(found: Verified, name: str) -> None:
 
 def show_forgotten(found: Forgotten) -> None:
     rows = ", ".join(f"{table} {count:,}" for table, count in found.rows.items())
-    console.print(f"[bold]Forgotten and blocked: {counted(len(found.pairs), 'pair')}[/]. Rows taken out: {rows}.")
-    console.print(f"Written again without them: {counted(found.files, 'file')} of old and new versions.")
+    console.print(f"[bold]Forgotten and blocked: {pluralize(len(found.pairs), 'pair')}[/]. Rows taken out: {rows}.")
+    console.print(f"Written again without them: {pluralize(found.files, 'file')} of old and new versions.")
     console.print(f"Seen by: {', '.join(found.seen_by) or 'no dataset version'}.", soft_wrap=True)
     if found.models:
         console.print(f"[bold]Models trained on these:[/] {', '.join(found.models)}.", soft_wrap=True)
@@ -170,7 +170,8 @@ def show_forgotten(found: Forgotten) -> None:
 def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:
     would = "would be removed" if dry_run else "removed"
     console.print(
-        f"{counted(found.files, 'file')} of {found.bytes / 1e6:,.1f} MB {would}; {found.young:,} are too young to tell."
+        f"{pluralize(found.files, 'file')} of {found.bytes / 1e6:,.1f} MB {would}; "
+        f"{found.young:,} may be of a running build."
     )
 
 
@@ -178,7 +179,7 @@ def show_exported(exported: Exported) -> None:
     earlier = f", {exported.found:,} of them from before" if exported.found else ""
     console.print(
         f"[bold]{exported.dataset}@{exported.version}[/] in {escape(exported.url)}: {exported.samples:,} samples, "
-        f"{counted(len(exported.shards), 'file')}{earlier}, {exported.bytes / 1e6:,.1f} MB."
+        f"{pluralize(len(exported.shards), 'file')}{earlier}, {exported.bytes / 1e6:,.1f} MB."
     )
 
 

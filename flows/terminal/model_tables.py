@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.terminal.data_tables import console, duration, plain
-from flows.terminal.options import counted
+from flows.terminal.options import pluralize
 
 if TYPE_CHECKING:
     from imagen.champion.promote import Candidate, Judged
@@ -55,8 +55,8 @@ def show_evals(evaluation: "Evaluation", rows: list[dict[str, Any]]) -> None:
     """Every metric over all prompts, and those of single pictures for each category."""
     asked = evaluation.asking
     console.print(
-        f"[bold]{evaluation.model}[/] asked {counted(len(asked.suite.prompts), 'prompt')} of {asked.suite.name}, seed "
-        f"{asked.seed}, beside {evaluation.dataset}@{evaluation.version}. Intervals cover 95 %."
+        f"[bold]{evaluation.model}[/] asked {pluralize(len(asked.suite.prompts), 'prompt')} of {asked.suite.name}, "
+        f"seed {asked.seed}, beside {evaluation.dataset}@{evaluation.version}. Intervals cover 95 %."
     )
     slices = list(dict.fromkeys(row["slice"] for row in rows))
     table = Table("metric", "slice", "value", "interval", "pictures", box=None)
@@ -74,7 +74,7 @@ def show_comparison(before: "Evaluation", after: "Evaluation", differences: Sequ
 
     asked = after.asking
     console.print(
-        f"[bold]{before.model}[/] → [bold]{after.model}[/], {counted(len(asked.suite.prompts), 'prompt')} of "
+        f"[bold]{before.model}[/] → [bold]{after.model}[/], {pluralize(len(asked.suite.prompts), 'prompt')} of "
         f"{asked.suite.name}, seed {asked.seed}, beside {after.dataset}@{after.version}. Intervals cover 95 %."
     )
     table = table_of("metric", "slice", before.model, after.model, "difference", "interval", "won", "lost", "tied")
@@ -101,7 +101,7 @@ def show_boards(boards: Sequence["Board"]) -> None:
         console.print("No model is evaluated yet: imagen evaluate NAME/NUMBER")
     for board in boards:
         console.print(
-            f"[bold]{plain(board.suite)}[/], {counted(board.n, 'picture')} a prompt, seed {board.seed}, beside "
+            f"[bold]{plain(board.suite)}[/], {pluralize(board.n, 'picture')} a prompt, seed {board.seed}, beside "
             f"{board.dataset}@{board.version}"
         )
         shown = list(dict.fromkeys((board.by, *board.metrics)))[:COLUMNS]

@@ -25,12 +25,12 @@ def write_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def counted(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """1 pair, 2 pairs."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def named(reference: str) -> tuple[str, int | None]:
+def parse_version(reference: str) -> tuple[str, int | None]:
     """A dataset and its version: shapes@3; the newest where none is named."""
     name, at, version = reference.partition("@")
     if at and not version.isdigit():

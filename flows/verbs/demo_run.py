@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.build.build import Built
-from data.build.pipeline import way
+from data.build.pipeline import pipeline_of
 from data.build.recipe import load_recipe
 from data.engine.progress import watcher
 from data.lake.lake import Lake
@@ -78,13 +78,13 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
     from flows.terminal.model_tables import show_trained
     from flows.verbs.model import bars
     from imagen.models.model import Imagen
-    from imagen.train.setup import planned
+    from imagen.train.setup import plan_training
     from imagen.train.train import train
 
     console.print(
         f"\n[bold]A cascade[/] is trained on {built.dataset}@{built.version}, for {minutes:g} minutes in all."
     )
-    training = planned(lake, tiny_for(minutes), built.dataset, built.version)
+    training = plan_training(lake, tiny_for(minutes), built.dataset, built.version)
     with watching():
         ended = train(training, watch=bars(training))
     assert ended.trained is not None
@@ -113,7 +113,7 @@ def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float
     console.print()
     if built.anything_done:
         source = str(world / "pairs.parquet")
-        show_funnel(funnel(Lake.open(lake), way(Lake.open(lake), load_recipe("shapes", (source,))).selection))
+        show_funnel(funnel(Lake.open(lake), pipeline_of(Lake.open(lake), load_recipe("shapes", (source,))).selection))
         console.print()
     show_built(built, lake)
     console.print(f"Kept and dropped side by side: {sheet}. This took {seconds:.0f} s.")

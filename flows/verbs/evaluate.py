@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal.options import JsonOption, LakeOption, WorkersOption, named, write_json
-from flows.verbs.model import given
+from flows.terminal.options import JsonOption, LakeOption, WorkersOption, parse_version, write_json
+from flows.verbs.model import set_options
 
 ModelArgument = Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake, a folder or URL.")]
 SuiteOption = Annotated[
@@ -47,10 +47,10 @@ def evaluate(
     """
     from data.lake.lake import Lake
     from imagen.evaluate.evaluation import evaluate as run_evaluation
-    from imagen.evaluate.evaluation import planned
+    from imagen.evaluate.evaluation import plan_evaluation
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
-    evaluation = planned(Lake.open(lake), model, settings, *against(dataset))
+    evaluation = plan_evaluation(Lake.open(lake), model, settings, *against(dataset))
     with evaluating(workers, as_json) as engine:
         rows = run_evaluation(evaluation, engine, *tellers())
     if as_json:
@@ -90,10 +90,10 @@ def compare(
     from imagen.evaluate.compare import compare as differences_of
     from imagen.evaluate.compare import side_by_side
     from imagen.evaluate.evaluation import evaluate as run_evaluation
-    from imagen.evaluate.evaluation import planned
+    from imagen.evaluate.evaluation import plan_evaluation
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
-    after = planned(Lake.open(lake), second, settings, *against(dataset))
+    after = plan_evaluation(Lake.open(lake), second, settings, *against(dataset))
     before = after.same_of(first)
     with evaluating(workers, as_json) as engine:
         for one in (before, after):
@@ -218,12 +218,12 @@ def settings_of(
     """A file's, or the defaults, with what was said on the command line in its place."""
     from imagen.config.evaluation import load_settings
 
-    changes = given(suite=suite, n=n, seed=seed, sampling=given(guidance=guidance, steps=steps) or None)
+    changes = set_options(suite=suite, n=n, seed=seed, sampling=set_options(guidance=guidance, steps=steps) or None)
     return load_settings(str(config) if config else None, changes)
 
 
 def against(dataset: str | None) -> tuple[str | None, int | None]:
-    return named(dataset) if dataset else (None, None)
+    return parse_version(dataset) if dataset else (None, None)
 
 
 def numbers(said: str | None, option: str, of: Callable[[str], Any]) -> list[Any]:
@@ -258,9 +258,9 @@ def tellers() -> tuple[Any, Any]:
 
     now = ""
 
-    def planned(plan: Any) -> None:
+    def plan_evaluation(plan: Any) -> None:
         nonlocal now
         now = plan.stage.name
         watcher.get().planned(now, plan.rows)
 
-    return planned, lambda written: watcher.get().done(now, written.rows)
+    return plan_evaluation, lambda written: watcher.get().done(now, written.rows)

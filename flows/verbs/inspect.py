@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal.options import JsonOption, LakeOption, SetOption, SourceOption, WorkersOption, named, write_json
+from flows.terminal.options import (
+    JsonOption,
+    LakeOption,
+    SetOption,
+    SourceOption,
+    WorkersOption,
+    parse_version,
+    write_json,
+)
 
 
 def plan(
@@ -96,7 +104,7 @@ def diff(
     from data.upkeep.diff import diff as find_diff
 
     opened = Lake.open(lake)
-    (dataset, first), (other, second) = named(before), named(after)
+    (dataset, first), (other, second) = parse_version(before), parse_version(after)
     if dataset != other:
         raise typer.BadParameter(f"{before} and {after} are two datasets; versions of one can be compared")
     numbers = [version_of(opened, dataset, number).version for number in (first, second)]
@@ -143,7 +151,7 @@ def verify(
     from data.lake.lake import Lake
     from data.upkeep.verify import verify as find_verified
 
-    dataset, number = named(version)
+    dataset, number = parse_version(version)
     found = find_verified(Lake.open(lake), dataset, number)
     if as_json:
         write_json({"same": found.same, **asdict(found)})

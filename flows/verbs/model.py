@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal.options import JsonOption, LakeOption, named, write_json
+from flows.terminal.options import JsonOption, LakeOption, parse_version, pluralize, write_json
 
 ModelOption = Annotated[
     str | None,
@@ -47,12 +47,12 @@ def train(
     from data.lake.lake import Lake
     from flows.terminal.progress import watching
     from imagen.config.training import load_config
-    from imagen.train.setup import planned
+    from imagen.train.setup import plan_training
     from imagen.train.train import train as run_training
 
-    loaded = load_config(config, given(name=name, size=size), given(minutes=minutes, seed=seed))
-    of, version = named(dataset)
-    training = planned(Lake.open(lake), loaded, of, version)
+    loaded = load_config(config, set_options(name=name, size=size), set_options(minutes=minutes, seed=seed))
+    of, version = parse_version(dataset)
+    training = plan_training(Lake.open(lake), loaded, of, version)
     stages = None if stage is None else [check_stage(one, len(training.cascade.stages)) for one in stage]
     first = os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
     with watching(silent=as_json or not first):
@@ -118,12 +118,12 @@ def generate(
     Example: imagen generate "a red circle above a small blue square" -n 8 --seed 3 --out grid.png
     """
     loaded, reference = load_model(model, lake)
-    sampling = given(guidance=guidance, steps=steps)
+    sampling = set_options(guidance=guidance, steps=steps)
     with working() as progress:
         pictures = loaded.generate_images(
             prompts, n, seed, negative, stages, progress=progress(loaded, "make"), **sampling
         )
-    more = {"how": "generate", "model": reference, **given(negative_prompt=negative, stages=stages), **sampling}
+    more = {"how": "generate", "model": reference, **set_options(negative_prompt=negative, stages=stages), **sampling}
     made = [{"prompt": prompt, "seed": seed + at, **more} for prompt in prompts for at in range(n)]
     write_pictures(pictures, made, n if len(prompts) > 1 else min(4, n), out, as_json)
 
@@ -157,7 +157,7 @@ def edit(
     picture = open_picture(image)
     painted = open_picture(mask) if mask else None
     loaded, reference = load_model(model, lake)
-    sampling = given(guidance=guidance, steps=steps)
+    sampling = set_options(guidance=guidance, steps=steps)
     more: dict[str, Any] = {"negative_prompt": negative, **sampling}
     with working() as progress:
         more["progress"] = progress(loaded, "edit")
@@ -168,7 +168,7 @@ def edit(
         else:
             pictures = loaded.restyle(picture, prompt, strength, n, seed, **more)
     how = "inpaint" if mask else "upscale" if upscale else "restyle"
-    said = given(image=str(image), mask=mask and str(mask), negative_prompt=negative, **sampling)
+    said = set_options(image=str(image), mask=mask and str(mask), negative_prompt=negative, **sampling)
     said |= {"strength": strength} if how == "restyle" else {}
     made = [{"prompt": prompt, "seed": seed + at, "how": how, "model": reference, **said} for at in range(n)]
     write_pictures(pictures, made, min(4, n), out, as_json)
@@ -261,7 +261,7 @@ def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]
         raise ImagenError(str(error)) from None
 
 
-def given(**options: Any) -> dict[str, Any]:
+def set_options(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
@@ -269,7 +269,6 @@ def given(**options: Any) -> dict[str, Any]:
 def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
     """One PNG that says of every picture how it was made."""
     from data.pictures.contact_sheet import sheet
-    from flows.terminal.options import counted
     from imagen.models.png import save_png
 
     captions = [one["prompt"] or "" for one in made]
@@ -277,4 +276,4 @@ def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int
     if as_json:
         write_json({"out": str(out), "pictures": made})
     else:
-        sys.stdout.write(f"{out}: {counted(len(pictures), 'picture')} by {made[0]['model']}\n")
+        sys.stdout.write(f"{out}: {pluralize(len(pictures), 'picture')} by {made[0]['model']}\n")

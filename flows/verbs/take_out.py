@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal.options import JsonOption, LakeOption, counted, named, write_json
+from flows.terminal.options import JsonOption, LakeOption, parse_version, pluralize, write_json
 
 
 def forget(
@@ -39,9 +39,9 @@ def forget(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(
-                f"{counted(count, 'pair')} would be forgotten for good; say --yes where nobody can be asked"
+                f"{pluralize(count, 'pair')} would be forgotten for good; say --yes where nobody can be asked"
             )
-        typer.confirm(f"Forget {counted(count, 'pair')} for good?", abort=True)
+        typer.confirm(f"Forget {pluralize(count, 'pair')} for good?", abort=True)
     found = run_forget(opened, kind, what, reason)
     if as_json:
         write_json(asdict(found))
@@ -99,7 +99,7 @@ def export(
 
     if format not in list(Format):
         raise typer.BadParameter(f"{format!r} is none of {', '.join(Format)}", param_hint="--format")
-    dataset, number = named(version)
+    dataset, number = parse_version(version)
     with watching(silent=as_json):
         written = write(
             Lake.open(lake),

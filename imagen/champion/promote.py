@@ -11,7 +11,7 @@ from imagen.champion.gate import Verdict, check, judge
 from imagen.config.gate import Gate
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.compare import Difference, compare
-from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, plan_evaluation
 from imagen.models.approvals import approval_of
 from imagen.models.registry import Act, Decision, champion_of, decide, decisions
 from imagen.models.table import Trained, find_model
@@ -42,7 +42,7 @@ def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate
     if champion == trained.number:
         raise ModelNotUsable(f"{trained.reference} is the champion of {trained.name} already")
     gate = gate or gate_of(trained)
-    evaluation = planned(lake, trained.reference, gate.evaluate)
+    evaluation = plan_evaluation(lake, trained.reference, gate.evaluate)
     check(gate, evaluation.names())
     against = None if champion is None else evaluation.same_of(f"{trained.name}/{champion}")
     return Candidate(trained, gate, champion, evaluation, against)

@@ -26,7 +26,7 @@ from imagen.champion.promote import gate_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import Difference, better, compare, side_by_side
-from imagen.evaluate.evaluation import Evaluation, planned
+from imagen.evaluate.evaluation import Evaluation, plan_evaluation
 from imagen.evaluate.sweep import axes_of, known_points, plot
 from imagen.models.registry import decisions, rival_of, state_of
 from imagen.models.table import Trained, find_model
@@ -64,7 +64,7 @@ def asked_of(
     trained = find_model(lake, reference)
     settings = settings or gate_of(trained).evaluate
     rival = rival_of(decisions(lake, trained.name), trained.number)
-    evaluation = planned(lake, trained.reference, settings)
+    evaluation = plan_evaluation(lake, trained.reference, settings)
     return trained, evaluation, None if rival is None else evaluation.same_of(f"{trained.name}/{rival}")
 
 

@@ -52,7 +52,7 @@ ALL = "all"  # the slice that is every prompt; the others are its categories
 SHARD_ROWS = 500  # of the reference
 
 
-def planned(
+def plan_evaluation(
     lake: Lake, model: str, settings: EvaluateSettings, dataset: str | None = None, version: int | None = None
 ) -> "Evaluation":
     """Of a model by its name, folder or URL; against the dataset version of its lineage if none is given."""
@@ -129,7 +129,7 @@ class Evaluation:
 
     def same_of(self, model: str) -> "Evaluation":
         """What is asked and looked at here, of another model."""
-        return planned(self.lake, model, self.settings, self.dataset, self.version)
+        return plan_evaluation(self.lake, model, self.settings, self.dataset, self.version)
 
     @cached_property
     def made(self) -> Lake:

@@ -82,7 +82,7 @@ class Make:
     model: str
     sampling: dict[str, Any]
     name: str = "make"
-    leads: bool = False
+    ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make("images", IMAGES)]

@@ -21,7 +21,7 @@ from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import better
 from imagen.evaluate.evals import find_evals
-from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, plan_evaluation
 
 Row = dict[str, Any]
 SWEPT = ("sampler", "steps", "guidance")
@@ -53,7 +53,7 @@ def points_of(
     for values in product(*swept):
         changes = {name: value for name, value in zip(SWEPT, values, strict=True) if value is not None}
         changed = settings.model_copy(update={"sampling": {**settings.sampling, **changes}})
-        found.append(planned(lake, model, changed, dataset, version))
+        found.append(plan_evaluation(lake, model, changed, dataset, version))
     return found
 
 

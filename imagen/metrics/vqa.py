@@ -53,7 +53,7 @@ class Ask:
     scorer: Vqa
     checks: tuple[tuple[Check, ...], ...]  # of each prompt, by its number
     name: str = "ask"
-    leads: bool = False
+    ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
         return [lake.table_or_make(self.scorer.table, self.scorer.schema)]

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from imagen.train.checkpoint import State
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor put together from the parts of all processes; to be asked by every one at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -21,13 +21,13 @@ def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors put together where they are written, one at a time: elsewhere parts become nothing."""
     main, found = PartialState().is_main_process, {}
     for name, tensor in tensors.items():
-        one = whole(tensor)
+        one = full_tensor(tensor)
         if one is tensor or main:
             found[name] = one if one is tensor else one.cpu()
     return found
 
 
-def told(state: State | None) -> State | None:
+def broadcast_state(state: State | None) -> State | None:
     """What the main process read, to every one: elsewhere tensors are but shapes until they are `spread`."""
     shapes = state and replace(
         state,
@@ -38,7 +38,7 @@ def told(state: State | None) -> State | None:
     return state if PartialState().is_main_process else said[0]
 
 
-def spread(tensor: Tensor) -> Tensor:
+def broadcast_tensor(tensor: Tensor) -> Tensor:
     """The main process's tensor, on every one."""
     here = PartialState()
     if here.num_processes == 1:
@@ -57,7 +57,7 @@ def fill(place: Tensor, content: Tensor) -> Tensor:
     return place.copy_(content)
 
 
-def parted(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Each holds its part alone again: after a pass without gradients FSDP leaves the whole model there."""
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -80,7 +80,7 @@ class Training:
         return Reader(self.lake, self.dataset, self.version, columns=tuple(columns), **how)
 
 
-def planned(lake: Lake, config: TrainConfig, dataset: str, version: int | None = None) -> Training:
+def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | None = None) -> Training:
     """The training of a dataset version, after a look at whether it can be."""
     known = versions(lake, dataset)
     if not known:
@@ -134,7 +134,7 @@ def check_same(version: Version, name: str, text: dict[str, Any], other: str, mi
         )
 
 
-def begun(training: Training, stage: int, cpu: bool = False) -> Run:
+def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
     """A stage before its first step."""
     config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
     torch.manual_seed(settings.seed)

@@ -21,7 +21,7 @@ from imagen.config.stage import TrainSettings
 from imagen.errors import ConfigError, TrainingDiverged
 from imagen.train.batches import Endless
 from imagen.train.checkpoint import State, device_seconds
-from imagen.train.distributed import fill, gathered, parted, spread, whole
+from imagen.train.distributed import broadcast_tensor, fill, full_tensor, gathered, reshard
 from imagen.train.loss import Lesson, draw
 from imagen.train.muon import Muon
 
@@ -118,7 +118,7 @@ class Run:
         loss, (of, samples) = float(sums[0]), sums[3:].view(2, BUCKETS).tolist()
         self.seconds += float(sums[2])
         self.device_seconds += float(sums[2]) * accelerator.num_processes
-        gradient = float(whole(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
+        gradient = float(full_tensor(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
         self.step += 1
         self._learn(math.isfinite(loss) and math.isfinite(gradient))
         ended = time.perf_counter()
@@ -151,7 +151,7 @@ class Run:
         try:
             yield self.unet
         finally:
-            parted(self.unet)
+            reshard(self.unet)
             self.ema.restore(parameters)
             self.unet.train()
 
@@ -188,14 +188,14 @@ class Run:
         """Go on from a checkpoint. To be asked by every process at once, as `told` by the main one."""
         parameters, more = dict(self.unet.named_parameters()), state.more
         for name, place in self.unet.state_dict().items():
-            fill(place, spread(state.tensors["unet"][name]))
+            fill(place, broadcast_tensor(state.tensors["unet"][name]))
         for name, average in zip(parameters, self.ema.shadow_params, strict=True):
-            fill(average, spread(state.tensors["ema"][name]))
+            fill(average, broadcast_tensor(state.tensors["ema"][name]))
         fused = bool(self.optimizer.defaults.get("fused"))
         self.optimizer.state.clear()
         for key, value in state.tensors["optimizer"].items():
             name, _, what = key.rpartition(".")
-            self.optimizer.state[parameters[name]][what] = held(what, spread(value), parameters[name], fused)
+            self.optimizer.state[parameters[name]][what] = held(what, broadcast_tensor(value), parameters[name], fused)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(more["scaler"])
         self.batches.load_state_dicts(more["batches"])

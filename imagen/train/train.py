@@ -24,11 +24,11 @@ from imagen.config.stage import TrainSettings
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped
 from imagen.models.table import Trained, add_model, model_of, pipeline_of
 from imagen.train.checkpoint import device_seconds
-from imagen.train.distributed import told
+from imagen.train.distributed import broadcast_state
 from imagen.train.lora import add_lora, merge_lora
 from imagen.train.measures import Measures
 from imagen.train.sample_grid import write_grid
-from imagen.train.setup import Training, begun
+from imagen.train.setup import Training, start_run
 from imagen.train.stage_run import Run, Told
 
 
@@ -37,7 +37,7 @@ class Watch:
     """Who is told how a training gets on."""
 
     on_stage: Callable[[int, TrainSettings, int, float], None] = lambda stage, settings, step, done: None
-    on_step: Callable[[int, Told, float], None] = lambda stage, told, done: None
+    on_step: Callable[[int, Told, float], None] = lambda stage, broadcast_state, done: None
 
 
 @dataclass
@@ -73,10 +73,10 @@ def train(training: Training, stages: list[int] | None = None, watch: Watch | No
 def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], cpu: bool = False) -> dict[str, float]:
     """One stage to its end, from its last checkpoint if there is one."""
     settings, place = training.config.training(stage), training.stage_url(stage)
-    run = begun(training, stage, cpu)
+    run = start_run(training, stage, cpu)
     main = run.accelerator.is_main_process
     checkpoints, measures = training.checkpoints(stage), Measures(storage.join(place, "measures"))
-    state = told(checkpoints.newest() if main else None)
+    state = broadcast_state(checkpoints.newest() if main else None)
     if state is not None:
         run.load(state)
     if main:
@@ -147,21 +147,21 @@ def finish(training: Training) -> Trained | None:
     return add_model(training.lake, training.config, training.id, model, lineage)
 
 
-def measured(run: Run, told: Told) -> dict[str, float]:
+def measured(run: Run, broadcast_state: Told) -> dict[str, float]:
     """What is noted of a step."""
     device = run.accelerator.device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     values = {
-        "loss": told.loss,
-        "gradient_norm": told.gradient,
-        "learning_rate": told.rate,
-        "samples_per_second": run.settings.batch / told.seconds,
-        "data_wait": told.waited / told.seconds,
+        "loss": broadcast_state.loss,
+        "gradient_norm": broadcast_state.gradient,
+        "learning_rate": broadcast_state.rate,
+        "samples_per_second": run.settings.batch / broadcast_state.seconds,
+        "data_wait": broadcast_state.waited / broadcast_state.seconds,
         "memory_bytes": float(memory),
         "skipped": float(run.skipped),
         "done": run.done,
     }
-    values |= {f"error/noise_{at}": error for at, error in enumerate(told.errors) if error is not None}
+    values |= {f"error/noise_{at}": error for at, error in enumerate(broadcast_state.errors) if error is not None}
     return {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no others
 
 

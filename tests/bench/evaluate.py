@@ -29,10 +29,10 @@ from data.scorers.stages import Look
 from imagen.config.evaluation import EvaluateSettings
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
-from imagen.evaluate.evaluation import evaluate, planned
+from imagen.evaluate.evaluation import evaluate, plan_evaluation
 from imagen.metrics.shapes import ShapesSeen
 from imagen.models.model import Imagen
-from imagen.train.setup import planned as training_planned
+from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.engines import Here
 from tests.lakes.drawn import drawn_lake, with_images
@@ -50,8 +50,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
 
 def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
     settings = TrainSettings(steps=4, batch=4, warmup=0, grid_every=None)
-    train(training_planned(lake, TrainConfig(name="tiny", preset="tiny", train=settings), "drawn"), cpu=True)
-    evaluation = planned(lake, "tiny/1", EvaluateSettings(clip={"clip": CLIP}))
+    train(plan_training(lake, TrainConfig(name="tiny", preset="tiny", train=settings), "drawn"), cpu=True)
+    evaluation = plan_evaluation(lake, "tiny/1", EvaluateSettings(clip={"clip": CLIP}))
     inside: Spans = []
     with (
         timed(Imagen, "generate_images", inside),

@@ -16,7 +16,7 @@ from flows.verbs.demo_run import tiny_for
 from imagen.champion.promote import Judged, candidate, promote
 from imagen.config.gate import Gate
 from imagen.models.registry import rollback
-from imagen.train.setup import planned
+from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.bench.learn import published
 
@@ -44,7 +44,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
 def trained(lake: Lake, minutes: float, seed: int) -> str:
     config = tiny_for(minutes)
     config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-    model = train(planned(lake, config, "shapes")).trained
+    model = train(plan_training(lake, config, "shapes")).trained
     assert model is not None
     return model.reference
 

@@ -19,7 +19,7 @@ from data.world.server import start_process
 from flows.verbs.demo_run import tiny_for
 from imagen.models.model import Imagen
 from imagen.models.table import pipeline_of
-from imagen.train.setup import Training, begun, planned
+from imagen.train.setup import Training, plan_training, start_run
 from imagen.train.train import train
 
 MINUTES, PAIRS = float(os.environ.get("LEARN_MINUTES", "30")), int(os.environ.get("LEARN_PAIRS", "10000"))
@@ -29,7 +29,7 @@ PROMPTS, SEED = 200, 41
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     lake = published(folder)
     captions = set(lake.table("pairs").dataset().to_table(columns=["caption"])["caption"].to_pylist())
-    training = planned(lake, tiny_for(MINUTES), "shapes")
+    training = plan_training(lake, tiny_for(MINUTES), "shapes")
     asked = unseen_prompts(captions, PROMPTS, SEED)
     before = aligned(untrained(training).generate_images(asked), asked)
     yield "untrained: right shape and colour", before.share, 0.05, False, f"{PROMPTS} prompts"
@@ -60,5 +60,5 @@ def published(folder: Path) -> Lake:
 
 
 def untrained(training: Training) -> Imagen:
-    unets = [begun(training, stage, cpu=True).unet.eval() for stage in range(len(training.cascade.stages))]
+    unets = [start_run(training, stage, cpu=True).unet.eval() for stage in range(len(training.cascade.stages))]
     return pipeline_of(training.cascade, training.config.sampling, training.text, unets)

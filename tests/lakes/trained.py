@@ -16,7 +16,7 @@ from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
 from imagen.models.model import Imagen
 from imagen.models.table import add_model, models, pipeline_of
-from imagen.train.setup import planned
+from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.lakes.drawn import drawn_lake
 
@@ -29,7 +29,7 @@ def trained_lake(folder: Path) -> Lake:
     lake = drawn_lake(folder, 24)
     settings = TrainSettings(steps=8, batch=4, warmup=0, learning_rate=3e-3, ema=0.1, grid_every=None)
     config = TrainConfig(name="little", preset="tiny", size=16, resolutions=(16, 32), train=settings, sample=QUICK[:2])
-    trained = train(planned(lake, config, "drawn"), cpu=True).trained
+    trained = train(plan_training(lake, config, "drawn"), cpu=True).trained
     assert trained is not None
     return lake
 

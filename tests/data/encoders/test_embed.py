@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
 from data.build.build import Built, published
-from data.build.pipeline import Way, way
+from data.build.pipeline import Pipeline, pipeline_of
 from data.build.recipe import Recipe
 from data.encoders.embed import Embed, texts_of
 from data.encoders.encoder import batches, encoder_of
@@ -307,11 +307,11 @@ def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> Non
     assert texts_of(empty, table.name, asked[:1])["embedding"].to_pylist() == [b"caption 7"]
 
 
-def ways_of(lake: Lake, embed: dict[str, Any]) -> Way:
-    return way(lake, Recipe.model_validate({"name": "shapes", "sources": [{"path": "here"}], "embed": embed}))
+def ways_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:
+    return pipeline_of(lake, Recipe.model_validate({"name": "shapes", "sources": [{"path": "here"}], "embed": embed}))
 
 
-def publish(ways: Way, built: Built) -> dict[str, Any]:
+def publish(ways: Pipeline, built: Built) -> dict[str, Any]:
     """The version's record."""
     publication = ways.plan_publication()
     version = ways.commit(publication, list(map(ways.publish.work, publication.shards)))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image, ImageColor
 
-from data.build.pipeline import way
+from data.build.pipeline import pipeline_of
 from data.build.recipe import Recipe
 from data.lake import storage
 from data.lake.lake import Lake
@@ -170,7 +170,7 @@ def test_hostile_captions_and_urls_are_text_in_the_report(tmp_path: Path) -> Non
 def test_the_report_says_what_came_what_went_and_why(built: tuple[Lake, Recipe]) -> None:
     lake, recipe = built
     now, before = versions(lake, "small")[:2]
-    ways = way(lake, recipe)
+    ways = pipeline_of(lake, recipe)
     found = account(lake, ways.selection, ways.publish, now, before)
     assert (now.record["added"], now.record["removed"]) == (sum(found.came.values()), sum(found.went.values()))
     assert set(found.came) == {"new"}
@@ -193,7 +193,7 @@ def test_the_histograms_of_the_report_are_a_picture_too(built: tuple[Lake, Recip
     png = histograms_of(lake, "small")
     assert png is not None
     picture = Image.open(BytesIO(png)).convert("RGB")
-    ways = way(lake, recipe)
+    ways = pipeline_of(lake, recipe)
     found = account(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
     plots = [one.histogram for one in found.scores if one.histogram and one.histogram.low < one.histogram.high]
     assert picture.width == 3 * (WIDTH + GAP) + GAP
@@ -264,7 +264,7 @@ def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
 
 def test_the_pinned_cut_of_a_share_is_drawn(built: tuple[Lake, Recipe]) -> None:
     lake, recipe = built
-    selection = way(lake, recipe).selection
+    selection = pipeline_of(lake, recipe).selection
     cuts = lake.table(selection.table).record()["cuts"]
     drawn = thresholds(selection, cuts)["picture_contrast"]
     assert [one.words for one in drawn] == ["best 0.9"]

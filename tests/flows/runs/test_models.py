@@ -24,7 +24,7 @@ from imagen.evaluate.evals import TABLE as EVALS
 from imagen.models.approvals import approve
 from imagen.models.registry import champion_of, decisions
 from imagen.models.table import find_model, models
-from imagen.train.setup import planned
+from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.lakes.drawn import drawn_lake, with_images
 from tests.servers.prefect_api import ask
@@ -137,7 +137,7 @@ def test_without_an_approval_nothing_uncertain_is_promoted_also_by_runs_that_are
     first = load_config("little.yaml")
     for batch in (4, 3):
         config = first.model_copy(update={"train": first.train.model_copy(update={"batch": batch})})
-        assert train(planned(lake, config, "drawn"), cpu=True).trained
+        assert train(plan_training(lake, config, "drawn"), cpu=True).trained
     with ProcessPoolExecutor(1, get_context("spawn")) as alone:
 
         def promote(name: str) -> str:

@@ -16,7 +16,7 @@ from imagen.models.approvals import approve
 from imagen.models.model import located
 from imagen.models.registry import champion_of, champions_of, decide, decisions, rival_of, rollback, state_of
 from imagen.models.table import find_model, models
-from imagen.train.setup import planned
+from imagen.train.setup import plan_training
 from tests.engines import Here
 from tests.imagen.metrics.painted import paint
 from tests.lakes.trained import another, copy_of
@@ -97,7 +97,7 @@ def test_the_champion_has_an_alias(lake: Lake, gate: Gate) -> None:
     with pytest.raises(ModelNotUsable, match="little/2 is the champion of little already"):
         candidate(lake, "little/champion", gate)
     first = TrainConfig.model_validate({**models(lake)[-1].config, "name": "next", "init_from": "little/champion"})
-    assert planned(lake, first, "drawn").config.init_from == "little/2"
+    assert plan_training(lake, first, "drawn").config.init_from == "little/2"
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(lake: Lake) -> None:

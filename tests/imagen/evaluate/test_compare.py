@@ -11,7 +11,7 @@ from data.pictures.contact_sheet import CELL
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.compare import better, compare, side_by_side
-from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from tests.engines import Here
 from tests.imagen.metrics.painted import paint
 from tests.lakes.trained import copy_of
@@ -30,7 +30,8 @@ def pair(several: Lake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evalu
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd", "recall"))
     lake = copy_of(several, folder / "lake")
     found = (
-        paint(planned(lake, model, settings), right) for model, right in (("little/1", BEFORE), ("little/2", AFTER))
+        paint(plan_evaluation(lake, model, settings), right)
+        for model, right in (("little/1", BEFORE), ("little/2", AFTER))
     )
     before, after = found
     for one in (before, after):

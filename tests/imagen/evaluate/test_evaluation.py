@@ -15,7 +15,7 @@ from data.world.check import caption_is_true
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.evals import TABLE
-from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.models.model import Imagen
 from tests.engines import Dies, Here
 from tests.lakes.trained import copy_of
@@ -45,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> EvaluateSettings:
 
 
 def of(lake: Lake, settings: EvaluateSettings, **more: Any) -> Evaluation:
-    return planned(lake, "little/1", settings, **more)
+    return plan_evaluation(lake, "little/1", settings, **more)
 
 
 def told(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float, float, int]]:
@@ -119,10 +119,10 @@ def test_a_folder_without_lineage_needs_a_dataset(lake: Lake, settings: Evaluate
     folder = str(tmp_path / "model")
     Imagen.from_pretrained("little/1", lake.url).save_pretrained(folder)
     with pytest.raises(ModelNotUsable, match="nothing says which dataset it learnt: name one with --dataset"):
-        planned(lake, folder, settings)
+        plan_evaluation(lake, folder, settings)
     asked = of(lake, settings)
     figures = told(evaluate(asked, Here()))
-    evaluation = planned(lake, folder, settings, "drawn", 1)
+    evaluation = plan_evaluation(lake, folder, settings, "drawn", 1)
     assert evaluation.asking.id == asked.asking.id  # the same weights were asked already
 
     def nothing(plan: Plan) -> None:

@@ -12,7 +12,7 @@ from data.report.chart import Curve, Point, chart
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
-from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.evaluate.leaderboard import boards, latest
 from imagen.evaluate.sweep import Point as Swept
 from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
@@ -85,10 +85,10 @@ def test_a_drawing_escapes_its_words_and_takes_what_does_not_vary() -> None:
 
 
 def test_what_can_not_be_swept_is_one_sentence(lake: Lake, settings: EvaluateSettings) -> None:
-    evaluation = planned(lake, "little/1", settings)
+    evaluation = plan_evaluation(lake, "little/1", settings)
     with pytest.raises(ConfigError, match="fid is not measured; measured are right, right_sizes, clip_score, kid_clip"):
         axes_of(evaluation, distance="fid")
-    blind = planned(lake, "little/1", settings.model_copy(update={"clip": {}}))
+    blind = plan_evaluation(lake, "little/1", settings.model_copy(update={"clip": {}}))
     with pytest.raises(ConfigError, match="a sweep needs a distance: score with a CLIP model, or name inception"):
         axes_of(blind)
 
@@ -96,9 +96,9 @@ def test_what_can_not_be_swept_is_one_sentence(lake: Lake, settings: EvaluateSet
 def test_the_leaderboard_puts_those_together_that_were_asked_the_same(lake: Lake, settings: EvaluateSettings) -> None:
     assert boards(lake) == []
     for model in ("little/1", "little/2"):
-        evaluate(planned(lake, model, settings), Here())
+        evaluate(plan_evaluation(lake, model, settings), Here())
     other = settings.model_copy(update={"seed": 1})
-    evaluate(planned(lake, "little/1", other), Here())
+    evaluate(plan_evaluation(lake, "little/1", other), Here())
     found = boards(lake)
     assert [(board.seed, len(board.lines)) for board in found] == [(1, 1), (0, 2)]
     for metric, way in (("clip_score", -1), ("kid_clip", 1)):

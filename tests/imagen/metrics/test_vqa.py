@@ -25,7 +25,7 @@ from data.lake.lake import Lake
 from data.pictures.prepare import decode
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import SuiteError, WeightsNotUsable
-from imagen.evaluate.evaluation import Evaluation, evaluate, planned
+from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.metrics.answers import SHORTLY, WORDS, answering, plain
 from imagen.metrics.suites import Check
 from imagen.metrics.vqa import Vqa, vqa_right, vqa_score
@@ -162,7 +162,7 @@ def settings_of(suite: Path, model: Path) -> EvaluateSettings:
 
 
 def of(lake: Lake, suite: Path, model: Path) -> Evaluation:
-    return planned(lake, "little/1", settings_of(suite, model))
+    return plan_evaluation(lake, "little/1", settings_of(suite, model))
 
 
 def told(rows: list[dict[str, Any]]) -> Figures:

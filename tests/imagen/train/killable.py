@@ -29,8 +29,8 @@ from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
 from imagen.train.batches import Batch, Endless
 from imagen.train.checkpoint import Checkpoints
-from imagen.train.distributed import told
-from imagen.train.setup import Training, begun, planned
+from imagen.train.distributed import broadcast_state
+from imagen.train.setup import Training, plan_training, start_run
 from imagen.train.stage_run import Run, Told
 from imagen.train.train import Watch, train
 from tests.conftest import free_port
@@ -89,7 +89,7 @@ def sharding(**how: Any) -> Accelerator:
 
 
 def training_of(url: str, config: TrainConfig) -> Training:
-    return planned(Lake.open(url), config, "drawn")
+    return plan_training(Lake.open(url), config, "drawn")
 
 
 def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None) -> None:
@@ -106,7 +106,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
             os.kill(os.getpid(), signal.SIGKILL)
         write(place, content)
 
-    def on_step(stage: int, told: Told, done: float) -> None:
+    def on_step(stage: int, broadcast_state: Told, done: float) -> None:
         nonlocal steps
         steps += 1
         if steps == dies.get("steps"):
@@ -136,10 +136,10 @@ class Watched:
 
 def some_steps(url: str, config: TrainConfig, stop: int, report: str) -> None:
     """Go on to a step, write a checkpoint; the report has each step's loss and what this process saw in it."""
-    run = begun(training_of(url, config), 0, cpu=True)
+    run = start_run(training_of(url, config), 0, cpu=True)
     checkpoints = Checkpoints(f"{url}/checkpoints")
     main = run.accelerator.is_main_process
-    state = told(checkpoints.newest() if main else None)
+    state = broadcast_state(checkpoints.newest() if main else None)
     if state is not None:
         run.load(state)
     lines, batches = [], run.batches
@@ -186,7 +186,7 @@ class Known:
 
 def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
     """A run whose batches are the same however many processes share them."""
-    run = begun(training_of(url, config), stage, cpu=True)
+    run = start_run(training_of(url, config), stage, cpu=True)
     side, rng = config.model.stages[stage].resolution, torch.Generator().manual_seed(5)
     pixels = torch.rand(run.settings.batch, 3, side, side, generator=rng) * 2 - 1
     text = torch.randn(run.settings.batch, 6, 128, generator=rng)

@@ -14,7 +14,7 @@ from imagen.config.stage import TrainSettings
 from imagen.config.training import LoraSettings, TrainConfig
 from imagen.errors import ModelNotFound, ModelNotUsable, OutOfMemory, TextNotUsable
 from imagen.models.model import Imagen
-from imagen.train.setup import begun, planned
+from imagen.train.setup import plan_training, start_run
 from imagen.train.stage_run import Run
 from imagen.train.train import train
 from tests.lakes.drawn import drawn_lake
@@ -28,7 +28,7 @@ GRID = "training/first-*/stage-1/grids/*.png"
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With `drawn@1` and the model `first/1` that was trained on it."""
     lake = drawn_lake(tmp_path_factory.mktemp("begin"), 12, side=8)
-    train(planned(lake, FIRST, "drawn"), cpu=True)
+    train(plan_training(lake, FIRST, "drawn"), cpu=True)
     return lake
 
 
@@ -43,7 +43,7 @@ def test_who_forgets_a_pair_is_told_the_models_that_saw_it(lake: Lake, tmp_path:
 
 def weights(lake: Lake, config: TrainConfig) -> dict[str, torch.Tensor]:
     """Of the model that a configuration comes to."""
-    ended = train(planned(lake, config, "drawn"), cpu=True)
+    ended = train(plan_training(lake, config, "drawn"), cpu=True)
     assert ended.trained is not None
     return dict(Imagen.from_pretrained(ended.trained.reference, lake.url).unet.state_dict())
 
@@ -59,7 +59,7 @@ def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set
 
 
 def test_a_training_goes_on_from_a_trained_model(lake: Lake) -> None:
-    begins = begun(planned(lake, after("more"), "drawn"), 0, cpu=True)
+    begins = start_run(plan_training(lake, after("more"), "drawn"), 0, cpu=True)
     theirs = Imagen.from_pretrained("first/1", lake.url).unet.state_dict()
     assert not changed(dict(begins.unet.state_dict()), dict(theirs))
     assert changed(weights(lake, after("more")), dict(theirs))
@@ -84,7 +84,7 @@ def test_low_rank_changes_are_of_attention_alone_and_merged(lake: Lake) -> None:
 
 def test_a_model_learns_from_pictures_alone(lake: Lake) -> None:
     config = TrainConfig(name="mute", preset="tiny", size=8, resolutions=(8, 16), text=None, train=QUICK)
-    ended = train(planned(lake, config, "drawn"), cpu=True)
+    ended = train(plan_training(lake, config, "drawn"), cpu=True)
     assert ended.trained is not None
     assert ended.trained.text is None
     model = Imagen.from_pretrained(ended.trained.reference, lake.url)
@@ -94,20 +94,20 @@ def test_a_model_learns_from_pictures_alone(lake: Lake) -> None:
 
 def test_what_a_training_can_not_begin_from_is_one_sentence(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match=r"has no dataset nothing\. Build it"):
-        planned(lake, FIRST, "nothing")
+        plan_training(lake, FIRST, "nothing")
     with pytest.raises(DatasetVersionNotFound, match=r"drawn@7 does not exist .* newest is drawn@1"):
-        planned(lake, FIRST, "drawn", 7)
+        plan_training(lake, FIRST, "drawn", 7)
     with pytest.raises(TextNotUsable, match=r"drawn@1 has no embeddings 'clip', it has t5: build it with embed\.clip"):
-        planned(lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
+        plan_training(lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
     wide = TrainConfig(name="wide", cascade=by_size(8, (8,), text_width=768), train=QUICK)
     with pytest.raises(TextNotUsable, match="are 128 wide, and the cascade reads 768"):
-        planned(lake, wide, "drawn")
+        plan_training(lake, wide, "drawn")
     with pytest.raises(ModelNotFound, match=r"has no model first/9; there are: .*first/1"):
-        begun(planned(lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
+        start_run(plan_training(lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
     with pytest.raises(ModelNotUsable, match=r"first/1: null is of shape \(1, 1, 32\), and \(1, 1, 64\) was expected"):
-        begun(planned(lake, after("large", size=16), "drawn"), 0, cpu=True)
+        start_run(plan_training(lake, after("large", size=16), "drawn"), 0, cpu=True)
     with pytest.raises(TextNotUsable, match=r"first/1 reads embeddings of embeddings/t5-.*, and drawn@1 has those of"):
-        begun(planned(lake, after("mute", text=None), "drawn"), 0, cpu=True)
+        start_run(plan_training(lake, after("mute", text=None), "drawn"), 0, cpu=True)
 
 
 def test_too_little_memory_is_a_sentence_that_says_what_needs_less(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_too_little_memory_is_a_sentence_that_says_what_needs_less(lake: Lake, m
     monkeypatch.setattr(Run, "advance", full)
     config = FIRST.model_copy(update={"name": "full"})
     with pytest.raises(OutOfMemory, match="out of memory in stage 1 with 4 samples at once: raise accumulate"):
-        train(planned(lake, config, "drawn"), cpu=True)
+        train(plan_training(lake, config, "drawn"), cpu=True)

@@ -13,7 +13,7 @@ from imagen.errors import TextNotUsable
 from imagen.train.batches import Batch, collate
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.loss import draw
-from imagen.train.setup import begun, planned
+from imagen.train.setup import plan_training, start_run
 from imagen.train.stage_run import Run
 from tests.imagen.train.killable import config_of, gradients, live
 from tests.lakes.drawn import drawn_lake
@@ -27,7 +27,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 def run_of(lake: Lake, mix: dict[str, float]) -> Run:
-    return begun(planned(lake, config_of().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
+    return start_run(plan_training(lake, config_of().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
 
 
 def losses(run: Run, steps: int) -> list[float]:
@@ -120,7 +120,7 @@ def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str 
 def test_texts_that_are_not_there_or_of_another_encoder_are_told(lake: Lake, tmp_path: Path) -> None:
     config = config_of().model_copy(update={"mix": {"clip": 0.5}})
     with pytest.raises(TextNotUsable, match="has no embeddings 'clip', it has t5, t5_new"):
-        planned(lake, config, "drawn")
+        plan_training(lake, config, "drawn")
     other = drawn_lake(tmp_path, 4, side=8, retold=True)
     table = other.table("datasets/drawn")
     record = table.record()
@@ -129,4 +129,4 @@ def test_texts_that_are_not_there_or_of_another_encoder_are_told(lake: Lake, tmp
     with pytest.raises(
         TextNotUsable, match=r"mix: t5_new of drawn@2 is of embeddings/another, and t5 of embeddings/t5"
     ):
-        planned(other, config_of().model_copy(update={"mix": HALF}), "drawn")
+        plan_training(other, config_of().model_copy(update={"mix": HALF}), "drawn")
