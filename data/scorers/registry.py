@@ -16,6 +16,11 @@ KNOWN = {
     "watermark": "data.scorers.heads.Watermark",
     "captioner": "data.scorers.captioner.Captioner",
 }
+MOVED = {  # modules of 0.1.0 that recipes name by a dotted path, and where they are now
+    "data.scorers.picture": "data.scorers.pixels",
+    "imagen.evaluate.extractors": "imagen.metrics.extractors",
+    "imagen.evaluate.shapes": "imagen.metrics.shapes",
+}
 
 
 def scorer_class(name: str) -> type[Scorer]:
@@ -24,7 +29,7 @@ def scorer_class(name: str) -> type[Scorer]:
     if not module:
         raise ValueError(f"there is no scorer {name!r}; there are {', '.join(KNOWN)}, or a class by its dotted path")
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        found: Any = getattr(importlib.import_module(MOVED.get(module, module)), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"scorer {name!r} can't be imported: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Scorer)):

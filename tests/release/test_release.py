@@ -1,0 +1,307 @@
+"""What a user of the release 0.1.0 has on disk opens unchanged, and gives the same answers.
+
+`release-0.1.0.tar.xz` holds it, with what the code of that release answered; `make_release.py` made it. Where a
+processor or library computes other bits than the archive's, what is computed anew need only be near.
+"""
+
+import json
+import math
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import diffusers.utils.dynamic_modules_utils
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from data.build.build import build
+from data.build.recipe import Recipe, load_recipe, shipped
+from data.encoders.encoder import encoder_of
+from data.environment import read_settings
+from data.lake.lake import Lake
+from data.reader.reader import Reader
+from data.sources.sources import File, Source
+from data.world.draw import draw
+from data.world.grammar import caption_of
+from data.world.scene import random_scene
+from flows.command import app
+from flows.platform.metrics import LakeMetrics
+from flows.runs.approve import approve_model
+from flows.runs.backfill import backfill
+from flows.runs.evaluate import evaluate
+from flows.runs.forget import forget
+from flows.runs.promote import promote as promote_flow
+from flows.runs.rebuild import rebuild
+from flows.runs.reconcile import reconcile
+from flows.runs.retrain import retrain
+from flows.runs.train import train as train_flow
+from flows.runs.verify import verify
+from flows.server import events
+from imagen.champion.promote import candidate, promote
+from imagen.champion.retrain import RetrainPolicy, decide, decided_for
+from imagen.config.evaluation import load_settings
+from imagen.config.training import load_config
+from imagen.metrics.suites import load_suite
+from imagen.models.model import Imagen
+from imagen.models.table import find_model
+from imagen.train.setup import planned
+from imagen.train.train import Watch, train
+from tests.engines import Here
+from tests.release.fingerprints import arithmetic, digest, digests, without
+
+ARCHIVE = Path(__file__).with_name("release-0.1.0.tar.xz")
+NEAR = {"rel_tol": 1e-3, "abs_tol": 2e-3}
+CHANGING = ("imagen_training", "imagen_metrics")  # metrics of what goes on now
+FLOWS = (rebuild, backfill, train_flow, evaluate, promote_flow, approve_model, retrain, reconcile, verify, forget)
+COMPUTED = ("t5_embedding", "clip_text_embedding")  # whose digests are of bits
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("release")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    sys.path.append(str(folder))  # for the user's own scorers
+    yield folder
+    sys.path.remove(str(folder))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def answers(unpacked: Path) -> dict[str, Any]:
+    """Of the release, about what it made."""
+    return dict(json.loads((unpacked / "answers.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def exact(unpacked: Path, answers: dict[str, Any]) -> bool:
+    """Whether this machine computes the same bits as the one that the archive was made on."""
+    return arithmetic() == answers["arithmetic"]
+
+
+@pytest.fixture
+def folder(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to work in."""
+    copy = tmp_path / "release"
+    shutil.copytree(unpacked, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture
+def lake(folder: Path) -> Lake:
+    return Lake.open(str(folder / "lake"))
+
+
+def recipe(**changes: Any) -> Recipe:
+    """The lake's, with relative paths as the lake's versions have them in their lineage."""
+    return Recipe.model_validate(yaml.safe_load(Path("shapes.yaml").read_text()) | changes)
+
+
+def command(argv: list[str]) -> tuple[int, Any]:
+    result = CliRunner().invoke(app, argv)
+    assert result.exit_code < 2, (argv, result.output, result.exception)
+    return result.exit_code, json.loads(result.stdout)
+
+
+def check(found: Any, expected: Any, exact: bool, where: str = "") -> None:
+    """Assert that two JSON values are the same; of computed numbers, that they are near if not exact."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict), where
+        assert found.keys() == expected.keys(), where
+        for name in expected:
+            check(found[name], expected[name], exact or name in COMPUTED, f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert isinstance(found, list), where
+        assert len(found) == len(expected), where
+        for place, part in enumerate(expected):
+            check(found[place], part, exact, f"{where}.{place}")
+    elif isinstance(expected, float) and isinstance(found, float) and not exact:
+        assert math.isclose(found, expected, **NEAR), (where, found, expected)
+    else:
+        assert found == expected, (where, found, expected)
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def test_recipes_and_configurations_mean_the_same(folder: Path, answers: dict[str, Any]) -> None:
+    for name, expected in answers["yaml"].items():
+        values = yaml.safe_load(Path(name).read_text())
+        if "sources" in values:
+            found: Any = load_recipe(name)
+        elif "suite" in values:
+            found = load_settings(name, {})
+        else:
+            found = load_config(name)
+        check(without(found.model_dump(mode="json"), str(folder)), expected, True, name)
+
+
+def test_shipped_recipes_and_presets_mean_the_same(folder: Path, answers: dict[str, Any]) -> None:
+    assert {name: load_recipe(name).model_dump(mode="json") for name in shipped()} == answers["shipped"]
+    for name, expected in answers["planned"].items():
+        config = load_config(name)
+        stages = range(len(config.model.stages))
+        assert config.model.model_dump(mode="json") == expected["model"], name
+        assert [config.training(stage).model_dump(mode="json") for stage in stages] == expected["training"], name
+        assert [one.model_dump(mode="json") for one in config.sampling] == expected["sampling"], name
+
+
+def test_the_environment_means_the_same(answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in answers["environment"].items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().model_dump(mode="json") == answers["settings"]
+
+
+def test_the_names_of_what_is_computed_stay(folder: Path, answers: dict[str, Any]) -> None:
+    """Else all would be scored, encoded, read or trained again."""
+    names = {name: load_config(name).hash for name in answers["hashes"] if name != "shapes.yaml"}
+    assert names | {"shapes.yaml": recipe().hash} == answers["hashes"]
+    loaded = load_recipe("shapes.yaml")
+    tables = {name: scorer.table for name, scorer in (loaded.judged | loaded.describers).items()}
+    assert tables | {f"embed {name}": encoder_of(one).id for name, one in loaded.embed.items()} == answers["tables"]
+    for file in answers["files"]:
+        assert File(*file["at"], Source.model_validate(file["source"]).layout).id == file["id"], file["source"]
+
+
+def test_the_world_is_drawn_as_it_was(answers: dict[str, Any]) -> None:
+    for seed, expected in enumerate(answers["world"]):
+        rng = np.random.default_rng(seed)
+        scene = random_scene(rng, 96, 64)
+        assert [caption_of(scene, rng), digest(draw(scene, rng).tobytes())] == expected
+    assert load_suite("shapes").id == answers["suite"]
+
+
+def test_the_platform_is_known_by_the_same_names(lake: Lake, folder: Path, answers: dict[str, Any]) -> None:
+    """Those that automations, schedules and dashboards have."""
+    expected = answers["platform"]
+    assert expected["events"] == [events.PUBLISHED, events.TRAINED, events.EVALUATED, events.JUDGED]
+    for flow in FLOWS:
+        found, parameters = flow.parameters.model_dump(mode="json")["properties"], expected["flows"][flow.name]
+        assert found.keys() == parameters.keys(), flow.name
+        for name, parameter in parameters.items():
+            texts = {"description": "", "title": ""}
+            assert found[name] | texts == parameter | texts, (flow.name, name)
+    assert {flow.name for flow in FLOWS} == expected["flows"].keys()
+    metrics = LakeMetrics(lake, [load_recipe("shapes.yaml")], 0.0).collect()
+    samples = [[one.name, one.labels, one.value] for family in metrics for one in family.samples]
+    assert [one for one in samples if not one[0].startswith(CHANGING)] == expected["metrics"]
+
+
+def test_commands_say_the_same_of_a_lake(folder: Path, answers: dict[str, Any]) -> None:
+    for asked in answers["commands"]:
+        code, found = command(asked["argv"])
+        check(without(found, str(folder)), asked["out"], True, " ".join(asked["argv"]))
+        assert code == asked["exit"], asked["argv"]
+    exported = {path.name: digest(path.read_bytes()) for path in Path("exported").glob("*.tar")}
+    assert exported == answers["exported"]
+
+
+def test_a_build_finds_nothing_to_do(lake: Lake, answers: dict[str, Any]) -> None:
+    before = answers["versions"]
+    built = build(lake, recipe(sources=[{"path": "known.parquet"}]), Here())
+    assert built.version == max(version["version"] for version in answers["commands"][0]["out"])
+    assert not built.anything_done
+    assert built.warning is None
+    after = {name: lake.table(name).version for name in lake.tables()}
+    assert after == before | {"files": before["files"] + 1}
+
+
+def test_the_next_build_does_what_it_would_have_done(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
+    shutil.copy("later/two.parquet", "came")
+    built = build(lake, recipe(), Here())
+    expected = answers["increment"]
+    check(asdict(built) | {"report": ""}, expected["built"], True, "built")
+    rows = lake.table("datasets/shapes").dataset().to_table().sort_by("id").to_pylist()
+    kept = [{name: value for name, value in row.items() if name not in ("image", "image_16")} for row in rows]
+    for row in kept:
+        row |= {name: digest(value) for name, value in row.items() if isinstance(value, bytes)}
+    check(as_json(kept), expected["rows"], exact, "rows")
+    verdicts = lake.table("verdicts/shapes").dataset().to_table().sort_by("id").to_pylist()
+    check(verdicts, expected["verdicts"], exact, "verdicts")
+
+
+def test_a_reader_gives_the_same_samples(lake: Lake, answers: dict[str, Any]) -> None:
+    expected = answers["reader"]
+    reader = Reader(lake, "shapes", columns=expected["columns"], seed=3, rank=0, world=1)
+    reader.set_epoch(1)
+    assert [digests(sample) for sample in reader] == expected["samples"]
+
+
+def test_a_readers_state_is_read(lake: Lake, answers: dict[str, Any]) -> None:
+    expected = answers["reader"]
+    reader = Reader(lake, "shapes", columns=expected["columns"], seed=3, rank=0, world=1)
+    reader.load_state_dict(expected["state"])
+    assert [digests(sample) for sample in reader] == expected["samples"][expected["given"] :]
+
+
+def test_a_model_makes_the_same_picture(folder: Path, answers: dict[str, Any], exact: bool) -> None:
+    made = answers["picture"]["made"]
+    argv = [part if part != "picture.png" else "again.png" for part in made["argv"]]
+    assert command(argv) == (0, made["out"] | {"out": "again.png"})
+    assert command(answers["picture"]["inspected"]["argv"]) == (0, answers["picture"]["inspected"]["out"])
+    check_picture(Image.open("again.png"), exact)
+
+
+def test_plain_diffusers_opens_the_model(
+    folder: Path, lake: Lake, answers: dict[str, Any], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the code that the release wrote into the model's folder."""
+    monkeypatch.setattr(diffusers.utils.dynamic_modules_utils, "HF_MODULES_CACHE", str(folder / "modules"))
+    where = folder / "lake" / find_model(lake, "cascade/champion").folder
+    pipe = DiffusionPipeline.from_pretrained(where, trust_remote_code=True)
+    assert type(pipe).__module__.startswith("diffusers_modules.")
+    said = answers["picture"]
+    check_picture(pipe(said["prompt"], seed=said["seed"]).images[0], exact)
+
+
+def check_picture(found: Image.Image, exact: bool) -> None:
+    levels, expected = (np.asarray(picture).astype(int) for picture in (found, Image.open("picture.png")))
+    assert levels.shape == expected.shape
+    assert np.abs(levels - expected).max() <= (0 if exact else 8)
+
+
+def test_retraining_is_decided_the_same(lake: Lake, answers: dict[str, Any]) -> None:
+    rows = [*decided_for(lake, "cascade", "shapes", 5), *decided_for(lake, "others", "shapes", 2)]
+    assert as_json(rows) == answers["retrains"]["rows"]
+    now, policy = datetime(2030, 1, 1, tzinfo=UTC), RetrainPolicy(grown=0.05, drift=0.2, days=1, hours=0.5)
+    decided = [asdict(decide(lake, name, "shapes", None, policy, now)) for name in ("cascade", "others")]
+    assert decided == answers["retrains"]["decided"]
+
+
+def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
+    """By figures and approvals that are there: no picture is made again."""
+    made = sorted(Path(lake.url, "evaluations").iterdir())
+    promote(candidate(lake, "cascade/2"), Here(), who="ann")
+    judged = promote(candidate(lake, "cascade/3"), Here(), who="ann")
+    said = {name: value for name, value in asdict(judged.decision).items() if name not in ("at", "code")}
+    assert {**said, "answer": judged.verdict.answer} == answers["promoted"]
+    assert lake.table("evals").version == answers["versions"]["evals"]
+    assert sorted(Path(lake.url, "evaluations").iterdir()) == made
+
+
+def test_a_stopped_training_ends_as_it_would_have(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
+    expected, losses = answers["resumed"], list[list[float]]()
+    watch = Watch(on_step=lambda stage, step, done: losses.append([step.step, step.loss]))
+    trained = train(planned(lake, load_config("unfinished.yaml"), "shapes"), watch=watch, cpu=True).trained
+    assert trained is not None
+    check(losses, expected["losses"], exact, "losses")
+    names = [name for name in expected["model"] if exact or name != "digest"]
+    assert {name: getattr(trained, name) for name in names} == {name: expected["model"][name] for name in names}
+    weights = dict(Imagen.from_pretrained(trained.reference, lake.url).unet.state_dict())
+    for name, value in load_file("resumed.safetensors").items():
+        assert torch.equal(weights[name], value) or (not exact and torch.allclose(weights[name], value, 1e-3, 1e-4))
