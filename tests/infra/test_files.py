@@ -1,5 +1,6 @@
 """What infra/ says, as far as it can be held against something without a cluster: schemas, names, files, commands."""
 
+import json
 import os
 import re
 import shutil
@@ -211,3 +212,25 @@ def test_the_image_holds_what_its_commands_read() -> None:
     needed = ["data", "imagen", "flows", "prefect.yaml", "infra/automations.yaml", "Makefile", "pyproject.toml"]
     for file in (*needed, *(path.name for path in ROOT.glob("requirements*"))):
         assert f" {file} " in f"{copied} "
+
+
+def test_hooks_before_a_commit_are_what_lint_runs() -> None:
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [one["repo"] for one in repositories] == ["local"]
+    hooks = [hook["entry"].replace(" --force-exclude", "") for hook in repositories[0]["hooks"]]
+    planned = subprocess.run(
+        ["make", "--dry-run", "lint", "--old-file", ".venv/.develop"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tools = re.findall(r"^\.venv/bin/(?!uv)(.*)$", planned.stdout, flags=re.M)
+    assert hooks == [f".venv/bin/{tool}".replace(" --check", "").removesuffix(" .") for tool in tools]
+
+
+def test_a_dev_container_installs_the_developers_environment() -> None:
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert container["image"].endswith(":3.11")
+    target = container["postCreateCommand"].removeprefix("make ")
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=True)
