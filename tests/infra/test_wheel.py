@@ -29,9 +29,9 @@ for package, page in [("data", "report.html"), ("data", "card.md"), ("imagen", "
 """
 MODELS = """
 from safetensors import safe_open
-from data.encoders import encoder
+from data.encoders import settings
 from data.scorers import captioner, clip
-for folder in (encoder.BUILT_IN, captioner.BUILT_IN, clip.BUILT_IN):
+for folder in (settings.BUILT_IN, captioner.BUILT_IN, clip.BUILT_IN):
     (weights,) = folder.glob("*.safetensors")
     with safe_open(weights, "numpy") as tensors:
         print(folder.name, len(tensors.keys()) > 10)
