@@ -55,7 +55,7 @@ from imagen.config.training import load_config
 from imagen.metrics.suites import load_suite
 from imagen.models.model import Imagen
 from imagen.models.table import find_model
-from imagen.train.setup import planned
+from imagen.train.setup import plan_training
 from imagen.train.train import Watch, train
 from tests.engines import Here
 from tests.release.fingerprints import arithmetic, digest, digests, without
@@ -297,7 +297,7 @@ def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
 def test_a_stopped_training_ends_as_it_would_have(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
     expected, losses = answers["resumed"], list[list[float]]()
     watch = Watch(on_step=lambda stage, step, done: losses.append([step.step, step.loss]))
-    trained = train(planned(lake, load_config("unfinished.yaml"), "shapes"), watch=watch, cpu=True).trained
+    trained = train(plan_training(lake, load_config("unfinished.yaml"), "shapes"), watch=watch, cpu=True).trained
     assert trained is not None
     check(losses, expected["losses"], exact, "losses")
     names = [name for name in expected["model"] if exact or name != "digest"]
