@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
 from prefect.events.schemas.automations import AutomationCore
+from typer.core import TyperGroup
 
 from data.build.recipe import Recipe
 from flows.command import app
@@ -43,9 +43,9 @@ def test_every_command_takes_the_words_that_it_is_given(page: str, line: str) ->
         words = words[: words.index(">")]
     command: Any = typer.main.get_command(app)
     parent = None
-    while isinstance(command, click.Group):
+    while isinstance(command, TyperGroup):
         assert words[0] in command.commands, f"{page} tells of `{line}`"
-        parent = click.Context(command, info_name=command.name, parent=parent)
+        parent = typer.Context(command, info_name=command.name, parent=parent)
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, words, parent=parent)
 
