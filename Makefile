@@ -1,5 +1,5 @@
 # The whole project from a machine with Python 3.11+, make and a package index.
-.PHONY: demo test check nightly lint house bench platform lock clean
+.PHONY: demo test check nightly lint house docs bench platform lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +34,10 @@ lint: $(DEVELOP)
 # Folders with their files and lines, the imports between them, and the rules that are broken.
 house: $(DEVELOP)
 	$(BIN)/python -m tests.house
+
+# The site, in build/site; warnings are errors. It writes docs/cli.md anew, which is committed.
+docs: $(DEVELOP)
+	$(BIN)/python -m docs.site.build
 
 bench: $(DEVELOP)
 	$(BIN)/python -m tests.bench

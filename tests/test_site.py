@@ -1,4 +1,4 @@
-"""The site: the command line reference says what the commands say, and every module has a place in the API reference."""
+"""The site: the command line reference says what the commands say, and the API reference has every module."""
 
 import re
 import subprocess

@@ -17,7 +17,7 @@ HEAD = """# Command line reference
 
 <!-- Written by `python -m docs.site.cli` from the commands in flows/. Change them there and run it again. -->
 
-`imagen VERB --help` prints the same. `--lake` and `IMAGEN_LAKE` name the lake wherever a verb reads or writes one.
+Each command prints the same with `--help`. `--lake` and `IMAGEN_LAKE` name the lake that a verb reads or writes.
 Results go to standard output, errors to standard error; `--json` prints one JSON document instead of tables.
 
 | exit code | meaning |
@@ -82,7 +82,9 @@ def split_help(text: str) -> tuple[str, list[str]]:
 
 
 def summary(command: Command) -> str:
-    """The first sentence of a command's help."""
+    """What the list of commands says of one: the first sentence of its help, if it has nothing shorter."""
+    if command.short_help:
+        return command.short_help.rstrip(".")
     paragraph = " ".join(split_help(command.help or "")[0].split("\n\n")[0].split())
     return re.split(r"(?<=\.) ", paragraph)[0].rstrip(".")
 
