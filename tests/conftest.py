@@ -20,6 +20,7 @@ from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
 from tests.servers import ceph
+from tests.shared import made_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -63,9 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small world with every fault in it."""
-    folder = tmp_path_factory.mktemp("world")
-    make_world(folder, SMALL, UNSEEN_SEED)
-    return folder
+    return made_once(tmp_path_factory, "world", lambda folder: make_world(folder, SMALL, UNSEEN_SEED))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""A lake that was built from the small world, twice: shapes@1 by the shipped recipe, shapes@2 by a stricter one."""
+"""Lakes for the tests of data/: an empty one, and one that was built from the small world twice.
+
+shapes@1 is by the shipped recipe, shapes@2 by a stricter one.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,8 @@ from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
+from tests.lakes.empty import unproved
+from tests.shared import copied
 
 STRICT = ("select.clip_score.min=0.42",)
 
@@ -27,8 +32,19 @@ def engine() -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginProcess, engine: LocalEngine) -> Lake:
-    """Not to be changed by a test: copy it."""
-    lake = Lake.make(str(tmp_path_factory.mktemp("built") / "lake"), hosts={HOST: origin.address})
-    assert build(lake, recipe_for(world), engine).version == 1
-    assert build(lake, recipe_for(world, *STRICT), engine).version == 2
+    """shapes@1 and shapes@2. Not to be changed by a test: copy it."""
+
+    def build_twice(folder: Path) -> None:
+        lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
+        assert build(lake, recipe_for(world), engine).version == 1
+        assert build(lake, recipe_for(world, *STRICT), engine).version == 2
+
+    lake = Lake.open(str(copied(tmp_path_factory, "built", build_twice) / "lake"))
+    lake.allow(HOST, origin.address)  # of this process
     return lake
+
+
+@pytest.fixture
+def empty_lake(tmp_path: Path) -> Lake:
+    """A lake on a disk that is made at once, and may fetch from no private address."""
+    return unproved(tmp_path)

@@ -15,18 +15,50 @@ from imagen.models.model import Imagen
 from tests.imagen.metrics.pictures import drawn
 from tests.lakes.drawn import with_images
 from tests.lakes.trained import another, copy_of, trained_lake
+from tests.shared import copied, made_once
 
 torch.set_num_threads(1)  # little models wait for their threads longer than they compute
 
 
 @pytest.fixture(scope="session")
-def little_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return trained_lake(tmp_path_factory.mktemp("little"))
+def one_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with drawn@1 and the model little/1 that was trained on it. Not to be changed: ask for `one_model`."""
+    return Lake.open(str(copied(tmp_path_factory, "one-model", trained_lake) / "lake"))
+
+
+@pytest.fixture(scope="session")
+def pictured_lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The same with the pictures that drawn@1 was published from. Not to be changed."""
+    return with_images(copy_of(one_model_lake, tmp_path_factory.mktemp("pictured") / "lake"))
+
+
+@pytest.fixture(scope="session")
+def three_models_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The same with little/2 and little/3, of other weights. Not to be changed: ask for `three_models`."""
+
+    def add_two(folder: Path) -> None:
+        lake = copy_of(pictured_lake, folder / "lake")
+        for number in (2, 3):
+            another(lake, number)
+
+    return Lake.open(str(copied(tmp_path_factory, "three-models", add_two) / "lake"))
 
 
 @pytest.fixture
-def model(little_lake: Lake) -> Imagen:
-    return Imagen.from_pretrained("little/1", little_lake.url)
+def one_model(one_model_lake: Lake, tmp_path: Path) -> Lake:
+    """A copy for one test."""
+    return copy_of(one_model_lake, tmp_path / "lake")
+
+
+@pytest.fixture
+def three_models(three_models_lake: Lake, tmp_path: Path) -> Lake:
+    """A copy for one test."""
+    return copy_of(three_models_lake, tmp_path / "lake")
+
+
+@pytest.fixture
+def model(one_model_lake: Lake) -> Imagen:
+    return Imagen.from_pretrained("little/1", one_model_lake.url)
 
 
 class Untrained(FeatureExtractorInceptionV3):
@@ -36,43 +68,33 @@ class Untrained(FeatureExtractorInceptionV3):
         pass
 
 
-@pytest.fixture(scope="session")
-def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_inception(folder: Path) -> None:
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("inception")
     torch.save({}, folder / "none.pth")
     model = Untrained("inception", ["2048"], feature_extractor_weights_path=str(folder / "none.pth")).train()
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # features as large as trained ones are, which others of chance are not
+    pixels = np.stack([np.asarray(picture) for picture in drawn(8, INCEPTION_SIDE, 0)[0]])
     with torch.no_grad():
-        model(
-            torch.from_numpy(np.stack([np.asarray(one) for one in drawn(8, INCEPTION_SIDE, 0)[0]])).permute(0, 3, 1, 2)
-        )
+        model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     torch.save(model.state_dict(), folder / "inception.pth")
-    return folder / "inception.pth"
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights for FID's Inception, of chance."""
+    return made_once(tmp_path_factory, "inception", write_inception) / "inception.pth"
+
+
+def write_dinov2(folder: Path) -> None:
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 4}
+    Dinov2Model(Dinov2Config(**small, initializer_range=0.2)).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
 def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("dinov2")
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 4}
-    Dinov2Model(Dinov2Config(**small, initializer_range=0.2)).save_pretrained(folder)
-    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def before(little_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """With the pictures that `drawn@1` was published from."""
-    return with_images(copy_of(little_lake, tmp_path_factory.mktemp("evaluated") / "lake"))
-
-
-@pytest.fixture(scope="session")
-def several(before: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """With little/2 and little/3 beside little/1, of other weights."""
-    lake = copy_of(before, tmp_path_factory.mktemp("several") / "lake")
-    for number in (2, 3):
-        another(lake, number)
-    return lake
+    """The folder of a small DINOv2, of chance."""
+    return made_once(tmp_path_factory, "dinov2", write_dinov2)

@@ -55,7 +55,7 @@ def pictures(count: int, seed: int) -> list[bytes]:
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def photo_lake(tmp_path: Path) -> Lake:
     """Of its pairs one caption is too short, one picture can't be read, and of two none could be had."""
     lake = unproved(tmp_path, 2)
     pairs = [(f"http://small.test/{n}.png", f"photo {n % 9}" if n != 5 else "photo") for n in range(PAIRS)]
@@ -77,12 +77,12 @@ def published(lake: Lake) -> dict[str, dict[str, Any]]:
     return {row["url"]: row for row in rows_of(lake, "datasets/small")}
 
 
-def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(lake: Lake) -> None:
-    first = build(lake, recipe(lake), Here())
+def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(photo_lake: Lake) -> None:
+    first = build(photo_lake, recipe(photo_lake), Here())
     kept = PAIRS - 3
     assert first.kept == kept
     assert first.rows["describe-recaption"] == kept, "what is not kept is not described"
-    rows = published(lake)
+    rows = published(photo_lake)
     assert {row["caption"] for row in rows.values()} <= {f"photo {n}" for n in range(9)}
     broken = rows.pop("http://small.test/0.png")
     assert (broken["recaption_text"], broken["t5_new_length"], broken["t5_length"]) == (None, None, 3)
@@ -90,69 +90,69 @@ def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(lake: La
         caption_is_true(Image.open(io.BytesIO(r["image"]["bytes"])), r["recaption_text"]).true for r in rows.values()
     ]
     assert sum(told) >= 0.8 * len(told)
-    table = recipe_table(lake)
-    texts = {row["id"]: row for row in rows_of(lake, table)}
+    table = recipe_table(photo_lake)
+    texts = {row["id"]: row for row in rows_of(photo_lake, table)}
     for row in rows.values():
         for text, name in (("caption", "t5"), ("recaption_text", "t5_new")):
             assert row[f"{name}_embedding"] == texts[text_id(row[text])]["embedding"]
-    record = lake.table("datasets/small").record()
+    record = photo_lake.table("datasets/small").record()
     assert record["embeddings"] == {"t5": table, "t5_new": table}
     assert record["texts"] == {"t5_new": "recaption_text"}
-    assert record["inputs"][recipe(lake).scores["recaption"].table] > 0
-    assert verify(lake, "small").same
+    assert record["inputs"][recipe(photo_lake).scores["recaption"].table] > 0
+    assert verify(photo_lake, "small").same
 
-    assert not any(step.pending for step in plan(lake, recipe(lake)).steps)
-    again = build(lake, recipe(lake), Here())
+    assert not any(step.pending for step in plan(photo_lake, recipe(photo_lake)).steps)
+    again = build(photo_lake, recipe(photo_lake), Here())
     assert (again.anything_done, again.version) == (False, first.version)
 
 
-def test_another_captioner_writes_anew_and_keeps_what_the_web_said(lake: Lake) -> None:
-    first = build(lake, recipe(lake), Here())
-    before = published(lake)
-    other = recipe(lake, ", max_tokens: 3")
-    assert next(s.pending for s in plan(lake, other).steps if s.name == "describe-recaption") == first.kept
-    second = build(lake, other, Here())
+def test_another_captioner_writes_anew_and_keeps_what_the_web_said(photo_lake: Lake) -> None:
+    first = build(photo_lake, recipe(photo_lake), Here())
+    before = published(photo_lake)
+    other = recipe(photo_lake, ", max_tokens: 3")
+    assert next(s.pending for s in plan(photo_lake, other).steps if s.name == "describe-recaption") == first.kept
+    second = build(photo_lake, other, Here())
     assert second.rows["describe-recaption"] == first.kept
     assert (second.version, second.changed) == (first.version + 1, first.kept - 1), "one has no text either way"
-    for url, row in published(lake).items():
+    for url, row in published(photo_lake).items():
         assert row["caption"] == before[url]["caption"]
         assert row["t5_embedding"] == before[url]["t5_embedding"]
         if row["recaption_text"] is not None:
             assert before[url]["recaption_text"].startswith(row["recaption_text"])
             assert row["t5_new_embedding"] != before[url]["t5_new_embedding"]
-    back = build(lake, recipe(lake), Here())
+    back = build(photo_lake, recipe(photo_lake), Here())
     assert back.rows["describe-recaption"] == 0, "its captions are there still"
-    assert published(lake) == before
+    assert published(photo_lake) == before
 
 
-def test_an_encoder_that_reads_another_text_is_published_anew(lake: Lake) -> None:
-    first = build(lake, recipe(lake), Here())
-    told = recipe(lake)
+def test_an_encoder_that_reads_another_text_is_published_anew(photo_lake: Lake) -> None:
+    first = build(photo_lake, recipe(photo_lake), Here())
+    told = recipe(photo_lake)
     plain = told.model_copy(update={"embed": {**told.embed, "t5_new": told.embed["t5"]}})
-    second = build(lake, plain, Here())
+    second = build(photo_lake, plain, Here())
     assert (second.version, second.changed) == (first.version + 1, first.kept)
-    assert all(row["t5_new_embedding"] == row["t5_embedding"] for row in published(lake).values())
+    assert all(row["t5_new_embedding"] == row["t5_embedding"] for row in published(photo_lake).values())
 
 
-def test_new_pairs_alone_are_described(lake: Lake, tmp_path: Path) -> None:
-    build(lake, recipe(lake), Here())
+def test_new_pairs_alone_are_described(photo_lake: Lake, tmp_path: Path) -> None:
+    build(photo_lake, recipe(photo_lake), Here())
     more = [(f"http://small.test/more/{n}.png", "another photo") for n in range(3)]
-    add_pairs(lake, tmp_path / "pairs.parquet", more, missing=0, pictures=pictures(3, 4))
-    assert build(lake, recipe(lake), Here()).rows["describe-recaption"] == 3
+    add_pairs(photo_lake, tmp_path / "pairs.parquet", more, missing=0, pictures=pictures(3, 4))
+    assert build(photo_lake, recipe(photo_lake), Here()).rows["describe-recaption"] == 3
 
 
-def test_what_was_written_of_a_forgotten_picture_is_forgotten(lake: Lake) -> None:
-    build(lake, recipe(lake), Here())
-    rows = published(lake)
+def test_what_was_written_of_a_forgotten_picture_is_forgotten(photo_lake: Lake) -> None:
+    build(photo_lake, recipe(photo_lake), Here())
+    rows = published(photo_lake)
     once = next(
         r for r in rows.values() if [o["recaption_text"] for o in rows.values()].count(r["recaption_text"]) == 1
     )
-    table = recipe_table(lake)
-    assert len(traces(lake, [once["recaption_text"].encode()])) >= 2
-    assert lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 1
-    forget(lake, "pair", once["id"])
-    assert traces(lake, [once["recaption_text"].encode()]) == []
-    assert lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 0
+    table = recipe_table(photo_lake)
+    assert len(traces(photo_lake, [once["recaption_text"].encode()])) >= 2
+    assert photo_lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 1
+    forget(photo_lake, "pair", once["id"])
+    assert traces(photo_lake, [once["recaption_text"].encode()]) == []
+    assert photo_lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 0
 
 
 def test_a_recipe_that_does_not_say_it_is_what_it_was() -> None:

@@ -94,7 +94,7 @@ def publish(lake: Lake, rows: list[dict[str, Any]], dtype: str = "bfloat16") -> 
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def versioned_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """shapes@3: three files in each of four buckets, of several row groups."""
     made = unproved(tmp_path_factory.mktemp("export"))
     with pytest.MonkeyPatch.context() as patch:
@@ -114,8 +114,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @given(bounds=st.lists(st.integers(0, ROWS), max_size=4), seed=st.none() | st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=25)
-def test_however_positions_are_cut_the_rows_are_the_same(lake: Lake, bounds: list[int], seed: int | None) -> None:
-    table = lake.table("datasets/shapes", 3)
+def test_however_positions_are_cut_the_rows_are_the_same(
+    versioned_lake: Lake, bounds: list[int], seed: int | None
+) -> None:
+    table = versioned_lake.table("datasets/shapes", 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "UNIT", 4)
         patch.setattr(data.export.in_order, "BATCH", 5)
@@ -133,8 +135,8 @@ def test_however_positions_are_cut_the_rows_are_the_same(lake: Lake, bounds: lis
         assert whole["id"].to_pylist() != IDS
 
 
-def test_tars_are_read_by_webdataset_in_the_order_of_ids(lake: Lake, tmp_path: Path) -> None:
-    written = write(lake, tmp_path / "out", "webdataset")
+def test_tars_are_read_by_webdataset_in_the_order_of_ids(versioned_lake: Lake, tmp_path: Path) -> None:
+    written = write(versioned_lake, tmp_path / "out", "webdataset")
     names = ["00000.tar", "00001.tar", "00002.tar"]
     assert [(shard.name, shard.samples) for shard in written.shards] == list(zip(names, [40, 40, 10], strict=True))
     assert sorted(content(tmp_path / "out")) == names
@@ -157,8 +159,8 @@ def test_tars_are_read_by_webdataset_in_the_order_of_ids(lake: Lake, tmp_path: P
             np.testing.assert_array_equal(sample["t5.npy"], vectors(wanted["words"]))
 
 
-def test_our_own_sources_read_an_exported_tar_back(lake: Lake, tmp_path: Path) -> None:
-    write(lake, tmp_path / "out", "webdataset")
+def test_our_own_sources_read_an_exported_tar_back(versioned_lake: Lake, tmp_path: Path) -> None:
+    write(versioned_lake, tmp_path / "out", "webdataset")
     other = unproved(tmp_path)
     ingest(other, (Source(path=str(tmp_path / "out")),), NOW)
     assert {one["id"] for one in rows_of(other, "pairs")} == {*IDS}
@@ -170,7 +172,9 @@ def test_our_own_sources_read_an_exported_tar_back(lake: Lake, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "hf"])
-def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(lake: Lake, tmp_path: Path, format: str) -> None:
+def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(
+    versioned_lake: Lake, tmp_path: Path, format: str
+) -> None:
     given: list[int] = []
 
     def kill(samples: int) -> None:
@@ -178,27 +182,27 @@ def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(lake: Lake
         if sum(given) > 45:
             raise KeyboardInterrupt
 
-    write(lake, tmp_path / "whole", format, shard_size=20)
+    write(versioned_lake, tmp_path / "whole", format, shard_size=20)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        write(lake, out, format, shard_size=20, on_samples=kill)
+        write(versioned_lake, out, format, shard_size=20, on_samples=kill)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != MARKER}
     assert len(before) == 2
     for other in ({"shard_size": 30}, {"shuffle": 1}):
         with pytest.raises(ExportError, match="holds an unfinished export of something else"):
-            write(lake, out, format, **{"shard_size": 20, **other})
+            write(versioned_lake, out, format, **{"shard_size": 20, **other})
     done: list[int] = []
-    again = write(lake, out, format, shard_size=20, on_plan=done.append, on_samples=done.append)
+    again = write(versioned_lake, out, format, shard_size=20, on_plan=done.append, on_samples=done.append)
     assert (again.found, again.samples) == (2, ROWS)
     assert done == [50, 20, 20, 10], "what was planned, and each shard"
     assert content(out) == content(tmp_path / "whole")
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(ExportError, match=r"out is not empty\. Name an empty folder"):
-        write(lake, out, format)
+        write(versioned_lake, out, format)
 
 
-def test_parquet_is_the_version_s_rows_and_shows_pictures(lake: Lake, tmp_path: Path) -> None:
-    write(lake, tmp_path / "out", "parquet")
+def test_parquet_is_the_version_s_rows_and_shows_pictures(versioned_lake: Lake, tmp_path: Path) -> None:
+    write(versioned_lake, tmp_path / "out", "parquet")
     files = [tmp_path / "out" / f"{number:05d}.parquet" for number in range(3)]
     assert [pq.read_metadata(file).num_rows for file in files] == [40, 40, 10]
     table = pa.concat_tables(pq.read_table(file) for file in files)
@@ -224,9 +228,9 @@ def front(folder: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(matter), text
 
 
-def test_a_hub_folder_loads_by_its_name_and_has_a_card(lake: Lake, tmp_path: Path) -> None:
+def test_a_hub_folder_loads_by_its_name_and_has_a_card(versioned_lake: Lake, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    written = write(lake, out, "hf")
+    written = write(versioned_lake, out, "hf")
     names = [f"data/train-{number:05d}-of-00003.parquet" for number in range(3)]
     assert sorted(content(out)) == ["README.md", *names]
     loaded = load(out, tmp_path / "cache")
@@ -243,36 +247,38 @@ def test_a_hub_folder_loads_by_its_name_and_has_a_card(lake: Lake, tmp_path: Pat
     assert "90 pictures with captions" in text
 
 
-def test_the_card_in_the_lake_is_taken_if_it_is_of_this_version(lake: Lake, tmp_path: Path) -> None:
-    card = storage.join(lake.table_url("datasets/shapes"), "README.md")
+def test_the_card_in_the_lake_is_taken_if_it_is_of_this_version(versioned_lake: Lake, tmp_path: Path) -> None:
+    card = storage.join(versioned_lake.table_url("datasets/shapes"), "README.md")
     wrong = "configs: [{config_name: default, data_files: bucket=0/*}]"
     try:
         for version, taken in ((3, True), (2, False)):
             storage.write(card, f"---\nlicense: cc0-1.0\n{wrong}\n---\n# shapes@{version}\nMine.\n".encode())
-            write(lake, tmp_path / str(version), "hf")
+            write(versioned_lake, tmp_path / str(version), "hf")
             said, text = front(tmp_path / str(version))
             assert said["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
             assert ("license" in said, "Mine." in text) == (taken, taken)
             assert len(load(tmp_path / str(version), tmp_path / "cache")) == ROWS
         storage.write(card, b"---\na: [\n---\nMine.\n")
         with pytest.raises(ExportError, match=r"front matter of .*README.md is no YAML"):
-            write(lake, tmp_path / "broken", "hf")
+            write(versioned_lake, tmp_path / "broken", "hf")
     finally:
         storage.remove(card)
 
 
-def test_a_seed_shuffles_the_same_way_each_time(lake: Lake, tmp_path: Path) -> None:
+def test_a_seed_shuffles_the_same_way_each_time(versioned_lake: Lake, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2), ("d", None)):
-        write(lake, tmp_path / name, "parquet", shuffle=seed)
+        write(versioned_lake, tmp_path / name, "parquet", shuffle=seed)
     assert content(tmp_path / "a") == content(tmp_path / "b") != content(tmp_path / "c")
     ids = {name: pq.read_table(tmp_path / name, columns=["id"])["id"].to_pylist() for name in "acd"}
     assert sorted(ids["a"]) == sorted(ids["c"]) == ids["d"] == IDS
     assert ids["a"] != IDS
 
 
-def test_an_export_on_s3_is_the_one_on_disk(lake: Lake, tmp_path: Path, bucket: Bucket, s3_server: str) -> None:
+def test_an_export_on_s3_is_the_one_on_disk(
+    versioned_lake: Lake, tmp_path: Path, bucket: Bucket, s3_server: str
+) -> None:
     root = bucket(s3_server)
-    storage.split(root)[0].put(lake.url, root, recursive=True)
+    storage.split(root)[0].put(versioned_lake.url, root, recursive=True)
     far = Lake.open(root)
 
     def kill(samples: int) -> None:
@@ -283,7 +289,7 @@ def test_an_export_on_s3_is_the_one_on_disk(lake: Lake, tmp_path: Path, bucket: 
         with pytest.raises(KeyboardInterrupt):
             write(far, out, format, on_samples=kill)
         written = write(far, out, format)
-        write(lake, tmp_path / format, format)
+        write(versioned_lake, tmp_path / format, format)
         assert {name: storage.read(f"{out}/{name}") for name in content(tmp_path / format)} == content(
             tmp_path / format
         )
@@ -318,8 +324,8 @@ def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
         export(lake, "shapes", 1, str(tmp_path / "e"), Format.parquet)
 
 
-def test_the_command_says_what_was_written(lake: Lake, tmp_path: Path) -> None:
-    command = ["export", "shapes@3", str(tmp_path / "out"), "--lake", lake.url, "--shard-size", "50"]
+def test_the_command_says_what_was_written(versioned_lake: Lake, tmp_path: Path) -> None:
+    command = ["export", "shapes@3", str(tmp_path / "out"), "--lake", versioned_lake.url, "--shard-size", "50"]
     told = CliRunner().invoke(app, [*command, "--format", "webdataset", "--json"])
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)

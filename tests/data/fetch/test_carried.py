@@ -22,16 +22,11 @@ from data.pictures.prepare import prepare
 from data.sources.ingest import Ingested, ingest
 from data.sources.sources import Columns, Source, check_sources
 from tests.conftest import Bucket
-from tests.lakes.empty import NOW, reasons, rows_of, said, unproved
+from tests.lakes.empty import NOW, reasons, rows_of, said
 from tests.servers.small_world import jpeg
 
 SETTINGS = DownloadSettings(image_size=64, max_bytes=100_000)
 PICTURES = {f"{n:05d}": jpeg(48 + n, 40, seed=n) for n in range(12)}
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return unproved(tmp_path)
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> Path:
@@ -73,20 +68,20 @@ def digests(pictures: dict[str, bytes] = PICTURES) -> dict[str, str]:
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("folder", ["", "a/b.c/", "long/" * 40])
-def test_pictures_of_a_tar_come_along(tmp_path: Path, lake: Lake, format: int, folder: str) -> None:
+def test_pictures_of_a_tar_come_along(tmp_path: Path, empty_lake: Lake, format: int, folder: str) -> None:
     path = write_tar(tmp_path / "a.tar", [(folder + name, body) for name, body in members()], format)
     source = Source(path=str(path), columns=Columns(extra=("punsafe",), sha256="sha256"))
     check_sources([source])
-    assert ingest(lake, (source,), NOW) == Ingested(seen=12, new=12, files_read=1)
-    row = rows_of(lake, "pairs")[0]
+    assert ingest(empty_lake, (source,), NOW) == Ingested(seen=12, new=12, files_read=1)
+    row = rows_of(empty_lake, "pairs")[0]
     assert row["url"].startswith("http://a.test/")
     assert json.loads(row["extra"])["punsafe"] == 0.25
     assert row["sha256"] is None, "what was downloaded once is not what lies in the tar"
-    assert downloaded(lake) == digests()
-    assert make_plan(lake, Download(lake, SETTINGS), 1000).rows == 0
+    assert downloaded(empty_lake) == digests()
+    assert make_plan(empty_lake, Download(empty_lake, SETTINGS), 1000).rows == 0
 
 
-def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path, lake: Lake) -> None:
+def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path, empty_lake: Lake) -> None:
     picture = PICTURES["00000"]
     parts = [
         *(("1.JPG", picture), ("2.seg.png", b"no"), ("2.webp", picture), ("3.png", picture), ("4.jpg", picture)),
@@ -96,12 +91,14 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
         *(("3.txt", b"\xff\xfe"), ("4.json", b"{"), ("7.json", b"[]"), ("8.json", b'{"caption": 8}')),
     ]
     path = write_tar(tmp_path / "a.tar", parts)
-    came = ingest(lake, (Source(path=str(path)),), NOW)
+    came = ingest(empty_lake, (Source(path=str(path)),), NOW)
     url = path.as_uri()
-    assert said(lake) == sorted(
+    assert said(empty_lake) == sorted(
         [(f"{url}#1.JPG", "naïve 🐕"), (f"{url}#2.webp", "é"), ("http://b.test/6", "a URL"), (f"{url}#10.jpg", "")]
     )
-    found = {row["reason"].partition(":")[0]: row["reason"].partition(": ")[2] for row in rows_of(lake, "rejects")}
+    found = {
+        row["reason"].partition(":")[0]: row["reason"].partition(": ")[2] for row in rows_of(empty_lake, "rejects")
+    }
     assert found["3"].startswith("'utf-8' codec can't decode")
     assert found["4"].startswith("Expecting property name")
     assert found["5"] == "neither a picture nor a URL"
@@ -111,32 +108,32 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
     assert (came.seen, came.unreadable) == (10, 6)
 
 
-def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, lake: Lake) -> None:
+def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, empty_lake: Lake) -> None:
     path = write_tar(tmp_path / "a.tar", members())
     with tarfile.open(path) as tar:
         cut = tar.getmember("00007.jpg").offset_data + 100
     path.write_bytes(path.read_bytes()[:cut])
     check_sources([Source(path=str(path))])
-    ingest(lake, (Source(path=str(path)),), NOW)
-    assert reasons(lake) == [(None, f"source {path.as_uri()} can't be read: unexpected end of data")]
+    ingest(empty_lake, (Source(path=str(path)),), NOW)
+    assert reasons(empty_lake) == [(None, f"source {path.as_uri()} can't be read: unexpected end of data")]
     wanted = digests({key: body for key, body in PICTURES.items() if key < "00007"})
-    assert downloaded(lake) == {**wanted, "": "truncated"}
+    assert downloaded(empty_lake) == {**wanted, "": "truncated"}
 
 
-def test_an_archive_that_changed_or_went_gives_no_wrong_picture(tmp_path: Path, lake: Lake) -> None:
+def test_an_archive_that_changed_or_went_gives_no_wrong_picture(tmp_path: Path, empty_lake: Lake) -> None:
     first = write_tar(tmp_path / "a.tar", members())
     names = list(PICTURES)
     second = write_tar(tmp_path / "b.tar", [("x.jpg", PICTURES[names[0]]), ("x.txt", b"gone")])
-    ingest(lake, (Source(path=str(tmp_path / "*.tar")),), NOW)
+    ingest(empty_lake, (Source(path=str(tmp_path / "*.tar")),), NOW)
     others = {name: PICTURES[names[-1]].ljust(len(PICTURES[name]), b"\0")[: len(PICTURES[name])] for name in names}
     write_tar(first, members(dict(zip([f"9{name[1:]}" for name in names], others.values(), strict=True))))
     second.unlink()
-    assert set(downloaded(lake).values()) == {"not_found"}
-    errors = {row["error"] for row in rows_of(lake, "fetches")}
+    assert set(downloaded(empty_lake).values()) == {"not_found"}
+    errors = {row["error"] for row in rows_of(empty_lake, "fetches")}
     assert errors == {"the tar was changed: another member lies where the picture was", f"{second.as_uri()} is gone"}
 
 
-def test_pictures_of_a_hugging_face_folder_come_along(tmp_path: Path, lake: Lake) -> None:
+def test_pictures_of_a_hugging_face_folder_come_along(tmp_path: Path, empty_lake: Lake) -> None:
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     (folder / ".cache").mkdir()
@@ -154,25 +151,25 @@ def test_pictures_of_a_hugging_face_folder_come_along(tmp_path: Path, lake: Lake
         pq.write_table(table, folder / "data" / f"train-0000{part}-of-00002.parquet", row_group_size=3)
     source = Source(path=str(folder), columns=Columns(caption="text", extra="all"))
     check_sources([source])
-    assert ingest(lake, (source,), NOW) == Ingested(seen=13, new=13, files_read=2)
-    row = next(row for row in rows_of(lake, "pairs") if row["caption"] == "picture 00004")
+    assert ingest(empty_lake, (source,), NOW) == Ingested(seen=13, new=13, files_read=2)
+    row = next(row for row in rows_of(empty_lake, "pairs") if row["caption"] == "picture 00004")
     assert row["url"].endswith("set/data/train-00000-of-00002.parquet#4")
     about = json.loads(row["extra"])
     assert (about["n"], about["_at"]["row_group"], about["_at"]["row"]) == (1, 1, 1)
-    assert downloaded(lake) == {**digests(), "none": "not_found"}
+    assert downloaded(empty_lake) == {**digests(), "none": "not_found"}
 
 
-def test_a_parquet_file_that_changed_gives_no_wrong_picture(tmp_path: Path, lake: Lake) -> None:
+def test_a_parquet_file_that_changed_gives_no_wrong_picture(tmp_path: Path, empty_lake: Lake) -> None:
     def write(pictures: list[bytes]) -> None:
         pq.write_table(pa.table({"image": pictures, "caption": [f"{n}" for n in range(3)]}), tmp_path / "a.parquet")
 
     write([PICTURES["00000"]] * 3)
-    ingest(lake, (Source(path=str(tmp_path / "a.parquet")),), NOW)
+    ingest(empty_lake, (Source(path=str(tmp_path / "a.parquet")),), NOW)
     write([PICTURES["00001"], PICTURES["00002"], PICTURES["00003"]])
-    assert downloaded(lake) == dict.fromkeys("012", "not_found")
+    assert downloaded(empty_lake) == dict.fromkeys("012", "not_found")
 
 
-def test_pictures_beside_a_table_come_along_and_nothing_outside_does(tmp_path: Path, lake: Lake) -> None:
+def test_pictures_beside_a_table_come_along_and_nothing_outside_does(tmp_path: Path, empty_lake: Lake) -> None:
     folder = tmp_path / "set"
     (folder / "in").mkdir(parents=True)
     (tmp_path / "secret.jpg").write_bytes(PICTURES["00000"])
@@ -183,9 +180,9 @@ def test_pictures_beside_a_table_come_along_and_nothing_outside_does(tmp_path: P
     text = "file_name,caption\n" + "".join(f"{name},{caption}\n" for name, caption in [*rows, ("in/no.jpg", "none")])
     (folder / "metadata.csv").write_text(text)
     check_sources([Source(path=str(folder))])
-    assert ingest(lake, (Source(path=str(folder)),), NOW) == Ingested(seen=16, new=13, unreadable=3, files_read=1)
-    assert {reason for _, reason in reasons(lake)} == {"file_name leads out of the folder"}
-    assert downloaded(lake) == {**digests(), "none": "not_found"}
+    assert ingest(empty_lake, (Source(path=str(folder)),), NOW) == Ingested(seen=16, new=13, unreadable=3, files_read=1)
+    assert {reason for _, reason in reasons(empty_lake)} == {"file_name leads out of the folder"}
+    assert downloaded(empty_lake) == {**digests(), "none": "not_found"}
 
 
 def test_a_folder_without_anything_to_read_is_told(tmp_path: Path) -> None:
@@ -224,7 +221,7 @@ def test_however_the_reads_are_grouped_each_place_gets_its_picture(
 
 def test_pictures_on_s3_come_along_in_few_requests(
     tmp_path: Path,
-    lake: Lake,
+    empty_lake: Lake,
     bucket: Bucket,
     s3_server: str,
 ) -> None:
@@ -235,11 +232,14 @@ def test_pictures_on_s3_come_along_in_few_requests(
     storage.write(f"{root}/set/data/a.parquet", (tmp_path / "a.parquet").read_bytes())
     sources = (Source(path=f"{root}/in/*.tar"), Source(path=f"{root}/set"))
     check_sources(sources)
-    assert ingest(lake, sources, NOW) == Ingested(seen=24, new=24, files_read=2)
-    check_sources(sources, lake)
-    assert ingest(lake, sources, NOW) == Ingested(files_known=2)
+    assert ingest(empty_lake, sources, NOW) == Ingested(seen=24, new=24, files_read=2)
+    check_sources(sources, empty_lake)
+    assert ingest(empty_lake, sources, NOW) == Ingested(files_known=2)
     wanted = digests()
-    assert downloaded(lake) == {**wanted, **{text.replace("picture", "p"): digest for text, digest in wanted.items()}}
+    assert downloaded(empty_lake) == {
+        **wanted,
+        **{text.replace("picture", "p"): digest for text, digest in wanted.items()},
+    }
     storage.remove(f"{root}/in/a.tar")
-    place = json.loads(next(row["extra"] for row in rows_of(lake, "pairs") if "a.test" in row["url"]))["_at"]
+    place = json.loads(next(row["extra"] for row in rows_of(empty_lake, "pairs") if "a.test" in row["url"]))["_at"]
     assert [one.status for _, one in read_carried([place], 100_000)] == ["not_found"]

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def origin(folder: Path) -> Iterator[OriginServer]:
+def folder_origin(folder: Path) -> Iterator[OriginServer]:
     with OriginServer(folder) as server:
         yield server
 
@@ -229,8 +229,8 @@ def test_a_name_that_turns_private_after_its_first_answer_is_not_followed() -> N
         ("noai", "opt_out", False),
     ],
 )
-def test_each_misbehaviour_has_its_status(origin: OriginServer, page: str, status: str, transient: bool) -> None:
-    fetched = fetch(f"http://{NAME}/p/{page}.jpg", hosts={NAME: origin.address}, timeout=1.0)[0]
+def test_each_misbehaviour_has_its_status(folder_origin: OriginServer, page: str, status: str, transient: bool) -> None:
+    fetched = fetch(f"http://{NAME}/p/{page}.jpg", hosts={NAME: folder_origin.address}, timeout=1.0)[0]
     assert (fetched.status, fetched.transient) == (status, transient), fetched
     assert (fetched.error is None) == (status == "ok")
     assert (fetched.body is not None) == (status == "ok")
@@ -240,15 +240,15 @@ def test_each_misbehaviour_has_its_status(origin: OriginServer, page: str, statu
         assert fetched.content_type == "image/jpeg"
 
 
-def test_what_robots_txt_forbids_is_not_asked_for(origin: OriginServer) -> None:
-    url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: origin.address}
+def test_what_robots_txt_forbids_is_not_asked_for(folder_origin: OriginServer) -> None:
+    url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: folder_origin.address}
     refused = fetch(url, hosts=hosts)[0]
     assert (refused.status, refused.transient) == ("robots", False)
     assert fetch(url, hosts=hosts, respect_robots=False)[0].status == "ok"
 
 
-def test_a_blocked_domain_and_its_subdomains_are_not_asked(origin: OriginServer) -> None:
-    hosts = {NAME: origin.address, f"*.{NAME}": origin.address}
+def test_a_blocked_domain_and_its_subdomains_are_not_asked(folder_origin: OriginServer) -> None:
+    hosts = {NAME: folder_origin.address, f"*.{NAME}": folder_origin.address}
     got = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
     assert [fetched.status for fetched in got] == ["blocked", "blocked"]
 

@@ -27,7 +27,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def built(once: Path, tmp_path: Path) -> tuple[Lake, Path]:
+def gated_lake(once: Path, tmp_path: Path) -> tuple[Lake, Path]:
     """A lake of one's own like that."""
     shutil.copytree(once / "lake", tmp_path / "lake")
     return Lake.open(str(tmp_path / "lake")), once / "pairs.parquet"
@@ -44,9 +44,9 @@ def built(once: Path, tmp_path: Path) -> tuple[Lake, Path]:
     ],
 )
 def test_a_closed_gate_says_figure_and_bound_and_the_version_before_stays(
-    built: tuple[Lake, Path], threshold: float, gate: str, said: str
+    gated_lake: tuple[Lake, Path], threshold: float, gate: str, said: str
 ) -> None:
-    lake, source = built
+    lake, source = gated_lake
     before, state = content_of(lake, "small"), lake.table("datasets/small").version
     with pytest.raises(GateClosed, match=rf"^small was not published: .*{said}") as raised:
         build_small(lake, small_recipe(source, threshold, f"gates:\n  {gate}\n"))
@@ -80,8 +80,8 @@ def test_a_null_in_a_column_that_may_have_none_closes_the_gate(tmp_path: Path) -
     assert build_small(lake, parse_recipe(text + "[caption, url]", "small.yaml")).version == 1
 
 
-def test_gates_are_not_asked_where_nothing_would_be_published(built: tuple[Lake, Path]) -> None:
-    lake, source = built
+def test_gates_are_not_asked_where_nothing_would_be_published(gated_lake: tuple[Lake, Path]) -> None:
+    lake, source = gated_lake
     again = build_small(lake, small_recipe(source, 0.2, "gates:\n  rows: {min: 1000}\n"))
     assert (again.version, again.anything_done) == (1, False)
 

@@ -73,7 +73,7 @@ def filled(url: str, rows: int = 400) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def numbered_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return filled(str(tmp_path_factory.mktemp("reader") / "lake"))
 
 
@@ -188,43 +188,45 @@ def test_whatever_ranks_and_workers_an_epoch_moves_over_each_position_is_given_o
 # The reader itself
 
 
-def test_ranks_and_workers_together_give_every_sample_once(lake: Lake) -> None:
+def test_ranks_and_workers_together_give_every_sample_once(numbered_lake: Lake) -> None:
     for world, workers in ((1, 0), (1, 2), (2, 0), (3, 2)):
-        parts = [ids(loader(reader(lake, rank, world), workers)) for rank in range(world)]
+        parts = [ids(loader(reader(numbered_lake, rank, world), workers)) for rank in range(world)]
         assert sorted(id for part in parts for id in part) == IDS
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-        assert [len(part) for part in parts] == [len(reader(lake, rank, world)) for rank in range(world)]
+        assert [len(part) for part in parts] == [len(reader(numbered_lake, rank, world)) for rank in range(world)]
 
 
-def test_two_readings_are_alike_and_epochs_differ(lake: Lake) -> None:
-    first, other = reader(lake), reader(lake, seed=1)
+def test_two_readings_are_alike_and_epochs_differ(numbered_lake: Lake) -> None:
+    first, other = reader(numbered_lake), reader(numbered_lake, seed=1)
     before = ids(first)
-    assert before == ids(first) == ids(reader(lake)), "another epoch is asked for, never come upon"
+    assert before == ids(first) == ids(reader(numbered_lake)), "another epoch is asked for, never come upon"
     first.set_epoch(1)
     assert sorted(before) == sorted(ids(first)) == sorted(ids(other)) == IDS
     assert before not in (ids(first), ids(other))
-    assert sorted(ids(reader(lake, shuffle=False))) == IDS
-    files = Reader(lake, "shapes").paths
-    in_order = [id for path in files for id in lake.table("datasets/shapes").dataset(paths=[path]).to_table()["id"]]
-    assert ids(reader(lake, shuffle=False)) == [id.as_py() for id in in_order]
+    assert sorted(ids(reader(numbered_lake, shuffle=False))) == IDS
+    files = Reader(numbered_lake, "shapes").paths
+    in_order = [
+        id for path in files for id in numbered_lake.table("datasets/shapes").dataset(paths=[path]).to_table()["id"]
+    ]
+    assert ids(reader(numbered_lake, shuffle=False)) == [id.as_py() for id in in_order]
 
 
-def test_even_shares_leave_out_fewer_than_there_are_ranks(lake: Lake) -> None:
-    parts = [ids(reader(lake, rank, 3, drop_uneven=True)) for rank in range(3)]
+def test_even_shares_leave_out_fewer_than_there_are_ranks(numbered_lake: Lake) -> None:
+    parts = [ids(reader(numbered_lake, rank, 3, drop_uneven=True)) for rank in range(3)]
     assert [len(part) for part in parts] == [133, 133, 133]
     assert len({id for part in parts for id in part}) == 399
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_a_loader_goes_on_after_any_batch_as_if_it_had_not_stopped(lake: Lake, workers: int) -> None:
+def test_a_loader_goes_on_after_any_batch_as_if_it_had_not_stopped(numbered_lake: Lake, workers: int) -> None:
     batch = 29
-    whole = [batch["id"] for batch in loader(reader(lake), workers, batch)]
+    whole = [batch["id"] for batch in loader(reader(numbered_lake), workers, batch)]
     for stop in range(0, len(whole) + 1, 1 if workers == 0 else 4):
-        first = loader(reader(lake), workers, batch)
+        first = loader(reader(numbered_lake), workers, batch)
         batches = iter(first)
         assert [next(batches)["id"] for _ in range(stop)] == whole[:stop]
         state = json.loads(json.dumps(first.state_dict()))
-        second = loader(reader(lake), workers, batch)
+        second = loader(reader(numbered_lake), workers, batch)
         second.load_state_dict(state)
         assert [batch["id"] for batch in second] == whole[stop:]
 
@@ -234,89 +236,89 @@ def test_a_loader_goes_on_after_any_batch_as_if_it_had_not_stopped(lake: Lake, w
 )
 @settings(deadline=None, max_examples=12)
 def test_an_epoch_that_moves_over_changing_worlds_gives_every_sample_once(
-    lake: Lake, steps: list[tuple[int, int]], seed: int
+    numbered_lake: Lake, steps: list[tuple[int, int]], seed: int
 ) -> None:
     got: list[str] = []
     state: dict[str, Any] | None = None
     for world, taken in steps:
         states = []
         for rank in range(world):
-            mine = reader(lake, rank, world, seed=seed)
+            mine = reader(numbered_lake, rank, world, seed=seed)
             if state:
                 mine.load_state_dict(state)
             got += ids(islice(mine, taken // (rank + 1)))
             states.append(json.loads(json.dumps(mine.state_dict())))
         state = merge_states(states)
-    last = reader(lake, seed=seed)
+    last = reader(numbered_lake, seed=seed)
     last.load_state_dict(state or {})
     assert sorted(got + ids(last)) == IDS
 
 
-def test_an_epoch_moves_to_another_number_of_ranks_and_workers(lake: Lake) -> None:
+def test_an_epoch_moves_to_another_number_of_ranks_and_workers(numbered_lake: Lake) -> None:
     got, states = [], []
     for rank, (workers, batches) in enumerate(((2, 5), (1, 3))):
-        before = loader(reader(lake, rank, 2), workers)
+        before = loader(reader(numbered_lake, rank, 2), workers)
         got += ids(islice(before, batches))
         states.append(before.state_dict())
     assert len(got) == 8 * 7
     merged = merge_states(states)
     halfway = []
     for rank in range(3):
-        again = reader(lake, rank, 3)
+        again = reader(numbered_lake, rank, 3)
         again.load_state_dict(merged)
         after = loader(again, 2)
         got += ids(islice(after, 4))
         halfway.append(after.state_dict())
-    alone = reader(lake)
+    alone = reader(numbered_lake)
     alone.load_state_dict(merge_states(halfway))
     assert sorted(got + ids(loader(alone, 0))) == IDS
 
 
-def test_a_loaded_state_is_used_once(lake: Lake) -> None:
+def test_a_loaded_state_is_used_once(numbered_lake: Lake) -> None:
     for first, second in ((2, 2), (2, 3), (0, 2), (2, 0), (3, 1)):
-        begun = reader(lake)
+        begun = reader(numbered_lake)
         ids(islice(begun, 100))
-        again = reader(lake)
+        again = reader(numbered_lake)
         again.load_state_dict(begun.state_dict())
         assert again.epoch == 0
         assert len(ids(loader(again, first))) == 300
         assert sorted(ids(loader(again, second))) == IDS, "the next iteration is a whole epoch"
 
 
-def test_epochs_and_resumes_reach_workers_that_stay(lake: Lake) -> None:
-    data = reader(lake)
+def test_epochs_and_resumes_reach_workers_that_stay(numbered_lake: Lake) -> None:
+    data = reader(numbered_lake)
     stay = loader(data, 2, persistent_workers=True)
     first = ids(stay)
     data.set_epoch(1)
     second = ids(stay)
     assert sorted(first) == sorted(second) == IDS
     assert first != second
-    data.load_state_dict({**reader(lake).state_dict(), "left": [[0, 10]]})
+    data.load_state_dict({**reader(numbered_lake).state_dict(), "left": [[0, 10]]})
     with pytest.raises(StateMismatch, match="make a new DataLoader"):
         ids(stay)
 
 
-def test_a_state_at_the_end_of_an_epoch_leads_to_the_next(lake: Lake) -> None:
+def test_a_state_at_the_end_of_an_epoch_leads_to_the_next(numbered_lake: Lake) -> None:
     for workers in (0, 2):
-        done = loader(reader(lake), workers)
+        done = loader(reader(numbered_lake), workers)
         assert sorted(ids(done)) == IDS
-        data = reader(lake)
+        data = reader(numbered_lake)
         after = loader(data, workers)
         after.load_state_dict(done.state_dict())
         data.set_epoch(1)
-        nxt = reader(lake)
+        nxt = reader(numbered_lake)
         nxt.set_epoch(1)
         assert ids(after) == ids(loader(nxt, workers))
-        rest = reader(lake)
+        rest = reader(numbered_lake)
         rest.load_state_dict(merge_states([done.state_dict()]))
         assert ids(rest) == []
 
 
-def test_a_loaded_state_is_let_go_for_another_epoch(lake: Lake) -> None:
-    begun = reader(lake)
+def test_a_loaded_state_is_let_go_for_another_epoch(numbered_lake: Lake) -> None:
+    begun = reader(numbered_lake)
     begun.set_epoch(4)
     ids(islice(begun, 100))
-    again = reader(lake)
+    again = reader(numbered_lake)
     again.load_state_dict(begun.state_dict())
     assert again.epoch == 4
     again.set_epoch(4)
@@ -327,35 +329,38 @@ def test_a_loaded_state_is_let_go_for_another_epoch(lake: Lake) -> None:
     assert len(ids(again)) == 400
 
 
-def test_a_state_of_something_else_is_refused(lake: Lake, tmp_path: Path) -> None:
-    state = reader(lake).state_dict()
+def test_a_state_of_something_else_is_refused(numbered_lake: Lake, tmp_path: Path) -> None:
+    state = reader(numbered_lake).state_dict()
     for other, words in (
-        (reader(lake, seed=1), "state is of seed 0, the reader of seed 1"),
-        (reader(lake, version=3), r"state is of version 4, the reader of version 3: open the reader of shapes@4"),
+        (reader(numbered_lake, seed=1), "state is of seed 0, the reader of seed 1"),
+        (
+            reader(numbered_lake, version=3),
+            r"state is of version 4, the reader of version 3: open the reader of shapes@4",
+        ),
         (reader(filled(str(tmp_path / "lake"), rows=399)), "state is of files "),
-        (reader(lake, shuffle=False), "state is of shuffle True"),
+        (reader(numbered_lake, shuffle=False), "state is of shuffle True"),
     ):
         with pytest.raises(StateMismatch, match=words):
             other.load_state_dict(state)
 
 
-def test_the_state_of_a_loader_is_told_from_that_of_a_reader(lake: Lake) -> None:
+def test_the_state_of_a_loader_is_told_from_that_of_a_reader(numbered_lake: Lake) -> None:
     with pytest.raises(StateMismatch, match=r"no reader's state.*merge_states"):
-        reader(lake).load_state_dict(loader(reader(lake), 1).state_dict())
+        reader(numbered_lake).load_state_dict(loader(reader(numbered_lake), 1).state_dict())
 
 
-def test_a_state_of_another_place_is_refused_with_the_way_out(lake: Lake) -> None:
-    begun = reader(lake, 0, 2)
+def test_a_state_of_another_place_is_refused_with_the_way_out(numbered_lake: Lake) -> None:
+    begun = reader(numbered_lake, 0, 2)
     next(iter(begun))
-    other = reader(lake, 1, 2)
+    other = reader(numbered_lake, 1, 2)
     other.load_state_dict(begun.state_dict())
     with pytest.raises(StateMismatch, match=r"worker 0 of 1 on rank 0 of 2, here is .* rank 1 of 2.*merge_states"):
         next(iter(other))
 
 
-def test_states_that_do_not_belong_together_are_not_merged(lake: Lake) -> None:
+def test_states_that_do_not_belong_together_are_not_merged(numbered_lake: Lake) -> None:
     def state(rank: int, world: int, taken: int = 3, **settings: Any) -> dict[str, Any]:
-        data = reader(lake, rank, world, **settings)
+        data = reader(numbered_lake, rank, world, **settings)
         ids(islice(data, taken))
         return data.state_dict()
 
@@ -369,22 +374,22 @@ def test_states_that_do_not_belong_together_are_not_merged(lake: Lake) -> None:
         merge_states([state(0, 2), state(0, 3)])
     with pytest.raises(StateMismatch, match="overlap"):
         merge_states([state(0, 2), state(1, 2), state(0, 2, taken=9)])
-    lagging = loader(reader(lake), 2, snapshot_every_n_steps=5)
+    lagging = loader(reader(numbered_lake), 2, snapshot_every_n_steps=5)
     ids(islice(lagging, 3))
     with pytest.raises(StateMismatch, match="snapshot_every_n_steps=1"):
         merge_states([lagging.state_dict()])
 
 
-def test_a_plain_loader_with_workers_has_no_state_to_offer(lake: Lake) -> None:
-    data = reader(lake)
+def test_a_plain_loader_with_workers_has_no_state_to_offer(numbered_lake: Lake) -> None:
+    data = reader(numbered_lake)
     assert sorted(ids(DataLoader(data, batch_size=50, num_workers=2))) == IDS
     with pytest.raises(StateMismatch, match="StatefulDataLoader"):
         data.state_dict()
 
 
-def test_workers_that_are_spawned_share_the_epoch(lake: Lake) -> None:
-    data = reader(lake)
-    begun = reader(lake)
+def test_workers_that_are_spawned_share_the_epoch(numbered_lake: Lake) -> None:
+    data = reader(numbered_lake)
+    begun = reader(numbered_lake)
     ids(islice(begun, 390))
     data.load_state_dict(begun.state_dict())
     spawned = loader(data, 1, multiprocessing_context=multiprocessing.get_context("spawn"), persistent_workers=True)
@@ -395,17 +400,17 @@ def test_workers_that_are_spawned_share_the_epoch(lake: Lake) -> None:
 
 
 def test_rank_and_world_come_from_torchrun_or_the_group_that_was_joined(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    numbered_lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    found = Reader(lake, "shapes")
+    found = Reader(numbered_lake, "shapes")
     assert (found.rank, found.world) == (1, 3)
     with pytest.raises(ValueError, match="rank 3 of 3"):
-        Reader(lake, "shapes", rank=3)
+        Reader(numbered_lake, "shapes", rank=3)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        found = Reader(lake, "shapes")
+        found = Reader(numbered_lake, "shapes")
     finally:
         torch.distributed.destroy_process_group()
     assert (found.rank, found.world) == (0, 1)
@@ -477,13 +482,13 @@ def test_a_column_that_is_younger_than_a_file_is_none_there(tmp_path: Path) -> N
     ]
 
 
-def test_what_is_not_there_is_named(lake: Lake, tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(numbered_lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(ColumnNotFound, match=r"shapes@4 has no column 'T5'; it has id, .*clip_score, t5$"):
-        Reader(lake, "shapes", columns=("id", "T5"))
+        Reader(numbered_lake, "shapes", columns=("id", "T5"))
     with pytest.raises(DatasetVersionNotFound, match="shapes@9 does not exist"):
-        Reader(lake, "shapes", version=9)
+        Reader(numbered_lake, "shapes", version=9)
     with pytest.raises(DatasetNotFound, match="no dataset cats"):
-        Reader(lake, "cats")
+        Reader(numbered_lake, "cats")
     gone = filled(str(tmp_path / "lake"), 120)
     data = reader(gone)
     storage.remove(storage.join(data.url, data.paths[0]))
@@ -491,9 +496,9 @@ def test_what_is_not_there_is_named(lake: Lake, tmp_path: Path) -> None:
         ids(data)
 
 
-def test_an_older_version_and_an_empty_one_are_read_as_they_were(lake: Lake) -> None:
-    assert sorted(ids(reader(lake, version=1))) == IDS[:200]
-    assert ids(reader(lake, version=0)) == ids(loader(reader(lake, version=0), 2)) == []
+def test_an_older_version_and_an_empty_one_are_read_as_they_were(numbered_lake: Lake) -> None:
+    assert sorted(ids(reader(numbered_lake, version=1))) == IDS[:200]
+    assert ids(reader(numbered_lake, version=0)) == ids(loader(reader(numbered_lake, version=0), 2)) == []
 
 
 # On S3
@@ -513,11 +518,11 @@ def test_workers_read_from_s3_and_go_on_there(far: Lake) -> None:
     assert sorted(got + ids(loader(again, 3))) == IDS[:120]
 
 
-def test_a_script_that_ends_amid_an_epoch_says_nothing(lake: Lake) -> None:
+def test_a_script_that_ends_amid_an_epoch_says_nothing(numbered_lake: Lake) -> None:
     script = (
         "from torchdata.stateful_dataloader import StatefulDataLoader\n"
         "from data.lake.lake import Lake\nfrom data.reader.reader import Reader\n"
-        f"reader = Reader(Lake.open({lake.url!r}), 'shapes', columns=('id',), mix=16)\n"
+        f"reader = Reader(Lake.open({numbered_lake.url!r}), 'shapes', columns=('id',), mix=16)\n"
         "batches = iter(StatefulDataLoader(reader, 4))\nnext(batches)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)

@@ -65,7 +65,7 @@ def second(source: Path) -> Recipe:
 
 
 @pytest.fixture
-def built(once: Path, tmp_path: Path) -> tuple[Lake, Recipe]:
+def described_lake(once: Path, tmp_path: Path) -> tuple[Lake, Recipe]:
     """A lake of one's own like that, and the recipe of its second version."""
     shutil.copytree(once / "lake", tmp_path / "lake")
     return Lake.open(str(tmp_path / "lake")), second(once / "pairs.parquet")
@@ -86,8 +86,10 @@ def run_card(card: str, folder: Path) -> list[str]:
     return re.findall(r"ROWS (\d+)", done.stdout)
 
 
-def test_the_lines_of_the_card_load_this_version_and_no_other(built: tuple[Lake, Recipe], tmp_path: Path) -> None:
-    lake, _ = built
+def test_the_lines_of_the_card_load_this_version_and_no_other(
+    described_lake: tuple[Lake, Recipe], tmp_path: Path
+) -> None:
+    lake, _ = described_lake
     text = page(lake, "README.md").replace(*moved(lake, page(lake, "README.md")))
     storage.write(storage.join(lake.table_url("datasets/small"), "README.md"), text.encode())
     kept = str(lake.table("datasets/small").rows())
@@ -103,8 +105,8 @@ def moved(lake: Lake, text: str) -> tuple[str, str]:
     return found[1], lake.table_url("datasets/small")
 
 
-def test_the_card_says_what_the_hub_and_a_lawyer_ask(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_the_card_says_what_the_hub_and_a_lawyer_ask(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     text = page(lake, "README.md")
     front, rest = text.removeprefix("---\n").split("\n---\n", 1)
     said = yaml.safe_load(front)
@@ -167,8 +169,8 @@ def test_hostile_captions_and_urls_are_text_in_the_report(tmp_path: Path) -> Non
     assert HOSTILE[4][1][:350] not in shown
 
 
-def test_the_report_says_what_came_what_went_and_why(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_the_report_says_what_came_what_went_and_why(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     now, before = versions(lake, "small")[:2]
     ways = pipeline_of(lake, recipe)
     found = account(lake, ways.selection, ways.publish, now, before)
@@ -188,8 +190,8 @@ def test_the_report_says_what_came_what_went_and_why(built: tuple[Lake, Recipe])
         assert words in shown, words
 
 
-def test_the_histograms_of_the_report_are_a_picture_too(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_the_histograms_of_the_report_are_a_picture_too(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     png = histograms_of(lake, "small")
     assert png is not None
     picture = Image.open(BytesIO(png)).convert("RGB")
@@ -204,16 +206,16 @@ def test_the_histograms_of_the_report_are_a_picture_too(built: tuple[Lake, Recip
 
 
 @needs_chromium
-def test_the_report_opens_in_a_browser(built: tuple[Lake, Recipe], tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(page(built[0], REPORT))
+def test_the_report_opens_in_a_browser(described_lake: tuple[Lake, Recipe], tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page(described_lake[0], REPORT))
     shown, console = opened(tmp_path / "report.html")
     assert console == []
     for heading in ("Funnel", "Scores", "Change"):
         assert f"<h2>{heading}</h2>" in shown
 
 
-def test_a_version_before_that_was_taken_down_is_told_not_compared(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_a_version_before_that_was_taken_down_is_told_not_compared(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     now = set(lake.table("datasets/small").files())
     gone = [path for path in lake.table("datasets/small", 1).files() if path not in now]
     for path in gone:
@@ -223,8 +225,8 @@ def test_a_version_before_that_was_taken_down_is_told_not_compared(built: tuple[
     assert "small@1 can't be read any more" in "".join(Page(page(lake, REPORT)).text)
 
 
-def test_nothing_is_written_again_unless_it_is_gone_or_its_words_change(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_nothing_is_written_again_unless_it_is_gone_or_its_words_change(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     paths = [Path(lake.url, "datasets/small", name) for name in ("README.md", REPORT)]
     first = [path.stat().st_mtime_ns for path in paths]
     assert build_small(lake, recipe).anything_done is False
@@ -262,8 +264,8 @@ def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
     assert "0.0%" in page(lake, REPORT)
 
 
-def test_the_pinned_cut_of_a_share_is_drawn(built: tuple[Lake, Recipe]) -> None:
-    lake, recipe = built
+def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe]) -> None:
+    lake, recipe = described_lake
     selection = pipeline_of(lake, recipe).selection
     cuts = lake.table(selection.table).record()["cuts"]
     drawn = thresholds(selection, cuts)["picture_contrast"]

@@ -33,11 +33,6 @@ from tests.lakes.empty import NOW, reasons, rows_of, said, unproved
 PAIR_ROWS = [("http://a.test/1", "a cat"), ("http://a.test/2", "ein Hündchen, 犬 🐕"), ("http://a.test/3", 'say "x"')]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return unproved(tmp_path)
-
-
 def read(lake: Lake, *paths: Path | str, **more: Any) -> Ingested:
     return ingest(lake, tuple(Source(path=str(path), **more) for path in paths), NOW)
 
@@ -67,13 +62,13 @@ def write_pairs(
 @pytest.mark.parametrize(
     "ending", ["csv", "tsv", "jsonl", "ndjson", "parquet", "csv.gz", "csv.zst", "tsv.gz", "jsonl.gz", "jsonl.zst"]
 )
-def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, lake: Lake, ending: str) -> None:
+def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, empty_lake: Lake, ending: str) -> None:
     path = write_pairs(tmp_path / f"pairs.{ending}", names=("URL", "TEXT"))
     columns = {"url": "URL", "caption": "TEXT"}
     check_sources([Source(path=str(path), columns=Columns(**columns))])
-    assert read(lake, path, columns=columns) == Ingested(seen=3, new=3, files_read=1)
-    assert said(lake) == PAIR_ROWS
-    assert read(lake, path, columns=columns) == Ingested(files_known=1)
+    assert read(empty_lake, path, columns=columns) == Ingested(seen=3, new=3, files_read=1)
+    assert said(empty_lake) == PAIR_ROWS
+    assert read(empty_lake, path, columns=columns) == Ingested(files_known=1)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -94,11 +89,11 @@ def test_ids_buckets_and_texts_are_what_python_says(
             assert bucket_of(row["id"], 2) == bucket
 
 
-def test_a_row_that_is_there_twice_is_the_first_one(tmp_path: Path, lake: Lake) -> None:
+def test_a_row_that_is_there_twice_is_the_first_one(tmp_path: Path, empty_lake: Lake) -> None:
     rows = [{"url": "http://a.test/1", "caption": "c", "n": n} for n in range(5)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read(lake, tmp_path / "p.jsonl", columns={"extra": ["n"]}).new == 1
-    assert rows_of(lake, "pairs")[0]["extra"] == '{"n":0}'
+    assert read(empty_lake, tmp_path / "p.jsonl", columns={"extra": ["n"]}).new == 1
+    assert rows_of(empty_lake, "pairs")[0]["extra"] == '{"n":0}'
 
 
 BROKEN = {
@@ -138,51 +133,51 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_lines_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path, lake: Lake, name: str) -> None:
+def test_lines_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path, empty_lake: Lake, name: str) -> None:
     content, good, bad = BROKEN[name]
     (tmp_path / name).write_bytes(content)
-    came = read(lake, tmp_path / name)
-    assert said(lake) == good
-    found = {row["row"]: row for row in rows_of(lake, "rejects")}
+    came = read(empty_lake, tmp_path / name)
+    assert said(empty_lake) == good
+    found = {row["row"]: row for row in rows_of(empty_lake, "rejects")}
     assert {number: row["reason"][: len(bad[number])] for number, row in found.items()} == bad
     assert all(row["content"] and len(row["content"]) <= CUT for row in found.values())
     assert (came.seen, came.new, came.unreadable) == (len(good) + len(bad), len(good), len(bad))
-    assert rows_of(lake, "files")[0]["rejected"] == len(bad)
+    assert rows_of(empty_lake, "files")[0]["rejected"] == len(bad)
 
 
-def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path, lake: Lake) -> None:
+def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path, empty_lake: Lake) -> None:
     urls = pa.array([b"http://a/1", None, b" ", b"http://\xff", b"http://a/5", b"http://a/6"], pa.binary())
     captions = pa.array(["c", "c", "c", "c", None, "d"]).dictionary_encode()
     pq.write_table(pa.table({"url": urls, "caption": captions}), tmp_path / "a.parquet", row_group_size=2)
     raw = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"a\xfe"], pa.binary()).buffers()[1:]])
     pq.write_table(pa.table({"url": ["http://a/7"], "caption": raw}), tmp_path / "b.parquet")
-    assert read(lake, tmp_path / "*.parquet") == Ingested(seen=7, new=3, unreadable=4, files_read=2)
-    assert said(lake) == [("http://a/1", "c"), ("http://a/5", ""), ("http://a/6", "d")]
-    assert reasons(lake) == [
+    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=7, new=3, unreadable=4, files_read=2)
+    assert said(empty_lake) == [("http://a/1", "c"), ("http://a/5", ""), ("http://a/6", "d")]
+    assert reasons(empty_lake) == [
         *((1, "the caption is not UTF-8 text"), (2, "no URL"), (3, "no URL")),
         (4, "the URL is not UTF-8 text"),
     ]
 
 
 @pytest.mark.parametrize("depth", [300, 700, 990])
-def test_a_row_that_is_nested_without_end_harms_no_other(tmp_path: Path, lake: Lake, depth: int) -> None:
+def test_a_row_that_is_nested_without_end_harms_no_other(tmp_path: Path, empty_lake: Lake, depth: int) -> None:
     deep = '{"url": "http://a/1", "caption": "c", "x": ' + "[" * depth + "1e999" + "]" * depth + "}\n"
     (tmp_path / "a.jsonl").write_text(deep + '{"url": "http://a/2", "caption": "c"}\n')
-    read(lake, tmp_path / "a.jsonl", columns={"extra": "all"})
-    assert ("http://a/2", "c") in said(lake)
-    assert len(said(lake)) == 2 or [row for row, _ in reasons(lake)] == [1]
+    read(empty_lake, tmp_path / "a.jsonl", columns={"extra": "all"})
+    assert ("http://a/2", "c") in said(empty_lake)
+    assert len(said(empty_lake)) == 2 or [row for row, _ in reasons(empty_lake)] == [1]
 
 
 def test_of_many_bad_rows_all_are_counted_and_the_first_kept(
-    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data.sources.ingest.MOST_REJECTS", 5)
     (tmp_path / "a.jsonl").write_text('{"url": "http://a/1", "caption": "c"}\n' + "no\n" * 100)
-    assert read(lake, tmp_path / "a.jsonl").unreadable == 100
-    assert [row for row, _ in sorted(reasons(lake))] == [2, 3, 4, 5, 6]
+    assert read(empty_lake, tmp_path / "a.jsonl").unreadable == 100
+    assert [row for row, _ in sorted(reasons(empty_lake))] == [2, 3, 4, 5, 6]
 
 
-def test_extra_columns_are_carried_as_json(tmp_path: Path, lake: Lake) -> None:
+def test_extra_columns_are_carried_as_json(tmp_path: Path, empty_lake: Lake) -> None:
     table = {
         "url": ["http://a/1", "http://a/2"],
         "caption": ["c", "d"],
@@ -198,27 +193,27 @@ def test_extra_columns_are_carried_as_json(tmp_path: Path, lake: Lake) -> None:
     (tmp_path / "c.jsonl").write_text(
         '{"url": "http://a/4", "caption": "", "n": NaN, "big": 1e999, "o": [{"a": 1e999}], "half": "\\ud800", "_at": 1}'
     )
-    read(lake, tmp_path / "*.parquet", tmp_path / "b.csv", tmp_path / "c.jsonl", columns={"extra": "all"})
-    extras = {row["url"][-1]: json.loads(row["extra"]) for row in rows_of(lake, "pairs")}
+    read(empty_lake, tmp_path / "*.parquet", tmp_path / "b.csv", tmp_path / "c.jsonl", columns={"extra": "all"})
+    extras = {row["url"][-1]: json.loads(row["extra"]) for row in rows_of(empty_lake, "pairs")}
     assert extras == {
         "1": {"punsafe": 0.5, "LICENSE": "CC0 'é\"", "it's": [[0.5, 1.0]], "at": "1970-01-01 00:00:00"},
         "2": {"punsafe": None, "LICENSE": None, "it's": [], "at": "1970-01-01 00:00:01"},
         "3": {"n": -1500.0, "name": "x", "zip": "007"},
         "4": {"big": None, "o": [{"a": None}], "half": "?"},
     }
-    assert read(lake, write_pairs(tmp_path / "plain.csv", [("http://b/1", "c")])).new == 1
-    assert {row["extra"] for row in rows_of(lake, "pairs") if "//b/" in row["url"]} == {None}
+    assert read(empty_lake, write_pairs(tmp_path / "plain.csv", [("http://b/1", "c")])).new == 1
+    assert {row["extra"] for row in rows_of(empty_lake, "pairs") if "//b/" in row["url"]} == {None}
 
 
-def test_a_digest_is_taken_where_it_is_one(tmp_path: Path, lake: Lake) -> None:
+def test_a_digest_is_taken_where_it_is_one(tmp_path: Path, empty_lake: Lake) -> None:
     table = {
         "url": [f"http://a/{n}" for n in range(4)],
         "caption": ["c"] * 4,
         "h": ["A" * 64, "a" * 63, None, "x" * 64],
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    read(lake, tmp_path / "a.parquet", columns={"sha256": "h"})
-    assert [row["sha256"] for row in sorted(rows_of(lake, "pairs"), key=lambda row: row["url"])] == [
+    read(empty_lake, tmp_path / "a.parquet", columns={"sha256": "h"})
+    assert [row["sha256"] for row in sorted(rows_of(empty_lake, "pairs"), key=lambda row: row["url"])] == [
         *("a" * 64, None, None, None)
     ]
 
@@ -240,20 +235,20 @@ def published(preset: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_reads_what_was_published(tmp_path: Path, lake: Lake, preset: str) -> None:
+def test_a_preset_reads_what_was_published(tmp_path: Path, empty_lake: Lake, preset: str) -> None:
     path, extra = published(preset, tmp_path)
     check_sources([Source(path=str(path), preset=preset)])  # type: ignore[arg-type]
-    assert read(lake, path, preset=preset).new == 1
-    row = rows_of(lake, "pairs")[0]
+    assert read(empty_lake, path, preset=preset).new == 1
+    row = rows_of(empty_lake, "pairs")[0]
     assert (row["url"], row["caption"]) == ("http://a.test/1", '"a cat')
     assert json.loads(row["extra"] or "{}") == extra
     assert row["sha256"] == ("b" * 64 if preset == "datacomp" else None)
 
 
-def test_a_header_that_was_put_before_a_set_without_one_is_no_pair(tmp_path: Path, lake: Lake) -> None:
+def test_a_header_that_was_put_before_a_set_without_one_is_no_pair(tmp_path: Path, empty_lake: Lake) -> None:
     (tmp_path / "cc3m.tsv").write_text('caption\turl\na "cat\thttp://a.test/1\n')
-    assert read(lake, tmp_path / "cc3m.tsv", preset="cc3m").new == 1
-    assert said(lake) == [("http://a.test/1", 'a "cat')]
+    assert read(empty_lake, tmp_path / "cc3m.tsv", preset="cc3m").new == 1
+    assert said(empty_lake) == [("http://a.test/1", 'a "cat')]
 
 
 def test_what_the_recipe_says_goes_before_the_preset() -> None:
@@ -280,73 +275,86 @@ def test_a_large_file_is_not_held_whole(tmp_path: Path) -> None:
     assert most < size
 
 
-def test_a_known_file_is_not_opened_again_and_a_new_or_changed_one_is(tmp_path: Path, lake: Lake) -> None:
+def test_a_known_file_is_not_opened_again_and_a_new_or_changed_one_is(tmp_path: Path, empty_lake: Lake) -> None:
     first, second = (write_pairs(tmp_path / f"{n}.parquet", [(f"http://a.test/{n}", "c")]) for n in "12")
-    assert read(lake, tmp_path / "*.parquet") == Ingested(seen=2, new=2, files_read=2)
+    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=2, new=2, files_read=2)
     stamp, size = first.stat().st_mtime_ns, first.stat().st_size
-    versions = {name: lake.table(name).version for name in ("pairs", "files")}
+    versions = {name: empty_lake.table(name).version for name in ("pairs", "files")}
     first.write_bytes(b"\0" * size)
     os.utime(first, ns=(stamp, stamp))
     source = Source(path=str(tmp_path / "*.parquet"))
-    check_sources([source], lake)
-    assert read(lake, tmp_path / "*.parquet") == Ingested(files_known=2), "as it looks the same, nobody looked inside"
-    assert {name: lake.table(name).version for name in versions} == versions
+    check_sources([source], empty_lake)
+    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(files_known=2), (
+        "as it looks the same, nobody looked inside"
+    )
+    assert {name: empty_lake.table(name).version for name in versions} == versions
     write_pairs(tmp_path / "3.parquet", [("http://a.test/3", "c")])
     write_pairs(second, [("http://a.test/2", "c"), ("http://a.test/2", "new")])
-    check_sources([source], lake)
-    assert read(lake, tmp_path / "*.parquet") == Ingested(seen=3, new=2, files_read=2, files_known=1)
-    assert [(row["path"][-9:], row["new"]) for row in sorted(rows_of(lake, "files"), key=lambda r: r["path"])] == [
-        *(("1.parquet", 1), ("2.parquet", 1), ("2.parquet", 1), ("3.parquet", 1))
-    ]
+    check_sources([source], empty_lake)
+    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=3, new=2, files_read=2, files_known=1)
+    assert [
+        (row["path"][-9:], row["new"]) for row in sorted(rows_of(empty_lake, "files"), key=lambda r: r["path"])
+    ] == [*(("1.parquet", 1), ("2.parquet", 1), ("2.parquet", 1), ("3.parquet", 1))]
     first.touch()
     with pytest.raises(SourceError, match=r"1\.parquet can't be read"):
-        check_sources([source], lake)
+        check_sources([source], empty_lake)
 
 
-def test_one_file_read_by_other_columns_is_another_file(tmp_path: Path, lake: Lake) -> None:
+def test_one_file_read_by_other_columns_is_another_file(tmp_path: Path, empty_lake: Lake) -> None:
     pq.write_table(pa.table({"url": ["http://a/1"], "alt": ["a"], "long": ["a b"]}), tmp_path / "a.parquet")
     sources = tuple(Source(path=str(tmp_path / "a.parquet"), columns=Columns(caption=name)) for name in ("alt", "long"))
-    assert ingest(lake, sources, NOW).new == 2
-    assert ingest(lake, sources, NOW) == Ingested(files_known=2)
+    assert ingest(empty_lake, sources, NOW).new == 2
+    assert ingest(empty_lake, sources, NOW) == Ingested(files_known=2)
 
 
-def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_nothing(tmp_path: Path, lake: Lake) -> None:
+def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_nothing(
+    tmp_path: Path, empty_lake: Lake
+) -> None:
     write_pairs(tmp_path / "a.csv")
-    read(lake, tmp_path / "a.csv")
-    storage.remove(lake.table_url("files"))
-    assert read(lake, tmp_path / "a.csv") == Ingested(seen=3, new=0, files_read=1)
-    assert said(lake) == PAIR_ROWS
+    read(empty_lake, tmp_path / "a.csv")
+    storage.remove(empty_lake.table_url("files"))
+    assert read(empty_lake, tmp_path / "a.csv") == Ingested(seen=3, new=0, files_read=1)
+    assert said(empty_lake) == PAIR_ROWS
 
 
-def test_rows_of_many_files_are_committed_together(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_many_files_are_committed_together(
+    tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n in range(6):
         write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{n}/{m}", "c") for m in range(50)])
-    assert read(lake, tmp_path / "*.csv") == Ingested(seen=300, new=300, files_read=6)
-    assert lake.table("pairs").version == 1, "one commit after the table was made"
-    assert len(lake.table("pairs").files()) == lake.config.buckets
+    assert read(empty_lake, tmp_path / "*.csv") == Ingested(seen=300, new=300, files_read=6)
+    assert empty_lake.table("pairs").version == 1, "one commit after the table was made"
+    assert len(empty_lake.table("pairs").files()) == empty_lake.config.buckets
     monkeypatch.setattr("data.sources.ingest.ROWS_A_FILE", 25)
     other = unproved(tmp_path / "other")
     assert read(other, tmp_path / "*.csv") == Ingested(seen=300, new=300, files_read=6)
     assert other.table("pairs").version == 3
-    assert said(other) == said(lake)
+    assert said(other) == said(empty_lake)
     assert {row["new"] for row in rows_of(other, "files")} == {50}
 
 
 def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
-    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(6):
         write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{m % (n + 40)}", f"c {n % 2}") for m in range(60)])
     wanted = {pair for n in range(6) for pair in [(f"http://a.test/{m % (n + 40)}", f"c {n % 2}") for m in range(60)]}
     monkeypatch.setattr("data.sources.spill.IN_MEMORY", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    read(lake, tmp_path / "*.csv")
-    assert said(lake) == sorted(wanted)
-    assert [row["new"] for row in sorted(rows_of(lake, "files"), key=lambda row: row["path"])] == [40, 41, 2, 2, 2, 2]
+    read(empty_lake, tmp_path / "*.csv")
+    assert said(empty_lake) == sorted(wanted)
+    assert [row["new"] for row in sorted(rows_of(empty_lake, "files"), key=lambda row: row["path"])] == [
+        40,
+        41,
+        2,
+        2,
+        2,
+        2,
+    ]
     assert not list(tmp_path.glob("imagen-*")), "nothing is left behind"
 
 
-def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path: Path, lake: Lake) -> None:
+def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path: Path, empty_lake: Lake) -> None:
     write_pairs(tmp_path / "1.csv")
     pairs = [(f"http://b.test/{n}", f"caption {n}") for n in range(60_000)]
     whole = write_pairs(tmp_path / "2.parquet", pairs).read_bytes()
@@ -356,14 +364,14 @@ def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path:
     write_pairs(tmp_path / "4.csv", [("http://c.test/1", "c")])
     paths = [tmp_path / f"{n}*" for n in "1234"]
     check_sources([Source(path=str(path)) for path in paths])
-    came = read(lake, *paths)
+    came = read(empty_lake, *paths)
     assert came.files_read == 4
-    urls = {url for url, _ in said(lake)}
+    urls = {url for url, _ in said(empty_lake)}
     assert {"http://a.test/1", "http://c.test/1", "http://b.test/0"} <= urls, "and the start of the one that breaks off"
     assert 4 + 1_000 < len(urls) < 60_000
-    assert [row for row, _ in reasons(lake)] == [None, None]
-    assert all("can't be read" in reason for _, reason in reasons(lake))
-    assert read(lake, *paths) == Ingested(files_known=4)
+    assert [row for row, _ in reasons(empty_lake)] == [None, None]
+    assert all("can't be read" in reason for _, reason in reasons(empty_lake))
+    assert read(empty_lake, *paths) == Ingested(files_known=4)
 
 
 @pytest.mark.parametrize(
@@ -425,28 +433,28 @@ class Origin(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_store_that_does_not_answer_costs_nothing_that_was_read(tmp_path: Path, lake: Lake) -> None:
+def test_a_store_that_does_not_answer_costs_nothing_that_was_read(tmp_path: Path, empty_lake: Lake) -> None:
     first, last = write_pairs(tmp_path / "1.csv"), write_pairs(tmp_path / "2.csv", [("http://b.test/1", "c")])
     with ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(SourceUnreachable, match=r"bad\.csv can't be reached: 503"):
-            read(lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
+            read(empty_lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
         server.shutdown()
-    assert said(lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
-    assert {Path(row["path"]).name for row in rows_of(lake, "files")} == {"1.csv", "good.csv"}
+    assert said(empty_lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
+    assert {Path(row["path"]).name for row in rows_of(empty_lake, "files")} == {"1.csv", "good.csv"}
 
 
-def test_a_lake_made_before_gets_the_new_columns(tmp_path: Path, lake: Lake) -> None:
+def test_a_lake_made_before_gets_the_new_columns(tmp_path: Path, empty_lake: Lake) -> None:
     old = pa.schema([field for field in PAIRS if field.name not in ("extra", "sha256", "replaces")])
-    table = Table.make("pairs", lake.table_url("pairs"), old)
+    table = Table.make("pairs", empty_lake.table_url("pairs"), old)
     id = pair_id(*PAIR_ROWS[0])
     row = {"id": id, "url": PAIR_ROWS[0][0], "caption": PAIR_ROWS[0][1], "source": "s", "first_seen": NOW}
     table.append([write_file(table.url, bucket_of(id, 4), pa.Table.from_pylist([row], old))])
-    assert read(lake, write_pairs(tmp_path / "a.csv")).new == 2
-    assert lake.table("pairs").columns().names == PAIRS.names
-    assert said(lake) == PAIR_ROWS
-    assert {row["extra"] for row in rows_of(lake, "pairs")} == {None}
+    assert read(empty_lake, write_pairs(tmp_path / "a.csv")).new == 2
+    assert empty_lake.table("pairs").columns().names == PAIRS.names
+    assert said(empty_lake) == PAIR_ROWS
+    assert {row["extra"] for row in rows_of(empty_lake, "pairs")} == {None}
 
 
 def test_a_file_names_itself_the_same_however_it_was_found(tmp_path: Path) -> None:
@@ -470,15 +478,15 @@ def test_every_row_is_either_read_or_set_aside(fields: dict[str, Any]) -> None:
     )
 
 
-def test_sources_on_s3_are_read_as_on_disk(tmp_path: Path, lake: Lake, bucket: Bucket, s3_server: str) -> None:
+def test_sources_on_s3_are_read_as_on_disk(tmp_path: Path, empty_lake: Lake, bucket: Bucket, s3_server: str) -> None:
     root = bucket(s3_server)
     for ending in ("parquet", "csv", "csv.gz", "jsonl.zst"):
         pairs = [(f"http://a.test/{ending}/{n}", f"caption {n}") for n in range(1000)]
         storage.write(f"{root}/in/a.{ending}", write_pairs(tmp_path / f"a.{ending}", pairs).read_bytes())
     sources = [Source(path=f"{root}/in/*.{ending}") for ending in ("parquet", "csv", "gz", "zst")]
     check_sources(sources)
-    assert ingest(lake, tuple(sources), NOW) == Ingested(seen=4000, new=4000, files_read=4)
-    check_sources(sources, lake)
-    assert ingest(lake, tuple(sources), NOW) == Ingested(files_known=4)
+    assert ingest(empty_lake, tuple(sources), NOW) == Ingested(seen=4000, new=4000, files_read=4)
+    check_sources(sources, empty_lake)
+    assert ingest(empty_lake, tuple(sources), NOW) == Ingested(files_known=4)
     with pytest.raises(SourceError, match="does not exist"):
         check_sources([Source(path=f"{root}/in/nothing.csv")])

@@ -19,15 +19,10 @@ from imagen.models.table import find_model, models
 from imagen.train.setup import plan_training
 from tests.engines import Here
 from tests.imagen.metrics.painted import paint
-from tests.lakes.trained import another, copy_of
+from tests.lakes.trained import another
 
 COUNT = 24
 RIGHT = {"little/1": set(range(8)), "little/2": set(range(COUNT)), "little/3": set(range(1, 9))}
-
-
-@pytest.fixture
-def lake(several: Lake, tmp_path: Path) -> Lake:
-    return copy_of(several, tmp_path / "lake")
 
 
 @pytest.fixture
@@ -51,104 +46,106 @@ def promoted(lake: Lake, reference: str, gate: Gate, **how: object) -> Judged:
     return promote(asked, Here(), **how)  # type: ignore[arg-type]
 
 
-def test_the_gate_promotes_rejects_and_asks(lake: Lake, gate: Gate) -> None:
-    first = promoted(lake, "little/1", gate, who="ann")
+def test_the_gate_promotes_rejects_and_asks(three_models: Lake, gate: Gate) -> None:
+    first = promoted(three_models, "little/1", gate, who="ann")
     assert (first.decision.act, first.decision.champion, first.decision.who) == ("promote", 1, "ann")
-    better = promoted(lake, "little/2", gate)
+    better = promoted(three_models, "little/2", gate)
     assert (better.decision.act, better.decision.champion) == ("promote", 2), better.verdict
     assert "better: 0.333 → 1" in better.verdict.reasons[0].found
-    worse = promoted(lake, "little/1", gate)
+    worse = promoted(three_models, "little/1", gate)
     assert (worse.decision.act, worse.decision.champion) == ("reject", 2)
     assert "worse" in worse.decision.reasons[0]["found"]
-    back = rollback(lake, "little", "washed-out colours", "bob")
+    back = rollback(three_models, "little", "washed-out colours", "bob")
     assert (back.champion, back.who, back.why) == (1, "bob", "washed-out colours")
-    equal = promoted(lake, "little/3", gate)
+    equal = promoted(three_models, "little/3", gate)
     assert (equal.decision.act, equal.decision.champion) == ("ask", 1)
     assert "no significant difference" in equal.verdict.reasons[0].found
-    person = promoted(lake, "little/3", gate, anyway=True, why="its stars are nicer")
+    person = promoted(three_models, "little/3", gate, anyway=True, why="its stars are nicer")
     assert (person.decision.act, person.decision.champion, person.verdict.answer) == ("promote", 3, "ask")
-    past = decisions(lake, "little")
+    past = decisions(three_models, "little")
     assert [one.act for one in past] == ["promote", "promote", "reject", "rollback", "ask", "promote"]
     assert [state_of(past, number) for number in (1, 2, 3)] == ["retired", "retired", "champion"]
     assert champions_of(past) == [1, 3]
     assert (rival_of(past, 3), rival_of(past, 2)) == (1, 3)
 
 
-def test_a_person_approves_of_these_weights_alone(lake: Lake, gate: Gate) -> None:
-    promoted(lake, "little/1", gate)
-    approve(lake, find_model(lake, "little/2"), "that one", "bob")
-    assert promoted(lake, "little/3", gate).decision.act == "ask"
-    approve(lake, find_model(lake, "little/3"), "its stars are nicer", "ann")
-    found = promoted(lake, "little/3", gate)
+def test_a_person_approves_of_these_weights_alone(three_models: Lake, gate: Gate) -> None:
+    promoted(three_models, "little/1", gate)
+    approve(three_models, find_model(three_models, "little/2"), "that one", "bob")
+    assert promoted(three_models, "little/3", gate).decision.act == "ask"
+    approve(three_models, find_model(three_models, "little/3"), "its stars are nicer", "ann")
+    found = promoted(three_models, "little/3", gate)
     assert (found.verdict.answer, found.decision.act, found.decision.champion) == ("ask", "promote", 3)
     assert (found.decision.who, found.decision.why) == ("ann", "its stars are nicer")
-    approve(lake, find_model(lake, "little/1"), "never mind", "bob")
-    rollback(lake, "little", "oh")
-    promoted(lake, "little/2", gate)
-    assert promoted(lake, "little/1", gate).decision.act == "reject"  # nobody was asked
+    approve(three_models, find_model(three_models, "little/1"), "never mind", "bob")
+    rollback(three_models, "little", "oh")
+    promoted(three_models, "little/2", gate)
+    assert promoted(three_models, "little/1", gate).decision.act == "reject"  # nobody was asked
 
 
-def test_the_champion_has_an_alias(lake: Lake, gate: Gate) -> None:
+def test_the_champion_has_an_alias(three_models: Lake, gate: Gate) -> None:
     with pytest.raises(ModelNotFound, match=r"little has no champion in .*; make one: imagen promote little/NUMBER"):
-        located("little/champion", lake.url)
-    decide(lake, "little", "promote", 2, None, "to see")
-    assert located("little/champion", lake.url) == located("little/2", lake.url)
-    assert find_model(lake, "little/champion").reference == "little/2"
+        located("little/champion", three_models.url)
+    decide(three_models, "little", "promote", 2, None, "to see")
+    assert located("little/champion", three_models.url) == located("little/2", three_models.url)
+    assert find_model(three_models, "little/champion").reference == "little/2"
     with pytest.raises(ModelNotUsable, match="little/2 is the champion of little already"):
-        candidate(lake, "little/champion", gate)
-    first = TrainConfig.model_validate({**models(lake)[-1].config, "name": "next", "init_from": "little/champion"})
-    assert plan_training(lake, first, "drawn").config.init_from == "little/2"
+        candidate(three_models, "little/champion", gate)
+    first = TrainConfig.model_validate(
+        {**models(three_models)[-1].config, "name": "next", "init_from": "little/champion"}
+    )
+    assert plan_training(three_models, first, "drawn").config.init_from == "little/2"
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(lake: Lake) -> None:
-    decide(lake, "little", "promote", 1, None, "the first")
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three_models: Lake) -> None:
+    decide(three_models, "little", "promote", 1, None, "the first")
     together = Barrier(2)
 
     def decided(number: int) -> str:
         together.wait()
         try:
-            return decide(lake, "little", "promote", number, 1, f"number {number}", who="ann").act
+            return decide(three_models, "little", "promote", number, 1, f"number {number}", who="ann").act
         except ChampionChanged as error:
             return str(error)
 
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(decided, (2, 3)))
-    champion = champion_of(decisions(lake, "little"))
+    champion = champion_of(decisions(three_models, "little"))
     winner, loser = (2, 3) if champion == 2 else (3, 2)
     assert said[winner - 2] == "promote"
     assert f"little/{winner} became champion meanwhile, by ann at " in said[loser - 2]
     assert f"number {winner}. little/{loser} was held against little/1: nothing is changed" in said[loser - 2]
-    assert len(decisions(lake, "little")) == 2
+    assert len(decisions(three_models, "little")) == 2
 
 
-def test_decisions_of_other_names_are_in_nobodys_way(lake: Lake) -> None:
-    other = another(lake, 7, name="other")
+def test_decisions_of_other_names_are_in_nobodys_way(three_models: Lake) -> None:
+    other = another(three_models, 7, name="other")
     together = Barrier(4)
 
     def decided(name: str, number: int) -> None:
         together.wait()
-        decide(lake, name, "reject", number, None, "at once")
+        decide(three_models, name, "reject", number, None, "at once")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(decided, ["little", "other", "little", "other"], [1, 1, 2, 1]))
     assert other == "other/1"
-    assert [one.sequence for one in decisions(lake)] == [1, 2, 1, 2]
-    assert champion_of(decisions(lake, "little")) is None
+    assert [one.sequence for one in decisions(three_models)] == [1, 2, 1, 2]
+    assert champion_of(decisions(three_models, "little")) is None
 
 
-def test_there_is_not_always_a_way_back(lake: Lake) -> None:
+def test_there_is_not_always_a_way_back(three_models: Lake) -> None:
     with pytest.raises(ModelNotFound, match="little has no champion"):
-        rollback(lake, "little", "oh")
-    decide(lake, "little", "promote", 1, None, "the first")
+        rollback(three_models, "little", "oh")
+    decide(three_models, "little", "promote", 1, None, "the first")
     with pytest.raises(ModelNotFound, match="little/1 is the first champion of little: there is none before it"):
-        rollback(lake, "little", "oh")
+        rollback(three_models, "little", "oh")
     for number, seen in ((2, 1), (3, 2)):
-        decide(lake, "little", "promote", number, seen, "next")
-    assert [rollback(lake, "little", "oh").champion for _ in range(2)] == [2, 1]
+        decide(three_models, "little", "promote", number, seen, "next")
+    assert [rollback(three_models, "little", "oh").champion for _ in range(2)] == [2, 1]
 
 
-def test_a_gate_is_no_part_of_what_is_trained(several: Lake, gate: Gate) -> None:
-    trained = find_model(several, "little/1")
+def test_a_gate_is_no_part_of_what_is_trained(three_models_lake: Lake, gate: Gate) -> None:
+    trained = find_model(three_models_lake, "little/1")
     config = TrainConfig.model_validate(trained.config)
     assert config.model_copy(update={"gate": gate}).hash == config.hash == trained.config_hash
     assert re.fullmatch("[0-9a-f]{64}", config.hash)

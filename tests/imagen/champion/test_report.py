@@ -26,9 +26,9 @@ HOSTILE = '<img src=x onerror="console.error(1)"><script>console.error(2)</scrip
 
 
 @pytest.fixture(scope="module")
-def page(several: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    lake = copy_of(several, folder / "lake")
+    lake = copy_of(three_models_lake, folder / "lake")
     prompts = ["a red circle", "a blue star", f"{HOSTILE} {{{{ 7 * 7 }}}}", "a green ring"]
     rows = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{HOSTILE.replace(chr(34), "")}' for prompt in prompts]
     (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
@@ -79,8 +79,8 @@ def test_it_asks_for_nothing_from_elsewhere(page: Path) -> None:
     assert {address.partition(",")[0] for address in addresses if address != "x"} == {"data:image/png;base64"}
 
 
-def test_without_a_rival_and_measures_it_is_a_page_too(several: Lake, page: Path, tmp_path: Path) -> None:
-    lake = copy_of(several, tmp_path / "lake")
+def test_without_a_rival_and_measures_it_is_a_page_too(three_models_lake: Lake, page: Path, tmp_path: Path) -> None:
+    lake = copy_of(three_models_lake, tmp_path / "lake")
     settings = EvaluateSettings(
         suite=str(page.with_name("few.csv")), clip={"clip": ClipScore(model="built-in")}, distances=("kid",)
     )

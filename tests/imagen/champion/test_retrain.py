@@ -16,7 +16,7 @@ NEVER = {"grown": None, "drift": None, "days": None}
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def grown_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With small@1, a model of it, and small@2, which has more rows and lost the darkest."""
     folder = tmp_path_factory.mktemp("retrained")
     lake, source = Lake.make(str(folder / "lake"), buckets=2), folder / "pairs.parquet"
@@ -36,47 +36,47 @@ def asked(lake: Lake, **policy: float | None) -> tuple[bool, str]:
     return decided.train, decided.why
 
 
-def test_each_reason_is_enough_and_says_its_figure(lake: Lake) -> None:
-    before, after = (lake.table("datasets/small", version).rows() for version in (1, 2))
-    figures = decide(lake, "little", "small", 2, RetrainPolicy()).figures
-    old, new = ({*lake.table("datasets/small", n).dataset().to_table()["id"].to_pylist()} for n in (1, 2))
+def test_each_reason_is_enough_and_says_its_figure(grown_lake: Lake) -> None:
+    before, after = (grown_lake.table("datasets/small", version).rows() for version in (1, 2))
+    figures = decide(grown_lake, "little", "small", 2, RetrainPolicy()).figures
+    old, new = ({*grown_lake.table("datasets/small", n).dataset().to_table()["id"].to_pylist()} for n in (1, 2))
     assert figures["grown"] == len(new - old) / before > 0.5
     assert figures["drift"] > 0.1  # the dark ones went
     assert figures["hours"] == 2.0
     assert after == len(new)
     since = "since little/1 learnt small@1"
-    assert asked(lake, grown=0.5) == (True, f"{figures['grown']:.1%} new samples {since}, 50.0% is enough")
-    assert asked(lake, drift=0.1) == (True, f"a score drifted by {figures['drift']:.3f} {since}, 0.100 is enough")
-    train, why = asked(lake, grown=9, drift=1)
+    assert asked(grown_lake, grown=0.5) == (True, f"{figures['grown']:.1%} new samples {since}, 50.0% is enough")
+    assert asked(grown_lake, drift=0.1) == (True, f"a score drifted by {figures['drift']:.3f} {since}, 0.100 is enough")
+    train, why = asked(grown_lake, grown=9, drift=1)
     assert not train
     assert why.endswith(f"{since}: not enough")
 
 
-def test_age_is_enough_only_if_anything_changed(lake: Lake) -> None:
+def test_age_is_enough_only_if_anything_changed(grown_lake: Lake) -> None:
     policy = RetrainPolicy.model_validate(NEVER | {"days": 7})
     later = datetime.now(UTC) + timedelta(days=8)
-    assert not decide(lake, "little", "small", 2, policy).train
-    assert decide(lake, "little", "small", 2, policy, later).train
-    same = decide(lake, "little", "small", 1, policy, later)
+    assert not decide(grown_lake, "little", "small", 2, policy).train
+    assert decide(grown_lake, "little", "small", 2, policy, later).train
+    same = decide(grown_lake, "little", "small", 1, policy, later)
     assert (same.train, same.why) == (False, "nothing changed since little/1 learnt small@1")
 
 
-def test_a_budget_is_kept(lake: Lake) -> None:
-    train, why = asked(lake, grown=0.5, hours=2)
+def test_a_budget_is_kept(grown_lake: Lake) -> None:
+    train, why = asked(grown_lake, grown=0.5, hours=2)
     assert not train
     assert why.endswith("but 2.0 hours of a GPU were trained in seven days, and the budget is 2")
-    assert asked(lake, grown=0.5, hours=2.1)[0]
+    assert asked(grown_lake, grown=0.5, hours=2.1)[0]
     later = datetime.now(UTC) + timedelta(days=8)
     policy = RetrainPolicy.model_validate(NEVER | {"grown": 0.5, "hours": 2})
-    assert decide(lake, "little", "small", None, policy, later).train
+    assert decide(grown_lake, "little", "small", None, policy, later).train
 
 
-def test_the_first_is_always_trained_and_every_decision_is_a_row(lake: Lake, tmp_path: Path) -> None:
+def test_the_first_is_always_trained_and_every_decision_is_a_row(grown_lake: Lake, tmp_path: Path) -> None:
     policy = RetrainPolicy()
-    first = decide(lake, "another", "small", None, policy)
+    first = decide(grown_lake, "another", "small", None, policy)
     assert (first.train, first.version, first.since, first.why) == (True, 2, None, "there is no model of it yet")
-    for decided in (first, decide(lake, "little", "small", 1, policy)):
-        record(lake, decided, policy)
-    rows = lake.table(TABLE).dataset().to_table().sort_by("at").to_pylist()
+    for decided in (first, decide(grown_lake, "little", "small", 1, policy)):
+        record(grown_lake, decided, policy)
+    rows = grown_lake.table(TABLE).dataset().to_table().sort_by("at").to_pylist()
     assert [(row["name"], row["version"], row["train"]) for row in rows] == [("another", 2, True), ("little", 1, False)]
-    assert len(models(lake)) == 1
+    assert len(models(grown_lake)) == 1

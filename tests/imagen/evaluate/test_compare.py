@@ -22,13 +22,13 @@ BEFORE, AFTER = set(range(0, COUNT, 2)), set(range(0, COUNT, 3)) | set(range(12)
 
 
 @pytest.fixture(scope="module")
-def pair(several: Lake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluation]:
+def pair(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Evaluation]:
     folder = tmp_path_factory.mktemp("compared")
     rows = [f"a {colour} {kind},{kind}" for kind in KINDS for colour in COLOURS]
     (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
     clip = {"clip": ClipScore(model="built-in")}
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd", "recall"))
-    lake = copy_of(several, folder / "lake")
+    lake = copy_of(three_models_lake, folder / "lake")
     found = (
         paint(plan_evaluation(lake, model, settings), right)
         for model, right in (("little/1", BEFORE), ("little/2", AFTER))

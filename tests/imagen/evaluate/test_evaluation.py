@@ -24,13 +24,13 @@ PROMPTS = 20
 
 
 @pytest.fixture(scope="module")
-def lake(before: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return copy_of(before, tmp_path_factory.mktemp("asked") / "lake")
+def evaluated_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return copy_of(pictured_lake, tmp_path_factory.mktemp("asked") / "lake")
 
 
 @pytest.fixture
-def copied(before: Lake, tmp_path: Path) -> Lake:
-    return copy_of(before, tmp_path / "lake")
+def copied(pictured_lake: Lake, tmp_path: Path) -> Lake:
+    return copy_of(pictured_lake, tmp_path / "lake")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def told(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float
     return {(row["metric"], row["slice"]): (row["value"], row["low"], row["high"], row["n"]) for row in rows}
 
 
-def test_figures_are_what_the_pictures_say(lake: Lake, settings: EvaluateSettings) -> None:
-    evaluation = of(lake, settings)
+def test_figures_are_what_the_pictures_say(evaluated_lake: Lake, settings: EvaluateSettings) -> None:
+    evaluation = of(evaluated_lake, settings)
     rows = told(evaluate(evaluation, Here()))
     slices = ("all", "circle", "square", "star", "ring", "cross")
     assert set(rows) == {
@@ -63,7 +63,7 @@ def test_figures_are_what_the_pictures_say(lake: Lake, settings: EvaluateSetting
     made = evaluation.made.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
     pairs = evaluation.made.table("pairs").dataset().to_table(columns=["id", "caption"]).to_pylist()
     captions = {pair["id"]: pair["caption"] for pair in pairs}
-    model = Imagen.from_pretrained("little/1", lake.url)
+    model = Imagen.from_pretrained("little/1", evaluated_lake.url)
     assert len(made) == len(captions) == PROMPTS
     assert {len(row["image"]) > 0 for row in made} == {True}
     seeds = [evaluation.rows["seed"][evaluation.rows["caption"].index(captions[row["id"]])] for row in made[:2]]
@@ -79,9 +79,9 @@ def test_figures_are_what_the_pictures_say(lake: Lake, settings: EvaluateSetting
 
 
 def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
-    lake: Lake, copied: Lake, settings: EvaluateSettings
+    evaluated_lake: Lake, copied: Lake, settings: EvaluateSettings
 ) -> None:
-    whole = told(evaluate(of(lake, settings), Here()))
+    whole = told(evaluate(of(evaluated_lake, settings), Here()))
     kills, made = 0, 0
 
     def count(plan: Plan) -> None:
@@ -103,9 +103,11 @@ def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
     assert copied.table(TABLE).version == version
 
 
-def test_on_two_processes_the_figures_are_the_same(lake: Lake, copied: Lake, settings: EvaluateSettings) -> None:
+def test_on_two_processes_the_figures_are_the_same(
+    evaluated_lake: Lake, copied: Lake, settings: EvaluateSettings
+) -> None:
     with LocalEngine(2) as engine:
-        assert told(evaluate(of(copied, settings), engine)) == told(evaluate(of(lake, settings), Here()))
+        assert told(evaluate(of(copied, settings), engine)) == told(evaluate(of(evaluated_lake, settings), Here()))
 
 
 def test_several_pictures_of_a_prompt_tell_how_diverse_they_are(copied: Lake, settings: EvaluateSettings) -> None:
@@ -115,14 +117,16 @@ def test_several_pictures_of_a_prompt_tell_how_diverse_they_are(copied: Lake, se
     assert rows["right", "all"][3] == 2 * PROMPTS
 
 
-def test_a_folder_without_lineage_needs_a_dataset(lake: Lake, settings: EvaluateSettings, tmp_path: Path) -> None:
+def test_a_folder_without_lineage_needs_a_dataset(
+    evaluated_lake: Lake, settings: EvaluateSettings, tmp_path: Path
+) -> None:
     folder = str(tmp_path / "model")
-    Imagen.from_pretrained("little/1", lake.url).save_pretrained(folder)
+    Imagen.from_pretrained("little/1", evaluated_lake.url).save_pretrained(folder)
     with pytest.raises(ModelNotUsable, match="nothing says which dataset it learnt: name one with --dataset"):
-        plan_evaluation(lake, folder, settings)
-    asked = of(lake, settings)
+        plan_evaluation(evaluated_lake, folder, settings)
+    asked = of(evaluated_lake, settings)
     figures = told(evaluate(asked, Here()))
-    evaluation = plan_evaluation(lake, folder, settings, "drawn", 1)
+    evaluation = plan_evaluation(evaluated_lake, folder, settings, "drawn", 1)
     assert evaluation.asking.id == asked.asking.id  # the same weights were asked already
 
     def nothing(plan: Plan) -> None:

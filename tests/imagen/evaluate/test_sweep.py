@@ -17,12 +17,6 @@ from imagen.evaluate.leaderboard import boards, latest
 from imagen.evaluate.sweep import Point as Swept
 from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
 from tests.engines import Here
-from tests.lakes.trained import copy_of
-
-
-@pytest.fixture
-def lake(several: Lake, tmp_path: Path) -> Lake:
-    return copy_of(several, tmp_path / "lake")
 
 
 @pytest.fixture
@@ -33,7 +27,7 @@ def settings(tmp_path: Path) -> EvaluateSettings:
     return EvaluateSettings(suite=str(tmp_path / "few.csv"), clip=clip, distances=("kid", "cmmd"))
 
 
-def test_points_are_pending_until_they_are_there(lake: Lake, settings: EvaluateSettings) -> None:
+def test_points_are_pending_until_they_are_there(three_models: Lake, settings: EvaluateSettings) -> None:
     made: list[int] = []
 
     def count(plan: Plan) -> None:
@@ -41,7 +35,7 @@ def test_points_are_pending_until_they_are_there(lake: Lake, settings: EvaluateS
 
     def run(guidance: list[float], steps: list[int]) -> tuple[list[Evaluation], list[Swept]]:
         made.clear()
-        asked = points_of(lake, "little/1", settings, guidance, steps, [])
+        asked = points_of(three_models, "little/1", settings, guidance, steps, [])
         return asked, sweep(asked, Here(), axes_of(asked[0]), on_plan=count)
 
     asked, points = run([1.0, 4.0], [2])
@@ -84,28 +78,30 @@ def test_a_drawing_escapes_its_words_and_takes_what_does_not_vary() -> None:
     assert {"1", "0.1", "0.01"} <= {one.text for one in ElementTree.fromstring(losses).iter()}
 
 
-def test_what_can_not_be_swept_is_one_sentence(lake: Lake, settings: EvaluateSettings) -> None:
-    evaluation = plan_evaluation(lake, "little/1", settings)
+def test_what_can_not_be_swept_is_one_sentence(three_models: Lake, settings: EvaluateSettings) -> None:
+    evaluation = plan_evaluation(three_models, "little/1", settings)
     with pytest.raises(ConfigError, match="fid is not measured; measured are right, right_sizes, clip_score, kid_clip"):
         axes_of(evaluation, distance="fid")
-    blind = plan_evaluation(lake, "little/1", settings.model_copy(update={"clip": {}}))
+    blind = plan_evaluation(three_models, "little/1", settings.model_copy(update={"clip": {}}))
     with pytest.raises(ConfigError, match="a sweep needs a distance: score with a CLIP model, or name inception"):
         axes_of(blind)
 
 
-def test_the_leaderboard_puts_those_together_that_were_asked_the_same(lake: Lake, settings: EvaluateSettings) -> None:
-    assert boards(lake) == []
+def test_the_leaderboard_puts_those_together_that_were_asked_the_same(
+    three_models: Lake, settings: EvaluateSettings
+) -> None:
+    assert boards(three_models) == []
     for model in ("little/1", "little/2"):
-        evaluate(plan_evaluation(lake, model, settings), Here())
+        evaluate(plan_evaluation(three_models, model, settings), Here())
     other = settings.model_copy(update={"seed": 1})
-    evaluate(plan_evaluation(lake, "little/1", other), Here())
-    found = boards(lake)
+    evaluate(plan_evaluation(three_models, "little/1", other), Here())
+    found = boards(three_models)
     assert [(board.seed, len(board.lines)) for board in found] == [(1, 1), (0, 2)]
     for metric, way in (("clip_score", -1), ("kid_clip", 1)):
-        board = boards(lake, "few", metric)[1]
+        board = boards(three_models, "few", metric)[1]
         values = [line.figures[metric]["value"] for line in board.lines]
         assert values == sorted(values, key=lambda value: way * value)
     assert found[0].metrics == ("right", "right_sizes", "clip_score", "kid_clip", "cmmd_clip")
-    assert set(latest(lake)) == {"little/1", "little/2"}
+    assert set(latest(three_models)) == {"little/1", "little/2"}
     with pytest.raises(ConfigError, match="fid is not measured on few; measured are right"):
-        boards(lake, metric="fid")
+        boards(three_models, metric="fid")

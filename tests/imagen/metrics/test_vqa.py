@@ -55,12 +55,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def lake(little_lake: Lake, tmp_path: Path) -> Lake:
-    shutil.copytree(little_lake.url, tmp_path / "lake")
-    return Lake.open(str(tmp_path / "lake"))
-
-
 def pictures(count: int) -> list[Image.Image]:
     rng = np.random.default_rng(3)
     return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(count)]
@@ -176,8 +170,8 @@ def stored(evaluation: Evaluation) -> list[dict[str, Any]]:
     return found
 
 
-def test_an_evaluation_says_what_its_pictures_answer(lake: Lake, suite: Path, vilt: Path) -> None:
-    evaluation = of(lake, suite, vilt)
+def test_an_evaluation_says_what_its_pictures_answer(one_model: Lake, suite: Path, vilt: Path) -> None:
+    evaluation = of(one_model, suite, vilt)
     rows = told(evaluate(evaluation, Here()))
     assert {part for metric, part in rows if metric == "vqa_score"} == {"all", "asked"}
     assert rows["vqa_score", "all"] == rows["vqa_score", "asked"]
@@ -205,10 +199,10 @@ def test_an_evaluation_says_what_its_pictures_answer(lake: Lake, suite: Path, vi
 
 
 def test_killed_anywhere_it_asks_only_what_is_missing(
-    lake: Lake, suite: Path, vilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_model: Lake, suite: Path, vilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(lake.url, tmp_path / "copied")
-    whole = of(lake, suite, vilt)
+    shutil.copytree(one_model.url, tmp_path / "copied")
+    whole = of(one_model, suite, vilt)
     expected = told(evaluate(whole, Here()))
     monkeypatch.setattr("imagen.evaluate.evaluation.ASK_ROWS", 6)
     asked, kills = 0, 0
@@ -231,25 +225,25 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
     assert stored(killed) == stored(whole)
 
 
-def test_what_can_not_be_asked_is_one_sentence(lake: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_asked_is_one_sentence(one_model: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("a red circle\n")
     with pytest.raises(SuiteError, match=r"plain has no checks, so that nothing can be asked .* or leave vqa out"):
-        evaluate(of(lake, tmp_path / "plain.txt", vilt), Here())
+        evaluate(of(one_model, tmp_path / "plain.txt", vilt), Here())
     (tmp_path / "empty.jsonl").write_text('{"prompt": "a cat", "checks": [{"question": "what ?", "answer": " "}]}\n')
     with pytest.raises(SuiteError, match=r"empty asks 'what \?' and expects no answer"):
-        evaluate(of(lake, tmp_path / "empty.jsonl", vilt), Here())
+        evaluate(of(one_model, tmp_path / "empty.jsonl", vilt), Here())
     with pytest.raises(WeightsNotUsable, match=r"nowhere is no folder here and can't be fetched from the hub"):
-        evaluate(of(lake, suite, Path("nowhere")), Here())
+        evaluate(of(one_model, suite, Path("nowhere")), Here())
     with pytest.raises(WeightsNotUsable, match=r"is no model: .* Give a model of transformers that answers questions"):
-        evaluate(of(lake, suite, tmp_path), Here())
+        evaluate(of(one_model, suite, tmp_path), Here())
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
     with pytest.raises(WeightsNotUsable, match=r"is a BertModel, which answers no questions about pictures\. Give"):
-        evaluate(of(lake, suite, tmp_path / "bert"), Here())
+        evaluate(of(one_model, suite, tmp_path / "bert"), Here())
     few = make_vilt(tmp_path / "few", ("no", "yes"))
     with pytest.raises(
         WeightsNotUsable, match=r"chooses among 2 answers, and 'blue' is none of them, which is expected"
     ):
-        evaluate(of(lake, suite, few), Here())
+        evaluate(of(one_model, suite, few), Here())
     assert not (tmp_path / "lake" / "evaluations").exists() or not list((tmp_path / "lake").glob("*/*/images"))
 
 

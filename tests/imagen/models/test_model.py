@@ -60,9 +60,11 @@ except ValueError as error:
 
 
 @pytest.fixture
-def folder(little_lake: Lake, tmp_path: Path) -> Path:
+def folder(one_model_lake: Lake, tmp_path: Path) -> Path:
     """A copy of the trained model's folder, to be damaged."""
-    return Path(shutil.copytree(Path(little_lake.url, find_model(little_lake, "little/1").folder), tmp_path / "model"))
+    return Path(
+        shutil.copytree(Path(one_model_lake.url, find_model(one_model_lake, "little/1").folder), tmp_path / "model")
+    )
 
 
 def clip_model() -> Imagen:
@@ -96,7 +98,7 @@ def test_plain_diffusers_makes_the_same_picture(folder: Path, tmp_path: Path) ->
 
 
 def test_a_model_comes_from_a_folder_a_url_or_a_lake(
-    model: Imagen, little_lake: Lake, folder: Path, bucket: Bucket, s3_server: str
+    model: Imagen, one_model_lake: Lake, folder: Path, bucket: Bucket, s3_server: str
 ) -> None:
     url = bucket(s3_server) + "/models/mine"
     model.save_pretrained(url)
@@ -107,7 +109,7 @@ def test_a_model_comes_from_a_folder_a_url_or_a_lake(
         assert again.generate_image(CAPTION, seed=3).tobytes() == made.tobytes()
         assert again.config.text == model.config.text
     with pytest.raises(ModelNotFound, match=r"has no model little/2; there are: little/1"):
-        Imagen.from_pretrained("little/2", little_lake.url)
+        Imagen.from_pretrained("little/2", one_model_lake.url)
     with pytest.raises(ModelNotFound, match=r"/none holds no cascade \(it has no model_index.json\) and is no NAME/N"):
         Imagen.from_pretrained(url + "/none")
 
@@ -126,10 +128,10 @@ def test_what_is_saved_is_what_is_loaded(model: Imagen, tmp_path: Path) -> None:
     assert whole.unet.dtype == torch.float32
 
 
-def test_prompts_become_the_vectors_that_the_dataset_has(model: Imagen, little_lake: Lake) -> None:
+def test_prompts_become_the_vectors_that_the_dataset_has(model: Imagen, one_model_lake: Lake) -> None:
     """Captions were read in filled batches, prompts alone: a stored number may be a step of float16 off."""
     steps, numbers = [], 0
-    for sample in Reader(little_lake, "drawn", columns=("caption", "t5"), shuffle=False):
+    for sample in Reader(one_model_lake, "drawn", columns=("caption", "t5"), shuffle=False):
         vectors, seen = model.encode([sample["caption"]]) or (None, None)
         assert vectors is not None
         assert seen is not None

@@ -25,15 +25,15 @@ GRID = "training/first-*/stage-1/grids/*.png"
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def first_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With `drawn@1` and the model `first/1` that was trained on it."""
     lake = drawn_lake(tmp_path_factory.mktemp("begin"), 12, side=8)
     train(plan_training(lake, FIRST, "drawn"), cpu=True)
     return lake
 
 
-def test_who_forgets_a_pair_is_told_the_models_that_saw_it(lake: Lake, tmp_path: Path) -> None:
-    own = Lake(str(shutil.copytree(lake.url, tmp_path / "lake")), lake.config)
+def test_who_forgets_a_pair_is_told_the_models_that_saw_it(first_model_lake: Lake, tmp_path: Path) -> None:
+    own = Lake(str(shutil.copytree(first_model_lake.url, tmp_path / "lake")), first_model_lake.config)
     assert list(tmp_path.glob(f"lake/{GRID}"))
     found = forget(own, "url", "http://drawn.test/3.png")
     assert found.seen_by == ["drawn@1"]
@@ -58,23 +58,23 @@ def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set
     return {name for name, value in one.items() if not torch.equal(value, other[name])}
 
 
-def test_a_training_goes_on_from_a_trained_model(lake: Lake) -> None:
-    begins = start_run(plan_training(lake, after("more"), "drawn"), 0, cpu=True)
-    theirs = Imagen.from_pretrained("first/1", lake.url).unet.state_dict()
+def test_a_training_goes_on_from_a_trained_model(first_model_lake: Lake) -> None:
+    begins = start_run(plan_training(first_model_lake, after("more"), "drawn"), 0, cpu=True)
+    theirs = Imagen.from_pretrained("first/1", first_model_lake.url).unet.state_dict()
     assert not changed(dict(begins.unet.state_dict()), dict(theirs))
-    assert changed(weights(lake, after("more")), dict(theirs))
+    assert changed(weights(first_model_lake, after("more")), dict(theirs))
 
 
-def test_frozen_parts_stay_as_they_were(lake: Lake) -> None:
-    theirs = dict(Imagen.from_pretrained("first/1", lake.url).unet.state_dict())
-    moved = changed(weights(lake, after("thawed", freeze=["down.*", "first.*"])), theirs)
+def test_frozen_parts_stay_as_they_were(first_model_lake: Lake) -> None:
+    theirs = dict(Imagen.from_pretrained("first/1", first_model_lake.url).unet.state_dict())
+    moved = changed(weights(first_model_lake, after("thawed", freeze=["down.*", "first.*"])), theirs)
     assert moved
     assert not {name for name in moved if name.startswith(("down.", "first."))}
 
 
-def test_low_rank_changes_are_of_attention_alone_and_merged(lake: Lake) -> None:
-    theirs = dict(Imagen.from_pretrained("first/1", lake.url).unet.state_dict())
-    found = weights(lake, after("low", lora=LoraSettings(rank=2).model_dump()))
+def test_low_rank_changes_are_of_attention_alone_and_merged(first_model_lake: Lake) -> None:
+    theirs = dict(Imagen.from_pretrained("first/1", first_model_lake.url).unet.state_dict())
+    found = weights(first_model_lake, after("low", lora=LoraSettings(rank=2).model_dump()))
     moved = changed(found, theirs)
     assert moved
     assert all(".attention." in name and name.endswith(".weight") for name in moved)
@@ -82,39 +82,41 @@ def test_low_rank_changes_are_of_attention_alone_and_merged(lake: Lake) -> None:
         assert torch.linalg.matrix_rank(found[name] - theirs[name], atol=1e-6) <= 2
 
 
-def test_a_model_learns_from_pictures_alone(lake: Lake) -> None:
+def test_a_model_learns_from_pictures_alone(first_model_lake: Lake) -> None:
     config = TrainConfig(name="mute", preset="tiny", size=8, resolutions=(8, 16), text=None, train=QUICK)
-    ended = train(plan_training(lake, config, "drawn"), cpu=True)
+    ended = train(plan_training(first_model_lake, config, "drawn"), cpu=True)
     assert ended.trained is not None
     assert ended.trained.text is None
-    model = Imagen.from_pretrained(ended.trained.reference, lake.url)
+    model = Imagen.from_pretrained(ended.trained.reference, first_model_lake.url)
     assert [picture.size for picture in model.generate_images(n=2, steps=2)] == [(16, 16)] * 2
     assert not [name for name in model.unet.state_dict() if "text" in name]
 
 
-def test_what_a_training_can_not_begin_from_is_one_sentence(lake: Lake, tmp_path: Path) -> None:
+def test_what_a_training_can_not_begin_from_is_one_sentence(first_model_lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match=r"has no dataset nothing\. Build it"):
-        plan_training(lake, FIRST, "nothing")
+        plan_training(first_model_lake, FIRST, "nothing")
     with pytest.raises(DatasetVersionNotFound, match=r"drawn@7 does not exist .* newest is drawn@1"):
-        plan_training(lake, FIRST, "drawn", 7)
+        plan_training(first_model_lake, FIRST, "drawn", 7)
     with pytest.raises(TextNotUsable, match=r"drawn@1 has no embeddings 'clip', it has t5: build it with embed\.clip"):
-        plan_training(lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
+        plan_training(first_model_lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
     wide = TrainConfig(name="wide", cascade=by_size(8, (8,), text_width=768), train=QUICK)
     with pytest.raises(TextNotUsable, match="are 128 wide, and the cascade reads 768"):
-        plan_training(lake, wide, "drawn")
+        plan_training(first_model_lake, wide, "drawn")
     with pytest.raises(ModelNotFound, match=r"has no model first/9; there are: .*first/1"):
-        start_run(plan_training(lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
+        start_run(plan_training(first_model_lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
     with pytest.raises(ModelNotUsable, match=r"first/1: null is of shape \(1, 1, 32\), and \(1, 1, 64\) was expected"):
-        start_run(plan_training(lake, after("large", size=16), "drawn"), 0, cpu=True)
+        start_run(plan_training(first_model_lake, after("large", size=16), "drawn"), 0, cpu=True)
     with pytest.raises(TextNotUsable, match=r"first/1 reads embeddings of embeddings/t5-.*, and drawn@1 has those of"):
-        start_run(plan_training(lake, after("mute", text=None), "drawn"), 0, cpu=True)
+        start_run(plan_training(first_model_lake, after("mute", text=None), "drawn"), 0, cpu=True)
 
 
-def test_too_little_memory_is_a_sentence_that_says_what_needs_less(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_a_sentence_that_says_what_needs_less(
+    first_model_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(run: Run) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Run, "advance", full)
     config = FIRST.model_copy(update={"name": "full"})
     with pytest.raises(OutOfMemory, match="out of memory in stage 1 with 4 samples at once: raise accumulate"):
-        train(plan_training(lake, config, "drawn"), cpu=True)
+        train(plan_training(first_model_lake, config, "drawn"), cpu=True)

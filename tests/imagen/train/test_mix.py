@@ -22,7 +22,7 @@ HALF = {"t5_new": 0.5}
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def retold_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return drawn_lake(tmp_path_factory.mktemp("retold"), 40, side=8, retold=True)
 
 
@@ -72,15 +72,15 @@ def test_texts_of_any_length_are_put_side_by_side() -> None:
     assert both.others_seen.sum(2).tolist() == [[2, 0, 4]]
 
 
-def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(lake: Lake, tmp_path: Path) -> None:
-    whole = run_of(lake, HALF)
+def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(retold_lake: Lake, tmp_path: Path) -> None:
+    whole = run_of(retold_lake, HALF)
     told, kept = losses(whole, 6), Checkpoints(str(tmp_path))
-    none, all_of_them = (losses(run_of(lake, mix), 6) for mix in ({}, {"t5_new": 1.0}))
+    none, all_of_them = (losses(run_of(retold_lake, mix), 6) for mix in ({}, {"t5_new": 1.0}))
     assert len({tuple(told), tuple(none), tuple(all_of_them)}) == 3
-    resumed = run_of(lake, HALF)
+    resumed = run_of(retold_lake, HALF)
     assert losses(resumed, 3) == told[:3]
     kept.save(resumed.state())
-    again, state = run_of(lake, HALF), kept.newest()
+    again, state = run_of(retold_lake, HALF), kept.newest()
     assert state is not None
     again.load(state)
     assert losses(again, 3) == told[3:]
@@ -88,13 +88,13 @@ def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(lake: Lake, tmp_p
         assert torch.equal(one, other)
 
 
-def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(lake: Lake, tmp_path: Path) -> None:
+def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake: Lake, tmp_path: Path) -> None:
     cascade = by_size(8, (8,), text_width=128)
     plain = tmp_path / "plain"
     plain.mkdir()
-    assert live(gradients, lake.url, cascade, str(plain)) == [0]
+    assert live(gradients, retold_lake.url, cascade, str(plain)) == [0]
     for world in (1, 2):
-        assert live(gradients, lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
+        assert live(gradients, retold_lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
     one, other = (load_file(folder / "0-1-1.safetensors") for folder in (tmp_path, plain))
     assert any(not torch.equal(one[name], other[name]) for name in one)
     for name in ("2-1", "1-2", "2-2"):
@@ -117,10 +117,10 @@ def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str 
         TrainConfig(name="a", preset="tiny", text=text, mix=mix)
 
 
-def test_texts_that_are_not_there_or_of_another_encoder_are_told(lake: Lake, tmp_path: Path) -> None:
+def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: Lake, tmp_path: Path) -> None:
     config = config_of().model_copy(update={"mix": {"clip": 0.5}})
     with pytest.raises(TextNotUsable, match="has no embeddings 'clip', it has t5, t5_new"):
-        plan_training(lake, config, "drawn")
+        plan_training(retold_lake, config, "drawn")
     other = drawn_lake(tmp_path, 4, side=8, retold=True)
     table = other.table("datasets/drawn")
     record = table.record()

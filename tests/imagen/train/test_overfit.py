@@ -20,7 +20,7 @@ CASCADE = by_size(16, (16, 32), text_width=128)
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def eight_pictures(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return drawn_lake(tmp_path_factory.mktemp("eight"), PICTURES)
 
 
@@ -36,13 +36,13 @@ def repeated(batch: Batch, times: int) -> Batch:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_eight_pictures_are_reproduced_from_their_captions(stage: int, lake: Lake) -> None:
+def test_eight_pictures_are_reproduced_from_their_captions(stage: int, eight_pictures: Lake) -> None:
     torch.manual_seed(0)
     own = CASCADE.stages[stage]
     small_side = CASCADE.stages[0].resolution if stage else None
     lesson = Lesson(Diffusion(own.diffusion, own.resolution), small_side)
     unet = UNet(**CASCADE.unet(stage)).to(memory_format=torch.channels_last)
-    known = eight(lake, own.resolution)
+    known = eight(eight_pictures, own.resolution)
     batch = repeated(known, BATCH // PICTURES)
     optimizer = torch.optim.AdamW(unet.parameters(), 2e-3, betas=(0.9, 0.99))
     for step in range(STEPS):

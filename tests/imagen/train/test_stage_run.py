@@ -31,7 +31,7 @@ QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
 
 
 @pytest.fixture(scope="session")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def drawn_samples(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return drawn_lake(tmp_path_factory.mktemp("drawn"), 44)
 
 
@@ -49,17 +49,19 @@ def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: Cas
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(lake: Lake, stage: int, tmp_path: Path) -> None:
-    whole = run_of(lake, stage)
+def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(
+    drawn_samples: Lake, stage: int, tmp_path: Path
+) -> None:
+    whole = run_of(drawn_samples, stage)
     losses = [whole.advance().loss for _ in range(14)]
     kept = Checkpoints(str(tmp_path))
     for stops in ((5,), (1, 6, 11), (12, 13)):
-        resumed = run_of(lake, stage)
+        resumed = run_of(drawn_samples, stage)
         for stop in (*stops, 14):
             told = [resumed.advance() for _ in range(stop - resumed.step)]
             assert [one.loss for one in told] == losses[told[0].step - 1 : stop]
             kept.save(resumed.state())
-            resumed = run_of(lake, stage)
+            resumed = run_of(drawn_samples, stage)
             state = kept.newest()
             assert state is not None
             resumed.load(state)
@@ -71,10 +73,10 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(lake: Lake, st
         shutil.rmtree(tmp_path / f"step-{14:09d}")
 
 
-def test_a_part_taken_at_a_time_gives_the_gradient_of_the_whole(lake: Lake) -> None:
+def test_a_part_taken_at_a_time_gives_the_gradient_of_the_whole(drawn_samples: Lake) -> None:
     grown: list[dict[str, Any]] = []
     for parts in (1, 2):
-        run = run_of(lake, 0, QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}))
+        run = run_of(drawn_samples, 0, QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}))
         run.advance()
         grown.append({name: one.clone() for name, one in run.unet.named_parameters()})
     for name, one in grown[0].items():
@@ -99,15 +101,15 @@ def laid_out(one: torch.Tensor) -> list[int]:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_run_of_any_kind_is_resumed(changes: dict[str, Any], lake: Lake, tmp_path: Path) -> None:
+def test_a_run_of_any_kind_is_resumed(changes: dict[str, Any], drawn_samples: Lake, tmp_path: Path) -> None:
     if "compile" in changes and shutil.which("g++") is None:
         pytest.skip("no compiler")
     settings, kept = QUICK.model_copy(update=changes), Checkpoints(str(tmp_path))
-    whole = run_of(lake, 0, settings, PLAIN if settings.compile else LEAST)
+    whole = run_of(drawn_samples, 0, settings, PLAIN if settings.compile else LEAST)
     losses = [whole.advance().loss for _ in range(3)]
     kept.save(whole.state())
     losses += [whole.advance().loss for _ in range(3)]
-    resumed = run_of(lake, 0, settings, PLAIN if settings.compile else LEAST)
+    resumed = run_of(drawn_samples, 0, settings, PLAIN if settings.compile else LEAST)
     state = kept.newest()
     assert state is not None
     resumed.load(state)
