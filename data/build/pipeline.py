@@ -11,8 +11,8 @@ from data.fetch.download import Download
 from data.lake.lake import Lake
 from data.lake.lineage import lineage
 from data.publish.gates import pass_gates
-from data.publish.publish import Joined, Publication, Publish
-from data.publish.versions import newest
+from data.publish.publish import EmbeddingSource, Publication, Publish
+from data.publish.versions import newest_version
 from data.report.write import write_beside
 from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
 from data.scorers.stages import Judge, Look, Read
@@ -49,7 +49,7 @@ class Pipeline:
 
     def commit(self, publication: Publication, written: list[Written]) -> int | None:
         """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
-        current = newest(self.lake, self.publish.dataset)
+        current = newest_version(self.lake, self.publish.dataset)
         if not publication.shards and not publication.stale and current is not None:
             return current.version
         verdicts = self.lake.table(self.selection.table)
@@ -90,6 +90,6 @@ def pipeline_of(lake: Lake, recipe: Recipe) -> Pipeline:
         embed = Embed(lake, recipe.name, encoder_of(one), f"embed-{name}", describers[one.of] if one.of else None)
         later.append(embed)
         if one.publish:
-            joined[name] = Joined(embed.table, one.dtype, f"{one.of}_text" if one.of else "caption")
+            joined[name] = EmbeddingSource(embed.table, one.dtype, f"{one.of}_text" if one.of else "caption")
     publish = Publish(lake, recipe.name, recipe.scores, joined, recipe.copies)
     return Pipeline(lake, recipe, tuple(stages), selection, tuple(later), publish)

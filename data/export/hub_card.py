@@ -13,7 +13,7 @@ from data.errors import ExportError
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import CARD
-from data.publish.hf_features import listed, size_category
+from data.publish.hf_features import card_features, size_category
 from data.publish.versions import Version
 
 FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
@@ -38,7 +38,7 @@ def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, stored: 
     front |= {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         "dataset_info": {
-            "features": listed(schema),
+            "features": card_features(schema),
             "splits": [{"name": "train", "num_bytes": content, "num_examples": samples}],
             "download_size": stored,
             "dataset_size": content,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from data.errors import DatasetVersionNotFound, ExportError
 from data.lake import storage
 from data.lake.table import Table, open_files
-from data.publish.hf_features import NOTE
+from data.publish.hf_features import METADATA_KEY
 from data.reader.order import Order
 
 BATCH = 256  # rows that are given out at once
@@ -162,7 +162,7 @@ class Ordered:
 
     def _note(self, file: int) -> dict[str, dict[str, Any]]:
         footer = self._opened(file)[1]
-        note = (footer.metadata or {}).get(NOTE, b"{}")
+        note = (footer.metadata or {}).get(METADATA_KEY, b"{}")
         return dict(json.loads(note).get("embeddings", {}))
 
     def _gone(self, what: str) -> DatasetVersionNotFound:

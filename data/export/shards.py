@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data.errors import SampleDamaged
 from data.lake.table import BINARY_ROW_GROUP
-from data.publish.hf_features import NOTE, note_of, pictures
+from data.publish.hf_features import METADATA_KEY, hf_metadata, picture_columns
 from data.sources.rows import as_json
 
 STARTS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}  # how a picture of each format begins
@@ -28,7 +28,7 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: Notes) -> Non
     """Samples as members that share a name: picture, caption, facts, and a NumPy file for each embedding."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for batch in batches:
-            seen = pictures(batch.schema)
+            seen = picture_columns(batch.schema)
             for sample in _plain(batch):
                 for name, body in sorted(_members(sample, seen, embeddings)):
                     member = tarfile.TarInfo(f"{sample['id']}.{name}")
@@ -39,9 +39,9 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: Notes) -> Non
 
 def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, embeddings: Notes) -> None:
     """Samples as rows, with the note by which `datasets` gives back pictures."""
-    note = {key.encode(): value.encode() for key, value in note_of(schema).items()}
+    note = {key.encode(): value.encode() for key, value in hf_metadata(schema).items()}
     if embeddings:
-        note[NOTE] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
+        note[METADATA_KEY] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
     schema = schema.with_metadata(note)
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts, write_statistics=["id"]) as writer:
@@ -62,12 +62,12 @@ def _plain(batch: pa.Table) -> Iterator[dict[str, Any]]:
         yield dict(zip(columns, row, strict=True))
 
 
-def _members(sample: dict[str, Any], pictures: Sequence[str], embeddings: Notes) -> Iterator[tuple[str, bytes]]:
-    for column in pictures:
+def _members(sample: dict[str, Any], picture_columns: Sequence[str], embeddings: Notes) -> Iterator[tuple[str, bytes]]:
+    for column in picture_columns:
         if sample[column] is not None or column == "image":
             yield ".".join([*column.split("_")[1:], _kind(sample, column)]), sample[column]["bytes"]
     yield "txt", (sample["caption"] or "").encode()
-    packed = {*pictures, *(f"{name}_embedding" for name in embeddings)}
+    packed = {*picture_columns, *(f"{name}_embedding" for name in embeddings)}
     yield "json", as_json({name: value for name, value in sample.items() if name not in packed}).encode()
     for name, note in embeddings.items():
         vectors = sample[f"{name}_embedding"]

@@ -1,4 +1,4 @@
-"""Kept pairs become samples of a dataset version: publishing, gates, and the versions that were published.
+"""Publishing kept pairs as a dataset version, the gates that can stop it, and the list of published versions.
 
-Not here: pages that describe a version (data/report). Start with `publish.py`.
+Not here: the pages that describe a version (data/report). Start with `publish.py`.
 """

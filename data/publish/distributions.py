@@ -1,8 +1,10 @@
-"""How numbers are distributed over the parts of a whole: quantiles, histograms, and how far two parts lie apart.
+"""Distributions of numeric columns in named groups of rows: quantiles, histograms, Kolmogorov-Smirnov distance.
 
-Each value, to five significant digits, is counted once a part and fact, by DuckDB in a file that goes with the object;
-everything else is said from the counts of one fact. So no row reaches Python, and memory is bounded by how many values
-of five digits a fact has, however many rows there are.
+DuckDB counts each value, rounded to five significant digits, per group and column, in a temporary file. Every statistic
+is computed from these counts. No row reaches Python, so memory depends on the number of distinct rounded values of one
+column, not on the number of rows.
+
+A group ("part" in SQL) is for example `kept`, `dropped` or `before`. A column is called a fact, as in recipes.
 """
 
 import math
@@ -19,147 +21,178 @@ import pyarrow.compute as pc
 from data.lake.sql import name, text
 
 BINS = 40
-FAR = 2.0  # spans of the middle 98 % beyond them: what lies farther shares the last bin
-MIDDLE = (0.01, 0.99)
-MEMORY = "2GB"  # beyond it DuckDB goes on beside its file
-MOST_COUNTS = 5_000_000  # added before those of one value are put together
-# Five digits tell scores apart (they have no more), and bound how many values there are to count.
+CENTRAL_QUANTILES = (0.01, 0.99)
+OUTLIER_SPANS = 2.0  # spans between the central quantiles; values farther out than this share the outermost bin
+MEMORY_LIMIT = "2GB"  # DuckDB spills to its file beyond it
+MERGE_AFTER = 5_000_000  # rows added to the counts before duplicates of a value are merged
+# Five digits are enough to tell scores apart, and they bound the number of distinct values.
 ROUNDED = "CASE WHEN value = 0 THEN 0 WHEN isfinite(value) THEN round(value, 4 - floor(log10(abs(value)))::INTEGER) END"
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`edges` has one more than each part has counts; the outer bins hold what lies beyond them too."""
+    """Counts per bin for each part. The outermost bins also hold the values beyond their outer edge."""
 
-    edges: list[float]
-    counts: dict[str, list[int]]
-    low: float  # the smallest and the largest value
-    high: float
-    whole: bool  # whole numbers alone: bin n begins at a number and ends before the next
+    edges: list[float]  # one more than there are bins
+    counts: dict[str, list[int]]  # part → count of each bin
+    low: float  # smallest value
+    high: float  # largest value
+    is_integer: bool  # all values are whole numbers; each bin then starts at one and ends before the next bin's
 
 
 class Distributions:
+    """Value counts of some facts, per part. Use it as a context manager: closing it deletes the temporary file.
+
+    Example:
+        with Distributions(["width"]) as distributions:
+            distributions.add("SELECT 'kept' AS part, * FROM rows", ["width"], rows=table)
+            median = distributions.quantiles("width", "kept", [0.5])
+    """
+
     def __init__(self, facts: Sequence[str]) -> None:
         self.facts = list(facts)
-        self.folder = tempfile.TemporaryDirectory(prefix="imagen-")
-        self.sql = duckdb.connect(str(Path(self.folder.name) / "counts.duckdb"))
-        self.sql.execute(f"SET memory_limit = '{MEMORY}'; SET preserve_insertion_order = false")
-        self.sql.execute("CREATE TABLE counts (part VARCHAR, fact VARCHAR, value DOUBLE, times BIGINT)")
-        self._read: dict[str, _Counted] = {}
-        self.merged = 0  # counts that are one for each value
+        self.merged_rows = 0  # rows of the counts right after the last merge
+        self._folder = tempfile.TemporaryDirectory(prefix="imagen-")
+        self._database = duckdb.connect(str(Path(self._folder.name) / "counts.duckdb"))
+        self._database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET preserve_insertion_order = false")
+        self._database.execute("CREATE TABLE counts (part VARCHAR, fact VARCHAR, value DOUBLE, times BIGINT)")
+        self._cache: dict[str, _ValueCounts] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.sql.close()
-        self.folder.cleanup()
+        self._database.close()
+        self._folder.cleanup()
 
     def add(self, sql: str, facts: Iterable[str], **tables: object) -> None:
-        """Count what SQL gives over Arrow tables and datasets: rows with `part` and the facts, null where unknown."""
+        """Add the rows of a query to the counts. Null and non-finite values count as unknown.
+
+        Args:
+            sql: a query whose rows have `part` and the columns `facts`
+            facts: columns to count; those that this object was not made for are ignored
+            tables: Arrow tables and datasets that the query names
+        """
         columns = [fact for fact in self.facts if fact in set(facts)]
         if not columns:
             return
-        self._read = {}
+        self._cache = {}
         for table, rows in tables.items():
-            self.sql.register(table, rows)
+            self._database.register(table, rows)
         numbers = ", ".join(f"TRY_CAST({name(fact)} AS DOUBLE) AS {name(fact)}" for fact in columns)
-        self.sql.execute(
+        self._database.execute(
             f"INSERT INTO counts SELECT part, fact, {ROUNDED} AS rounded, count(*) "
             f"FROM (SELECT part, {numbers} FROM ({sql})) "
             f"UNPIVOT INCLUDE NULLS (value FOR fact IN ({', '.join(map(name, columns))})) GROUP BY part, fact, rounded"
         )
         for table in tables:
-            self.sql.unregister(table)
-        counted = self.sql.sql("SELECT count(*) FROM counts").fetchall()[0][0]
-        if counted > self.merged + MOST_COUNTS:
+            self._database.unregister(table)
+        if self._count_rows() > self.merged_rows + MERGE_AFTER:
             self._merge()
 
     def known(self, fact: str, part: str) -> int:
-        return int(self._counted(fact).of(part).sum())
+        """The number of rows of a part in which the fact has a finite value."""
+        return int(self._value_counts(fact).of_part(part).sum())
 
     def unknown(self, fact: str, part: str) -> int:
-        return self._counted(fact).unknown.get(part, 0)
+        """The number of rows of a part in which the fact is null or not finite."""
+        return self._value_counts(fact).unknown.get(part, 0)
 
     def quantiles(self, fact: str, part: str, shares: Sequence[float]) -> list[float]:
-        """The smallest values that so large shares of the known ones reach; empty if none is known."""
-        counted = self._counted(fact)
-        times = counted.of(part)
-        return _reached(counted.values, times, shares) if times.any() else []
+        """For each share, the smallest value below or at which this share of the known values lies.
 
-    def apart(self, fact: str, one: str, other: str) -> float | None:
-        """The Kolmogorov-Smirnov distance of two parts: how far their shares below a value differ at most, 0 to 1."""
-        upto = [np.cumsum(self._counted(fact).of(part)) for part in (one, other)]
-        if not all(len(each) and each[-1] for each in upto):
+        Returns:
+            One value for each share, or an empty list if no value is known.
+        """
+        counts = self._value_counts(fact)
+        times = counts.of_part(part)
+        return _quantiles(counts.values, times, shares) if times.any() else []
+
+    def ks_distance(self, fact: str, first: str, second: str) -> float | None:
+        """The Kolmogorov-Smirnov distance of two parts: the largest gap between their cumulative distributions.
+
+        Returns:
+            A number from 0 (equal) to 1, or None if one of the parts has no known value.
+        """
+        counts = self._value_counts(fact)
+        cumulative = [np.cumsum(counts.of_part(part)) for part in (first, second)]
+        if any(len(sums) == 0 or sums[-1] == 0 for sums in cumulative):
             return None
-        return round(float(np.abs(upto[0] / upto[0][-1] - upto[1] / upto[1][-1]).max()), 6)
+        first_shares, second_shares = (sums / sums[-1] for sums in cumulative)
+        return round(float(np.abs(first_shares - second_shares).max()), 6)
 
     def histogram(self, fact: str, parts: Sequence[str], bins: int = BINS) -> Histogram | None:
-        """Bins of one width over the bulk of the values; none if no value is known."""
-        counted = self._counted(fact)
-        times = sum((counted.of(part) for part in parts), np.zeros(len(counted.values), np.int64))
-        values, times = counted.values[times > 0], times[times > 0]
+        """Bins of equal width over the range of all parts without its outliers; None if no value is known."""
+        counts = self._value_counts(fact)
+        times = sum((counts.of_part(part) for part in parts), np.zeros(len(counts.values), np.int64))
+        values, times = counts.values[times > 0], times[times > 0]
         if not len(values):
             return None
-        low, high, whole = float(values[0]), float(values[-1]), bool((values == np.floor(values)).all())
-        first, last = _bulk(values, times)
-        if whole:
+        low, high, is_integer = float(values[0]), float(values[-1]), bool((values == np.floor(values)).all())
+        first, last = _range_without_outliers(values, times)
+        if is_integer:
             width: float = max(1, math.ceil((last - first + 1) / bins))
             first, bins = math.floor(first), math.floor((last - math.floor(first)) / width) + 1
         else:
             width = (last - first) / bins or 1.0
-        places = np.clip(np.floor((counted.values - first) / width), 0, bins - 1).astype(np.int64)
-        counts = {part: np.bincount(places, counted.of(part), bins).astype(np.int64).tolist() for part in parts}
-        return Histogram([first + n * width for n in range(bins + 1)], counts, low, high, whole)
+        bin_of_value = np.clip(np.floor((counts.values - first) / width), 0, bins - 1).astype(np.int64)
+        bin_counts = {
+            part: np.bincount(bin_of_value, counts.of_part(part), bins).astype(np.int64).tolist() for part in parts
+        }
+        return Histogram([first + n * width for n in range(bins + 1)], bin_counts, low, high, is_integer)
+
+    def _count_rows(self) -> int:
+        return int(self._database.sql("SELECT count(*) FROM counts").fetchall()[0][0])
 
     def _merge(self) -> None:
-        self.sql.execute(
+        """Merge the rows of the same part, fact and value into one."""
+        self._database.execute(
             "CREATE OR REPLACE TABLE counts AS SELECT part, fact, value, sum(times)::BIGINT AS times FROM counts "
             "GROUP BY part, fact, value ORDER BY fact"
         )
-        self.merged = self.sql.sql("SELECT count(*) FROM counts").fetchall()[0][0]
+        self.merged_rows = self._count_rows()
 
-    def _counted(self, fact: str) -> "_Counted":
-        if fact not in self._read:
-            rows = self.sql.sql(
+    def _value_counts(self, fact: str) -> "_ValueCounts":
+        if fact not in self._cache:
+            rows = self._database.sql(
                 f"SELECT part, value, sum(times)::BIGINT AS times FROM counts WHERE fact = {text(fact)} "
                 "GROUP BY part, value"
             ).to_arrow_table()
-            counted = _Counted(np.unique(rows["value"].drop_null().to_numpy()), {}, {})
+            counts = _ValueCounts(np.unique(rows["value"].drop_null().to_numpy()), {}, {})
             for part in pc.unique(rows["part"]).to_pylist():
-                own = rows.filter(pc.equal(rows["part"], part))
-                known, unknown = own.filter(pc.is_valid(own["value"])), own.filter(pc.is_null(own["value"]))
-                counted.times[part] = np.zeros(len(counted.values), np.int64)
-                counted.times[part][np.searchsorted(counted.values, known["value"].to_numpy())] = known[
-                    "times"
-                ].to_numpy()
-                counted.unknown[part] = pc.sum(unknown["times"]).as_py() or 0
-            self._read[fact] = counted
-        return self._read[fact]
+                part_rows = rows.filter(pc.equal(rows["part"], part))
+                known = part_rows.filter(pc.is_valid(part_rows["value"]))
+                unknown = part_rows.filter(pc.is_null(part_rows["value"]))
+                times = np.zeros(len(counts.values), np.int64)
+                times[np.searchsorted(counts.values, known["value"].to_numpy())] = known["times"].to_numpy()
+                counts.times[part] = times
+                counts.unknown[part] = pc.sum(unknown["times"]).as_py() or 0
+            self._cache[fact] = counts
+        return self._cache[fact]
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """The values of a fact, in order, and how often each part has them."""
+class _ValueCounts:
+    """The distinct values of one fact, ascending, and how often each occurs in each part."""
 
     values: np.ndarray
-    times: dict[str, np.ndarray]
-    unknown: dict[str, int]
+    times: dict[str, np.ndarray]  # part → count of each value
+    unknown: dict[str, int]  # part → rows without a finite value
 
-    def of(self, part: str) -> np.ndarray:
+    def of_part(self, part: str) -> np.ndarray:
         return self.times.get(part, np.zeros(len(self.values), np.int64))
 
 
-def _bulk(values: np.ndarray, times: np.ndarray) -> tuple[float, float]:
-    """The range to draw: all of it, unless a few values lie far out."""
-    left, right = _reached(values, times, MIDDLE)
+def _range_without_outliers(values: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """The range of the values, cut where it reaches beyond OUTLIER_SPANS on a side."""
+    left, right = _quantiles(values, times, CENTRAL_QUANTILES)
     low, high = float(values[0]), float(values[-1])
-    reach = FAR * (right - left) or high - low
+    reach = OUTLIER_SPANS * (right - left) or high - low
     return max(low, left - reach), min(high, right + reach)
 
 
-def _reached(values: np.ndarray, times: np.ndarray, shares: Sequence[float]) -> list[float]:
-    """The smallest values up to which so large shares lie."""
-    upto = np.cumsum(times)
-    wanted = [max(1, math.ceil(share * int(upto[-1]))) for share in shares]
-    return [float(value) for value in values[np.searchsorted(upto, wanted)]]
+def _quantiles(values: np.ndarray, times: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """The quantiles of ascending values that occur so many times; at least one value is counted."""
+    cumulative = np.cumsum(times)
+    ranks = [max(1, math.ceil(share * int(cumulative[-1]))) for share in shares]
+    return [float(value) for value in values[np.searchsorted(cumulative, ranks)]]

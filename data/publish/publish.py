@@ -1,7 +1,7 @@
-"""Kept pairs become training-ready samples: `datasets/<name>`, where a table version is a dataset version.
+"""Publish kept pairs as a dataset version: a version of the table `datasets/<name>`, ready for training.
 
-Publishing is incremental and atomic: rows that stay cost nothing, a file is written again only if a row in it went or
-changed, and one commit makes the version, with its lineage in the commit.
+Publishing is incremental: a file is written again only if one of its rows was removed or changed, and unchanged rows
+cost nothing. It is atomic: one commit makes the version, and the commit's metadata holds its lineage.
 """
 
 import json
@@ -18,60 +18,62 @@ from data.lake.reading import read_pictures
 from data.lake.sql import query
 from data.lake.table import Table, write_file
 from data.pictures.prepare import PictureSettings, smaller
-from data.publish.hf_features import note_of
+from data.publish.hf_features import hf_metadata
 from data.scorers.scorer import Scorer
 
-PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as Hugging Face's Image is stored
-SAMPLE = [
+PICTURE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as Hugging Face's Image is stored
+SAMPLE = [  # the columns that every dataset has
     pa.field("id", pa.string()),
     pa.field("url", pa.string()),
     pa.field("caption", pa.string()),
-    pa.field("image", PICTURE),
+    pa.field("image", PICTURE_TYPE),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("sha256", pa.string()),
 ]
-EMBEDDED_BYTES = 1 << 29  # of embeddings joined into one file: a T5-XXL's take far more room than the pictures
+MAX_EMBEDDING_BYTES = 1 << 29  # joined into one file: T5-XXL embeddings are far larger than the pictures
 
 
-class Joined(NamedTuple):
-    """Embeddings that become columns."""
+class EmbeddingSource(NamedTuple):
+    """A table of text embeddings that becomes columns of the dataset."""
 
     table: str
     dtype: str
-    text: str = "caption"  # the column whose texts they are of
+    text_column: str = "caption"  # whose texts are embedded
 
 
 @dataclass
 class Publication:
-    """What publishing is about to do: files that no longer hold, rows to write."""
+    """A planned version: which files of the current version to remove, which rows to write, and the row counts."""
 
     table: Table
-    shards: list[Shard] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)  # rows to write
+    stale: list[str] = field(default_factory=list)  # files to remove
     added: int = 0
     removed: int = 0
     changed: int = 0
-    kept: int = 0
+    kept: int = 0  # rows that the version will have
 
     @property
     def rows(self) -> int:
+        """The number of rows to write."""
         return sum(shard.rows.num_rows for shard in self.shards)
 
 
 @dataclass(frozen=True)
 class Publish:
-    """The stage. Reads verdicts, pairs, images, scores and embeddings."""
+    """The publishing stage of one dataset. It reads verdicts, pairs, images, scores and embeddings."""
 
     lake: Lake
     dataset: str
-    scores: Mapping[str, Scorer]
-    embeddings: Mapping[str, Joined] = field(default_factory=dict)
-    sizes: tuple[PictureSettings, ...] = ()  # of smaller copies
+    scores: Mapping[str, Scorer]  # name in the recipe → scorer whose facts become columns
+    embeddings: Mapping[str, EmbeddingSource] = field(default_factory=dict)  # encoder's name in the recipe → table
+    sizes: tuple[PictureSettings, ...] = ()  # of smaller copies of the pictures
     name: str = "publish"
 
     @property
     def table(self) -> str:
+        """The name of the dataset's table."""
         return f"datasets/{self.dataset}"
 
     @property
@@ -79,94 +81,60 @@ class Publish:
         return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
     @property
-    def numbers(self) -> list[str]:
-        """The score columns that are numbers."""
+    def numeric_columns(self) -> list[str]:
+        """The score columns that hold numbers."""
         return [f.name for f in self.schema() if f.name in self.score_columns and not pa.types.is_string(f.type)]
 
+    @property
+    def copy_columns(self) -> dict[str, PictureSettings]:
+        """The columns of smaller copies of the pictures, each with its settings."""
+        return {f"image_{settings.image_size}": settings for settings in self.sizes}
+
+    @property
+    def compared_columns(self) -> list[str]:
+        """The columns whose values decide whether a published row has changed."""
+        return ["sha256", *self.score_columns]
+
+    @property
+    def derived_content(self) -> dict[str, Any]:
+        """What determines embedding and copy columns; a commit records it, so that the next build can compare."""
+        copies = {name: settings.model_dump(mode="json") for name, settings in self.copy_columns.items()}
+        tables = {name: source.table for name, source in self.embeddings.items()}
+        texts = {name: source.text_column for name, source in self.embeddings.items()}
+        other_texts = {name: column for name, column in texts.items() if column != "caption"}
+        content = {"embeddings": tables, "copies": copies}
+        return content | ({"texts": other_texts} if other_texts else {})
+
     def schema(self) -> pa.Schema:
+        """The schema of the dataset's files: sample, smaller copies, scores, then embeddings with their lengths."""
         scored = [
             scorer.columns.field(fact).with_name(f"{name}_{fact}")
             for name, scorer in self.scores.items()
             for fact in scorer.facts
         ]
-        kinds = (("embedding", pa.binary()), ("length", pa.int32()))
-        embedded = [pa.field(f"{name}_{column}", kind) for name in self.embeddings for column, kind in kinds]
-        return pa.schema([*SAMPLE, *(pa.field(name, PICTURE) for name in self.copies), *scored, *embedded])
-
-    @property
-    def copies(self) -> dict[str, PictureSettings]:
-        """The columns of smaller copies."""
-        return {f"image_{settings.image_size}": settings for settings in self.sizes}
-
-    @property
-    def joined(self) -> dict[str, Any]:
-        """What else a row's content follows from."""
-        copies = {name: settings.model_dump(mode="json") for name, settings in self.copies.items()}
-        texts = {name: one.text for name, one in self.embeddings.items() if one.text != "caption"}
-        joined = {"embeddings": {name: one.table for name, one in self.embeddings.items()}, "copies": copies}
-        return joined | ({"texts": texts} if texts else {})
+        copies = [pa.field(name, PICTURE_TYPE) for name in self.copy_columns]
+        embedding_types = (("embedding", pa.binary()), ("length", pa.int32()))
+        embedded = [pa.field(f"{name}_{column}", type) for name in self.embeddings for column, type in embedding_types]
+        return pa.schema([*SAMPLE, *copies, *scored, *embedded])
 
     def plan(self, shard_rows: int) -> Publication:
+        """Compare the selected rows with the current version. Makes the dataset's table if it does not exist.
+
+        Args:
+            shard_rows: rows of a written file, at most; fewer where embeddings are large
+        """
         table = self.lake.table_or_make(self.table, self.schema())
-        publication, still = Publication(table), self.lake.snapshot()
-        same = self._same(table.record() if self.embeddings or self.sizes else {})
-        for one in self.embeddings.values():
-            shard_rows = min(shard_rows, max(1, EMBEDDED_BYTES // self.lake.table(one.table).bytes_a_row()))
+        publication, snapshot = Publication(table), self.lake.snapshot()
+        unchanged = self._unchanged_condition(table.record() if self.embeddings or self.sizes else {})
+        for source in self.embeddings.values():
+            row_bytes = self.lake.table(source.table).bytes_a_row()
+            shard_rows = min(shard_rows, max(1, MAX_EMBEDDING_BYTES // row_bytes))
         for bucket in self.lake.buckets:
-            self._plan_bucket(publication, still, bucket, shard_rows, same)
+            self._plan_bucket(publication, snapshot, bucket, shard_rows, unchanged)
         return publication
 
-    @property
-    def facts(self) -> list[str]:
-        return ["sha256", *self.score_columns]
-
-    def _same(self, before: Mapping[str, Any]) -> str:
-        """SQL: whether a published row would be the same now. An encoder's vectors of a text never change, so it is
-        enough that the rows with a text have some, and that the last version joined those of the same column from the
-        same table; likewise with copies.
-        """
-        there, wanted = before.get("copies", {}), self.joined["copies"]
-        if {name: there.get(name) for name in wanted} != wanted:
-            return "false"
-        same = [f"wanted.{fact} IS NOT DISTINCT FROM present.{fact}" for fact in self.facts]
-        for name, (table, _, text) in self.embeddings.items():
-            joined = before.get("embeddings", {}).get(name) == table
-            joined &= before.get("texts", {}).get(name, "caption") == text
-            same.append(f"(present.{name}_length IS NOT NULL OR wanted.{text} IS NULL)" if joined else "false")
-        return " AND ".join(same)
-
-    def _plan_bucket(self, publication: Publication, still: Lake, bucket: int, shard_rows: int, same: str) -> None:
-        wanted = self.wanted(bucket, still)
-        lengths = [f"{name}_length" for name in self.embeddings]
-        present = publication.table.located(bucket, ["id", *self.facts, *lengths])
-        compared = query(
-            "SELECT coalesce(wanted.id, present.id) AS id, present.file AS file, "
-            "CASE WHEN present.id IS NULL THEN 'added' "
-            f"WHEN wanted.id IS NULL THEN 'removed' WHEN {same} THEN 'same' ELSE 'changed' END AS change "
-            "FROM wanted FULL JOIN present ON wanted.id = present.id",
-            wanted=wanted,
-            present=present,
-        )
-        counts = query("SELECT change, count(*) AS n FROM compared GROUP BY change", compared=compared).to_pylist()
-        count = {row["change"]: row["n"] for row in counts}
-        publication.added += count.get("added", 0)
-        publication.removed += count.get("removed", 0)
-        publication.changed += count.get("changed", 0)
-        publication.kept += wanted.num_rows
-        sql = "SELECT DISTINCT file FROM compared WHERE change IN ('removed', 'changed')"
-        stale = query(sql, compared=compared)
-        publication.stale += stale["file"].to_pylist()
-        rows = query(
-            "SELECT wanted.* FROM wanted JOIN compared USING (id) "
-            "WHERE change = 'added' OR compared.file IN (SELECT file FROM stale) ORDER BY id",
-            wanted=wanted,
-            compared=compared,
-            stale=stale,
-        )
-        publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
-
-    def wanted(self, bucket: int, lake: Lake | None = None) -> pa.Table:
-        """Every kept pair of a bucket with all but its picture, and the file that holds it."""
+    def selected_rows(self, bucket: int, lake: Lake | None = None) -> pa.Table:
+        """The kept pairs of a bucket with their scores, without the picture; `file` is the file of `images` with it."""
         lake = lake or self.lake
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
@@ -181,30 +149,88 @@ class Publish:
         )
 
     def work(self, shard: Shard) -> Written:
+        """Write one file of the dataset, in a worker: read the pictures, make copies, join embeddings."""
         pictures = list(read_pictures(self.lake, shard.rows))
         columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
-        columns["image"] = _as_hugging_face_does(pictures)
-        for name, settings in self.copies.items():
-            columns[name] = _as_hugging_face_does(smaller(pictures, settings))
+        columns["image"] = _picture_column(pictures)
+        for name, settings in self.copy_columns.items():
+            columns[name] = _picture_column(smaller(pictures, settings))
         vectors: dict[str, Any] = {}
-        for name, (table, dtype, text) in self.embeddings.items():
-            texts = texts_of(self.lake, table, shard.rows[text])
+        for name, (table, dtype, text_column) in self.embeddings.items():
+            texts = texts_of(self.lake, table, shard.rows[text_column])
             columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
             vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
         rows = pa.table(columns).select(self.schema().names)
-        notes = note_of(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
-        rows = rows.cast(self.schema()).replace_schema_metadata(notes)
+        metadata = hf_metadata(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
+        rows = rows.cast(self.schema()).replace_schema_metadata(metadata)
         return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
 
     def commit(self, publication: Publication, written: list[Written], record: dict[str, Any]) -> int | None:
-        """Make the version. Its number, or None if somebody else published since the plan."""
-        files = [w.files[self.table] for w in written]
+        """Make the version in one commit.
+
+        Returns:
+            The version's number, or None, with nothing changed, if another process published since the plan.
+        """
+        files = [result.files[self.table] for result in written]
         counts = {name: getattr(publication, name) for name in ("kept", "added", "removed", "changed")}
-        if publication.table.replace(files, publication.stale, {**counts, **self.joined, **record}):
+        if publication.table.replace(files, publication.stale, {**counts, **self.derived_content, **record}):
             return publication.table.version
         return None
 
+    def _unchanged_condition(self, record: Mapping[str, Any]) -> str:
+        """SQL over `selected` and `published` that is true where a published row would be written the same again.
 
-def _as_hugging_face_does(pictures: list[bytes]) -> pa.Array:
+        An encoder's vectors of a text never change. So an embedding column is unchanged if the version before, of
+        which `record` is the commit's record, joined it from the same table, and every row with a text has vectors.
+        Smaller copies are unchanged if their settings are.
+        """
+        published_copies, copies = record.get("copies", {}), self.derived_content["copies"]
+        if {name: published_copies.get(name) for name in copies} != copies:
+            return "false"
+        conditions = [f"selected.{column} IS NOT DISTINCT FROM published.{column}" for column in self.compared_columns]
+        for name, (table, _, text_column) in self.embeddings.items():
+            same_table = record.get("embeddings", {}).get(name) == table
+            same_text = record.get("texts", {}).get(name, "caption") == text_column
+            if same_table and same_text:
+                conditions.append(f"(published.{name}_length IS NOT NULL OR selected.{text_column} IS NULL)")
+            else:
+                conditions.append("false")
+        return " AND ".join(conditions)
+
+    def _plan_bucket(
+        self, publication: Publication, snapshot: Lake, bucket: int, shard_rows: int, unchanged: str
+    ) -> None:
+        """Add a bucket's stale files, rows to write and row counts to the publication."""
+        selected = self.selected_rows(bucket, snapshot)
+        lengths = [f"{name}_length" for name in self.embeddings]
+        published = publication.table.located(bucket, ["id", *self.compared_columns, *lengths])
+        compared = query(
+            "SELECT coalesce(selected.id, published.id) AS id, published.file AS file, "
+            "CASE WHEN published.id IS NULL THEN 'added' "
+            f"WHEN selected.id IS NULL THEN 'removed' WHEN {unchanged} THEN 'same' ELSE 'changed' END AS change "
+            "FROM selected FULL JOIN published ON selected.id = published.id",
+            selected=selected,
+            published=published,
+        )
+        counts = query("SELECT change, count(*) AS n FROM compared GROUP BY change", compared=compared).to_pylist()
+        count = {row["change"]: row["n"] for row in counts}
+        publication.added += count.get("added", 0)
+        publication.removed += count.get("removed", 0)
+        publication.changed += count.get("changed", 0)
+        publication.kept += selected.num_rows
+        sql = "SELECT DISTINCT file FROM compared WHERE change IN ('removed', 'changed')"
+        stale = query(sql, compared=compared)
+        publication.stale += stale["file"].to_pylist()
+        rows = query(
+            "SELECT selected.* FROM selected JOIN compared USING (id) "
+            "WHERE change = 'added' OR compared.file IN (SELECT file FROM stale) ORDER BY id",
+            selected=selected,
+            compared=compared,
+            stale=stale,
+        )
+        publication.shards += [Shard(bucket, rows.slice(at, shard_rows)) for at in range(0, rows.num_rows, shard_rows)]
+
+
+def _picture_column(pictures: list[bytes]) -> pa.Array:
     paths = pa.nulls(len(pictures), pa.string())
-    return pa.StructArray.from_arrays([pa.array(pictures, pa.binary()), paths], fields=list(PICTURE))
+    return pa.StructArray.from_arrays([pa.array(pictures, pa.binary()), paths], fields=list(PICTURE_TYPE))

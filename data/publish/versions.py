@@ -1,4 +1,4 @@
-"""What was published: the versions of a dataset with their lineage, and the funnel that a build's rows went through."""
+"""The published versions of a dataset, each with the record (counts and lineage) of the commit that made it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,50 +7,67 @@ from typing import Any
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake.lake import Lake
 
-RECENT = 20  # commits, among which there is one of a version if there is any
+RECENT = 20  # commits to look through for the newest version; one of them made it, if there is a version
 
 
 @dataclass(frozen=True)
 class Version:
+    """One published version of a dataset."""
+
     dataset: str
-    version: int
-    at: datetime
-    record: dict[str, Any]
+    version: int  # of the table `datasets/<dataset>`
+    at: datetime  # when it was published, UTC
+    record: dict[str, Any]  # counts of rows, recipe and its hash, table versions read, code
 
 
 def datasets(lake: Lake) -> list[str]:
-    """The names of those that were published."""
+    """The names of the lake's datasets."""
     return [name.removeprefix("datasets/") for name in lake.tables() if name.startswith("datasets/")]
 
 
-def newest(lake: Lake, dataset: str, below: int | None = None) -> Version | None:
-    """The version that is current, or the one before another; none if nothing was published yet."""
+def newest_version(lake: Lake, dataset: str, below: int | None = None) -> Version | None:
+    """The newest version of a dataset, or the newest with a number below `below`; None if there is none."""
     table = lake.find(f"datasets/{dataset}")
-    found = table.records(limit=None if below else RECENT) if table else ()
-    return next((_version(dataset, *one) for one in found if below is None or one[0] < below), None)
+    if table is None:
+        return None
+    for number, at, record in table.records(limit=None if below else RECENT):
+        if below is None or number < below:
+            return _version(dataset, number, at, record)
+    return None
 
 
 def versions(lake: Lake, dataset: str) -> list[Version]:
-    """Every version of a dataset, newest first."""
+    """Every version of a dataset, newest first; empty if its first build has not published yet.
+
+    Raises:
+        DatasetNotFound: the lake has no dataset of this name
+    """
     table = lake.find(f"datasets/{dataset}")
     if table is None:
         raise DatasetNotFound(f"{lake.url} has no dataset {dataset}. Build it: imagen build RECIPE --lake {lake.url}")
-    return [_version(dataset, *found) for found in table.records()]
+    return [_version(dataset, *commit) for commit in table.records()]
 
 
 def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
-    """One version of a dataset, the newest unless told which."""
-    found = versions(lake, dataset)
-    if number is None and found:
-        return found[0]
-    for version in found:
+    """The version with a number, or the newest.
+
+    Raises:
+        DatasetNotFound: the lake has no dataset of this name
+        DatasetVersionNotFound: the dataset has no such version, or none at all
+    """
+    published = versions(lake, dataset)
+    if not published:
+        raise DatasetVersionNotFound(
+            f"{dataset} in {lake.url} has no version yet. Build it: imagen build RECIPE --lake {lake.url}"
+        )
+    if number is None:
+        return published[0]
+    for version in published:
         if version.version == number:
             return version
-    if not found:
-        raise DatasetVersionNotFound(f"{dataset} has no version yet in {lake.url}: its first build has not published")
-    there = ", ".join(f"{dataset}@{version.version}" for version in found)
-    raise DatasetVersionNotFound(f"{dataset}@{number} does not exist in {lake.url}; there are: {there}")
+    names = ", ".join(f"{dataset}@{version.version}" for version in published)
+    raise DatasetVersionNotFound(f"{dataset}@{number} does not exist in {lake.url}; published versions: {names}")
 
 
-def _version(dataset: str, version: int, at: int, record: dict[str, Any]) -> Version:
-    return Version(dataset, version, datetime.fromtimestamp(at / 1000, UTC), record)
+def _version(dataset: str, number: int, at: int, record: dict[str, Any]) -> Version:
+    return Version(dataset, number, datetime.fromtimestamp(at / 1000, UTC), record)

@@ -18,7 +18,7 @@ import torch
 
 from data.errors import DatasetVersionNotFound, SampleDamaged
 from data.lake import storage
-from data.publish.hf_features import NOTE, pictures
+from data.publish.hf_features import METADATA_KEY, picture_columns
 from data.reader.order import Unit
 
 OPEN_FILES = 64  # kept open with their footers
@@ -37,7 +37,7 @@ def askable(schema: pa.Schema) -> dict[str, list[str]]:
     encoders = [name.removesuffix("_embedding") for name in schema.names if name.endswith("_embedding")]
     parts = {name: [f"{name}_embedding", f"{name}_length"] for name in encoders if f"{name}_length" in names}
     taken = {part for both in parts.values() for part in both}
-    seen = pictures(schema)
+    seen = picture_columns(schema)
     plain = {name: [f"{name}.bytes" if name in seen else name] for name in schema.names if name not in taken}
     return plain | parts
 
@@ -65,7 +65,7 @@ class Files:
                 groups.append(group)
             start += rows
         rows = file.read_row_groups(groups, self._leaves, use_threads=False).slice(skip, unit.rows).combine_chunks()
-        note = json.loads((file.schema_arrow.metadata or {}).get(NOTE, b"{}")).get("embeddings", {})
+        note = json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")).get("embeddings", {})
         where = f"row {{}} of {self.paths[unit.file]}"
         return {name: self._column(name, rows, note.get(name, {}), unit, where) for name in self.columns}
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.lake import storage
-from data.publish.hf_features import listed, size_category
+from data.publish.hf_features import card_features, size_category
 from data.report.summary import Account, Score
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -59,7 +59,7 @@ def front_matter(account: Account, settings: CardSettings) -> dict[str, Any]:
         files = [{"split": "train", "path": account.files}]
         front["configs"] = [{"config_name": "default", "data_files": files}]
     front["dataset_info"] = {
-        "features": listed(account.columns),
+        "features": card_features(account.columns),
         "splits": [{"name": "train", "num_bytes": account.bytes, "num_examples": rows}],
         "download_size": account.bytes,
         "dataset_size": account.bytes,
@@ -93,7 +93,7 @@ def _page() -> Template:
 def _columns(account: Account) -> list[dict[str, str]]:
     scores = {score.fact: score for score in account.scores}
     found = []
-    for column, feature in zip(account.columns, listed(account.columns), strict=True):
+    for column, feature in zip(account.columns, card_features(account.columns), strict=True):
         kind = str(feature.get("dtype", column.type))
         found.append({"name": column.name, "type": kind, **_distribution(scores.get(column.name))})
     return found

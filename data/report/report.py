@@ -90,15 +90,15 @@ def plot(histogram: Histogram, cuts: list[Threshold]) -> Plot:
     bars = []
     for (kept, dropped), left, right in zip(both, histogram.edges, histogram.edges[1:], strict=False):
         if kept or dropped:
-            where = number(left) if histogram.whole and right - left == 1 else f"{number(left)} to {number(right)}"
+            where = number(left) if histogram.is_integer and right - left == 1 else f"{number(left)} to {number(right)}"
             words = f"{where}: {kept:,} kept, {dropped:,} dropped"
             bars.append(Bar(across(left), round(across(right) - across(left), 1), tall(kept), tall(dropped), words))
     marks = []
     for place, cut in enumerate(sorted(cuts[:MOST_CUTS], key=lambda cut: cut.value)):
-        value = _between_bars(cut) if histogram.whole else cut.value
+        value = _between_bars(cut) if histogram.is_integer else cut.value
         outside = " ←" if value < first else " →" if value > last else ""
         marks.append(Mark(across(value), cut.words + outside, "start" if across(value) < WIDTH / 2 else "end", place))
-    ticks = [Mark(across(tick + (0.5 if histogram.whole else 0)), number(tick)) for tick in _ticks(histogram)]
+    ticks = [Mark(across(tick + (0.5 if histogram.is_integer else 0)), number(tick)) for tick in _ticks(histogram)]
     beyond = [f"smallest {number(histogram.low)}"] if histogram.low < first else []
     beyond += [f"largest {number(histogram.high)}"] if histogram.high > last else []
     return Plot(bars, marks, len(cuts[MOST_CUTS:]), ticks, ", ".join(beyond))
@@ -143,8 +143,8 @@ def _ticks(histogram: Histogram) -> list[float]:
     rough = (last - first) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
-    step = max(1.0, step) if histogram.whole else step
-    last -= 1 if histogram.whole else 0
+    step = max(1.0, step) if histogram.is_integer else step
+    last -= 1 if histogram.is_integer else 0
     return [n * step for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
 
 

@@ -88,13 +88,13 @@ def facts_of(lake: Lake, selection: Selection, facts: list[str], more: str) -> I
 
 def _scores(lake: Lake, selection: Selection, publish: Publish, earlier: Table | None) -> list[Score]:
     drawn = thresholds(selection, lake.table(selection.table).record().get("cuts", {}))
-    facts = [*drawn, *(fact for fact in publish.numbers if fact not in drawn)]
+    facts = [*drawn, *(fact for fact in publish.numeric_columns if fact not in drawn)]
     with Distributions(facts) as told:
         part = "CASE WHEN kept THEN 'kept' ELSE 'dropped' END AS part"
         for sql, tables in facts_of(lake, selection, facts, part):
             told.add(f"{sql} WHERE sha256 IS NOT NULL", facts, **tables)
         if earlier is not None:
-            there = [fact for fact in publish.numbers if fact in earlier.columns().names]
+            there = [fact for fact in publish.numeric_columns if fact in earlier.columns().names]
             for bucket in lake.buckets:
                 told.add("SELECT 'before' AS part, * FROM published", there, published=earlier.dataset(bucket))
         return [
@@ -105,7 +105,7 @@ def _scores(lake: Lake, selection: Selection, publish: Publish, earlier: Table |
                 told.unknown(fact, "kept") + told.unknown(fact, "dropped"),
                 told.quantiles(fact, "kept", TENTHS),
                 told.quantiles(fact, "before", TENTHS),
-                told.apart(fact, "before", "kept"),
+                told.ks_distance(fact, "before", "kept"),
             )
             for fact in facts
         ]

@@ -13,7 +13,7 @@ from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import BUILT, CARD, HISTOGRAMS, REPORT
 from data.publish.publish import Publish
-from data.publish.versions import newest
+from data.publish.versions import newest_version
 from data.report.card import CardSettings, card
 from data.report.examples import pick
 from data.report.histogram_png import histograms
@@ -33,10 +33,10 @@ def write_beside(lake: Lake, settings: CardSettings, selection: Selection, publi
     if all(_marked(storage.join(url, page), mark) for page in (REPORT, CARD)):
         return
     lake = lake.snapshot()
-    current = newest(lake, publish.dataset)
+    current = newest_version(lake, publish.dataset)
     if current is None or current.version != version:
         return  # somebody published since, and describes it
-    found = account(lake, selection, publish, current, newest(lake, publish.dataset, below=version))
+    found = account(lake, selection, publish, current, newest_version(lake, publish.dataset, below=version))
     groups = pick(lake, selection, [score.fact for score in found.scores if score.thresholds])
     if png := histograms(found):
         storage.write(storage.join(url, HISTOGRAMS), png)

@@ -10,7 +10,7 @@ from data.lake.lake import Lake
 from data.lake.sql import name, query
 from data.lake.table import Table
 from data.publish.distributions import Distributions
-from data.publish.hf_features import pictures
+from data.publish.hf_features import picture_columns
 from data.publish.versions import Version, version_of
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -65,7 +65,7 @@ def _moved(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
     """How many rows of a bucket are in which of both; the ids of those that are in one alone."""
     schemas = [table.columns() for table in tables]
     columns = [name for name in schemas[0].names if name in schemas[1].names]
-    apart = {"id", *pictures(schemas[0])}  # what sha256 stands for
+    apart = {"id", *picture_columns(schemas[0])}  # what sha256 stands for
     facts = [name for name in columns if name not in apart and not name.endswith("_embedding")]
     same = " AND ".join(f'a."{fact}" IS NOT DISTINCT FROM b."{fact}"' for fact in facts)
     return query(
@@ -112,5 +112,5 @@ def _shifts(tables: list[Table], buckets: range) -> list[Shift]:
                 score, told.quantiles(score, "before", QUANTILES), told.quantiles(score, "after", QUANTILES), distance
             )
             for score in scores
-            if (distance := told.apart(score, "before", "after")) is not None
+            if (distance := told.ks_distance(score, "before", "after")) is not None
         ]

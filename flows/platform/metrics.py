@@ -16,7 +16,7 @@ from data.build.recipe import Recipe, load_recipe
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import TRAININGS
-from data.publish.versions import datasets, newest
+from data.publish.versions import datasets, newest_version
 from data.report.write import built_at
 from imagen.models.registry import champion_of, decisions
 from imagen.train.measures import newest_measure
@@ -92,7 +92,7 @@ def _datasets(lake: Lake) -> Iterator[Metric]:
     for name in datasets(lake):
         if last := built_at(lake, name):
             built.add_metric([name], last.timestamp())
-        if found := newest(lake, name):
+        if found := newest_version(lake, name):
             version.add_metric([name], found.version)
             samples.add_metric([name], found.record["kept"])
             at.add_metric([name], found.at.timestamp())

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from data.lake.lake import Lake
-from data.publish.versions import newest
+from data.publish.versions import newest_version
 from imagen.champion.retrain import decided_for
 from imagen.models.registry import decisions
 from imagen.models.table import models
@@ -13,7 +13,7 @@ Step = Literal["retrain", "train", "promote"]
 
 def undone(lake: Lake, name: str, dataset: str) -> tuple[Step, int] | None:
     """The next thing to do, with the dataset's version or the model's number that it is about; none if all is done."""
-    version = newest(lake, dataset)
+    version = newest_version(lake, dataset)
     if version is None:
         return None
     rows = decided_for(lake, name, dataset, version.version)

@@ -9,42 +9,44 @@ from hypothesis import strategies as st
 from data.publish.distributions import Distributions
 
 numbers = st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(-100, 100)).map(lambda value: float(f"{value:.5g}"))
-values = st.lists(numbers, min_size=1, max_size=30)
+some_values = st.lists(numbers, min_size=1, max_size=30)
 
 
-def told(**parts: list[float | None]) -> Distributions:
-    """Distributions of one fact `f`, a part at a time, each in two pieces as buckets would be."""
-    made = Distributions(["f"])
-    for part, all in parts.items():
-        for piece in (all[::2], all[1::2]):
+def distributions_of(**parts: list[float | None]) -> Distributions:
+    """Distributions of one fact `f`; each part is added in two pieces, as buckets are."""
+    distributions = Distributions(["f"])
+    for part, values in parts.items():
+        for piece in (values[::2], values[1::2]):
             rows = pa.table({"f": pa.array(piece, pa.float64())})
-            made.add(f"SELECT '{part}' AS part, * FROM rows", ["f"], rows=rows)
-    return made
+            distributions.add(f"SELECT '{part}' AS part, * FROM rows", ["f"], rows=rows)
+    return distributions
 
 
 @settings(max_examples=15, deadline=None)
-@given(one=values, other=values)
+@given(one=some_values, other=some_values)
 def test_the_distance_is_the_largest_gap_between_the_shares_below_a_value(one: list[float], other: list[float]) -> None:
     at = np.array(sorted({*one, *other}))
     below = [np.searchsorted(np.sort(part), at, side="right") / len(part) for part in (one, other)]
-    with told(one=one, other=other, again=one[::-1]) as distributions:
-        assert distributions.apart("f", "one", "other") == pytest.approx(np.abs(below[0] - below[1]).max(), abs=1e-6)
-        assert distributions.apart("f", "one", "again") == pytest.approx(0, abs=1e-6)
+    with distributions_of(one=one, other=other, again=one[::-1]) as distributions:
+        assert distributions.ks_distance("f", "one", "other") == pytest.approx(
+            np.abs(below[0] - below[1]).max(), abs=1e-6
+        )
+        assert distributions.ks_distance("f", "one", "again") == pytest.approx(0, abs=1e-6)
 
 
 @settings(max_examples=15, deadline=None)
-@given(one=values)
+@given(one=some_values)
 def test_a_quantile_is_the_smallest_value_that_so_large_a_share_reaches(one: list[float]) -> None:
     shares = [0.0, 0.1, 0.5, 0.9, 1.0]
-    with told(one=one) as distributions:
+    with distributions_of(one=one) as distributions:
         wanted = np.quantile(np.array(one), shares, method="inverted_cdf")
         assert distributions.quantiles("f", "one", shares) == pytest.approx(wanted.tolist())
 
 
 @settings(max_examples=15, deadline=None)
-@given(one=values, other=values)
+@given(one=some_values, other=some_values)
 def test_every_value_is_in_one_bin_and_none_is_lost(one: list[float], other: list[float]) -> None:
-    with told(kept=one, dropped=other) as distributions:
+    with distributions_of(kept=one, dropped=other) as distributions:
         histogram = distributions.histogram("f", ("kept", "dropped"))
     assert histogram is not None
     assert {part: sum(counts) for part, counts in histogram.counts.items()} == {"kept": len(one), "dropped": len(other)}
@@ -58,20 +60,20 @@ def test_every_value_is_in_one_bin_and_none_is_lost(one: list[float], other: lis
 
 
 def test_whole_numbers_have_a_bin_each_and_what_is_not_finite_is_unknown() -> None:
-    with told(kept=[0, 1, 1, 5, None, float("nan"), float("inf")]) as distributions:
+    with distributions_of(kept=[0, 1, 1, 5, None, float("nan"), float("inf")]) as distributions:
         histogram = distributions.histogram("f", ("kept", "dropped"))
         assert histogram is not None
-        assert histogram.whole
+        assert histogram.is_integer
         assert histogram.edges == [0, 1, 2, 3, 4, 5, 6]
         assert histogram.counts == {"kept": [1, 2, 0, 0, 0, 1], "dropped": [0] * 6}
         assert (distributions.known("f", "kept"), distributions.unknown("f", "kept")) == (4, 3)
         assert distributions.quantiles("f", "dropped", [0.5]) == []
-        assert distributions.apart("f", "kept", "dropped") is None
+        assert distributions.ks_distance("f", "kept", "dropped") is None
         assert distributions.histogram("f", ("dropped",)) is None
 
 
 def test_a_few_values_far_out_share_the_last_bin() -> None:
-    with told(kept=[float(n % 100) / 7 for n in range(1000)] + [1e6]) as distributions:
+    with distributions_of(kept=[float(n % 100) / 7 for n in range(1000)] + [1e6]) as distributions:
         histogram = distributions.histogram("f", ("kept",))
         assert histogram is not None
         assert histogram.edges[-1] < 100
@@ -81,14 +83,14 @@ def test_a_few_values_far_out_share_the_last_bin() -> None:
 
 def test_counts_that_are_put_together_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(3).normal(size=400).astype(np.float32).tolist()
-    with told(one=random, other=random[:90]) as apart:
-        monkeypatch.setattr("data.publish.distributions.MOST_COUNTS", 50)
-        with told(one=random, other=random[:90]) as together:
-            assert together.merged > 0
-            assert together.apart("f", "one", "other") == pytest.approx(apart.apart("f", "one", "other"))
-            assert together.histogram("f", ("one", "other")) == apart.histogram("f", ("one", "other"))
+    with distributions_of(one=random, other=random[:90]) as unmerged:
+        monkeypatch.setattr("data.publish.distributions.MERGE_AFTER", 50)
+        with distributions_of(one=random, other=random[:90]) as merged:
+            assert merged.merged_rows > 0
+            assert merged.ks_distance("f", "one", "other") == pytest.approx(unmerged.ks_distance("f", "one", "other"))
+            assert merged.histogram("f", ("one", "other")) == unmerged.histogram("f", ("one", "other"))
 
 
 def test_a_value_is_known_to_five_digits() -> None:
-    with told(kept=[0.12345678, 123456.0, -3.0000001, 1e-30]) as distributions:
+    with distributions_of(kept=[0.12345678, 123456.0, -3.0000001, 1e-30]) as distributions:
         assert distributions.quantiles("f", "kept", [0, 0.5, 0.75, 1]) == pytest.approx([-3, 1e-30, 0.12346, 123460])

@@ -17,8 +17,8 @@ OPEN = "gates:\n  rows: {min: 10}\n  kept_share: {min: 0.5, max: 0.9}\n  drift: 
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a lake with a version that passed its gates, and of its source."""
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a lake with one version, which passed its gates, and its source."""
     folder = tmp_path_factory.mktemp("built")
     lake, source = Lake.make(str(folder / "lake"), buckets=1), folder / "pairs.parquet"
     add_pairs(lake, source, plain_pairs(PAIRS))
@@ -27,37 +27,39 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def gated_lake(once: Path, tmp_path: Path) -> tuple[Lake, Path]:
-    """A lake of one's own like that."""
-    shutil.copytree(once / "lake", tmp_path / "lake")
-    return Lake.open(str(tmp_path / "lake")), once / "pairs.parquet"
+def gated_lake(built_once: Path, tmp_path: Path) -> tuple[Lake, Path]:
+    """A copy of that lake for one test, and its source."""
+    shutil.copytree(built_once / "lake", tmp_path / "lake")
+    return Lake.open(str(tmp_path / "lake")), built_once / "pairs.parquet"
 
 
 @pytest.mark.parametrize(
-    ("threshold", "gate", "said"),
+    ("threshold", "gate", "message"),
     [
-        (0.95, "rows: {min: 5}", r"0 rows, gates\.rows\.min is 5; "),
-        (0.6, "rows: {min: 30}", r"1\d rows, gates\.rows\.min is 30; "),
-        (0.6, "kept_share: {min: 0.5}", r"share kept 0\.3\d*, gates\.kept_share\.min is 0\.5; "),
-        (0.0, "kept_share: {max: 0.8}", r"share kept 0\.8\d*, gates\.kept_share\.max is 0\.8; "),
-        (0.6, "drift: {max: 0.3}", r"picture_brightness drifted by 0\.\d+, gates\.drift\.max is 0\.3"),
+        (0.95, "rows: {min: 5}", r"0 rows are below gates\.rows\.min 5; "),
+        (0.6, "rows: {min: 30}", r"1\d rows are below gates\.rows\.min 30; "),
+        (0.6, "kept_share: {min: 0.5}", r"kept share 0\.3\d* is below gates\.kept_share\.min 0\.5; "),
+        (0.0, "kept_share: {max: 0.8}", r"kept share 0\.8\d* is above gates\.kept_share\.max 0\.8; "),
+        (0.6, "drift: {max: 0.3}", r"picture_brightness drifted by 0\.\d+, above gates\.drift\.max 0\.3"),
     ],
 )
 def test_a_closed_gate_says_figure_and_bound_and_the_version_before_stays(
-    gated_lake: tuple[Lake, Path], threshold: float, gate: str, said: str
+    gated_lake: tuple[Lake, Path], threshold: float, gate: str, message: str
 ) -> None:
     lake, source = gated_lake
     before, state = content_of(lake, "small"), lake.table("datasets/small").version
-    with pytest.raises(GateClosed, match=rf"^small was not published: .*{said}") as raised:
+    with pytest.raises(GateClosed, match=rf"^small was not published: .*{message}") as raised:
         build_small(lake, small_recipe(source, threshold, f"gates:\n  {gate}\n"))
     assert "; small@1 stays current. " in str(raised.value)
     assert "\n" not in str(raised.value)
     assert lake.table("datasets/small").version == state
     assert content_of(lake, "small") == before
     scored = lake.table("scores/picture-facts-1").version
-    mended = build_small(lake, small_recipe(source, threshold, "gates:\n  rows: {min: 1}\n" if threshold < 0.9 else ""))
-    assert mended.version == 2, "the next build goes on"
-    assert mended.rows == {"download": 0, "look": 0}, "what was scored is not done again"
+    rebuilt = build_small(
+        lake, small_recipe(source, threshold, "gates:\n  rows: {min: 1}\n" if threshold < 0.9 else "")
+    )
+    assert rebuilt.version == 2, "the next build goes on"
+    assert rebuilt.rows == {"download": 0, "look": 0}, "what was scored is not done again"
     assert lake.table("scores/picture-facts-1").version == scored
 
 
@@ -65,7 +67,7 @@ def test_every_failed_check_is_named_and_a_first_version_can_fail_too(tmp_path: 
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
     add_pairs(lake, source, plain_pairs(PAIRS))
     gates = "gates:\n  rows: {min: 35}\n  kept_share: {min: 0.9}\n  drift: {max: 0.01}\n"
-    with pytest.raises(GateClosed, match=r"34 rows, gates.*; share kept 0\.89.*; it has no version yet\."):
+    with pytest.raises(GateClosed, match=r"34 rows are below .*; kept share 0\.89.*; it has no version yet\."):
         build_small(lake, small_recipe(source, 0.0, gates))
     assert versions(lake, "small") == []
 
@@ -74,9 +76,9 @@ def test_a_null_in_a_column_that_may_have_none_closes_the_gate(tmp_path: Path) -
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
     add_pairs(lake, source, plain_pairs(20), broken=2)
     text = f"name: small\nsources: [{{path: {source}}}]\nscores: {{picture: }}\ngates:\n  no_nulls: "
-    for asked in ("true", "[caption, picture_blur]"):
-        with pytest.raises(GateClosed, match=r"picture_blur is null in 2 rows, gates\.no_nulls forbids it"):
-            build_small(lake, parse_recipe(text + asked, "small.yaml"))
+    for columns in ("true", "[caption, picture_blur]"):
+        with pytest.raises(GateClosed, match=r"column picture_blur is null in 2 rows, which gates\.no_nulls forbids"):
+            build_small(lake, parse_recipe(text + columns, "small.yaml"))
     assert build_small(lake, parse_recipe(text + "[caption, url]", "small.yaml")).version == 1
 
 
@@ -87,7 +89,7 @@ def test_gates_are_not_asked_where_nothing_would_be_published(gated_lake: tuple[
 
 
 @pytest.mark.parametrize(
-    ("gates", "said"),
+    ("gates", "message"),
     [
         ("rows: {min: 0}", "gates.rows.min: Input should be greater than or equal to 1"),
         ("kept_share: {min: 0.9, max: 0.1}", "gates.kept_share: min 0.9 is above max 0.1"),
@@ -95,7 +97,7 @@ def test_gates_are_not_asked_where_nothing_would_be_published(gated_lake: tuple[
         ("no_nulls: [clip_score]", "gates.no_nulls: there is no column 'clip_score'; there are id, url, caption"),
     ],
 )
-def test_a_wrong_gate_is_told_with_its_line(gates: str, said: str) -> None:
+def test_a_wrong_gate_is_told_with_its_line(gates: str, message: str) -> None:
     with pytest.raises(RecipeError) as raised:
         parse_recipe(f"name: small\nsources: [{{path: x}}]\ngates:\n  {gates}\n", "small.yaml")
-    assert str(raised.value).startswith(f"small.yaml, line 4: {said}")
+    assert str(raised.value).startswith(f"small.yaml, line 4: {message}")

@@ -32,7 +32,9 @@ def test_a_diff_adds_up_and_says_why(built: Lake) -> None:
     same = diff(built, "shapes", 2, 2)
     assert (same.into, same.out, same.changed) == (0, 0, 0)
     assert all(shift.distance == 0 for shift in same.shifts)
-    with pytest.raises(DatasetVersionNotFound, match=r"shapes@9 does not exist .* there are: shapes@2, shapes@1"):
+    with pytest.raises(
+        DatasetVersionNotFound, match=r"shapes@9 does not exist .* published versions: shapes@2, shapes@1"
+    ):
         diff(built, "shapes", 1, 9)
 
 

@@ -21,7 +21,7 @@ from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import REPORT
 from data.publish.distributions import Histogram
-from data.publish.versions import newest, versions
+from data.publish.versions import newest_version, versions
 from data.report.histogram_png import CUT, DROPPED, GAP, KEPT
 from data.report.report import HEIGHT, WIDTH, plot
 from data.report.summary import account
@@ -272,7 +272,7 @@ def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe])
     assert [one.words for one in drawn] == ["best 0.9"]
     kept = lake.table("datasets/small").dataset().to_table(columns=["picture_contrast"])["picture_contrast"]
     assert drawn[0].value == min(kept.to_pylist())
-    assert newest(lake, "small", below=2) == versions(lake, "small")[1]
+    assert newest_version(lake, "small", below=2) == versions(lake, "small")[1]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,9 @@ def test_a_closed_gate_ends_in_one_sentence_and_the_version_stays(
     done = imagen("build", str(recipe), "--lake", lake.url, "--json")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert re.match(r"Error: shapes was not published: \d+ rows, gates\.rows\.min is 1,000; shapes@\d+ stays", line)
+    assert re.match(
+        r"Error: shapes was not published: \d+ rows are below gates\.rows\.min 1,000; shapes@\d+ stays", line
+    )
     assert lake.table("datasets/shapes").version == before
     assert Path(lake.url, "datasets/shapes/report.html").read_text() == report
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.lake.lake import Lake
-from data.publish.versions import newest
+from data.publish.versions import newest_version
 from imagen.models.table import models
 
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
@@ -29,7 +29,7 @@ def test_the_demo_goes_from_a_list_to_pictures_and_has_nothing_to_do_again(tmp_p
     assert "shapes/1 is trained on shapes@1" in said
     assert "of 100 prompts that were never a caption" in said
     lake = Lake.open(str(tmp_path / "lake"))
-    version, (model,) = newest(lake, "shapes"), models(lake)
+    version, (model,) = newest_version(lake, "shapes"), models(lake)
     assert version is not None
     assert (model.dataset, model.version) == ("shapes", version.version)
     sheet = Image.open(tmp_path / "world" / "model.png")
