@@ -81,6 +81,8 @@ def write_files() -> None:
     Path("concepts.txt").write_text(
         "\n".join(["circle", "square", "star", "red circle", "blue", "green", "a", "one", "two"])
     )
+    rows = ["url,caption", ",a row without a URL", f"http://{HOST}/nowhere.jpg,what is not there"]
+    Path("listed.csv").write_text("\n".join(rows))
     Path("none.txt").write_text("# an empty list\n")
     Path("forbidden.txt").write_text(f"# of nobody's\n{'0' * 64}\n")
     rng = torch.Generator().manual_seed(1)

@@ -42,7 +42,9 @@ from flows.verify import verify
 from imagen.config import TrainConfig, load_config
 from imagen.evaluate.settings import load_settings
 from imagen.evaluate.suites import load_suite
+from imagen.measures import newest_measure
 from imagen.model import Imagen
+from imagen.models import models
 from imagen.presets import PRESETS
 from imagen.promote import candidate, promote
 from imagen.retrain import RetrainPolicy, decided_for
@@ -99,7 +101,9 @@ def answer(folder: str) -> dict[str, Any]:
     answers["tables"] = {name: scorer.table for name, scorer in loaded.judged.items()}
     answers["tables"] |= {name: one.table for name, one in loaded.describers.items()}
     answers["tables"] |= {f"embed {name}": encoder_of(one).id for name, one in loaded.embed.items()}
+    answers["criteria"] = [[type(one).__name__, one.label] for one in load_recipe("every-field.yaml").criteria]
     answers["files"] = file_ids()
+    answers["measures"] = newest_measure(f"lake/training/cascade-{models(lake)[-1].id[:12]}/stage-2/measures")
     answers["world"] = drawn_world()
     answers["suite"] = load_suite("shapes").id
     answers["platform"] = platform(lake)
@@ -270,7 +274,8 @@ def increment(lake: Lake) -> dict[str, Any]:
     verdicts = lake.table("verdicts/shapes").dataset().to_table().sort_by("id").to_pylist()
     kept = [{name: brief(value) for name, value in row.items() if name not in ("image", "image_16")} for row in rows]
     said = replace(built, report="", warning=None)
-    return {"built": {**vars(said), "warning": built.warning}, "rows": kept, "verdicts": verdicts}
+    rejects = lake.table("rejects").dataset().to_table(columns=["row", "reason", "content"]).to_pylist()
+    return {"rejects": rejects, "built": {**vars(said), "warning": built.warning}, "rows": kept, "verdicts": verdicts}
 
 
 def brief(value: Any) -> Any:

@@ -55,6 +55,7 @@ from imagen.config.training import load_config
 from imagen.metrics.suites import load_suite
 from imagen.models.model import Imagen
 from imagen.models.table import find_model
+from imagen.train.measures import newest_measure
 from imagen.train.setup import plan_training
 from imagen.train.train import Watch, train
 from tests.engines import Here
@@ -174,6 +175,8 @@ def test_the_names_of_what_is_computed_stay(folder: Path, answers: dict[str, Any
     loaded = load_recipe("shapes.yaml")
     tables = {name: scorer.table for name, scorer in (loaded.judged | loaded.describers).items()}
     assert tables | {f"embed {name}": encoder_of(one).id for name, one in loaded.embed.items()} == answers["tables"]
+    criteria = [[type(one).__name__, one.label] for one in load_recipe("every-field.yaml").criteria]
+    assert criteria == answers["criteria"]
     for file in answers["files"]:
         assert File(*file["at"], Source.model_validate(file["source"]).layout).id == file["id"], file["source"]
 
@@ -226,6 +229,8 @@ def test_the_next_build_does_what_it_would_have_done(lake: Lake, answers: dict[s
     built = build(lake, recipe(), Here())
     expected = answers["increment"]
     check(asdict(built) | {"report": ""}, expected["built"], True, "built")
+    rejects = lake.table("rejects").dataset().to_table(columns=["row", "reason", "content"]).to_pylist()
+    assert rejects == expected["rejects"]
     rows = lake.table("datasets/shapes").dataset().to_table().sort_by("id").to_pylist()
     kept = [{name: value for name, value in row.items() if name not in ("image", "image_16")} for row in rows]
     for row in kept:
@@ -273,6 +278,11 @@ def check_picture(found: Image.Image, exact: bool) -> None:
     levels, expected = (np.asarray(picture).astype(int) for picture in (found, Image.open("picture.png")))
     assert levels.shape == expected.shape
     assert np.abs(levels - expected).max() <= (0 if exact else 8)
+
+
+def test_what_a_training_measured_is_read(lake: Lake, answers: dict[str, Any]) -> None:
+    training = Path(lake.url, "training", Path(find_model(lake, "cascade/1").folder).name)
+    assert newest_measure(str(training / "stage-2" / "measures")) == answers["measures"]
 
 
 def test_retraining_is_decided_the_same(lake: Lake, answers: dict[str, Any]) -> None:
