@@ -27,16 +27,18 @@ class Settings(BaseModel):
 
 
 def read_settings() -> Settings:
-    said = {name: os.environ[name_of(name)] for name in Settings.model_fields if os.environ.get(name_of(name))}
+    said = {
+        name: os.environ[variable_name(name)] for name in Settings.model_fields if os.environ.get(variable_name(name))
+    }
     try:
         return Settings.model_validate(said)
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])
         raise SettingsError(
-            f"the environment says {name_of(name)}={said[name]}, {wrong['msg'][0].lower()}{wrong['msg'][1:]}"
+            f"the environment says {variable_name(name)}={said[name]}, {wrong['msg'][0].lower()}{wrong['msg'][1:]}"
         ) from None
 
 
-def name_of(setting: str) -> str:
+def variable_name(setting: str) -> str:
     return PREFIX + setting.upper()

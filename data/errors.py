@@ -123,7 +123,7 @@ class SettingsError(ImagenError):
     pass
 
 
-class EngineNotThere(ImagenError):
+class EngineUnavailable(ImagenError):
     pass
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from data.engine.pool import Item, Result
 
 
-class Here:
+class InProcessEngine:
     workers = 1
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -18,7 +18,7 @@ class Here:
         pass
 
 
-class Dies(Here):
+class KilledAfterOneShardEngine(InProcessEngine):
     """Is killed when its second shard is done, before that is committed."""
 
     def __init__(self) -> None:

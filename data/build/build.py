@@ -7,7 +7,7 @@ from typing import Any
 from data.build.pipeline import Pipeline, pipeline_of
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
-from data.engine.stage import Plan, Written, run_stage
+from data.engine.stage import Plan, ShardResult, run_stage
 from data.lake.lake import Lake
 from data.publish.publish import Publication
 from data.report.write import note_built, report_url
@@ -43,7 +43,7 @@ def build(
     recipe: Recipe,
     engine: Engine,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[Written], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda written: None,
 ) -> Built:
     """Every stage in order, until nothing is pending and the version is published."""
     ways = pipeline_of(lake, recipe)

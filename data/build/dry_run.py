@@ -20,14 +20,14 @@ from data.build.pipeline import pipeline_of
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
 from data.engine.stage import Stage, make_plan, run_stage
-from data.lake.append import by_bucket
+from data.lake.append import split_by_bucket
 from data.lake.lake import Lake, ReadOnlySnapshot
 from data.lake.schemas import PAIRS, bucket_of
 from data.lake.sql import query
 from data.lake.table import Table, write_file
 from data.scorers.stages import Read
 from data.select.selection import Judgement, Selection
-from data.sources.ingest import waiting
+from data.sources.ingest import preview_ingest
 
 WHOLE = 1 << 62  # rows of a shard, where none is done
 PACE_OF = 50  # commits by which a stage's pace is told
@@ -104,7 +104,7 @@ class Snapshot(ReadOnlySnapshot):
         found = self.find(name, key=key)
         if found is None:
             return EmptyTable(name, schema)  # type: ignore[return-value]
-        found.also = schema
+        found.extra_columns = schema
         return found
 
 
@@ -129,7 +129,7 @@ class EmptyTable:
 
 def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
     glimpse = Snapshot(lake.url, lake.config)
-    ways, found = pipeline_of(glimpse, recipe), waiting(glimpse, recipe.sources)
+    ways, found = pipeline_of(glimpse, recipe), preview_ingest(glimpse, recipe.sources)
     arrive = _arrival(glimpse)
     steps, pictures = [], 0
     for stage in (*ways.stages, *ways.later):
@@ -157,7 +157,7 @@ def what_if(lake: Lake, selection: Selection) -> Change:
     glimpse = Snapshot(lake.url, lake.config)
     inputs = selection.inputs(glimpse)
     verdicts, dataset = glimpse.find(selection.table), glimpse.find(f"datasets/{selection.dataset}")
-    cuts = verdicts.record().get("cuts", {}) if verdicts else {}
+    cuts = verdicts.last_record().get("cuts", {}) if verdicts else {}
     change = Change()
     with Judgement(lake.buckets, selection, inputs, cuts) as judgement:
         for bucket in lake.buckets:
@@ -189,7 +189,7 @@ def probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe:
 
     with tempfile.TemporaryDirectory() as folder:
         aside = Lake.make(f"{folder}/lake", lake.config.buckets, lake.config.hosts)
-        waiting(lake, recipe.sources, draw)
+        preview_ingest(lake, recipe.sources, draw)
         pairs = lake.find("pairs")
         for bucket in lake.buckets if pairs else ():
             assert pairs is not None
@@ -204,7 +204,8 @@ def _probed(aside: Lake, recipe: Recipe, rows: pa.Table, engine: Engine) -> Prob
     table = aside.table_or_make("pairs", PAIRS)
     of = [bucket_of(id, aside.config.buckets) for id in rows["id"].to_pylist()]
     files = [
-        write_file(table.url, bucket, part) for bucket, part in by_bucket(rows, pa.array(of, pa.int64()).to_numpy())
+        write_file(table.url, bucket, part)
+        for bucket, part in split_by_bucket(rows, pa.array(of, pa.int64()).to_numpy())
     ]
     table.append(files)
     ways, seconds = pipeline_of(aside, recipe), {}
@@ -213,7 +214,7 @@ def _probed(aside: Lake, recipe: Recipe, rows: pa.Table, engine: Engine) -> Prob
         run_stage(aside, stage, engine, recipe.shard_rows)
         seconds[stage.name] = round(time.monotonic() - began, 2)
     kept = what_if(aside, ways.selection).kept
-    pictures = aside.table("images").rows()
+    pictures = aside.table("images").count_rows()
     shares = [Share("pictures that arrive", pictures, rows.num_rows), Share("pairs that are kept", kept, rows.num_rows)]
     return Probe(rows.num_rows, shares, seconds)
 
@@ -223,25 +224,25 @@ def _pending(lake: Lake, stage: Stage) -> int:
     while True:
         found = make_plan(lake, stage, WHOLE, start=start)
         rows += found.rows
-        if found.further is None:
+        if found.next_bucket is None:
             return rows
-        start = found.further
+        start = found.next_bucket
 
 
 def _arrival(lake: Lake) -> float:
     """What part of the pairs that were asked for have a picture; all, if none was asked for yet."""
     images, fetches = lake.find("images"), lake.find("fetches")
-    if images is None or fetches is None or not fetches.rows():
+    if images is None or fetches is None or not fetches.count_rows():
         return 1.0
     asked = query("SELECT count(DISTINCT id) AS n FROM fetches", fetches=fetches.dataset())["n"][0].as_py()
-    return float(images.rows() / asked)
+    return float(images.count_rows() / asked)
 
 
 def _size_of_pictures(lake: Lake) -> float | None:
     images = lake.find("images")
-    if images is None or not images.rows():
+    if images is None or not images.count_rows():
         return None
-    return sum(images.sizes().values()) / images.rows()
+    return sum(images.file_sizes().values()) / images.count_rows()
 
 
 def _seconds(lake: Lake, stage: Stage, rows: int) -> float | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from data.build.recipe import Recipe
 from data.encoders.embed import Embed
 from data.encoders.encoder import encoder_of
-from data.engine.stage import Stage, Written
+from data.engine.stage import ShardResult, Stage
 from data.fetch.download import Download
 from data.lake.lake import Lake
 from data.lake.lineage import lineage
@@ -17,7 +17,7 @@ from data.report.write import write_beside
 from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
 from data.scorers.stages import Judge, Look, Read
 from data.select.selection import Selection, select
-from data.sources.ingest import Ingested, ingest
+from data.sources.ingest import IngestSummary, ingest
 
 ROWS_PER_FILE = 5_000  # of a published dataset
 
@@ -33,7 +33,7 @@ class Pipeline:
     later: tuple[Stage, ...]  # after selecting: describing and embedding, which only what is kept is worth
     publish: Publish
 
-    def ingest(self, now: datetime | None = None) -> Ingested:
+    def ingest(self, now: datetime | None = None) -> IngestSummary:
         return ingest(self.lake, self.recipe.sources, now or datetime.now(UTC))
 
     def select(self, repin: bool = False) -> bool:
@@ -47,13 +47,13 @@ class Pipeline:
         if publication.shards or publication.stale:
             pass_gates(self.lake, self.recipe.gates, self.publish)
 
-    def commit(self, publication: Publication, written: list[Written]) -> int | None:
+    def commit(self, publication: Publication, written: list[ShardResult]) -> int | None:
         """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
         current = newest_version(self.lake, self.publish.dataset)
         if not publication.shards and not publication.stale and current is not None:
             return current.version
         verdicts = self.lake.table(self.selection.table)
-        inputs = {**verdicts.record()["inputs"], verdicts.name: verdicts.version}
+        inputs = {**verdicts.last_record()["inputs"], verdicts.name: verdicts.version}
         read = {one.table for one in self.recipe.describers.values()}
         read |= {one.table for one in self.publish.embeddings.values()}
         inputs |= {table: self.lake.table(table).version for table in sorted(read)}

@@ -195,9 +195,9 @@ class Recipe(BaseModel):
 
     def under(self, folder: Path) -> "Recipe":
         """The same recipe with its relative sources and lists looked up from a folder."""
-        lists = tuple(storage.under(folder, path) for path in self.download.forbidden)
+        lists = tuple(storage.resolve_path(folder, path) for path in self.download.forbidden)
         download = self.download.model_copy(update={"forbidden": lists})
-        sources = tuple(source.under(folder) for source in self.sources)
+        sources = tuple(source.resolved_from(folder) for source in self.sources)
         return self.model_copy(update={"sources": sources, "download": download})
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.encoders.encoder import Encoder
-from data.engine.stage import Shard, Written
+from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.schemas import EMBEDDINGS, PAIRS, VERDICTS, text_id
 from data.lake.table import BINARY_ROW_GROUP, Table, write_file
@@ -71,18 +71,18 @@ class Embed:
                 )
                 yield bucket, found.to_arrow_table()
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         said = self.encoder.encode(shard.rows["caption"].to_pylist())
         rows = pa.table({"id": shard.rows["id"], **said}).cast(EMBEDDINGS)
         group = max(1, min(BINARY_ROW_GROUP, ROW_GROUP_BYTES * rows.num_rows // rows.nbytes))
         file = write_file(self.lake.table_url(self.table), shard.bucket, rows, group)
-        return Written(rows.num_rows, {self.table: file})
+        return ShardResult(rows.num_rows, {self.table: file})
 
 
 def texts_of(lake: Lake, table: str, captions: pa.ChunkedArray) -> pa.Table:
     """Embedding and length of each caption, in their order; null where there is none, or none in the table yet."""
     ids = [None if caption is None else text_id(caption) for caption in captions.to_pylist()]
-    found = lake.table(table).find([id for id in ids if id is not None], ["id", "embedding", "length"])
+    found = lake.table(table).find_rows([id for id in ids if id is not None], ["id", "embedding", "length"])
     places = pc.index_in(pa.array(ids, pa.string()), found["id"].combine_chunks())
     return found.select(["embedding", "length"]).take(places)
 

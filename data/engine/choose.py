@@ -3,7 +3,7 @@
 from data.engine.local import LocalEngine
 from data.engine.pool import PoolEngine
 from data.environment import read_settings
-from data.errors import EngineNotThere
+from data.errors import EngineUnavailable
 
 
 def open_engine(workers: int | None = None, threads: int | None = None) -> PoolEngine:
@@ -15,5 +15,5 @@ def open_engine(workers: int | None = None, threads: int | None = None) -> PoolE
     try:
         from data.engine.ray import RayEngine
     except ImportError:
-        raise EngineNotThere("the engine ray needs its package: pip install 'imagen[ray]'") from None
+        raise EngineUnavailable("the engine ray needs its package: pip install 'imagen[ray]'") from None
     return RayEngine(workers, threads, patience, said.worker_cpus, said.worker_gpus)

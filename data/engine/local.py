@@ -9,15 +9,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 
-from data.engine.pool import Item, Killed, PoolEngine, Result, share
+from data.engine.pool import EngineKilled, Item, PoolEngine, Result, configure_worker
 
 
 class LocalEngine(PoolEngine):
     """A pool of processes on this machine, started at the first shard and kept until closed."""
 
-    def __init__(self, workers: int | None = None, threads: int | None = None, patience: float | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, threads: int | None = None, stall_timeout: float | None = None
+    ) -> None:
         self.workers = workers or os.cpu_count() or 1
-        self.patience = patience
+        self.stall_timeout = stall_timeout
         self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -45,7 +47,7 @@ class LocalEngine(PoolEngine):
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         with self._lock:
             if self.killed:
-                raise Killed(f"the engine was ended before {item}")
+                raise EngineKilled(f"the engine was ended before {item}")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     self.workers,
@@ -71,7 +73,7 @@ def _warm_up(workers: int, threads: int, told: connection.Connection) -> None:
     """Share the cores, and die when told to, or with the process that started us, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
-    share(workers, threads)
+    configure_worker(workers, threads)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel, told), daemon=True).start()

@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DEATHS_ALLOWED = 3  # of a worker on the same shard: a picture that kills a worker must not stop the night
-BESIDE = "IMAGEN_WORKERS_BESIDE"  # set by an engine for its workers
+WORKERS_VARIABLE = "IMAGEN_WORKERS_BESIDE"  # set by an engine for its workers
 STALLS_ALLOWED = 1  # of a map: what hangs is tried once more
-AHEAD = 1  # shards waiting beyond those in work, so that no worker idles
+QUEUED_ITEMS = 1  # shards waiting beyond those in work, so that no worker idles
 
 
 class Engine(Protocol):
@@ -32,7 +32,7 @@ class Engine(Protocol):
     def kill(self) -> None: ...
 
 
-class Killed(RuntimeError):
+class EngineKilled(RuntimeError):
     """The engine was told to end amid its shards."""
 
 
@@ -40,26 +40,26 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
     """What the engines have in common: what a worker had in hand when it died, or hung, runs again in another."""
 
     workers: int
-    patience: float | None  # seconds in which some item must be done, of all that are mapped at once
-    _done_at: float
+    stall_timeout: float | None  # seconds in which some item must be done, of all that are mapped at once
+    _last_done: float
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Run `work` on every item."""
-        waiting, self._done_at = iter(items), time.monotonic()
+        waiting, self._last_done = iter(items), time.monotonic()
         deaths: dict[int, int] = {}
         stalls = 0
         running: dict[Future[Result], Item] = {}
         try:
             while True:
-                for item in islice(waiting, self.workers + AHEAD - len(running)):
+                for item in islice(waiting, self.workers + QUEUED_ITEMS - len(running)):
                     running[self._submit(work, item)] = item
                 if not running:
                     return
-                done = self._done_of(running)
+                done = self._wait_for_done(running)
                 stalls += not done
                 if stalls > STALLS_ALLOWED:
                     raise WorkerDied(
-                        f"nothing was done in {self.patience:g} seconds, {stalls} times, with "
+                        f"nothing was done in {self.stall_timeout:g} seconds, {stalls} times, with "
                         f"{next(iter(running.values()))} in hand: IMAGEN_SHARD_MINUTES is how long it may take"
                     )
                 for future in done:
@@ -68,7 +68,7 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                         result = future.result()
                     except BrokenExecutor:
                         if self.killed:
-                            raise Killed(f"the engine was ended amid {item}") from None
+                            raise EngineKilled(f"the engine was ended amid {item}") from None
                         deaths[id(item)] = deaths.get(id(item), 0) + 1
                         if deaths[id(item)] > DEATHS_ALLOWED:
                             raise WorkerDied(
@@ -82,13 +82,13 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
             for future in running:
                 future.cancel()
 
-    def _done_of(self, running: Collection["Future[Result]"]) -> "set[Future[Result]]":
+    def _wait_for_done(self, running: Collection["Future[Result]"]) -> "set[Future[Result]]":
         """As soon as there are some; none where nothing got done for too long, after the workers are ended."""
         while True:
-            done, _ = wait(running, self.patience, FIRST_COMPLETED)
-            if not done and time.monotonic() - self._done_at < (self.patience or 0):
+            done, _ = wait(running, self.stall_timeout, FIRST_COMPLETED)
+            if not done and time.monotonic() - self._last_done < (self.stall_timeout or 0):
                 continue  # in another thread's map
-            self._done_at = time.monotonic()
+            self._last_done = time.monotonic()
             if not done:
                 self._end_workers()
             return done
@@ -118,13 +118,13 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
         self.close()
 
 
-def workers_beside() -> int:
+def worker_count() -> int:
     """How many workers there are, the one that asks included: what a site bears is shared by them."""
-    return int(os.environ.get(BESIDE, "1"))
+    return int(os.environ.get(WORKERS_VARIABLE, "1"))
 
 
-def share(workers: int, threads: int) -> None:
+def configure_worker(workers: int, threads: int) -> None:
     """Be one of so many workers, and keep quiet."""
-    os.environ[BESIDE] = str(workers)
+    os.environ[WORKERS_VARIABLE] = str(workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet

@@ -12,7 +12,7 @@ class Watcher(Protocol):
     def done(self, stage: str, rows: int, note: str = "") -> None: ...
 
 
-class Silent:
+class SilentWatcher:
     def planned(self, stage: str, rows: int) -> None:
         pass
 
@@ -20,4 +20,4 @@ class Silent:
         pass
 
 
-watcher: ContextVar[Watcher] = ContextVar("watcher", default=Silent())  # noqa: B039 - it has no state
+watcher: ContextVar[Watcher] = ContextVar("watcher", default=SilentWatcher())  # noqa: B039 - it has no state

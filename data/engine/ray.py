@@ -18,12 +18,12 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from data.engine.pool import Item, Killed, PoolEngine, Result, share
-from data.errors import EngineNotThere
+from data.engine.pool import EngineKilled, Item, PoolEngine, Result, configure_worker
+from data.errors import EngineUnavailable
 
-ROOM_SECONDS = 600.0  # for a cluster that grows by itself
-KNOCK_SECONDS = 10.0
-TRIES = 3  # to start an actor, in a row
+CAPACITY_SECONDS = 600.0  # for a cluster that grows by itself
+CONNECT_SECONDS = 10.0
+START_TRIES = 3  # to start an actor, in a row
 IDLE_SECONDS = 1.0  # after which an actor is asked whether it is alive before it gets a shard
 
 
@@ -31,7 +31,7 @@ class Worker:
     """What runs on a node: keeps its process, and with it the models that stages have loaded."""
 
     def __init__(self, workers: int, threads: int) -> None:
-        share(workers, threads)
+        configure_worker(workers, threads)
 
     def ready(self) -> None:
         """Answering is enough."""
@@ -57,12 +57,12 @@ class RayEngine(PoolEngine):
         self,
         workers: int | None = None,
         threads: int | None = None,
-        patience: float | None = None,
+        stall_timeout: float | None = None,
         cpus: float = 1,
         gpus: float = 0,
     ) -> None:
         self.connected = connect()
-        self.patience = patience
+        self.stall_timeout = stall_timeout
         self.cpus, self.gpus = cpus, gpus
         self.workers = workers or _room(cpus, gpus)
         self.threads = threads or max(1, int(cpus))
@@ -99,9 +99,9 @@ class RayEngine(PoolEngine):
         future: Future[Result] = Future()
         with self._lock:
             if self.killed:
-                raise Killed(f"the engine was ended before {item}")
+                raise EngineKilled(f"the engine was ended before {item}")
             if self._useless is not None:
-                raise EngineNotThere(self._useless)
+                raise EngineUnavailable(self._useless)
             self._jobs.put(Job(work, item, future))
             if not self._servants:
                 self._servants = [threading.Thread(target=self._serve, daemon=True) for _ in range(self.workers)]
@@ -112,18 +112,18 @@ class RayEngine(PoolEngine):
     def _serve(self) -> None:
         """Have an actor, and another when that is lost, and give it what there is to do."""
         tries, why = 0, ""
-        while tries < TRIES and not self.killed:
+        while tries < START_TRIES and not self.killed:
             with self._lock:
                 if self.killed:
                     break
                 actor = Actor.options(num_cpus=self.cpus, num_gpus=self.gpus).remote(self.workers, self.threads)
                 self._actors.add(actor)
             try:
-                ray.get(actor.ready.remote(), timeout=ROOM_SECONDS)
+                ray.get(actor.ready.remote(), timeout=CAPACITY_SECONDS)
                 tries = 0
                 self._feed(actor)
             except GetTimeoutError:
-                tries, why = TRIES, f"no node has room for a worker of {self.cpus:g} cores and {self.gpus:g} GPUs"
+                tries, why = START_TRIES, f"no node has room for a worker of {self.cpus:g} cores and {self.gpus:g} GPUs"
             except RayError as error:  # its node was lost, or it can't be started there
                 tries, why = tries + 1, str(error)
             finally:
@@ -164,7 +164,7 @@ class RayEngine(PoolEngine):
             while not self._jobs.empty():
                 job = self._jobs.get()
                 if job and job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(EngineNotThere(self._useless) if self._useless else BrokenExecutor())
+                    job.future.set_exception(EngineUnavailable(self._useless) if self._useless else BrokenExecutor())
             self._jobs.put(None)  # for whoever still waits
 
 
@@ -179,7 +179,7 @@ def connect() -> bool:
     try:
         ray.init(log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise EngineNotThere(f"Ray does not start: {error}") from None
+        raise EngineUnavailable(f"Ray does not start: {error}") from None
     if here:
         signal.signal(signal.SIGTERM, before)  # Ray's would end the process at once, and flows are told by this signal
     return True
@@ -190,9 +190,9 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
-            socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
-            raise EngineNotThere(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+            raise EngineUnavailable(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
 
 
 def _room(cpus: float, gpus: float) -> int:

@@ -42,15 +42,15 @@ def _shard_from(bucket: int, stream: bytes) -> Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ShardResult:
     """What became of one shard: for each table the file that the worker wrote there, and those for other buckets."""
 
     rows: int
     files: dict[str, ShardFile]
-    elsewhere: dict[str, list[ShardFile]] = field(default_factory=dict)
+    files_in_other_buckets: dict[str, list[ShardFile]] = field(default_factory=dict)
 
-    def of(self, table: str) -> list[ShardFile]:
-        return [*([self.files[table]] if table in self.files else []), *self.elsewhere.get(table, [])]
+    def files_in(self, table: str) -> list[ShardFile]:
+        return [*([self.files[table]] if table in self.files else []), *self.files_in_other_buckets.get(table, [])]
 
 
 class Stage(Protocol):
@@ -69,12 +69,12 @@ class Stage(Protocol):
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         """Do a shard, in a worker."""
 
 
 @runtime_checkable
-class Gathering(Protocol):
+class GatheringStage(Protocol):
     """A stage whose rows lie in other buckets than what it reads: it looks through that once, for every bucket."""
 
     def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
@@ -89,22 +89,22 @@ class Plan:
     outputs: list[Table]
     shards: list[Shard]
     start: int = 0  # the first bucket it looked at
-    further: int | None = None  # the bucket to go on with, where there may be more
-    since: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
+    next_bucket: int | None = None  # the bucket to go on with, where there may be more
+    last_commit: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
 
     @property
     def rows(self) -> int:
         return sum(shard.rows.num_rows for shard in self.shards)
 
-    def commit(self, written: Sequence[Written]) -> int:
+    def commit(self, written: Sequence[ShardResult]) -> int:
         """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""
         lost, now = 0, time.monotonic()
-        pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.since, 3)}
-        self.since = now
+        pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.last_commit, 3)}
+        self.last_commit = now
         for place, table in enumerate(self.outputs):
-            files = [file for one in written for file in one.of(table.name)]
+            files = [file for one in written for file in one.files_in(table.name)]
             landed = {file.path for file in table.append(files, pace)} if files else set()
-            kept = [one for one in written if landed.issuperset(file.path for file in one.of(table.name))]
+            kept = [one for one in written if landed.issuperset(file.path for file in one.files_in(table.name))]
             leading = self.stage.ordered_commits and place < len(self.outputs) - 1
             lost += len(written) - len(kept) if leading or not self.stage.ordered_commits else 0
             written = kept if leading else written
@@ -115,7 +115,7 @@ def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None
     """What is pending, in one bucket only or in all from `start` until there are enough rows for a plan."""
     outputs, still = stage.outputs(lake), lake.snapshot()
     plan = Plan(stage, outputs, [], start)
-    if isinstance(stage, Gathering):
+    if isinstance(stage, GatheringStage):
         for bucket, rows in stage.gather(still, outputs):
             if only in (None, bucket):
                 plan.shards += _cut(bucket, rows, shard_rows)
@@ -123,7 +123,7 @@ def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None
     planned = 0
     for bucket in lake.buckets[start:] if only is None else [only]:
         if planned >= PLAN_ROWS:
-            plan.further = bucket
+            plan.next_bucket = bucket
             break
         rows = stage.pending(still, outputs, bucket)
         plan.shards += _cut(bucket, rows, shard_rows)
@@ -142,7 +142,7 @@ def run_stage(
     shard_rows: int,
     batch: int = 8,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[Written], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda written: None,
 ) -> int:
     """A stage without Prefect: plan, map, commit, until nothing is pending. Returns the rows done."""
     rows = start = 0
@@ -154,13 +154,15 @@ def run_stage(
             lost += plan.commit(done)
             rows += sum(written.rows for written in done)
         if not lost:
-            if plan.further is None:
+            if plan.next_bucket is None:
                 return rows
-            start = plan.further
+            start = plan.next_bucket
 
 
-def _groups(results: Iterable[Written], size: int, on_shard: Callable[[Written], None]) -> Iterator[list[Written]]:
-    group: list[Written] = []
+def _groups(
+    results: Iterable[ShardResult], size: int, on_shard: Callable[[ShardResult], None]
+) -> Iterator[list[ShardResult]]:
+    group: list[ShardResult] = []
     for written in results:
         on_shard(written)
         group.append(written)

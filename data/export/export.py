@@ -88,7 +88,7 @@ def export(
         place = storage.join(url, name)
         try:
             if name not in done:
-                with storage.writing(place) as path:
+                with storage.atomic_file(place) as path:
                     pack(path, _told(rows.read(start, stop), on_samples))
             exported.shards.append(ExportShard(name, stop - start, storage.size(place)))
         except (OSError, BotoCoreError) as error:

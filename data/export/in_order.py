@@ -40,7 +40,7 @@ class Ordered:
 
     def __init__(self, table: Table, seed: int | None = None) -> None:
         files = sorted((bucket, path, rows) for path, (bucket, rows) in table.files().items())
-        self.table, self.seed, self.schema = table, seed, table.columns()
+        self.table, self.seed, self.schema = table, seed, table.file_schema()
         self.paths, self.rows = [path for _, path, _ in files], [rows for _, _, rows in files]
         self._buckets = np.array([bucket for bucket, _, _ in files], np.int64)
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
@@ -104,7 +104,7 @@ class Ordered:
     @cached_property
     def _stretch(self) -> int:
         """How many rows a stretch has: some whole batches."""
-        size = sum(self.table.sizes().values())
+        size = sum(self.table.file_sizes().values())
         return max(1, STRETCH * len(self) // max(1, size) // BATCH) * BATCH
 
     def _gather(self, places: Places, pool: ThreadPoolExecutor) -> Iterator[pa.Table]:

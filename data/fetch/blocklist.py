@@ -17,10 +17,10 @@ import pyarrow as pa
 from yarl import URL
 
 from data.fetch.address import domain_among
-from data.lake.append import add_rows
+from data.lake.append import append_missing_rows
 from data.lake.lake import Lake
 from data.lake.table import Table
-from data.pictures.hash_sets import Digests, Looks
+from data.pictures.hash_sets import DigestSet, PerceptualHashSet
 
 Kind = Literal["url", "domain", "sha256", "pair", "phash"]
 
@@ -72,8 +72,8 @@ class Blocklist:
         for kind, value in zip(rows["kind"].to_pylist(), rows["value"].to_pylist(), strict=True):
             of[kind].append(value)
         self._domains = frozenset(of["domain"])
-        self._urls, self._bodies = Digests.of(32, of["url"]), Digests.of(32, of["sha256"])
-        self._pairs, self.looks = Digests.of(16, of["pair"]), Looks.of(of["phash"], distance)
+        self._urls, self._bodies = DigestSet.from_hex(32, of["url"]), DigestSet.from_hex(32, of["sha256"])
+        self._pairs, self.looks = DigestSet.from_hex(16, of["pair"]), PerceptualHashSet.from_hex(of["phash"], distance)
 
     def names_pair(self, id: str) -> bool:
         return bool(len(self._pairs)) and bytes.fromhex(id) in self._pairs
@@ -106,7 +106,7 @@ def add(lake: Lake, entries: Iterable[Entry]) -> int:
     """Block what is not blocked yet. Returns how many entries were new."""
     at = datetime.now(UTC)
     rows = [{"id": one.id, "kind": one.kind, "value": one.value, "reason": one.reason, "at": at} for one in entries]
-    return add_rows(lake, "blocklist", BLOCKLIST, rows)
+    return append_missing_rows(lake, "blocklist", BLOCKLIST, rows)
 
 
 def read_blocklist(lake: Lake, distance: int) -> Blocklist:

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.fetch.fetcher import Fetched
 from data.lake import storage
-from data.sources.formats import BROKEN, FAILURES
+from data.sources.formats import FORMAT_ERRORS, STORE_ERRORS
 from data.sources.parquet import open_parquet
 
 AT_ONCE = 64 << 20  # bytes that are read in one go, in as many requests at a time as the store's client makes
@@ -80,10 +80,10 @@ def _groups(spans: Iterator[Span]) -> Iterator[list[Span]]:
 
 
 def _read(spans: list[Span], most: int) -> Iterator[tuple[int, Fetched]]:
-    for _, same in groupby(spans, key=lambda span: storage.split(span.url)[0].protocol):
+    for _, same in groupby(spans, key=lambda span: storage.split_url(span.url)[0].protocol):
         some = list(same)
-        fs = storage.split(some[0].url)[0]
-        paths = [storage.split(span.url)[1] for span in some]
+        fs = storage.split_url(some[0].url)[0]
+        paths = [storage.split_url(span.url)[1] for span in some]
         starts, ends = [span.start for span in some], [span.end for span in some]
         for span, body in zip(some, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
             for n, place in span.places:
@@ -128,10 +128,10 @@ def _from_parquet(places: Sequence[tuple[int, Place]], most: int) -> Iterator[tu
                     for n, _ in wanted if changed else []:
                         left.pop(0)
                         yield n, _failed(url, "not_found", "the file was changed since its pairs were read")
-        except BROKEN as error:
+        except FORMAT_ERRORS as error:
             for n, _ in left:
                 yield n, _failed(url, "truncated", f"the file can't be read: {error}")
-        except FAILURES as error:
+        except STORE_ERRORS as error:
             for n, _ in left:
                 yield n, _absent(url, error)
 

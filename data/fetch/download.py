@@ -20,14 +20,14 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from data.engine.pool import workers_beside
-from data.engine.stage import Shard, Written
+from data.engine.pool import worker_count
+from data.engine.stage import Shard, ShardResult
 from data.fetch.carried import read_carried
 from data.fetch.due import due
 from data.fetch.fetcher import Before, Fetched, Fetcher, FetchSettings
 from data.fetch.guard import Guard, expected_sha256
 from data.lake.lake import Lake
-from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, changed_id
+from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, changed_pair_id
 from data.lake.table import ShardFile, Table, write_file
 from data.pictures.prepare import Picture, PictureSettings
 
@@ -81,7 +81,7 @@ class Download:
         pairs, images, fetches = outputs
         return due(pairs, images, fetches, bucket, datetime.now(UTC), self.settings.refetch_days)
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         found = _Found()
         for pair, (fetched, picture) in self._got(shard.rows.to_pylist()):
             found.add(pair, self._attempt(pair, fetched), picture)
@@ -92,7 +92,7 @@ class Download:
             "pairs": self._write_each("pairs", found.new_pairs, PAIRS),
             "images": self._write_each("images", found.new_images, IMAGES),
         }
-        return Written(shard.rows.num_rows, files, elsewhere)
+        return ShardResult(shard.rows.num_rows, files, elsewhere)
 
     def _write(self, table: str, bucket: int, rows: list[Row], schema: pa.Schema) -> ShardFile:
         return write_file(self.lake.table_url(table), bucket, pa.Table.from_pylist(rows, schema))
@@ -178,7 +178,7 @@ class _Found:
         if expected is None or picture.sha256 == expected:
             self.images.append(_image_row(pair["id"], picture))
             return
-        id = changed_id(pair["url"], pair["caption"], picture.sha256)
+        id = changed_pair_id(pair["url"], pair["caption"], picture.sha256)
         attempt |= {"status": "replaced", "replaced_by": id, "error": f"other bytes lie there now: they are pair {id}"}
         if id not in (pair["known"] or ()):  # what was there before has its row and its picture
             same = {name: pair[name] for name in ("url", "caption", "source", "extra")}
@@ -194,7 +194,7 @@ def _tools(
     """What a worker keeps from shard to shard: its event loop, connections, robots.txt files and decoding threads."""
 
     async def open_fetcher() -> Fetcher:
-        return await Fetcher(settings, dict(hosts), workers_beside()).__aenter__()
+        return await Fetcher(settings, dict(hosts), worker_count()).__aenter__()
 
     runner = asyncio.Runner()
     fetcher = runner.run(open_fetcher())

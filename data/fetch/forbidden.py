@@ -13,7 +13,7 @@ from itertools import islice
 
 from data.errors import RecipeError
 from data.lake import storage
-from data.pictures.hash_sets import Digests, Looks
+from data.pictures.hash_sets import DigestSet, PerceptualHashSet
 
 BLOCK, FIRST = 1 << 21, 1 << 16  # bytes of a list read at once, and to see whether it is one
 EXACT = {64: hashlib.sha256, 40: hashlib.sha1, 32: hashlib.md5}
@@ -29,8 +29,8 @@ class Forbidden:
             for lines, before in _blocks(path, BLOCK):
                 for digits, hashes in _parsed(path, lines, before):
                     packed[digits] += hashes
-        self.looks = Looks(packed.pop(PERCEPTUAL), distance)
-        self._exact = {digits: Digests(digits // 2, found) for digits, found in packed.items() if found}
+        self.looks = PerceptualHashSet(packed.pop(PERCEPTUAL), distance)
+        self._exact = {digits: DigestSet(digits // 2, found) for digits, found in packed.items() if found}
 
     def names(self, body: bytes) -> bool:
         """Whether a list has the hash of these bytes."""
@@ -51,7 +51,7 @@ def check_lists(paths: tuple[str, ...]) -> None:
 
 def _blocks(path: str, size: int) -> Iterator[tuple[list[bytes], int]]:
     """The lines of a file, some at a time, and how many came before."""
-    fs, place = storage.split(path)
+    fs, place = storage.split_url(path)
     try:
         with fs.open(place, "rb") as file:
             before, rest = 0, b""

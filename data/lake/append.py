@@ -12,13 +12,13 @@ from data.lake.schemas import bucket_of
 from data.lake.sql import query
 from data.lake.table import write_file
 
-NEW = """
+SELECT_MISSING = """
     WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
     SELECT min(place) AS place FROM part ANTI JOIN known USING (id) GROUP BY id ORDER BY place
 """
 
 
-def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
+def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
     """Append the rows of each bucket that a table lacks, the first of equal ids; counts them by what they are `of`."""
     table, new = lake.table_or_make(name, schema), Counter[str]()
     while True:
@@ -26,7 +26,7 @@ def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[p
         for bucket in parts:
             part = pa.concat_tables(parts[bucket])
             asked = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
-            lacking = part.take(query(NEW, part=asked, present=table.dataset(bucket))["place"])
+            lacking = part.take(query(SELECT_MISSING, part=asked, present=table.dataset(bucket))["place"])
             if lacking.num_rows:
                 file = write_file(table.url, bucket, lacking.select(schema.names).cast(schema))
                 written[file.path] = (file, Counter[str](lacking["of"].to_pylist()))
@@ -38,16 +38,18 @@ def add_new(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[p
         table.refresh()  # somebody else ingests too: plan again
 
 
-def add_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
+def append_missing_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
     """Append those of some rows that a table lacks. Returns how many."""
     if not rows:
         return 0
     table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
     buckets = np.array([bucket_of(row["id"], lake.config.buckets) for row in rows])
-    return add_new(lake, name, schema, {bucket: [part] for bucket, part in by_bucket(table, buckets)}).total()
+    return append_missing(
+        lake, name, schema, {bucket: [part] for bucket, part in split_by_bucket(table, buckets)}
+    ).total()
 
 
-def by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+def split_by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
     """Rows cut by their buckets, in their order."""
     order = np.argsort(buckets, kind="stable")
     rows, found = rows.take(pa.array(order)), np.unique(buckets[order], return_index=True)

@@ -23,7 +23,7 @@ from data.errors import (
     UnsafeStore,
 )
 from data.lake import storage
-from data.lake.layout import LOG, MARKER, PROBE
+from data.lake.layout import DELTA_LOG, MARKER, PROBE_PREFIX
 from data.lake.table import Table, write_file
 
 FORMAT = 1
@@ -61,7 +61,7 @@ class Lake:
     def open(cls, url: str) -> "Lake":
         marker = storage.join(url, MARKER)
         try:
-            found, empty = storage.exists(marker), storage.is_empty(url, but=PROBE)
+            found, empty = storage.exists(marker), storage.is_empty(url, but=PROBE_PREFIX)
         except storage.UNREACHABLE as error:
             raise LakeError(f"lake {url} can't be reached: {error}. Check the address and the credentials") from None
         if not found:
@@ -86,7 +86,7 @@ class Lake:
     @classmethod
     def make(cls, url: str, buckets: int = DEFAULT_BUCKETS, hosts: dict[str, str] | None = None) -> "Lake":
         """Make a lake in an empty place, after a race has shown that the store keeps concurrent commits."""
-        if not storage.is_empty(url, but=PROBE):
+        if not storage.is_empty(url, but=PROBE_PREFIX):
             raise NotALake(f"{url} is not empty and is no lake. Name an empty folder with --lake")
         config = LakeConfig(buckets=buckets, made=datetime.now(UTC), hosts=hosts or {})
         try:
@@ -107,7 +107,7 @@ class Lake:
     def save(self) -> None:
         storage.write(storage.join(self.url, MARKER), self.config.model_dump_json(indent=2).encode())
 
-    def allow(self, name: str, address: str) -> None:
+    def allow_host(self, name: str, address: str) -> None:
         """Let a named host be fetched from a private address."""
         self.config.hosts[name] = address
         self.save()
@@ -123,15 +123,17 @@ class Lake:
     def table_url(self, name: str) -> str:
         return storage.join(self.url, name)
 
-    def tables(self) -> list[str]:
+    def table_names(self) -> list[str]:
         """The names of all tables, those of a kind under its name: scores/picture-facts-1."""
         names = []
         for name in storage.folders(self.url):
             inside = storage.folders(self.table_url(name))
-            if LOG in inside:
+            if DELTA_LOG in inside:
                 names.append(name)
             else:
-                names += [f"{name}/{one}" for one in inside if LOG in storage.folders(self.table_url(f"{name}/{one}"))]
+                names += [
+                    f"{name}/{one}" for one in inside if DELTA_LOG in storage.folders(self.table_url(f"{name}/{one}"))
+                ]
         return names
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
@@ -153,7 +155,7 @@ class Lake:
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
         """The table, with every column of the schema; made if it was not there."""
         table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
-        table.widen(schema)
+        table.add_missing_columns(schema)
         return table
 
 
@@ -163,7 +165,7 @@ class ReadOnlySnapshot(Lake):
 
     opened: dict[tuple[str, int | None], Table] = field(default_factory=dict)
 
-    def still(self) -> Lake:
+    def snapshot(self) -> Lake:
         return self
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
@@ -180,7 +182,7 @@ def probe_store(url: str) -> None:
 
     Asking once is not enough: some stores answer a single conditional put rightly and let two racing ones both win.
     """
-    place = storage.join(url, PROBE + uuid.uuid4().hex)
+    place = storage.join(url, PROBE_PREFIX + uuid.uuid4().hex)
     start = threading.Barrier(PROBE_WRITERS)
 
     def commit(writer: int) -> None:
@@ -196,7 +198,7 @@ def probe_store(url: str) -> None:
         with ThreadPoolExecutor(PROBE_WRITERS) as pool:
             list(pool.map(commit, range(PROBE_WRITERS)))
         made.refresh()
-        written, kept = PROBE_WRITERS * PROBE_COMMITS, made.rows()
+        written, kept = PROBE_WRITERS * PROBE_COMMITS, made.count_rows()
     finally:
         storage.remove(place)
     if kept < written:

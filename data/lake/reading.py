@@ -24,11 +24,11 @@ def read_rows(lake: Lake, table: str, schema: pa.Schema, columns: list[str], row
     for at in range(0, rows.num_rows, READ_AHEAD):
         part = rows.slice(at, READ_AHEAD)
         files = open_files(url, pc.unique(part["file"]).to_pylist(), schema)
-        found = files.to_table(columns=["id", *columns], filter=among(part["id"].to_pylist()))
+        found = files.to_table(columns=["id", *columns], filter=id_filter(part["id"].to_pylist()))
         yield found.sort_by("id")
 
 
-def among(ids: Sequence[str]) -> pc.Expression:
+def id_filter(ids: Sequence[str]) -> pc.Expression:
     """A filter for some ids in order: their range too, by which Arrow skips row groups, as by many ids it does not."""
     id = pc.field("id")
     return (id >= ids[0]) & (id <= ids[-1]) & id.isin(pa.array(ids, pa.string()))

@@ -82,7 +82,7 @@ def pair_id(url: str, caption: str) -> str:
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode()))).hexdigest()[:32]
 
 
-def changed_id(url: str, caption: str, sha256: str) -> str:
+def changed_pair_id(url: str, caption: str, sha256: str) -> str:
     """The id of a pair whose picture changed: that of URL, caption and the new bytes' hash in hex, zeros between."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
 

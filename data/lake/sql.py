@@ -25,15 +25,15 @@ def _database(process: int) -> duckdb.DuckDBPyConnection:
     return database
 
 
-def name(fact: str) -> str:
+def quote_name(fact: str) -> str:
     """A fact as SQL."""
     return '"' + fact.replace('"', '""') + '"'
 
 
-def text(value: str) -> str:
+def quote_text(value: str) -> str:
     """A text as SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 
-def texts(values: Iterable[str]) -> str:
-    return ", ".join(map(text, values))
+def quote_texts(values: Iterable[str]) -> str:
+    return ", ".join(map(quote_text, values))

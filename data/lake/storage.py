@@ -24,7 +24,7 @@ from pyarrow import fs as pafs
 
 S3_TRIES = 4  # of botocore; s3fs asks several times more after what may pass
 DELTA_RETRIES = 10
-ASKS = 6  # of deltalake's client, which asks again after a 5xx but not when an answer is cut off
+CLIENT_TRIES = 6  # of deltalake's client, which asks again after a 5xx but not when an answer is cut off
 UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # what a store raises that isn't there or says no
 
 
@@ -43,7 +43,7 @@ def filesystem(protocol: str) -> Any:
 os.register_at_fork(after_in_child=filesystem.cache_clear)  # a connection serves one process alone
 
 
-def split(url: str) -> tuple[Any, str]:
+def split_url(url: str) -> tuple[Any, str]:
     """A URL or path as (filesystem, path on it)."""
     protocol, _ = fsspec.core.split_protocol(url)
     if protocol in (None, "file"):
@@ -56,7 +56,7 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
-def under(folder: Path, path: str) -> str:
+def resolve_path(folder: Path, path: str) -> str:
     """A relative path looked up from a folder; a URL or an absolute one as it is."""
     whole = fsspec.core.split_protocol(path)[0] is not None or Path(path).is_absolute()
     return path if whole else str(folder / path)
@@ -69,18 +69,18 @@ def without_secrets(url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    return isinstance(split(url)[0], LocalFileSystem)
+    return isinstance(split_url(url)[0], LocalFileSystem)
 
 
 def exists(url: str) -> bool:
-    fs, path = split(url)
+    fs, path = split_url(url)
     fs.invalidate_cache()
     return bool(fs.exists(path))
 
 
 def is_empty(url: str, but: str | None = None) -> bool:
     """Whether nothing lies at the URL: no such folder, or one without entries (`but` those that begin so)."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     if not fs.exists(path):
         return True
     if not fs.isdir(path):
@@ -91,7 +91,7 @@ def is_empty(url: str, but: str | None = None) -> bool:
 
 def folders(url: str) -> list[str]:
     """The names of the folders at a URL, in order."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     fs.invalidate_cache()
     entries = fs.ls(path, detail=True) if fs.exists(path) else []
     return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
@@ -99,12 +99,12 @@ def folders(url: str) -> list[str]:
 
 def files(url: str) -> list[str]:
     """The paths of all files under a URL, relative to it, in order."""
-    return [path for path, _, _ in details(url)]
+    return [path for path, _, _ in list_details(url)]
 
 
-def details(url: str) -> Iterator[tuple[str, int, float]]:
+def list_details(url: str) -> Iterator[tuple[str, int, float]]:
     """Every file under a URL: path relative to it, bytes, and when it was written, in seconds since 1970."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     fs.invalidate_cache()
     start = len(path.rstrip("/")) + 1
     for name, info in sorted(fs.find(path, detail=True).items()):
@@ -114,19 +114,19 @@ def details(url: str) -> Iterator[tuple[str, int, float]]:
 
 def read(url: str, most: int | None = None) -> bytes:
     """An object, or its first bytes."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     return bytes(fs.cat_file(path, end=most))
 
 
 def open_to_read(url: str, ahead: int | None = None) -> Any:
     """A file to read from its start on, and to seek in; on a store `ahead` bytes are read at once."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     return fs.open(path, "rb", block_size=ahead)
 
 
 def write(url: str, content: bytes) -> None:
     """Write a whole object; on disk it has reached the device when this returns, and is never seen half."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)
         return
@@ -141,9 +141,9 @@ def write(url: str, content: bytes) -> None:
 
 
 @contextmanager
-def writing(url: str) -> Iterator[Path]:
+def atomic_file(url: str) -> Iterator[Path]:
     """A path on disk to write a file of any size to; it is at the URL, whole, once the block has ended well."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
@@ -163,19 +163,19 @@ def writing(url: str) -> Iterator[Path]:
 
 
 def size(url: str) -> int:
-    fs, path = split(url)
+    fs, path = split_url(url)
     return int(fs.size(path))
 
 
 def remove(url: str) -> None:
-    fs, path = split(url)
+    fs, path = split_url(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def arrow_filesystem(url: str) -> pafs.FileSystem:
     """The pyarrow view of the same store: native for a disk, through fsspec for the rest."""
-    fs, _ = split(url)
+    fs, _ = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem()
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs))
@@ -183,7 +183,7 @@ def arrow_filesystem(url: str) -> pafs.FileSystem:
 
 def open_ranges(url: str) -> pa.NativeFile:
     """A file to read parts of: only the bytes asked for are fetched, where fsspec would read on for megabytes."""
-    fs, path = split(url)
+    fs, path = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem().open_input_file(path)
     return pa.PythonFile(fs.open(path, "rb", cache_type="none"), mode="r")
@@ -191,7 +191,7 @@ def open_ranges(url: str) -> pa.NativeFile:
 
 def delta_url(url: str) -> str:
     """The URL as deltalake wants it."""
-    return split(url)[1] if is_local(url) else url
+    return split_url(url)[1] if is_local(url) else url
 
 
 def delta_options(url: str) -> dict[str, str]:
@@ -204,9 +204,9 @@ def delta_options(url: str) -> dict[str, str]:
     return options
 
 
-def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
+def with_retries(url: str, ask: Callable[[], Answer]) -> Answer:
     """Ask deltalake, and again where a store on the network failed to answer."""
-    for wait in range(ASKS - 1):
+    for wait in range(CLIENT_TRIES - 1):
         try:
             return ask()
         except (CommitFailedError, TableNotFoundError):

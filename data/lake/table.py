@@ -28,7 +28,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from data.lake import storage
 
 TRANSACTION = "imagen"  # the one application id of every table
-PATIENCE = 200  # lost races before a commit gives up; each means that somebody else got on
+COMMIT_TRIES = 200  # lost races before a commit gives up; each means that somebody else got on
 METADATA = "imagen"  # the key of our own record in a commit's metadata
 BINARY_ROW_GROUP = 128  # rows: a picture is found without reading its thousand neighbours
 TEXT_ROW_GROUP = 65_536
@@ -78,7 +78,7 @@ def digest(content: bytes) -> str:
 
 def open_files(table_url: str, paths: Iterable[str], schema: pa.Schema) -> pads.Dataset:
     """Some files of a table, for a worker that was told which."""
-    root = storage.split(table_url)[1]
+    root = storage.split_url(table_url)[1]
     arrow = storage.arrow_filesystem(table_url)
     return pads.dataset([f"{root}/{path}" for path in paths], schema=schema, filesystem=arrow, format="parquet")
 
@@ -91,21 +91,23 @@ class Table:
     url: str
     state: DeltaTable
     key: Sequence[str] = ("id",)  # what must be there once
-    seen: set[str] = field(init=False)  # the files that the caller's plan has seen, and those it added
-    last: int = field(init=False)  # the newest transaction whose files are all in `seen` or `foreign`
-    foreign: set[str] = field(init=False)  # files that others added since the plan
-    also: pa.Schema = field(default_factory=lambda: pa.schema([]))  # columns that it will have once it is widened
+    planned_files: set[str] = field(init=False)  # the files that the caller's plan has seen, and those it added
+    last_transaction: int = field(init=False)  # the newest transaction whose files are all in `seen` or `foreign`
+    foreign_files: set[str] = field(init=False)  # files that others added since the plan
+    extra_columns: pa.Schema = field(
+        default_factory=lambda: pa.schema([])
+    )  # columns that it will have once it is widened
     _files: tuple[int, dict[str, tuple[int, int]]] = field(init=False, default=(-1, {}))  # of which version
 
     def __post_init__(self) -> None:
-        self.seen, self.last, self.foreign = set(self.files()), self.number, set()
+        self.planned_files, self.last_transaction, self.foreign_files = set(self.files()), self.transaction, set()
 
     @classmethod
     def open(cls, name: str, url: str, version: int | None = None, key: Sequence[str] = ("id",)) -> "Table | None":
         """The table, or none if it was never made."""
         try:
             target, options = storage.delta_url(url), storage.delta_options(url)
-            state = storage.patiently(url, lambda: DeltaTable(target, version=version, storage_options=options))
+            state = storage.with_retries(url, lambda: DeltaTable(target, version=version, storage_options=options))
         except TableNotFoundError:
             return None
         return cls(name, url, state, key)
@@ -129,7 +131,7 @@ class Table:
             },
         )
         try:
-            storage.patiently(url, create)
+            storage.with_retries(url, create)
         except CommitFailedError:
             made = cls.open(name, url, key=key)  # another was first; or we were, and the store said no after the write
             if made is None:
@@ -144,17 +146,17 @@ class Table:
         return self.state.version()
 
     @property
-    def number(self) -> int:
+    def transaction(self) -> int:
         return self.state.transaction_version(TRANSACTION) or 0
 
     def refresh(self) -> None:
         """Move to the newest state, on which the caller plans again."""
-        storage.patiently(self.url, self.state.update_incremental)
+        storage.with_retries(self.url, self.state.update_incremental)
         self.__post_init__()
 
-    def widen(self, schema: pa.Schema) -> None:
+    def add_missing_columns(self, schema: pa.Schema) -> None:
         """Add the columns that a table made by an earlier version lacks; its rows have nothing in them."""
-        for _ in range(PATIENCE):
+        for _ in range(COMMIT_TRIES):
             missing = [column for column in schema if column.name not in self.schema().names]
             if not missing:
                 return
@@ -178,17 +180,17 @@ class Table:
             self._files = self.version, files
         return self._files[1]
 
-    def sizes(self) -> dict[str, int]:
+    def file_sizes(self) -> dict[str, int]:
         """Every file of this state, and its bytes."""
         actions = pa.table(self.state.get_add_actions(flatten=True))
         return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
 
-    def rows(self) -> int:
+    def count_rows(self) -> int:
         return sum(rows for _, rows in self.files().values())
 
-    def bytes_a_row(self) -> int:
+    def mean_row_bytes(self) -> int:
         """On average, as they are stored."""
-        return sum(self.sizes().values()) // max(1, self.rows()) or 1
+        return sum(self.file_sizes().values()) // max(1, self.count_rows()) or 1
 
     def schema(self) -> pa.Schema:
         return pa.schema(self.state.schema())
@@ -197,32 +199,32 @@ class Table:
         """The rows of a bucket, of some files, or of all, for pyarrow and DuckDB to scan; without the bucket column."""
         if paths is None:
             paths = [path for path, (of, _) in self.files().items() if bucket is None or of == bucket]
-        return open_files(self.url, paths, self.columns())
+        return open_files(self.url, paths, self.file_schema())
 
-    def record(self) -> dict[str, Any]:
+    def last_record(self) -> dict[str, Any]:
         """What our last commit said of itself; empty if none did."""
         return next((record for _, _, record in self.records(limit=20)), {})
 
     def records(self, limit: int | None = None) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """The commits that carry a record of ours, newest first: version, time in milliseconds, record."""
-        for commit in storage.patiently(self.url, lambda: self.state.history(limit)):
+        for commit in storage.with_retries(self.url, lambda: self.state.history(limit)):
             if METADATA in commit:
                 yield commit["version"], commit["timestamp"], json.loads(commit[METADATA])
 
-    def columns(self) -> pa.Schema:
+    def file_schema(self) -> pa.Schema:
         """The schema of the files: all but the partition column, in their own types."""
         fields = [pa.field(f.name, _plain(f.type)) for f in self.schema() if f.name != "bucket"]
         there = {field.name for field in fields}
-        return pa.schema([*fields, *(field for field in self.also if field.name not in there)])
+        return pa.schema([*fields, *(field for field in self.extra_columns if field.name not in there)])
 
-    def located(self, bucket: int, columns: Sequence[str]) -> pa.Table:
+    def read_with_files(self, bucket: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a bucket's rows, with `file`: the path in which each row lies."""
         table = self.dataset(bucket).to_table(columns=[*columns, "__filename"])
-        start = len(storage.split(self.url)[1]) + 1
+        start = len(storage.split_url(self.url)[1]) + 1
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
         return table.drop_columns("__filename").append_column("file", paths)
 
-    def find(self, ids: Iterable[str], columns: Sequence[str]) -> pa.Table:
+    def find_rows(self, ids: Iterable[str], columns: Sequence[str]) -> pa.Table:
         """Some columns of the rows of some ids. Reads only the files, and of them only the row groups, that may hold
         one: pyarrow's own filter asks the statistics for a few dozen ids, and beyond that reads everything.
         """
@@ -236,7 +238,7 @@ class Table:
         ranges = (actions[name].to_pylist() for name in ("path", "min.id", "max.id"))
         paths = [path for path, first, last in zip(*ranges, strict=True) if may_hold(first, last)]
         if not paths:
-            return self.columns().empty_table().select(list(columns))
+            return self.file_schema().empty_table().select(list(columns))
         files = self.dataset(paths=paths)
 
         def near(fragment: pads.ParquetFileFragment) -> pads.ParquetFileFragment:
@@ -252,19 +254,19 @@ class Table:
         """Commit what is not there yet. Returns the files that are in the table when this returns."""
         landed: list[ShardFile] = []
         todo = list(files)
-        for _ in range(PATIENCE):
-            if self.number != self.last:
+        for _ in range(COMMIT_TRIES):
+            if self.transaction != self.last_transaction:
                 present = set(self.files())
                 landed += [file for file in todo if file.path in present]
-                self.seen.update(file.path for file in landed)
-                self.foreign, self.last = present - self.seen, self.number
+                self.planned_files.update(file.path for file in landed)
+                self.foreign_files, self.last_transaction = present - self.planned_files, self.transaction
             todo = self._without_foreign_rows([file for file in todo if file not in landed])
             if not todo:
                 return landed
             if self._commit(todo, {}, metadata):
-                self.seen.update(file.path for file in todo)
+                self.planned_files.update(file.path for file in todo)
                 return landed + todo
-        raise CommitFailedError(f"{self.name}: lost {PATIENCE} races in a row")
+        raise CommitFailedError(f"{self.name}: lost {COMMIT_TRIES} races in a row")
 
     def replace(self, add: Sequence[ShardFile], remove: Iterable[str], metadata: dict[str, Any]) -> bool:
         """Put files in the place of others in one commit. False, and nothing done, if somebody was there first."""
@@ -272,7 +274,7 @@ class Table:
         return self._commit(add, {path: present[path][0] for path in remove}, metadata)
 
     def _commit(self, add: Sequence[ShardFile], remove: dict[str, int], metadata: dict[str, Any] | None) -> bool:
-        before = self.number
+        before = self.transaction
         actions: list[AddAction | RemoveAction] = [*map(_add, add), *(_remove(*gone) for gone in remove.items())]
         properties = CommitProperties(
             custom_metadata={METADATA: json.dumps(metadata)} if metadata else None,
@@ -284,22 +286,22 @@ class Table:
             )
         except (DeltaError, OSError) as error:
             time.sleep(random.uniform(0.01, 0.1))
-            storage.patiently(self.url, self.state.update_incremental)
-            if self.number == before and (isinstance(error, CommitFailedError) or storage.is_local(self.url)):
+            storage.with_retries(self.url, self.state.update_incremental)
+            if self.transaction == before and (isinstance(error, CommitFailedError) or storage.is_local(self.url)):
                 raise  # neither a race nor the network
             there = self.files().keys()
             done = bool(add or remove) and there >= {file.path for file in add} and there.isdisjoint(remove)
-            if self.number != before + 1 or not done:
+            if self.transaction != before + 1 or not done:
                 return False  # else it was done, and then denied
-        self.last = before + 1
-        storage.patiently(self.url, self.state.update_incremental)
+        self.last_transaction = before + 1
+        storage.with_retries(self.url, self.state.update_incremental)
         return True
 
     def _without_foreign_rows(self, files: list[ShardFile]) -> list[ShardFile]:
         """Of some written files, those that share no row with what others added since the plan."""
-        present = self.files() if self.foreign else {}
+        present = self.files() if self.foreign_files else {}
         buckets = {file.bucket for file in files}
-        near = [path for path in self.foreign if path in present and present[path][0] in buckets]
+        near = [path for path in self.foreign_files if path in present and present[path][0] in buckets]
         if not near:
             return files
         there = self._keys(near)

@@ -17,7 +17,7 @@ SLACK = 1e-3  # of products whose last digits depend on their shapes; what they 
 CLOSEST = 1e-2  # centres: their border is taken as if they were so far apart, as rounding would hide closer ones
 
 
-def like_vectors(vectors: np.ndarray, distance: float) -> np.ndarray:
+def near_vector_pairs(vectors: np.ndarray, distance: float) -> np.ndarray:
     """Every pair of rows (n × 2, the smaller first) of vectors of length 1 whose cosine is at least 1 - `distance`."""
     found = [np.empty((0, 2), np.int64)]
     if not len(vectors):

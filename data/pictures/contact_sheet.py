@@ -9,7 +9,7 @@ CELL = 128  # pixels, to which smaller pictures are enlarged
 GAP, LINE, INK = 8, 15, "#222222"
 
 
-def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
+def draw_contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
     """Rows of pictures, each with its caption below it."""
     cell = max(CELL, *(picture.width for picture in pictures)) if pictures else CELL
     texts = [textwrap.wrap(caption, max(8, cell // 7)) for caption in captions]

@@ -11,7 +11,7 @@ import numpy as np
 BLOCK = 1 << 18  # perceptual hashes compared at once
 
 
-class Digests:
+class DigestSet:
     """Hashes of one width, in sorted order; `packed` is all of them one after the other, and is kept and sorted."""
 
     def __init__(self, width: int, packed: bytearray) -> None:
@@ -19,7 +19,7 @@ class Digests:
         self._values.sort()
 
     @classmethod
-    def of(cls, width: int, hexes: Iterable[str]) -> "Digests":
+    def from_hex(cls, width: int, hexes: Iterable[str]) -> "DigestSet":
         return cls(width, bytearray.fromhex("".join(hexes)))
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Digests:
         return place < len(self) and bool(self._values[place] == wanted[()])
 
 
-class Looks:
+class PerceptualHashSet:
     """Perceptual hashes of 64 bits; one is like another that differs in few of them."""
 
     def __init__(self, packed: bytes | bytearray, distance: int) -> None:
@@ -39,7 +39,7 @@ class Looks:
         self._distance = distance
 
     @classmethod
-    def of(cls, hexes: Iterable[str], distance: int) -> "Looks":
+    def from_hex(cls, hexes: Iterable[str], distance: int) -> "PerceptualHashSet":
         return cls(bytes.fromhex("".join(hexes)), distance)
 
     def __len__(self) -> int:

@@ -12,16 +12,18 @@ from itertools import pairwise
 
 import numpy as np
 
-LOOK_ALIKE = 3.7  # mean difference of thumbnails in grey levels that two encodings or slight crops of a picture keep
+THUMBNAIL_DISTANCE = (
+    3.7  # mean difference of thumbnails in grey levels that two encodings or slight crops of a picture keep
+)
 BANDS, BITS = 32, 24  # planes of SimHash; at 0.2 radians 99.9 % share a band (docs/log.md)
 CHUNK = 1 << 16  # pairs compared at once
 
 Pairs = np.ndarray  # n × 2 places, the earlier first
-Near = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Like = Callable[[np.ndarray], Pairs]
+PairTest = Callable[[np.ndarray, np.ndarray], np.ndarray]
+PairFinder = Callable[[np.ndarray], Pairs]
 
 
-def leaders(values: np.ndarray, like: Like) -> np.ndarray:
+def find_leaders(values: np.ndarray, like: PairFinder) -> np.ndarray:
     """For each row, in order, the first row like it that stays, or -1 for one that stays itself.
 
     Rows of the same value are one row to `like`: a placeholder that is there a million times costs nothing.
@@ -31,12 +33,12 @@ def leaders(values: np.ndarray, like: Like) -> np.ndarray:
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     rows, own = first[order], place[inverse]
-    leader = firsts(len(rows), like(values[rows]))[own]
+    leader = leaders_of_pairs(len(rows), like(values[rows]))[own]
     found = np.where(leader >= 0, rows[leader], rows[own])
     return np.where(found == np.arange(len(values)), -1, found)
 
 
-def like_known(values: np.ndarray, known: np.ndarray, like: Like) -> np.ndarray:
+def near_known(values: np.ndarray, known: np.ndarray, like: PairFinder) -> np.ndarray:
     """Which rows are like any of some known ones."""
     _, first, inverse = _distinct(values)
     pairs = like(np.concatenate([known, values[first]]))
@@ -53,7 +55,7 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.unique(keys, return_index=True, return_inverse=True)
 
 
-def firsts(count: int, alike: Pairs) -> np.ndarray:
+def leaders_of_pairs(count: int, alike: Pairs) -> np.ndarray:
     """For each row its first like that stays, or -1 for one that stays itself. Rows are in order."""
     leaders = np.full(count, -1, np.int64)
     order = np.lexsort((alike[:, 0], alike[:, 1]))
@@ -63,7 +65,7 @@ def firsts(count: int, alike: Pairs) -> np.ndarray:
     return leaders
 
 
-def like_hashes(hashes: np.ndarray, distance: int) -> Pairs:
+def near_hash_pairs(hashes: np.ndarray, distance: int) -> Pairs:
     """Pairs of 64-bit hashes at most so many bits apart: of distance + 1 bands one must be the same."""
     hashes = hashes.astype(np.uint64)
     edges = np.linspace(0, 64, distance + 2).round().astype(int)
@@ -75,7 +77,7 @@ def like_hashes(hashes: np.ndarray, distance: int) -> Pairs:
     return _confirmed(keys, near)
 
 
-def like_thumbnails(thumbnails: np.ndarray, distance: float) -> Pairs:
+def near_thumbnail_pairs(thumbnails: np.ndarray, distance: float) -> Pairs:
     """Pairs of thumbnails (n × values, 0 to 255) whose mean difference is at most `distance`."""
     values = thumbnails.astype(np.float32)
 
@@ -97,7 +99,7 @@ def _planes(size: int) -> list[np.ndarray]:
     return [rng.standard_normal((size, BITS)).astype(np.float32) for _ in range(BANDS)]
 
 
-def _confirmed(keys: list[np.ndarray], near: Near) -> Pairs:
+def _confirmed(keys: list[np.ndarray], near: PairTest) -> Pairs:
     found = [np.empty((0, 2), np.int64)]
     for key in keys:
         for pairs in _sharing(key):

@@ -146,7 +146,7 @@ def _check_parts(image: Image.Image, body: bytes) -> None:
         raise PictureError("broken_image", "a part of the PNG is longer than what came")
 
 
-def smaller(pictures: Sequence[bytes], settings: PictureSettings) -> list[bytes]:
+def shrink_pictures(pictures: Sequence[bytes], settings: PictureSettings) -> list[bytes]:
     """Kept pictures again, at another size; those that have that size or less stay as they are."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(partial(_smaller, settings=settings), pictures))

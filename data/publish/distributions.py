@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow.compute as pc
 
-from data.lake.sql import name, text
+from data.lake.sql import quote_name, quote_text
 
 BINS = 40
 CENTRAL_QUANTILES = (0.01, 0.99)
@@ -79,11 +79,12 @@ class Distributions:
         self._cache = {}
         for table, rows in tables.items():
             self._database.register(table, rows)
-        numbers = ", ".join(f"TRY_CAST({name(fact)} AS DOUBLE) AS {name(fact)}" for fact in columns)
+        numbers = ", ".join(f"TRY_CAST({quote_name(fact)} AS DOUBLE) AS {quote_name(fact)}" for fact in columns)
         self._database.execute(
             f"INSERT INTO counts SELECT part, fact, {ROUNDED} AS rounded, count(*) "
             f"FROM (SELECT part, {numbers} FROM ({sql})) "
-            f"UNPIVOT INCLUDE NULLS (value FOR fact IN ({', '.join(map(name, columns))})) GROUP BY part, fact, rounded"
+            f"UNPIVOT INCLUDE NULLS (value FOR fact IN ({', '.join(map(quote_name, columns))})) "
+            "GROUP BY part, fact, rounded"
         )
         for table in tables:
             self._database.unregister(table)
@@ -155,7 +156,7 @@ class Distributions:
     def _value_counts(self, fact: str) -> "_ValueCounts":
         if fact not in self._cache:
             rows = self._database.sql(
-                f"SELECT part, value, sum(times)::BIGINT AS times FROM counts WHERE fact = {text(fact)} "
+                f"SELECT part, value, sum(times)::BIGINT AS times FROM counts WHERE fact = {quote_text(fact)} "
                 "GROUP BY part, value"
             ).to_arrow_table()
             counts = _ValueCounts(np.unique(rows["value"].drop_null().to_numpy()), {}, {})

@@ -104,7 +104,7 @@ def _count_kept(lake: Lake, dataset: str) -> tuple[int, int]:
 
 def _drift_failures(lake: Lake, bound: float, publish: Publish, before: Version) -> Iterator[str]:
     published = lake.table(publish.table, before.version)
-    facts = [fact for fact in publish.numeric_columns if fact in published.columns().names]
+    facts = [fact for fact in publish.numeric_columns if fact in published.file_schema().names]
     with Distributions(facts) as distributions:
         for bucket in lake.buckets:
             distributions.add("SELECT 'now' AS part, * FROM selected", facts, selected=publish.selected_rows(bucket))

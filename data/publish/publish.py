@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from data.encoders.embed import dim_of, texts_of
-from data.engine.stage import Shard, Written
+from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures
 from data.lake.sql import query
 from data.lake.table import Table, write_file
-from data.pictures.prepare import PictureSettings, smaller
+from data.pictures.prepare import PictureSettings, shrink_pictures
 from data.publish.hf_features import hf_metadata
 from data.scorers.scorer import Scorer
 
@@ -125,9 +125,9 @@ class Publish:
         """
         table = self.lake.table_or_make(self.table, self.schema())
         publication, snapshot = Publication(table), self.lake.snapshot()
-        unchanged = self._unchanged_condition(table.record() if self.embeddings or self.sizes else {})
+        unchanged = self._unchanged_condition(table.last_record() if self.embeddings or self.sizes else {})
         for source in self.embeddings.values():
-            row_bytes = self.lake.table(source.table).bytes_a_row()
+            row_bytes = self.lake.table(source.table).mean_row_bytes()
             shard_rows = min(shard_rows, max(1, MAX_EMBEDDING_BYTES // row_bytes))
         for bucket in self.lake.buckets:
             self._plan_bucket(publication, snapshot, bucket, shard_rows, unchanged)
@@ -138,7 +138,7 @@ class Publish:
         lake = lake or self.lake
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
-        images = lake.table("images").located(bucket, ["id", "width", "height", "sha256"])
+        images = lake.table("images").read_with_files(bucket, ["id", "width", "height", "sha256"])
         return query(
             f"SELECT pairs.id AS id, url, caption, width, height, images.sha256{columns}, file FROM verdicts "
             f"JOIN pairs ON pairs.id = verdicts.id JOIN images ON images.id = verdicts.id{joins} WHERE kept",
@@ -148,13 +148,13 @@ class Publish:
             **{name: lake.table(scorer.table).dataset(bucket) for name, scorer in self.scores.items()},
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         """Write one file of the dataset, in a worker: read the pictures, make copies, join embeddings."""
         pictures = list(read_pictures(self.lake, shard.rows))
         columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
         columns["image"] = _picture_column(pictures)
         for name, settings in self.copy_columns.items():
-            columns[name] = _picture_column(smaller(pictures, settings))
+            columns[name] = _picture_column(shrink_pictures(pictures, settings))
         vectors: dict[str, Any] = {}
         for name, (table, dtype, text_column) in self.embeddings.items():
             texts = texts_of(self.lake, table, shard.rows[text_column])
@@ -163,9 +163,9 @@ class Publish:
         rows = pa.table(columns).select(self.schema().names)
         metadata = hf_metadata(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
         rows = rows.cast(self.schema()).replace_schema_metadata(metadata)
-        return Written(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
+        return ShardResult(rows.num_rows, {self.table: write_file(self.lake.table_url(self.table), shard.bucket, rows)})
 
-    def commit(self, publication: Publication, written: list[Written], record: dict[str, Any]) -> int | None:
+    def commit(self, publication: Publication, written: list[ShardResult], record: dict[str, Any]) -> int | None:
         """Make the version in one commit.
 
         Returns:
@@ -203,7 +203,7 @@ class Publish:
         """Add a bucket's stale files, rows to write and row counts to the publication."""
         selected = self.selected_rows(bucket, snapshot)
         lengths = [f"{name}_length" for name in self.embeddings]
-        published = publication.table.located(bucket, ["id", *self.compared_columns, *lengths])
+        published = publication.table.read_with_files(bucket, ["id", *self.compared_columns, *lengths])
         compared = query(
             "SELECT coalesce(selected.id, published.id) AS id, published.file AS file, "
             "CASE WHEN published.id IS NULL THEN 'added' "

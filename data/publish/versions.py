@@ -22,7 +22,7 @@ class Version:
 
 def datasets(lake: Lake) -> list[str]:
     """The names of the lake's datasets."""
-    return [name.removeprefix("datasets/") for name in lake.tables() if name.startswith("datasets/")]
+    return [name.removeprefix("datasets/") for name in lake.table_names() if name.startswith("datasets/")]
 
 
 def newest_version(lake: Lake, dataset: str, below: int | None = None) -> Version | None:

@@ -75,7 +75,7 @@ class Reader(IterableDataset):
         except TableNotFound:
             build = f"imagen build RECIPE --lake {lake.url}"
             raise DatasetNotFound(f"{lake.url} has no dataset {dataset}. Build it: {build}") from None
-        there = askable(table.columns())
+        there = askable(table.file_schema())
         for name in columns:
             if name not in there:
                 raise ColumnNotFound(f"{dataset}@{table.version} has no column {name!r}; it has {', '.join(there)}")

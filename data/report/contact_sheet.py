@@ -45,7 +45,7 @@ def _pick(lake: Lake, dataset: str, kept: bool, count: int) -> list[tuple[Any, s
             f"QUALIFY row_number() OVER (PARTITION BY reasons[1] ORDER BY id) <= {count} ORDER BY id",
             verdicts=lake.table(f"verdicts/{dataset}").dataset(bucket),
             pairs=lake.table("pairs").dataset(bucket),
-            images=lake.table("images").located(bucket, ["id"]),
+            images=lake.table("images").read_with_files(bucket, ["id"]),
         )
         pictures = read_pictures(lake, rows)
         for row, picture in zip(rows.to_pylist(), pictures, strict=True):

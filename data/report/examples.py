@@ -9,9 +9,9 @@ import pyarrow as pa
 from PIL import Image
 
 from data.lake.lake import Lake
-from data.lake.reading import among
+from data.lake.reading import id_filter
 from data.lake.schemas import bucket_of
-from data.lake.sql import query, text
+from data.lake.sql import query, quote_text
 from data.pictures.prepare import decode
 from data.report.summary import facts_of
 from data.scorers.scorer import UNKNOWN
@@ -67,8 +67,8 @@ def _samples(lake: Lake, selection: Selection, facts: list[str], ids: list[str])
         if bucket not in buckets:
             continue
         own = sorted(id for id in ids if bucket_of(id, lake.config.buckets) == bucket)
-        wanted = among(own)
-        said = query(f"{sql} WHERE facts.id IN ({', '.join(map(text, own))})", **tables).to_pylist()
+        wanted = id_filter(own)
+        said = query(f"{sql} WHERE facts.id IN ({', '.join(map(quote_text, own))})", **tables).to_pylist()
         texts = _by_id(pairs.dataset(bucket).to_table(columns=["id", "url", "caption"], filter=wanted))
         pictures = _by_id(images.dataset(bucket).to_table(columns=["id", "image"], filter=wanted))
         for row in said:

@@ -52,7 +52,7 @@ class Account:
 
 def account(lake: Lake, selection: Selection, publish: Publish, version: Version, before: Version | None) -> Account:
     table = lake.table(publish.table, version.version)
-    sizes = table.sizes()
+    sizes = table.file_sizes()
     came, went, lost = dict[str, int](), dict[str, int](), None
     earlier: Table | None = None
     if before:
@@ -66,7 +66,7 @@ def account(lake: Lake, selection: Selection, publish: Publish, version: Version
         before,
         funnel(lake, selection),
         _scores(lake, selection, publish, earlier),
-        table.columns(),
+        table.file_schema(),
         sorted(sizes, key=lambda path: path.rpartition("/")[2]),
         sum(sizes.values()),
         came,
@@ -87,14 +87,14 @@ def facts_of(lake: Lake, selection: Selection, facts: list[str], more: str) -> I
 
 
 def _scores(lake: Lake, selection: Selection, publish: Publish, earlier: Table | None) -> list[Score]:
-    drawn = thresholds(selection, lake.table(selection.table).record().get("cuts", {}))
+    drawn = thresholds(selection, lake.table(selection.table).last_record().get("cuts", {}))
     facts = [*drawn, *(fact for fact in publish.numeric_columns if fact not in drawn)]
     with Distributions(facts) as told:
         part = "CASE WHEN kept THEN 'kept' ELSE 'dropped' END AS part"
         for sql, tables in facts_of(lake, selection, facts, part):
             told.add(f"{sql} WHERE sha256 IS NOT NULL", facts, **tables)
         if earlier is not None:
-            there = [fact for fact in publish.numeric_columns if fact in earlier.columns().names]
+            there = [fact for fact in publish.numeric_columns if fact in earlier.file_schema().names]
             for bucket in lake.buckets:
                 told.add("SELECT 'before' AS part, * FROM published", there, published=earlier.dataset(bucket))
         return [

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import BUILT, CARD, HISTOGRAMS, REPORT
+from data.lake.layout import CARD, HISTOGRAMS, LAST_BUILD, REPORT
 from data.publish.publish import Publish
 from data.publish.versions import newest_version
 from data.report.card import CardSettings, card
@@ -57,12 +57,12 @@ def report_url(lake: Lake, dataset: str) -> str:
 def note_built(lake: Lake, dataset: str, version: int) -> None:
     """Also where nothing had changed: that it was looked after is what somebody wants to know in the morning."""
     said = {"version": version, "at": datetime.now(UTC).isoformat()}
-    storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), BUILT), json.dumps(said).encode())
+    storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD), json.dumps(said).encode())
 
 
 def built_at(lake: Lake, dataset: str) -> datetime | None:
     """When a build of it came to a good end the last time."""
-    url = storage.join(lake.table_url(f"datasets/{dataset}"), BUILT)
+    url = storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD)
     return datetime.fromisoformat(json.loads(storage.read(url))["at"]) if storage.exists(url) else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.engine.stage import Shard, Written
+from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures, read_rows
 from data.lake.schemas import IMAGES, PAIRS, VERDICTS
@@ -46,12 +46,12 @@ class Look:
             f"SELECT * FROM (SELECT images.id AS id, file, "
             f"list_filter([{todo}], lambda one: one IS NOT NULL) AS todo FROM images{joins}) "
             "WHERE len(todo) > 0 ORDER BY id",
-            images=lake.table_or_make("images", IMAGES).located(bucket, ["id"]),
+            images=lake.table_or_make("images", IMAGES).read_with_files(bucket, ["id"]),
             **seen,
             **kept,
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         said = [_Said(scorer) for scorer in self.scorers]
         ids, todos = shard.rows["id"].to_pylist(), shard.rows["todo"].to_pylist()
         with ThreadPoolExecutor(THREADS, "look") as pool:
@@ -86,7 +86,7 @@ class Judge(_ToOneTable):
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         seen = {
-            f"seen{n}": lake.table_or_make(one.table, one.schema).located(bucket, ["id"])
+            f"seen{n}": lake.table_or_make(one.table, one.schema).read_with_files(bucket, ["id"])
             for n, one in enumerate(self.scorer.sees())
         }
         files = ", ".join(f"{name}.file AS {name}" for name in seen)
@@ -99,7 +99,7 @@ class Judge(_ToOneTable):
             **seen,
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         rows = shard.rows
         read = [self._vectors(scorer, rows, f"seen{n}") for n, scorer in enumerate(self.scorer.sees())]
         errors = [next((one for one in told if one), None) for told in zip(*(e for _, e in read), strict=True)]
@@ -129,7 +129,7 @@ class Read(_ToOneTable):
             scores=outputs[0].dataset(bucket),
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         said = [self.scorer.read(caption) for caption in shard.rows["caption"].to_pylist()]
         rows = pa.Table.from_pylist(said, self.scorer.columns)
         rows = rows.add_column(0, "id", shard.rows["id"]).append_column("error", pa.nulls(rows.num_rows, pa.string()))
@@ -196,6 +196,6 @@ def _rows(scorer: Scorer, ids: Any, errors: list[str | None], known: list[int], 
     return pa.table({"id": ids, **columns, "error": pa.array(errors, pa.string())}).cast(scorer.schema)
 
 
-def _written(lake: Lake, shard: Shard, said: list[tuple[Any, pa.Table]]) -> Written:
+def _written(lake: Lake, shard: Shard, said: list[tuple[Any, pa.Table]]) -> ShardResult:
     files = {s.table: write_file(lake.table_url(s.table), shard.bucket, rows) for s, rows in said}
-    return Written(shard.rows.num_rows, files)
+    return ShardResult(shard.rows.num_rows, files)

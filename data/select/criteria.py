@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.lake.sql import name, text, texts
-from data.pictures.near_duplicates import LOOK_ALIKE
+from data.lake.sql import quote_name, quote_text, quote_texts
+from data.pictures.near_duplicates import THUMBNAIL_DISTANCE
 from data.select.holdout import files_of
 
 CARRIED = "extra."  # begins the name of a column that the source had
@@ -75,30 +75,40 @@ class Bounds(RowCriterion):
         return [self.fact, *([self.by] if self.by else [])]
 
     def reason(self) -> str:
-        said, numeric = name(self.fact), self.one_of is None and self.none_of is None
+        said, numeric = quote_name(self.fact), self.one_of is None and self.none_of is None
         fact = number(self.fact) if numeric else said
-        cases = [f"WHEN {fact} IS NULL THEN {text(f'{self.label} unknown')}"]
+        cases = [f"WHEN {fact} IS NULL THEN {quote_text(f'{self.label} unknown')}"]
         fact = number(self.fact)
         for bound, sign in ((self.min, "<"), (self.max, ">")):
             if isinstance(bound, dict):
                 cases += [self._case(sign, limit, value, bound) for value, limit in bound.items()]
             elif bound is not None:
-                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {text(f'{self.label} {sign} {bound:g}')}")
+                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
         for bound, sign in ((self.above, "<="), (self.below, ">=")):
             if bound is not None:
-                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {text(f'{self.label} {sign} {bound:g}')}")
+                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
         if self.one_of is not None:
-            cases.append(f"WHEN {said} NOT IN ({texts(self.one_of)}) THEN {text(self.label + ' is ')} || {said}")
+            cases.append(
+                f"WHEN {said} NOT IN ({quote_texts(self.one_of)}) THEN {quote_text(self.label + ' is ')} || {said}"
+            )
         if self.none_of is not None:
-            cases.append(f"WHEN {said} IN ({texts(self.none_of)}) THEN {text(self.label + ' is ')} || {said}")
+            cases.append(
+                f"WHEN {said} IN ({quote_texts(self.none_of)}) THEN {quote_text(self.label + ' is ')} || {said}"
+            )
         return f"CASE {' '.join(cases)} END"
 
     def _case(self, sign: str, limit: float, value: str, bound: dict[str, float]) -> str:
         assert self.by is not None
         others = [key for key in bound if key != OTHER]
-        by = f"coalesce({name(self.by)}, '')"
-        holds = f"{by} = {text(value)}" if value != OTHER else f"{by} NOT IN ({texts(others)})" if others else "true"
-        reason = text(f"{self.label} {sign} {limit:g} ({value})")
+        by = f"coalesce({quote_name(self.by)}, '')"
+        holds = (
+            f"{by} = {quote_text(value)}"
+            if value != OTHER
+            else f"{by} NOT IN ({quote_texts(others)})"
+            if others
+            else "true"
+        )
+        reason = quote_text(f"{self.label} {sign} {limit:g} ({value})")
         return f"WHEN {holds} AND {number(self.fact)} {sign} {limit!r} THEN {reason}"
 
 
@@ -114,7 +124,7 @@ class AnyOf(RowCriterion):
         options = (" AND ".join(f"({b.reason()}) IS NULL" for b in option.values()) for option in self.options)
         met = " OR ".join(f"({option})" for option in options)
         words = " or ".join(" and ".join(option) for option in self.options)
-        return f"CASE WHEN {met} THEN NULL ELSE {text(f'any_of not met: {words}')} END"
+        return f"CASE WHEN {met} THEN NULL ELSE {quote_text(f'any_of not met: {words}')} END"
 
 
 class Sample(RowCriterion):
@@ -132,9 +142,9 @@ class Sample(RowCriterion):
         return [self.by]
 
     def reason(self) -> str:
-        cases = " ".join(f"WHEN {text(v)} THEN {w!r}" for v, w in self.weights.items() if v != OTHER)
-        share = f"CASE {name(self.by)} {cases or 'WHEN NULL THEN 1'} ELSE {self.weights.get(OTHER, 1.0)!r} END"
-        return f"CASE WHEN {draw(f'sample {self.seed}')} >= {share} THEN {text(self.label + ': not drawn')} END"
+        cases = " ".join(f"WHEN {quote_text(v)} THEN {w!r}" for v, w in self.weights.items() if v != OTHER)
+        share = f"CASE {quote_name(self.by)} {cases or 'WHEN NULL THEN 1'} ELSE {self.weights.get(OTHER, 1.0)!r} END"
+        return f"CASE WHEN {draw(f'sample {self.seed}')} >= {share} THEN {quote_text(self.label + ': not drawn')} END"
 
 
 class Top(SetCriterion):
@@ -186,7 +196,7 @@ class Unique(SetCriterion):
     @property
     def most(self) -> float:
         """The distance, if none is given: what re-encoding, rescaling and slight cropping leave."""
-        default = {"content": 0.0, "hash": 3.0, "look": LOOK_ALIKE, "meaning": 0.01}[self.by]
+        default = {"content": 0.0, "hash": 3.0, "look": THUMBNAIL_DISTANCE, "meaning": 0.01}[self.by]
         return default if self.distance is None else self.distance
 
     @property
@@ -214,7 +224,7 @@ class Holdout(SetCriterion):
 
     @property
     def most(self) -> float:
-        default = {"hash": 3.0, "look": LOOK_ALIKE}[self.by]
+        default = {"hash": 3.0, "look": THUMBNAIL_DISTANCE}[self.by]
         return default if self.distance is None else self.distance
 
     @property
@@ -263,9 +273,9 @@ def with_facts(criteria: Any) -> Any:
 
 def draw(*of: str, salt: str = "''") -> str:
     """SQL: a number from 0 to 1 that is always the same for a pair and a purpose. Ids are uniform, but deal buckets."""
-    return f"(('0x' || md5(id || {texts(of)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
+    return f"(('0x' || md5(id || {quote_texts(of)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
 
 
 def number(fact: str) -> str:
     """A fact as a number in SQL: what a source carried is text."""
-    return f"TRY_CAST({name(fact)} AS DOUBLE)" if fact.startswith(CARRIED) else name(fact)
+    return f"TRY_CAST({quote_name(fact)} AS DOUBLE)" if fact.startswith(CARRIED) else quote_name(fact)

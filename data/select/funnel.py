@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from data.lake.lake import Lake
-from data.lake.sql import query, text
+from data.lake.sql import query, quote_text
 from data.select.selection import NOT_FETCHED, Selection
 
 
@@ -24,7 +24,8 @@ def labels_of(selection: Selection) -> list[str]:
 def fell_to(labels: list[str]) -> str:
     """SQL over a verdict: the step to which the pair fell, or 'kept'. A reason of other criteria loses its figures."""
     known = " ".join(
-        f"WHEN starts_with(reasons[1], {text(label)}) THEN {text(label)}" for label in sorted(labels, key=len)[::-1]
+        f"WHEN starts_with(reasons[1], {quote_text(label)}) THEN {quote_text(label)}"
+        for label in sorted(labels, key=len)[::-1]
     )
     foreign = "regexp_replace(reasons[1], '( [<>]| missed:| is | unknown|: same as|: like|: not drawn).*', '')"
     known = f"WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' {known}"

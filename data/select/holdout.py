@@ -37,7 +37,7 @@ def files_of(sets: tuple[str, ...]) -> list[tuple[str, int]]:
     found = []
     for one in sets:
         try:
-            fs, path = storage.split(one)
+            fs, path = storage.split_url(one)
             files = fs.find(path, detail=True) if fs.isdir(path) else fs.glob(path, detail=True)
         except storage.UNREACHABLE as error:
             raise SourceError(f"the set {one} can't be reached: {error or type(error).__name__}") from None

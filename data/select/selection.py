@@ -20,10 +20,10 @@ import pyarrow as pa
 from data.fetch.due import EVENTS, REPLACED
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, VERDICTS
-from data.lake.sql import name, query, text
+from data.lake.sql import query, quote_name, quote_text
 from data.lake.table import Table, write_file
-from data.pictures.clusters import like_vectors
-from data.pictures.near_duplicates import Like, leaders, like_hashes, like_known, like_thumbnails
+from data.pictures.clusters import near_vector_pairs
+from data.pictures.near_duplicates import PairFinder, find_leaders, near_hash_pairs, near_known, near_thumbnail_pairs
 from data.scorers.scorer import Scorer, unpacked
 from data.select.criteria import (
     CARRIED,
@@ -103,7 +103,7 @@ class Selection:
         """SQL: one row a pair with some facts that a criterion may name. A table that says none of them is not read."""
         wanted = set(asked)
         said = [f"{sql} AS {fact}" for fact, sql in FACTS.items() if fact in wanted]
-        said += [f"{_carried(fact)} AS {name(fact)}" for fact in sorted(wanted) if fact.startswith(CARRIED)]
+        said += [f"{_carried(fact)} AS {quote_name(fact)}" for fact in sorted(wanted) if fact.startswith(CARRIED)]
         joins = " LEFT JOIN often ON often.digest = md5(pairs.caption)" if "caption_seen" in wanted else ""
         for table, scorer in self.scores.items():
             columns = [column for column in scorer.columns.names if f"{table}_{column}" in wanted]
@@ -155,7 +155,7 @@ class Judgement(AbstractContextManager["Judgement"]):
                 reasons.append((place, f"CASE WHEN ({FETCH_REASON}) IS NULL THEN {criterion.reason()} END"))
         fell = ", ".join(f"struct_pack(place := {place}, reason := {reason})" for place, reason in reasons)
         needed = {fact for _, c in criteria if isinstance(c, SetCriterion) for fact in c.asks()} - {"sha256"}
-        columns = "".join(f", {name(fact)}" for fact in sorted(needed))
+        columns = "".join(f", {quote_name(fact)}" for fact in sorted(needed))
         asked = {fact for _, one in criteria for fact in one.asks()}
         facts = self.selection.facts(asked)
         for table, all_rows in across(inputs, asked).items():
@@ -190,8 +190,8 @@ class Judgement(AbstractContextManager["Judgement"]):
 
     def _best(self, place: int, criterion: Top) -> None:
         fact, label = number(criterion.fact), criterion.label
-        per = f"coalesce({name(criterion.per)}, '')" if criterion.per else "''"
-        self._fall(place, f"SELECT id, {text(f'{label} unknown')} AS reason FROM rest WHERE {fact} IS NULL")
+        per = f"coalesce({quote_name(criterion.per)}, '')" if criterion.per else "''"
+        self._fall(place, f"SELECT id, {quote_text(f'{label} unknown')} AS reason FROM rest WHERE {fact} IS NULL")
         key = self.selection.fingerprint_until(place)
         cuts = dict(self.pinned.get(key, {}))
         ranked = f"SELECT {per} AS part, {fact} AS value, id FROM rest WHERE {fact} IS NOT NULL"
@@ -199,7 +199,7 @@ class Judgement(AbstractContextManager["Judgement"]):
         for part, size in sizes:
             if part not in cuts:
                 last = self.sql.sql(
-                    f"SELECT value::DOUBLE, id FROM ({ranked}) WHERE part = {text(part)} "
+                    f"SELECT value::DOUBLE, id FROM ({ranked}) WHERE part = {quote_text(part)} "
                     f"ORDER BY value DESC, id LIMIT 1 OFFSET {criterion.count(size) - 1}"
                 ).fetchall()
                 cuts[part] = list(last[0])
@@ -209,18 +209,18 @@ class Judgement(AbstractContextManager["Judgement"]):
             self.sql.executemany("INSERT INTO cuts VALUES (?, ?, ?)", [[part, *cut] for part, cut in cuts.items()])
         self._fall(
             place,
-            f"SELECT id, {text(f'{label} missed: < ')} || printf('%.4g', last) AS reason FROM ({ranked}) "
+            f"SELECT id, {quote_text(f'{label} missed: < ')} || printf('%.4g', last) AS reason FROM ({ranked}) "
             "JOIN cuts USING (part) WHERE value::DOUBLE < last OR (value::DOUBLE = last AND id > last_id)",
         )
 
     def _one_of_each(self, place: int, criterion: Unique) -> None:
-        label, column = criterion.label, name(criterion.column)
-        self._fall(place, f"SELECT id, {text(f'{label} unknown')} AS reason FROM rest WHERE {column} IS NULL")
+        label, column = criterion.label, quote_name(criterion.column)
+        self._fall(place, f"SELECT id, {quote_text(f'{label} unknown')} AS reason FROM rest WHERE {column} IS NULL")
         if criterion.by == "content" or (criterion.by == "hash" and not criterion.most):
             same = ", ".join([column, *(["caption"] if criterion.same_caption else [])])
             self._fall(
                 place,
-                f"SELECT id, {text(label + ': same as ')} || first AS reason FROM (SELECT id, "
+                f"SELECT id, {quote_text(label + ': same as ')} || first AS reason FROM (SELECT id, "
                 f"first_value(id) OVER (PARTITION BY {same} ORDER BY first_seen, id) AS first FROM rest "
                 f"WHERE {column} IS NOT NULL) WHERE id <> first",
             )
@@ -230,38 +230,39 @@ class Judgement(AbstractContextManager["Judgement"]):
         ).to_arrow_table()
         if not rows.num_rows:
             return
-        leader = leaders(*_comparable(criterion, rows["value"].to_pylist()))
+        leader = find_leaders(*_comparable(criterion, rows["value"].to_pylist()))
         later = np.flatnonzero(leader >= 0)
         found = pa.table({"id": rows["id"].take(later), "first": rows["id"].take(leader[later])})
         self.sql.register("alike", found)
-        self._fall(place, f"SELECT id, {text(label + ': like ')} || first AS reason FROM alike")
+        self._fall(place, f"SELECT id, {quote_text(label + ': like ')} || first AS reason FROM alike")
 
     def _none_of(self, place: int, criterion: Holdout) -> None:
         known = known_of(tuple(files_of(criterion.sets)))
-        column, pictures = name(criterion.column), known.thumbnails if criterion.by == "look" else known.hashes
+        column, pictures = quote_name(criterion.column), known.thumbnails if criterion.by == "look" else known.hashes
         if criterion.captions:
             self.sql.register("known", pa.table({"caption": pa.array(known.captions, pa.string())}))
             same = f"SELECT id FROM rest WHERE {SAME_WORDS} IN (SELECT {SAME_WORDS} FROM known)"
-            self._fall(place, f"SELECT id, {text(criterion.label + ': its caption')} AS reason FROM ({same})")
+            self._fall(place, f"SELECT id, {quote_text(criterion.label + ': its caption')} AS reason FROM ({same})")
         if not len(pictures):
             return
         self._fall(
-            place, f"SELECT id, {text(criterion.label + ': look unknown')} AS reason FROM rest WHERE {column} IS NULL"
+            place,
+            f"SELECT id, {quote_text(criterion.label + ': look unknown')} AS reason FROM rest WHERE {column} IS NULL",
         )
         rows = self.sql.sql(f"SELECT id, {column} AS value FROM rest WHERE {column} IS NOT NULL").to_arrow_table()
         if rows.num_rows:
             values, like = _comparable(criterion, rows["value"].to_pylist())
-            found = np.flatnonzero(like_known(values, pictures, like))
+            found = np.flatnonzero(near_known(values, pictures, like))
             self.sql.register("alike", pa.table({"id": rows["id"].take(found)}))
-            self._fall(place, f"SELECT id, {text(criterion.label + ': its picture')} AS reason FROM alike")
+            self._fall(place, f"SELECT id, {quote_text(criterion.label + ': its picture')} AS reason FROM alike")
 
     def _so_many_of_each(self, place: int, criterion: Balance) -> None:
-        of, salt = name(criterion.fact), draw(f"balance {criterion.seed}", salt="concept")
+        of, salt = quote_name(criterion.fact), draw(f"balance {criterion.seed}", salt="concept")
         self._fall(
             place,
             f"WITH each AS (SELECT id, unnest({of}) AS concept FROM rest), "
             "counted AS (SELECT concept, count(*) AS times FROM each GROUP BY concept) "
-            f"SELECT id, {text(criterion.label + ': not drawn')} AS reason FROM rest WHERE id NOT IN "
+            f"SELECT id, {quote_text(criterion.label + ': not drawn')} AS reason FROM rest WHERE id NOT IN "
             f"(SELECT id FROM each JOIN counted USING (concept) WHERE {salt} < {criterion.most}.0 / times)",
         )
 
@@ -277,18 +278,18 @@ def across(inputs: Mapping[str, Table], facts: Iterable[str]) -> dict[str, pa.Ta
 def _carried(fact: str) -> str:
     """SQL: a column that the source had and that was carried through, as text."""
     key = fact.removeprefix(CARRIED).replace('"', '\\"')
-    return "json_extract_string(pairs.extra, " + text(f'$."{key}"') + ")"
+    return "json_extract_string(pairs.extra, " + quote_text(f'$."{key}"') + ")"
 
 
-def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndarray, Like]:
+def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndarray, PairFinder]:
     """The values of a column as an array, and how they are compared."""
     if criterion.by == "hash":
         hashes = np.array([int(value, 16) for value in values], np.uint64)
-        return hashes, partial(like_hashes, distance=int(criterion.most))
+        return hashes, partial(near_hash_pairs, distance=int(criterion.most))
     if criterion.by == "look":
         thumbnails = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
-        return thumbnails, partial(like_thumbnails, distance=criterion.most)
-    return unpacked(values), partial(like_vectors, distance=criterion.most)
+        return thumbnails, partial(near_thumbnail_pairs, distance=criterion.most)
+    return unpacked(values), partial(near_vector_pairs, distance=criterion.most)
 
 
 def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
@@ -296,7 +297,7 @@ def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
     while True:
         verdicts = lake.table_or_make(selection.table, VERDICTS)
         inputs = selection.inputs(lake)
-        before = verdicts.record()
+        before = verdicts.last_record()
         state = {"selection": selection.fingerprint, "inputs": {t.name: t.version for t in inputs.values()}}
         if not repin and {name: before.get(name) for name in state} == state:
             return False

@@ -15,18 +15,18 @@ from typing import Any
 import pyarrow as pa
 
 from data.errors import SourceError, SourceUnreachable
-from data.lake.append import add_new, add_rows, by_bucket
+from data.lake.append import append_missing, append_missing_rows, split_by_bucket
 from data.lake.lake import Lake
 from data.lake.schemas import FILES, PAIRS, REJECTS
 from data.lake.sql import query
 from data.sources.formats import read_rows
 from data.sources.rows import Reject
-from data.sources.sources import File, Source, files_of, known_files
-from data.sources.spill import Held
+from data.sources.sources import Source, SourceFile, ingested_file_ids, list_files
+from data.sources.spill import SpillBuffer
 
-ROWS_A_FILE = 100_000  # of a bucket, before they are written
-MOST_HELD = 16 << 30  # bytes of rows that wait, whatever the number of buckets; a third of it on this disk
-MOST_REJECTS = 10_000  # of one file that are kept; all are counted
+ROWS_PER_FILE = 100_000  # of a bucket, before they are written
+MAX_BUFFER_BYTES = 16 << 30  # bytes of rows that wait, whatever the number of buckets; a third of it on this disk
+MAX_REJECTS = 10_000  # of one file that are kept; all are counted
 
 IDS = """
     SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
@@ -35,38 +35,38 @@ IDS = """
 
 
 @dataclass
-class Ingested:
+class IngestSummary:
     """What reading the sources came to."""
 
-    seen: int = 0
+    rows: int = 0
     new: int = 0
     unreadable: int = 0  # rows, and whole files
     files_read: int = 0
-    files_known: int = 0
+    files_skipped: int = 0
 
 
 @dataclass
-class Reading:
+class FileTally:
     """One file that is being read."""
 
-    file: File
+    file: SourceFile
     rows: int = 0
     rejected: int = 0
     rejects: list[Reject] = field(default_factory=list)
 
-    def set_aside(self, rejects: list[Reject]) -> None:
+    def add_rejects(self, rejects: list[Reject]) -> None:
         self.rejected += len(rejects)
-        self.rejects += rejects[: max(0, MOST_REJECTS - len(self.rejects))]
+        self.rejects += rejects[: max(0, MAX_REJECTS - len(self.rejects))]
 
 
 @dataclass
-class Collected:
+class IngestBuffer:
     """Rows and files that wait to be committed together."""
 
     lake: Lake
-    now: datetime
-    held: Held
-    files: list[Reading] = field(default_factory=list)  # read to their end
+    started: datetime
+    rows_by_bucket: SpillBuffer
+    files: list[FileTally] = field(default_factory=list)  # read to their end
     new: Counter[str] = field(default_factory=Counter)  # rows of each file by its id
 
     def add(self, rows: pa.Table, source: str, file: str) -> None:
@@ -75,35 +75,38 @@ class Collected:
         known = {
             "id": ids["id"],
             "source": pa.repeat(source, count),
-            "first_seen": pa.repeat(pa.scalar(self.now, PAIRS.field("first_seen").type), count),
+            "first_seen": pa.repeat(pa.scalar(self.started, PAIRS.field("first_seen").type), count),
             "replaces": pa.nulls(count, pa.string()),
         }
         columns = [known[name] if name in known else rows[name] for name in PAIRS.names]
         rows = pa.table([*columns, pa.repeat(file, count)], names=[*PAIRS.names, "of"])
-        self.held.add(by_bucket(rows, ids["bucket"].to_numpy()))
+        self.rows_by_bucket.add(split_by_bucket(rows, ids["bucket"].to_numpy()))
 
     @property
     def full(self) -> bool:
-        return self.held.size >= MOST_HELD or self.held.rows >= ROWS_A_FILE * self.lake.config.buckets
+        return (
+            self.rows_by_bucket.size >= MAX_BUFFER_BYTES
+            or self.rows_by_bucket.rows >= ROWS_PER_FILE * self.lake.config.buckets
+        )
 
     def commit(self) -> None:
         """Write what waits: pairs first, then what tells that they were read."""
-        if self.held:
-            self.new += add_new(self.lake, "pairs", PAIRS, self.held)
-        self.held.clear()
+        if self.rows_by_bucket:
+            self.new += append_missing(self.lake, "pairs", PAIRS, self.rows_by_bucket)
+        self.rows_by_bucket.clear()
         rejects = [_reject_row(reading.file, reject) for reading in self.files for reject in reading.rejects]
-        add_rows(self.lake, "rejects", REJECTS, rejects)
-        add_rows(self.lake, "files", FILES, [self._file_row(reading) for reading in self.files])
+        append_missing_rows(self.lake, "rejects", REJECTS, rejects)
+        append_missing_rows(self.lake, "files", FILES, [self._file_row(reading) for reading in self.files])
         self.files = []
 
-    def _file_row(self, reading: Reading) -> dict[str, Any]:
+    def _file_row(self, reading: FileTally) -> dict[str, Any]:
         file = reading.file
         counts = {"rows": reading.rows, "new": self.new[file.id], "rejected": reading.rejected}
-        return {"id": file.id, "path": file.url, "token": file.token, "at": self.now, **counts}
+        return {"id": file.id, "path": file.url, "token": file.token, "at": self.started, **counts}
 
 
 @dataclass
-class Waiting:
+class IngestPreview:
     """What ingesting would find."""
 
     files: int = 0
@@ -111,12 +114,14 @@ class Waiting:
     new: int = 0  # rows that the lake lacks; one that is there twice in the sources counts twice
 
 
-def waiting(lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table], None] = lambda rows: None) -> Waiting:
+def preview_ingest(
+    lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table], None] = lambda rows: None
+) -> IngestPreview:
     """What ingesting would read, without writing; `on_new` gets the new rows, with their ids, a stretch at a time."""
-    known, pairs, total = known_files(lake), lake.find("pairs"), Waiting()
+    known, pairs, total = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
     present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
     for source in sources:
-        for file in files_of(source):
+        for file in list_files(source):
             if file.id in known:
                 continue
             total.files += 1
@@ -130,16 +135,16 @@ def waiting(lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table]
     return total
 
 
-def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:
+def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSummary:
     """Add the pairs that the lake does not hold yet, from files that it does not know yet."""
     lake.table_or_make("pairs", PAIRS)
-    known, total = known_files(lake), Ingested()
-    with Held() as held:
-        collected = Collected(lake, now, held)
+    known, total = ingested_file_ids(lake), IngestSummary()
+    with SpillBuffer() as held:
+        collected = IngestBuffer(lake, now, held)
         for source in sources:
-            for file in files_of(source):
+            for file in list_files(source):
                 if file.id in known:
-                    total.files_known += 1
+                    total.files_skipped += 1
                     continue
                 known.add(file.id)
                 try:
@@ -149,20 +154,20 @@ def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> Ingested:
                     raise
                 collected.files.append(reading)
                 total.files_read += 1
-                total.seen += reading.rows
+                total.rows += reading.rows
                 total.unreadable += reading.rejected
         collected.commit()
     total.new = collected.new.total()
     return total
 
 
-def _read(file: File, source: str, collected: Collected) -> Reading:
+def _read(file: SourceFile, source: str, collected: IngestBuffer) -> FileTally:
     """Read a file to its end; one that breaks off has what was read of it, and a row that says so."""
-    reading = Reading(file)
+    reading = FileTally(file)
     try:
         for read, rejects in read_rows(file.url, file.layout):
             reading.rows += read.num_rows + len(rejects)
-            reading.set_aside(rejects)
+            reading.add_rejects(rejects)
             if read.num_rows:
                 collected.add(read, source, file.id)
             if collected.full:
@@ -170,10 +175,10 @@ def _read(file: File, source: str, collected: Collected) -> Reading:
     except SourceUnreachable:
         raise  # it may answer tomorrow, so the file is not noted
     except SourceError as error:
-        reading.set_aside([Reject(None, str(error), "")])
+        reading.add_rejects([Reject(None, str(error), "")])
     return reading
 
 
-def _reject_row(file: File, reject: Reject) -> dict[str, Any]:
+def _reject_row(file: SourceFile, reject: Reject) -> dict[str, Any]:
     id = hashlib.sha256("\0".join((file.id, str(reject.row))).encode()).hexdigest()[:32]
     return {"id": id, "file": file.url, **reject._asdict()}

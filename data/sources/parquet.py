@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from data.errors import SourceError
 from data.lake import storage
-from data.sources.rows import Layout, Rows, check_columns, sorted_out
+from data.sources.rows import Layout, Rows, check_columns, parse_table
 
 BUFFER = 1 << 20  # bytes of a column that are read at once from a disk
 FAR_BUFFER = 4 << 20  # the same from a store, where every read is a request
@@ -30,14 +30,14 @@ def read_parquet(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
             if layout.url not in columns:
                 urls = [f"{url}#{number}" for number in range(row, row + len(some))]
                 table = table.append_column(layout.url, pa.array(urls, pa.string()))
-            yield sorted_out(table, layout, row + 1, places)
+            yield parse_table(table, layout, row + 1, places)
             row += len(some)
 
 
 @contextmanager
 def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file that is read a buffer at a time, and not by column chunks."""
-    fs, path = storage.split(url)
+    fs, path = storage.split_url(url)
     if storage.is_local(url):
         with pq.ParquetFile(path, buffer_size=BUFFER) as file:
             yield file

@@ -14,9 +14,9 @@ from data.errors import SourceError
 from data.lake.sql import query
 
 BATCH = 65_536  # rows held at once while a file is read
-CUT = 2_000  # characters that are kept of a row that can't be read
-AT = "_at"  # the key in `extra` that says where a picture lies that came along with its pair
-READ = pa.schema(
+REJECT_CHARACTERS = 2_000  # characters that are kept of a row that can't be read
+LOCATION = "_at"  # the key in `extra` that says where a picture lies that came along with its pair
+ROW_SCHEMA = pa.schema(
     {"row": pa.int64(), "url": pa.string(), "caption": pa.string(), "extra": pa.string(), "sha256": pa.string()}
 )
 STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
@@ -39,7 +39,7 @@ class Layout:
 
     def extra_of(self, columns: Sequence[str]) -> list[str]:
         """The extra columns among those that a file has."""
-        taken = {self.url, self.caption, self.sha256, self.image, AT}
+        taken = {self.url, self.caption, self.sha256, self.image, LOCATION}
         wanted = columns if self.extra == "all" else [name for name in self.extra if name in columns]
         return [name for name in wanted if name not in taken]
 
@@ -55,12 +55,12 @@ class Reject(NamedTuple):
 class Rows(NamedTuple):
     """A stretch of a file."""
 
-    read: pa.Table
+    valid: pa.Table
     rejects: list[Reject]
 
 
 @dataclass
-class Sieve:
+class RowCollector:
     """Sorts rows that come one by one, as mappings."""
 
     layout: Layout
@@ -81,7 +81,7 @@ class Sieve:
     def _add(self, row: int, fields: Mapping[str, Any], at: Mapping[str, Any] | None) -> None:
         layout = self.layout
         url, caption = fields.get(layout.url), fields.get(layout.caption)
-        reason = text_missing("URL", url) or text_wrong("caption", caption)
+        reason = required_text_error("URL", url) or text_error("caption", caption)
         if reason:
             self.reject(row, reason, as_json(fields))
             return
@@ -90,54 +90,56 @@ class Sieve:
             self.carried = {names: layout.extra_of(names)}  # the next row is most often like this one
         extra = {name: fields[name] for name in self.carried[names] if fields[name] not in (None, "")}
         if at is not None:
-            extra[AT] = at
+            extra[LOCATION] = at
         sha256 = fields.get(layout.sha256) if layout.sha256 and at is None else None  # of the bytes at the URL only
-        self.rows.append((row, url, caption or "", as_json(extra) if extra else None, digest(sha256)))
+        self.rows.append((row, url, caption or "", as_json(extra) if extra else None, parse_sha256(sha256)))
 
     def reject(self, row: int, reason: str, content: str) -> None:
-        self.rejects.append(Reject(row, reason, cut(content)))
+        self.rejects.append(Reject(row, reason, truncate(content)))
 
     def take(self) -> Rows:
         """What was sorted since the last time."""
-        columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in READ]
-        arrays = [pa.array(list(column), kind.type) for column, kind in zip(columns, READ, strict=True)]
-        taken = Rows(pa.Table.from_arrays(arrays, schema=READ), self.rejects)
+        columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in ROW_SCHEMA]
+        arrays = [pa.array(list(column), kind.type) for column, kind in zip(columns, ROW_SCHEMA, strict=True)]
+        taken = Rows(pa.Table.from_arrays(arrays, schema=ROW_SCHEMA), self.rejects)
         self.rows, self.rejects = [], []
         return taken
 
 
-def sorted_out(table: pa.Table, layout: Layout, first: int, at: pa.Table | None = None) -> Rows:
+def parse_table(table: pa.Table, layout: Layout, first: int, at: pa.Table | None = None) -> Rows:
     """Rows that come as a table, from row number `first` on; `at` says of each where its picture lies."""
     undecodable: dict[int, str] = {}
     texts = {}
     for name, column in (("URL", layout.url), ("caption", layout.caption)):
-        texts[name], wrong = decoded(table[column])
+        texts[name], wrong = decode_column(table[column])
         undecodable |= dict.fromkeys(wrong, f"the {name} is not UTF-8 text")
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts["URL"]), ""), True)
     reasons = dict.fromkeys(pc.indices_nonzero(blank).to_pylist(), "no URL") | undecodable
     rows = pa.array(range(first, first + table.num_rows), pa.int64())
-    digests = [digest(value) for value in decoded(table[layout.sha256])[0].to_pylist()] if layout.sha256 else None
+    digests = (
+        [parse_sha256(value) for value in decode_column(table[layout.sha256])[0].to_pylist()] if layout.sha256 else None
+    )
     read = pa.Table.from_arrays(
         [
             rows,
             texts["URL"],
             pc.fill_null(texts["caption"], ""),
-            extras(table.select(layout.extra_of(table.column_names)), at),
+            encode_extras(table.select(layout.extra_of(table.column_names)), at),
             pa.nulls(table.num_rows, pa.string()) if digests is None else pa.array(digests, pa.string()),
         ],
-        schema=READ,
+        schema=ROW_SCHEMA,
     )
     if not reasons:
         return Rows(read, [])
     rejects = []
     for place, reason in sorted(reasons.items()):
         content = {name: _shown(table[name].slice(place, 1)) for name in (layout.url, layout.caption)}
-        rejects.append(Reject(first + place, reason, cut(json.dumps(content, ensure_ascii=False))))
+        rejects.append(Reject(first + place, reason, truncate(json.dumps(content, ensure_ascii=False))))
     kept = [place for place in range(table.num_rows) if place not in reasons]
     return Rows(read.take(pa.array(kept, pa.int64())), rejects)
 
 
-def decoded(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
+def decode_column(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
     """A column as text, and the places of what is not UTF-8, which are null in it."""
     array = _one_array(column)
     try:
@@ -156,7 +158,7 @@ def decoded(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
         return pa.array(values, pa.string()), wrong
 
 
-def extras(columns: pa.Table, at: pa.Table | None) -> pa.Array:
+def encode_extras(columns: pa.Table, at: pa.Table | None) -> pa.Array:
     """The columns as one JSON object a row; null where there are none."""
     if not columns.num_columns and at is None:
         return pa.nulls(columns.num_rows, pa.string())
@@ -168,7 +170,7 @@ def extras(columns: pa.Table, at: pa.Table | None) -> pa.Array:
     names = [f"c{place}" for place in range(len(arrays))]
     if at is not None:
         inside = ", ".join(f"{_quoted(name)}, a{place}" for place, name in enumerate(at.column_names))
-        named.append(f"{_quoted(AT)}, json_object({inside})")
+        named.append(f"{_quoted(LOCATION)}, json_object({inside})")
         arrays += at.columns
         names += [f"a{place}" for place in range(at.num_columns)]
     rows = len(arrays[0])
@@ -192,14 +194,14 @@ def check_columns(url: str, layout: Layout, names: Sequence[str], along: bool = 
             )
 
 
-def text_missing(what: str, value: Any) -> str | None:
+def required_text_error(what: str, value: Any) -> str | None:
     """Why a value is no text that a row can do with; None if it is."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"no {what}"
-    return text_wrong(what, value)
+    return text_error(what, value)
 
 
-def text_wrong(what: str, value: Any) -> str | None:
+def text_error(what: str, value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -212,7 +214,7 @@ def text_wrong(what: str, value: Any) -> str | None:
     return None
 
 
-def digest(value: Any) -> str | None:
+def parse_sha256(value: Any) -> str | None:
     """A SHA-256 in hex, or None where a source says something else."""
     return value.lower() if isinstance(value, str) and DIGEST.fullmatch(value) else None
 
@@ -226,8 +228,8 @@ def as_json(value: Any) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def cut(content: str) -> str:
-    return content[:CUT].encode(errors="replace").decode()
+def truncate(content: str) -> str:
+    return content[:REJECT_CHARACTERS].encode(errors="replace").decode()
 
 
 def _without_nan(value: Any) -> Any:
@@ -263,4 +265,4 @@ def _plain(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
     if pa.types.is_float16(column.type):
         return column.cast(pa.float32())
-    return decoded(column)[0] if text else column
+    return decode_column(column)[0] if text else column

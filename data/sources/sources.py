@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from data.errors import LakeNotFound, SourceError, SourceUnreachable
 from data.lake import storage
 from data.lake.lake import Lake
-from data.sources.formats import FAILURES, can_be_read, ending, first_rows
+from data.sources.formats import STORE_ERRORS, can_be_read, format_suffix, peek_rows
 from data.sources.presets import PRESETS
-from data.sources.rows import AT, Layout
+from data.sources.rows import LOCATION, Layout
 
-LOOKED_AT = 100  # rows of a file, before anything is written
-AT_ONCE = 16  # files that are looked at
+PEEK_ROWS = 100  # rows of a file, before anything is written
+CHECK_THREADS = 16  # files that are looked at
 HIDDEN = re.compile(r"/[._]")  # in a folder: what tools keep there for themselves
-TOKENS = ("generation", "etag", "ETag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
+TOKEN_KEYS = ("generation", "etag", "ETag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class Columns(BaseModel):
@@ -42,8 +42,8 @@ class Columns(BaseModel):
     @field_validator("extra")
     @classmethod
     def _ours(cls, extra: tuple[str, ...] | Literal["all"]) -> tuple[str, ...] | Literal["all"]:
-        if AT in extra:
-            raise ValueError(f"{AT} says where pictures lie, no source may say it")
+        if LOCATION in extra:
+            raise ValueError(f"{LOCATION} says where pictures lie, no source may say it")
         return extra
 
 
@@ -62,7 +62,7 @@ class Source(BaseModel):
     names: tuple[str, ...] | None = Field(None, description="of the columns of a CSV or TSV that has no header")
     quoted: bool = Field(True, description="whether quotes in a CSV or TSV hold a field together")
 
-    def under(self, folder: Path) -> "Source":
+    def resolved_from(self, folder: Path) -> "Source":
         """The same source with a relative path looked up from a folder."""
         if fsspec.core.split_protocol(self.path)[0] is not None or Path(self.path).is_absolute():
             return self
@@ -79,7 +79,7 @@ class Source(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SourceFile:
     """One file of a source, as its store described it when it was listed."""
 
     url: str
@@ -94,19 +94,19 @@ class File:
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def files_of(source: Source) -> list[File]:
+def list_files(source: Source) -> list[SourceFile]:
     """The files of a source, in order; an error where there is none."""
     try:
-        fs, path = storage.split(source.path)
+        fs, path = storage.split_url(source.path)
         found = _listed(fs, path)
-    except FAILURES as error:
+    except STORE_ERRORS as error:
         raise SourceUnreachable(f"source {source.path} can't be reached: {error or type(error).__name__}") from error
     if found is None:
         raise SourceError(f"source {source.path} does not exist. Correct sources.path in the recipe")
     if not found:
         raise SourceError(f"source {source.path} is a folder without Parquet, tar, CSV or JSON lines files")
     layout = source.layout
-    return [File(fs.unstrip_protocol(path), _token(info), layout) for path, info in sorted(found.items())]
+    return [SourceFile(fs.unstrip_protocol(path), _token(info), layout) for path, info in sorted(found.items())]
 
 
 def check_sources(sources: Iterable[Source], lake: Lake | None = None) -> None:
@@ -115,16 +115,16 @@ def check_sources(sources: Iterable[Source], lake: Lake | None = None) -> None:
     Looks at the first rows of each file that the lake, if there is one, doesn't know yet.
     """
     sources = tuple(sources)
-    files = [file for source in sources for file in files_of(source)]
-    known = known_files(lake) if lake else set()
+    files = [file for source in sources for file in list_files(source)]
+    known = ingested_file_ids(lake) if lake else set()
     new = [file for file in files if file.id not in known]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
         rows = sum(pool.map(_look, new))
     if not rows and len(new) == len(files):
         raise SourceError(f"source {', '.join(source.path for source in sources)} holds no rows")
 
 
-def checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake:
+def open_checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake:
     """The lake that sources are read into, made after they have shown that they can serve."""
     try:
         lake = Lake.open(url)
@@ -135,15 +135,15 @@ def checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake:
     return lake
 
 
-def known_files(lake: Lake) -> set[str]:
+def ingested_file_ids(lake: Lake) -> set[str]:
     """The ids of the files that were read."""
     table = lake.find("files")
     return set() if table is None else set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
 
 
-def _look(file: File) -> int:
+def _look(file: SourceFile) -> int:
     """How many rows begin a file; an error where none of them can be read."""
-    rows, rejects = first_rows(file.url, file.layout, LOOKED_AT)
+    rows, rejects = peek_rows(file.url, file.layout, PEEK_ROWS)
     if not rows and rejects:
         raise SourceError(f"source {file.url} can't be read: row {rejects[0].row}: {rejects[0].reason}")
     return rows
@@ -161,13 +161,13 @@ def _listed(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
         return {path: info}
     inside = fs.find(path, detail=True)
     readable = [name for name in inside if can_be_read(name) and not HIDDEN.search(name.removeprefix(path))]
-    kinds = {ending(name) for name in readable}
+    kinds = {format_suffix(name) for name in readable}
     kind = next((kinds & {first} for first in (".parquet", ".tar") if first in kinds), kinds)
-    return {name: inside[name] for name in readable if ending(name) in kind}
+    return {name: inside[name] for name in readable if format_suffix(name) in kind}
 
 
 def _token(info: dict[str, Any]) -> str:
-    stamp = next((str(info[key]) for key in TOKENS if info.get(key)), "")
+    stamp = next((str(info[key]) for key in TOKEN_KEYS if info.get(key)), "")
     if not stamp and info.get("size") is None:
         return uuid.uuid4().hex  # nothing tells whether it changed: read it
     return f"{info.get('size')}-{stamp}"

@@ -16,7 +16,7 @@ import pyarrow.ipc
 IN_MEMORY = 128 << 20  # bytes, before they go to a file
 
 
-class Held(Mapping[int, list[pa.Table]], AbstractContextManager["Held"]):
+class SpillBuffer(Mapping[int, list[pa.Table]], AbstractContextManager["SpillBuffer"]):
     """The parts of each bucket, in the order in which they were added."""
 
     def __init__(self) -> None:

@@ -11,11 +11,11 @@ from itertools import count
 from typing import Any
 
 from data.lake import storage
-from data.sources.rows import Layout, Rows, Sieve
+from data.sources.rows import Layout, RowCollector, Rows
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 TEXTS = ("txt", "json")
-LONGEST_TEXT = 1 << 20  # bytes of a caption or of a JSON member
+MAX_TEXT_BYTES = 1 << 20  # bytes of a caption or of a JSON member
 READ_AHEAD = 1 << 20  # of a tar on a store: a header, the text members behind it, and a small picture or two
 
 
@@ -31,7 +31,7 @@ class Sample:
 
 def read_tar(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
     """The samples of a tar; the members of one may lie apart by as many samples as a batch has."""
-    sieve, samples, numbers = Sieve(layout), dict[str, Sample](), count(1)
+    sieve, samples, numbers = RowCollector(layout), dict[str, Sample](), count(1)
     try:
         with storage.open_to_read(url, READ_AHEAD) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in _members(tar):
@@ -66,7 +66,7 @@ def _split(name: str) -> tuple[str, str]:
     return (folder + slash + start if start else ""), kind.lower()
 
 
-def _sort(sieve: Sieve, samples: Iterable[Sample], url: str, numbers: Iterator[int]) -> None:
+def _sort(sieve: RowCollector, samples: Iterable[Sample], url: str, numbers: Iterator[int]) -> None:
     for sample in samples:
         _add(sieve, next(numbers), url, sample)
 
@@ -75,7 +75,7 @@ def _put(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFil
     if kind in PICTURES:
         sample.picture = sample.picture or member
     elif kind in TEXTS:
-        if member.size > LONGEST_TEXT:
+        if member.size > MAX_TEXT_BYTES:
             sample.broken = f"{member.name} has {member.size:,} bytes, too many for a text"
             return
         body = tar.extractfile(member)
@@ -85,7 +85,7 @@ def _put(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFil
             raise tarfile.ReadError("unexpected end of data")
 
 
-def _add(sieve: Sieve, row: int, url: str, sample: Sample) -> None:
+def _add(sieve: RowCollector, row: int, url: str, sample: Sample) -> None:
     layout, picture = sieve.layout, sample.picture
     try:
         fields = _fields(sample, layout)

@@ -18,25 +18,25 @@ from typing import Any
 import pyarrow as pa
 
 from data.lake import storage
-from data.sources.rows import Layout, Rows, Sieve, check_columns
+from data.sources.rows import Layout, RowCollector, Rows, check_columns
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-LONGEST_LINE = 1 << 20  # bytes; what is beyond is not read
-AHEAD = 4 << 20  # bytes that are read at once from a store
-UNPACKED = 64 << 10  # bytes unpacked at once; as many may be lost before the place where a file breaks off
+MAX_LINE_BYTES = 1 << 20  # bytes; what is beyond is not read
+READ_AHEAD = 4 << 20  # bytes that are read at once from a store
+DECOMPRESS_BUFFER = 64 << 10  # bytes unpacked at once; as many may be lost before the place where a file breaks off
 FILE_NAME = "file_name"  # a picture beside the table, as Hugging Face's image folders say it
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-LONGEST_NUMBER = 30  # characters; what is longer is a name
+MAX_NUMBER_CHARACTERS = 30  # characters; what is longer is a name
 LENIENT = json.JSONDecoder(parse_constant=lambda _: None)  # NaN, which some writers write, is nothing
 
 
 def read_csv(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
     delimiter = "\t" if ".tsv" in PurePosixPath(url.lower()).suffixes[-2:] else ","
-    sieve, names, line = Sieve(layout), layout.names, ""
+    sieve, names, line = RowCollector(layout), layout.names, ""
 
     def text() -> Iterator[str]:
         nonlocal line
-        for raw in lines_of(url):
+        for raw in read_lines(url):
             line = raw.decode("utf-8", "surrogateescape")
             yield line
 
@@ -66,11 +66,11 @@ def read_csv(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
 
 
 def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    sieve, asked = Sieve(layout), {layout.url, layout.caption}
+    sieve, asked = RowCollector(layout), {layout.url, layout.caption}
     names: dict[str, None] = {}
 
     def rows() -> Iterator[None]:
-        for number, line in enumerate(lines_of(url), 1):
+        for number, line in enumerate(read_lines(url), 1):
             if not line.strip():
                 continue
             try:
@@ -92,7 +92,7 @@ def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
         yield stretch
 
 
-def _stretches(sieve: Sieve, rows: Iterator[None], batch: int) -> Iterator[Rows]:
+def _stretches(sieve: RowCollector, rows: Iterator[None], batch: int) -> Iterator[Rows]:
     """What a sieve has sorted, every `batch` rows, and before the file proves to be broken."""
     try:
         for _ in rows:
@@ -117,25 +117,25 @@ def _one_by_one(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], csv.Er
             yield [], error
 
 
-def packing_of(url: str) -> str | None:
+def compression_of(url: str) -> str | None:
     """How a file is compressed, by its name."""
     return COMPRESSIONS.get(PurePosixPath(url.lower()).suffix)
 
 
-def lines_of(url: str) -> Iterator[bytes]:
+def read_lines(url: str) -> Iterator[bytes]:
     """The lines of a text file, unpacked, each cut at its longest; without a byte order mark."""
-    packing = packing_of(url)
-    with storage.open_to_read(url, AHEAD) as file:
+    packing = compression_of(url)
+    with storage.open_to_read(url, READ_AHEAD) as file:
         raw = file if packing is None else pa.CompressedInputStream(pa.PythonFile(file, "r"), packing)
-        stream, mark = io.BufferedReader(raw, UNPACKED), True
-        while line := stream.readline(LONGEST_LINE):
+        stream, mark = io.BufferedReader(raw, DECOMPRESS_BUFFER), True
+        while line := stream.readline(MAX_LINE_BYTES):
             yield line.removeprefix(codecs.BOM_UTF8) if mark else line
             mark = False
-            while not line.endswith(b"\n") and (line := stream.readline(LONGEST_LINE)):
+            while not line.endswith(b"\n") and (line := stream.readline(MAX_LINE_BYTES)):
                 pass
 
 
-def _add(sieve: Sieve, row: int, url: str, fields: dict[str, Any]) -> None:
+def _add(sieve: RowCollector, row: int, url: str, fields: dict[str, Any]) -> None:
     """A row; one that names a picture beside its table instead of a URL has it with it."""
     beside = fields.get(FILE_NAME)
     if sieve.layout.url in fields or not isinstance(beside, str):
@@ -152,6 +152,6 @@ def _add(sieve: Sieve, row: int, url: str, fields: dict[str, Any]) -> None:
 
 def _number(text: str) -> str | int | float:
     """A number where a text file says one."""
-    if len(text) > LONGEST_NUMBER or not NUMBER.fullmatch(text):
+    if len(text) > MAX_NUMBER_CHARACTERS or not NUMBER.fullmatch(text):
         return text
     return float(text) if {".", "e", "E"} & set(text) else int(text)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.lake.lake import Lake
-from data.lake.sql import name, query
+from data.lake.sql import query, quote_name
 from data.lake.table import Table
 from data.publish.distributions import Distributions
 from data.publish.hf_features import picture_columns
@@ -63,7 +63,7 @@ def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
 
 def _moved(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
     """How many rows of a bucket are in which of both; the ids of those that are in one alone."""
-    schemas = [table.columns() for table in tables]
+    schemas = [table.file_schema() for table in tables]
     columns = [name for name in schemas[0].names if name in schemas[1].names]
     apart = {"id", *picture_columns(schemas[0])}  # what sha256 stands for
     facts = [name for name in columns if name not in apart and not name.endswith("_embedding")]
@@ -100,9 +100,9 @@ def _kind(reason: str) -> str:
 
 def _shifts(tables: list[Table], buckets: range) -> list[Shift]:
     """Of every score that both versions know."""
-    schemas = [table.columns() for table in tables]
+    schemas = [table.file_schema() for table in tables]
     scores = [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
-    asked = ", ".join(map(name, scores))
+    asked = ", ".join(map(quote_name, scores))
     with Distributions(scores) as told:
         for part, table in zip(("before", "after"), tables, strict=True):
             for bucket in buckets:

@@ -21,13 +21,23 @@ from data.fetch.address import domain_among
 from data.fetch.blocklist import Entry, Kind, add, url_digest
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import ABOUT, CARD, GRIDS, LOG, MODELS, NOTES, PAGE, REPORT, TRAININGS
+from data.lake.layout import (
+    CARD,
+    DELTA_LOG,
+    FORGET_NOTES,
+    GRIDS_FOLDER,
+    GRIDS_PAGE,
+    MODELS_TABLE,
+    REPORT,
+    TRAINING_FOLDER,
+    TRAINING_RECORD,
+)
 from data.lake.schemas import bucket_of, text_id
-from data.lake.sql import query, text
+from data.lake.sql import query, quote_text
 from data.lake.table import ShardFile, Table, digest, encode, write_file
 from data.publish.versions import versions
 
-BESIDE = ("files", "blocklist", MODELS)  # tables that know nothing of pairs
+BESIDE = ("files", "blocklist", MODELS_TABLE)  # tables that know nothing of pairs
 
 
 @dataclass
@@ -49,13 +59,13 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgo
     forgotten.models = _trained_on(lake, forgotten.seen_by)
     rewritten: dict[str, str] = {}
     texts = [*(caption for _, caption in found.values()), *_written_of(lake, found)]
-    for name in sorted(lake.tables(), key=lambda name: (name == "pairs", name)):
+    for name in sorted(lake.table_names(), key=lambda name: (name == "pairs", name)):
         if name not in BESIDE:
             _forget_in(lake, name, _wanted(name, found, texts), forgotten, rewritten)
     forgotten.files = len(rewritten)
     _remove_samples(lake, forgotten.seen_by)
     note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
-    storage.write(storage.join(lake.url, NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
+    storage.write(storage.join(lake.url, FORGET_NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
     return forgotten
 
 
@@ -63,10 +73,10 @@ def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
     """The pairs that are meant: id → URL and caption."""
     pairs, images = lake.table("pairs"), lake.find("images")
     where = {
-        "pair": f"id = {text(what.strip().lower())}",
-        "url": f"url = {text(what)}",
-        "domain": f"contains(lower(url), {text(what.strip().lower().removeprefix('*').strip('.'))})",
-        "sha256": f"id IN (SELECT id FROM images WHERE sha256 = {text(what.strip().lower())})",
+        "pair": f"id = {quote_text(what.strip().lower())}",
+        "url": f"url = {quote_text(what)}",
+        "domain": f"contains(lower(url), {quote_text(what.strip().lower().removeprefix('*').strip('.'))})",
+        "sha256": f"id IN (SELECT id FROM images WHERE sha256 = {quote_text(what.strip().lower())})",
     }[kind]
     none = pa.table({"id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
     rows = query(
@@ -87,7 +97,7 @@ def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
 
 def rewritten_files(lake: Lake) -> dict[str, str]:
     """The files that forgetting wrote again, table and path, with what they hash to now."""
-    url, found = storage.join(lake.url, NOTES), dict[str, str]()
+    url, found = storage.join(lake.url, FORGET_NOTES), dict[str, str]()
     notes = [json.loads(storage.read(storage.join(url, name))) for name in storage.files(url)]
     for note in sorted(notes, key=lambda note: note["at"]):
         found |= note["files"]
@@ -105,11 +115,11 @@ def _forget_in(lake: Lake, name: str, wanted: "Wanted", forgotten: Forgotten, re
                 add_files.append(write_file(table.url, live[path][0], left))
         if not remove:
             break
-        record = table.record()
+        record = table.last_record()
         record |= {"kept": record.get("kept", 0) - gone, "added": 0, "removed": gone, "changed": 0, "forgotten": gone}
         if table.replace(add_files, remove, record if name.startswith("datasets/") else {"forgotten": gone}):
             forgotten.rows[name] = forgotten.rows.get(name, 0) + gone
-    old = [path for path in storage.files(table.url) if path.endswith(".parquet") and not path.startswith(LOG)]
+    old = [path for path in storage.files(table.url) if path.endswith(".parquet") and not path.startswith(DELTA_LOG)]
     for path, left, _ in _holding(lake, table, old, wanted):
         content = encode(left)
         storage.write(storage.join(table.url, path), content)
@@ -121,9 +131,9 @@ def _forget_in(lake: Lake, name: str, wanted: "Wanted", forgotten: Forgotten, re
 
 def _written_of(lake: Lake, found: Iterable[str]) -> list[str]:
     """What captioners wrote of the pictures of some pairs. Embeddings, which are known by it, go before its tables."""
-    tables = [lake.table(name) for name in lake.tables() if name.startswith("scores/")]
+    tables = [lake.table(name) for name in lake.table_names() if name.startswith("scores/")]
     writing = [table for table in tables if "text" in table.schema().names]
-    texts = {text for table in writing for text in table.find(found, ["id", "text"])["text"].to_pylist()}
+    texts = {text for table in writing for text in table.find_rows(found, ["id", "text"])["text"].to_pylist()}
     return sorted(texts - {None})
 
 
@@ -170,7 +180,7 @@ def _holding(lake: Lake, table: Table, paths: list[str], wanted: Wanted) -> Iter
 def _seen_by(lake: Lake, ids: set[str]) -> list[str]:
     """The dataset versions that hold any of some pairs."""
     seen = []
-    for name in lake.tables():
+    for name in lake.table_names():
         if not name.startswith("datasets/"):
             continue
         dataset, holding = name.removeprefix("datasets/"), dict[str, bool]()
@@ -187,20 +197,20 @@ def _seen_by(lake: Lake, ids: set[str]) -> list[str]:
 
 def _trained_on(lake: Lake, versions: list[str]) -> list[str]:
     """The models that were trained on any of some dataset versions."""
-    table = lake.find(MODELS)
+    table = lake.find(MODELS_TABLE)
     rows = table.dataset().to_table(columns=["name", "number", "dataset", "version"]).to_pylist() if table else []
     return sorted(f"{one['name']}/{one['number']}" for one in rows if f"{one['dataset']}@{one['version']}" in versions)
 
 
 def _remove_samples(lake: Lake, versions: list[str]) -> None:
     """Trainings draw grids that show samples of the versions they are on, and a model's page shows its grids."""
-    for name in storage.folders(storage.join(lake.url, TRAININGS)):
-        folder = storage.join(lake.url, TRAININGS, name)
-        about = storage.join(folder, ABOUT)
+    for name in storage.folders(storage.join(lake.url, TRAINING_FOLDER)):
+        folder = storage.join(lake.url, TRAINING_FOLDER, name)
+        about = storage.join(folder, TRAINING_RECORD)
         if storage.exists(about) and json.loads(storage.read(about))["dataset"] in versions:
-            storage.remove(storage.join(folder, PAGE))
+            storage.remove(storage.join(folder, GRIDS_PAGE))
             for stage in storage.folders(folder):
-                storage.remove(storage.join(folder, stage, GRIDS))
+                storage.remove(storage.join(folder, stage, GRIDS_FOLDER))
 
 
 def _host(url: str) -> str:

@@ -76,7 +76,7 @@ def _reasons(verdicts: pa.Table, ids: list[str]) -> dict[str, str]:
 def _regroup(lake: Lake, found: Verified, reasons: dict[str, str]) -> None:
     """Set those apart who were left out for a pair that is forgotten now, and who are for one of these."""
     like = {id: named[1] for id, reason in reasons.items() if (named := LIKE.search(reason))}
-    known = set(lake.table("pairs").find(like.values(), ["id"])["id"].to_pylist())
+    known = set(lake.table("pairs").find_rows(like.values(), ["id"])["id"].to_pylist())
     explained = set(like.values()) - known
     while more := {id for id, other in like.items() if other in explained} - explained:
         explained |= more
@@ -97,7 +97,7 @@ def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Tab
             )
         inputs[name] = lake.table(table, read[table])
     then = lake.table(selection.table, read[selection.table])
-    with Judgement(lake.buckets, selection, inputs, then.record().get("cuts", {})) as judgement:
+    with Judgement(lake.buckets, selection, inputs, then.last_record().get("cuts", {})) as judgement:
         for bucket in lake.buckets:
             yield bucket, judgement.verdicts(bucket), then
 

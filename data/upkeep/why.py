@@ -6,7 +6,7 @@ from typing import Any
 from data.errors import PairNotFound
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of
-from data.lake.sql import query, text
+from data.lake.sql import query, quote_text
 from data.lake.table import Table
 from data.publish.versions import versions
 
@@ -38,7 +38,7 @@ class Story:
 def why(lake: Lake, key: str) -> list[Story]:
     """The stories of a pair's id, or of all pairs of a URL."""
     pairs = lake.table("pairs")
-    sql = f"SELECT * FROM pairs WHERE {'id' if _is_id(key) else 'url'} = {text(key)} ORDER BY first_seen, id"
+    sql = f"SELECT * FROM pairs WHERE {'id' if _is_id(key) else 'url'} = {quote_text(key)} ORDER BY first_seen, id"
     found = query(sql, pairs=pairs.dataset(_bucket(lake, key) if _is_id(key) else None)).to_pylist()
     if not found:
         raise PairNotFound(f"{lake.url} knows no pair {key!r}. Give a URL as its source has it, or an id of 32 digits")
@@ -46,7 +46,7 @@ def why(lake: Lake, key: str) -> list[Story]:
 
 
 def _story(lake: Lake, pair: Row) -> Story:
-    id, tables = pair["id"], lake.tables()
+    id, tables = pair["id"], lake.table_names()
     bucket, story = _bucket(lake, id), Story(pair)
     story.fetches = sorted(_rows(lake, "fetches", id, bucket), key=lambda row: row["attempt"])
     images = _rows(lake, "images", id, bucket, but="image")
@@ -77,7 +77,7 @@ def _like(lake: Lake, story: Story, tables: list[str]) -> list[Row]:
     named = {reason.rpartition(" ")[2] for verdict in story.verdicts for reason in verdict.reasons}
     ids = {one for one in named if _is_id(one)}
     for name in tables:
-        names_it = f"lambda one: ends_with(one, {text(story.pair['id'])})"
+        names_it = f"lambda one: ends_with(one, {quote_text(story.pair['id'])})"
         sql = f"SELECT id FROM verdicts WHERE len(list_filter(reasons, {names_it})) > 0"
         ids |= set(query(sql, verdicts=lake.table(name).dataset())["id"].to_pylist())
     return [row for id in sorted(ids) for row in _rows(lake, "pairs", id, _bucket(lake, id))]
@@ -90,7 +90,7 @@ def _rows(lake: Lake, name: str, id: str, bucket: int, but: str | None = None) -
 
 def _of(table: Table, id: str, bucket: int, but: str | None = None) -> list[Row]:
     columns = f"* EXCLUDE ({but})" if but else "*"
-    return query(f"SELECT {columns} FROM rows WHERE id = {text(id)}", rows=table.dataset(bucket)).to_pylist()
+    return query(f"SELECT {columns} FROM rows WHERE id = {quote_text(id)}", rows=table.dataset(bucket)).to_pylist()
 
 
 def _is_id(key: str) -> bool:

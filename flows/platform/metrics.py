@@ -15,7 +15,7 @@ from data.build.dry_run import pending_rows
 from data.build.recipe import Recipe, load_recipe
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import TRAININGS
+from data.lake.layout import TRAINING_FOLDER
 from data.publish.versions import datasets, newest_version
 from data.report.write import built_at
 from imagen.models.registry import champion_of, decisions
@@ -72,10 +72,10 @@ def _tables(lake: Lake) -> Iterator[Metric]:
     rows = GaugeMetricFamily("imagen_table_rows", "Rows of a table: what a stage has done", labels=["table"])
     size = GaugeMetricFamily("imagen_table_bytes", "Bytes of its files, as they are stored", labels=["table"])
     files = GaugeMetricFamily("imagen_table_files", "Files that it consists of", labels=["table"])
-    for name in lake.tables():
+    for name in lake.table_names():
         table = lake.table(name)
-        sizes = table.sizes()
-        for family, value in ((rows, table.rows()), (size, sum(sizes.values())), (files, len(sizes))):
+        sizes = table.file_sizes()
+        for family, value in ((rows, table.count_rows()), (size, sum(sizes.values())), (files, len(sizes))):
             family.add_metric([name], value)
     yield from (rows, size, files)
 
@@ -131,7 +131,7 @@ def _models(lake: Lake) -> Iterator[Metric]:
 
 def _trainings(lake: Lake) -> Iterator[tuple[str, str, dict[str, float]]]:
     """The last measures of each stage that was trained lately."""
-    url = storage.join(lake.url, TRAININGS)
+    url = storage.join(lake.url, TRAINING_FOLDER)
     for training in storage.folders(url) if storage.exists(url) else []:
         for stage in storage.folders(storage.join(url, training)):
             row = newest_measure(storage.join(url, training, stage, "measures"))

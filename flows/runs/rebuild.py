@@ -10,12 +10,12 @@ from data.build.recipe import load_recipe
 from data.engine.choose import open_engine
 from data.engine.pool import Engine
 from data.engine.progress import watcher
-from data.engine.stage import Stage, Written
+from data.engine.stage import ShardResult, Stage
 from data.lake.lake import Lake
 from data.publish.publish import Publication
 from data.report.write import histograms_of
 from data.select.funnel import funnel
-from data.sources.sources import checked_lake
+from data.sources.sources import open_checked_lake
 from flows.runs.stages import BatchesFailed, Failure, as_run, by_recipe, map_batches, run_stage
 from flows.server.artifacts import key_of, picture, show_markdown, show_table
 from flows.server.assets import dataset_made
@@ -53,7 +53,7 @@ def rebuild(
     if count := patiently(supersede):
         get_run_logger().info("%d more runs were due by now: this one does their work", count)
     loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
-    ways = pipeline_of(checked_lake(lake, loaded.sources, buckets), loaded)
+    ways = pipeline_of(open_checked_lake(lake, loaded.sources, buckets), loaded)
     built = Built(loaded.name, 0, ways.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)
@@ -101,12 +101,12 @@ def publish(ways: Pipeline, engine: Engine, built: Built) -> None:
             return
 
 
-def write_files(ways: Pipeline, publication: Publication, engine: Engine) -> list[Written]:
+def write_files(ways: Pipeline, publication: Publication, engine: Engine) -> list[ShardResult]:
     """All of a version's files, or none of them is named."""
     if not publication.shards:
         return []
 
-    def work() -> list[Written]:
+    def work() -> list[ShardResult]:
         failures: list[Failure] = []
         batches = list(map_batches(ways.publish, publication.shards, engine, failures))
         if failures:

@@ -20,7 +20,7 @@ from prefect.utilities.annotations import quote
 
 from data.engine.pool import Engine
 from data.engine.progress import watcher
-from data.engine.stage import Plan, Shard, Stage, Written, make_plan
+from data.engine.stage import Plan, Shard, ShardResult, Stage, make_plan
 from data.errors import ImagenError, WorkerDied
 from data.lake.lake import Lake
 from flows.server.artifacts import begin_progress, key_of, show_progress
@@ -84,7 +84,7 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
                 lost += todo.commit(written)
                 rows += sum(one.rows for one in written)
             failed = len(failures) > before
-            start = todo.start if lost and not failed else todo.further
+            start = todo.start if lost and not failed else todo.next_bucket
             if start is None or (failed and not failures[-1].tried):
                 break
             todo = make_plan(lake, stage, shard_rows, only, start)
@@ -98,7 +98,7 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
 
 
 def tasks_for(plan: Plan) -> int:
-    return MOST_TASKS if plan.further is None else MOST_TASKS_OF_MANY
+    return MOST_TASKS if plan.next_bucket is None else MOST_TASKS_OF_MANY
 
 
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
@@ -125,7 +125,7 @@ def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, r
 
 def map_batches(
     stage: Any, shards: list[Shard], engine: Engine, failures: list[Failure], most: int = MOST_TASKS
-) -> Iterator[list[Written]]:
+) -> Iterator[list[ShardResult]]:
     """Run shards in few, bounded batches as tasks; yields what each batch wrote, in order, and notes who failed.
 
     What a person can mend is wrong with every batch, and is raised at once.
@@ -140,7 +140,7 @@ def map_batches(
         (number, named.submit(*(quote(each) for each in (stage, batch, engine)), number))
         for number, batch in enumerate(batches)
     )
-    running: deque[tuple[int, PrefectFuture[list[Written]]]] = deque(islice(submitted, IN_FLIGHT))
+    running: deque[tuple[int, PrefectFuture[list[ShardResult]]]] = deque(islice(submitted, IN_FLIGHT))
     in_a_row = tried = 0
     while running:
         number, future = running.popleft()
@@ -190,7 +190,7 @@ def worth_retrying(_: Any, __: Any, state: Any) -> bool:
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=worth_retrying,
 )
-def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> list[Written]:
+def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> list[ShardResult]:
     """Do a batch of shards. Their files are seen by nobody until the flow commits them."""
     written = []
     for one in engine.map(stage.work, shards):

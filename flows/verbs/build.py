@@ -75,6 +75,6 @@ def check_build(recipe: str, lake: str, source: list[str] | None, change: list[s
     """What a person can mend is said before Prefect starts and before anything is written."""
     check_buckets(buckets)
     from data.build.recipe import load_recipe
-    from data.sources.sources import checked_lake
+    from data.sources.sources import open_checked_lake
 
-    checked_lake(lake, load_recipe(recipe, tuple(source or ()), tuple(change or ())).sources, buckets)
+    open_checked_lake(lake, load_recipe(recipe, tuple(source or ()), tuple(change or ())).sources, buckets)

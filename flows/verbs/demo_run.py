@@ -51,7 +51,7 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
     with tracking(), OriginServer(world) as origin:
         from flows.runs.rebuild import rebuild
 
-        target.allow(HOST, origin.address)
+        target.allow_host(HOST, origin.address)
         with watching():
             built = rebuild(recipe="shapes", lake=lake, sources=[str(world / "pairs.parquet")], workers=workers)
     sheet = world / "sheet.png"
@@ -73,7 +73,7 @@ def tiny_for(minutes: float) -> "TrainConfig":
 
 def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
     """Train the tiny cascade for so long, and look at what it makes; what it is called comes back."""
-    from data.pictures.contact_sheet import sheet
+    from data.pictures.contact_sheet import draw_contact_sheet
     from data.world.prompts import aligned, unseen_prompts
     from flows.terminal.model_tables import show_trained
     from flows.verbs.model import bars
@@ -99,7 +99,7 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
             made.append(model.generate_images(prompts, seed=1))
             watcher.get().done("make pictures", len(prompts))
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(made[0], PROMPTS, 4).save(out)
+    draw_contact_sheet(made[0], PROMPTS, 4).save(out)
     found = aligned(made[1], asked)
     console.print(
         f"\n[bold]Right in {found.share:.0%}[/] of {found.prompts} prompts that were never a caption: the pixels show "

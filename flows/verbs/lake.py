@@ -34,5 +34,5 @@ def allow(
     """
     from data.lake.lake import Lake
 
-    Lake.open(lake).allow(name, address)
+    Lake.open(lake).allow_host(name, address)
     sys.stdout.write(f"{lake}: {name} is fetched from {address}\n")

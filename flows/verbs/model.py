@@ -268,11 +268,11 @@ def set_options(**options: Any) -> dict[str, Any]:
 
 def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
     """One PNG that says of every picture how it was made."""
-    from data.pictures.contact_sheet import sheet
+    from data.pictures.contact_sheet import draw_contact_sheet
     from imagen.models.png import save_png
 
     captions = [one["prompt"] or "" for one in made]
-    save_png(pictures[0] if len(pictures) == 1 else sheet(pictures, captions, columns), out, made)
+    save_png(pictures[0] if len(pictures) == 1 else draw_contact_sheet(pictures, captions, columns), out, made)
     if as_json:
         write_json({"out": str(out), "pictures": made})
     else:

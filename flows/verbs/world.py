@@ -43,7 +43,7 @@ def serve(
         if lake is not None:
             from data.lake.lake import Lake
 
-            Lake.open(lake).allow("shapes.test", server.address)
+            Lake.open(lake).allow_host("shapes.test", server.address)
         sys.stdout.write(f"http://{server.address} serves {folder}; Ctrl-C ends it\n")
         sys.stdout.flush()
         try:

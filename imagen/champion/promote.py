@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.engine.pool import Engine
-from data.engine.stage import Plan, Written
+from data.engine.stage import Plan, ShardResult
 from data.lake.lake import Lake
 from imagen.champion.gate import Verdict, check, judge
 from imagen.config.gate import Gate
@@ -60,7 +60,7 @@ def promote(
     who: str | None = None,
     anyway: bool = False,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[Written], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda written: None,
 ) -> Judged:
     """Evaluate what is not evaluated yet, judge, and record what follows."""
     rows = evaluate(asked.evaluation, engine, on_plan, on_shard)

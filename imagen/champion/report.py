@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import PAGE
+from data.lake.layout import GRIDS_PAGE
 from data.publish.versions import version_of
 from data.report.card import as_yaml, written
 from data.report.report import number
@@ -101,7 +101,7 @@ def write_report(
     """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
     if not evaluation.said:
         return None
-    url = storage.join(training_url(evaluation.lake, trained.name, trained.id), PAGE)
+    url = storage.join(training_url(evaluation.lake, trained.name, trained.id), GRIDS_PAGE)
     storage.write(url, report(trained, evaluation, rows, against).encode())
     return url
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.pictures.contact_sheet import sheet
+from data.pictures.contact_sheet import draw_contact_sheet
 from imagen.evaluate.evaluation import ALL, Evaluation
 from imagen.metrics.intervals import Figure, Statistic, mean, statistic
 
@@ -49,7 +49,7 @@ def side_by_side(before: Evaluation, after: Evaluation, metric: str, count: int)
     for number, *pair in zip(numbers, before.pictures(numbers), after.pictures(numbers), strict=True):
         pictures += pair
         captions += [f"{one.model}: {prompts[number].text}" for one in (before, after)]
-    return sheet(pictures, captions, 4)
+    return draw_contact_sheet(pictures, captions, 4)
 
 
 def _of_pictures(before: Evaluation, after: Evaluation) -> Iterator[Difference]:

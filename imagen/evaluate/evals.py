@@ -39,7 +39,7 @@ def find_evals(lake: Lake, ids: Iterable[str] | None = None) -> dict[str, dict[s
     table = lake.find(TABLE)
     if table is None:
         return {}
-    found = table.dataset().to_table() if ids is None else table.find(ids, table.columns().names)
+    found = table.dataset().to_table() if ids is None else table.find_rows(ids, table.file_schema().names)
     return {row["id"]: row for row in found.to_pylist()}
 
 

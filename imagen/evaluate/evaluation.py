@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from data.build.recipe import AnyScorer
 from data.engine.pool import Engine
-from data.engine.stage import Plan, Stage, Written, run_stage
+from data.engine.stage import Plan, ShardResult, Stage, run_stage
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.lineage import code_version
@@ -96,7 +96,7 @@ def evaluate(
     evaluation: "Evaluation",
     engine: Engine,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[Written], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda written: None,
 ) -> list[dict[str, Any]]:
     """The rows of `evals`, after doing whatever of them is missing."""
 
@@ -290,7 +290,7 @@ class Evaluation:
         """The first picture of each of these prompts."""
         first = {number: at for at, number in reversed(list(enumerate(self.rows["number"])))}
         ids = [self.rows["id"][first[number]] for number in numbers]
-        found = self.made.table("images").find(ids, ["id", "image"]).to_pylist()
+        found = self.made.table("images").find_rows(ids, ["id", "image"]).to_pylist()
         images = {row["id"]: decode(row["image"]) for row in found}
         return [images[id] for id in ids]
 

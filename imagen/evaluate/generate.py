@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from data.engine.stage import Shard, Written
+from data.engine.stage import Shard, ShardResult
 from data.lake import storage
 from data.lake.lake import Lake, LakeConfig
 from data.lake.schemas import IMAGES, PAIRS, pair_id
@@ -55,7 +55,7 @@ class Asking:
     def ask(self, lake: Lake) -> None:
         """The prompts become pairs. Their seeds are the same for every model, so that two can be compared pairwise."""
         table = lake.table_or_make("pairs", PAIRS)
-        if table.rows():
+        if table.count_rows():
             return
         rows: list[dict[str, Any]] = []
         for number, prompt in enumerate(self.suite.prompts):
@@ -94,14 +94,14 @@ class Make:
             images=outputs[0].dataset(bucket),
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         prompts = shard.rows["caption"].to_pylist()
         seeds = [json.loads(extra)["seed"] for extra in shard.rows["extra"].to_pylist()]
         model = _loaded(self.model)
         made = model.generate_images(prompts, seed=seeds, batch=len(prompts), **self.sampling)
         rows = [image_row(id, picture) for id, picture in zip(shard.rows["id"].to_pylist(), made, strict=True)]
         file = write_file(self.lake.table_url("images"), shard.bucket, pa.Table.from_pylist(rows, IMAGES))
-        return Written(len(rows), {"images": file})
+        return ShardResult(len(rows), {"images": file})
 
 
 def seed_of(seed: int, number: int, again: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from data.engine.pool import Engine
-from data.engine.stage import Plan, Written
+from data.engine.stage import Plan, ShardResult
 from data.lake.lake import Lake
 from data.report.chart import Curve, chart
 from data.report.chart import Point as Dot
@@ -77,7 +77,7 @@ def sweep(
     engine: Engine,
     axes: tuple[str, str],
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[Written], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda written: None,
 ) -> list[Point]:
     """The points, after evaluating those that are not there yet."""
     rows = [one.known() or evaluate(one, engine, on_plan, on_shard) for one in evaluations]

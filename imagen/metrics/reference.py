@@ -25,7 +25,7 @@ class LookAtVersion(Look):
         return query(
             "SELECT pending.* FROM pending SEMI JOIN published USING (id) ORDER BY id",
             pending=super().pending(lake, outputs, bucket),
-            published=lake.table(f"datasets/{self.dataset}", self.version).located(bucket, ["id"]),
+            published=lake.table(f"datasets/{self.dataset}", self.version).read_with_files(bucket, ["id"]),
         )
 
 

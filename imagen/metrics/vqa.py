@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from data.engine.stage import Shard, Written
+from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures
 from data.lake.sql import query
@@ -61,18 +61,18 @@ class Ask:
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
         return query(
             "SELECT id, file, extra FROM images JOIN pairs USING (id) ANTI JOIN answers USING (id) ORDER BY id",
-            images=lake.table("images").located(bucket, ["id"]),
+            images=lake.table("images").read_with_files(bucket, ["id"]),
             pairs=lake.table("pairs").dataset(bucket),
             answers=outputs[0].dataset(bucket),
         )
 
-    def work(self, shard: Shard) -> Written:
+    def work(self, shard: Shard) -> ShardResult:
         rows = shard.rows
         numbers = [json.loads(extra)["number"] for extra in rows["extra"].to_pylist()]
         pictures = zip(rows["id"].to_pylist(), numbers, read_pictures(self.lake, rows), strict=True)
         said = [{"id": id, **self._answered(picture, self.checks[number])} for id, number, picture in pictures]
         table = pa.Table.from_pylist(said, self.scorer.schema)
-        return Written(
+        return ShardResult(
             len(said), {self.scorer.table: write_file(self.lake.table_url(self.scorer.table), shard.bucket, table)}
         )
 

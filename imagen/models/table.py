@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import MODELS as TABLE
+from data.lake.layout import MODELS_TABLE as TABLE
 from data.lake.lineage import code_version
 from data.lake.schemas import bucket_of
 from data.lake.table import write_file
@@ -27,7 +27,7 @@ from imagen.models.registry import champion_of, decisions
 FOLDER = "cascades"
 CHAMPION = "champion"  # the alias of the model that the registry has as that
 CARRIED = 500_000_000  # bytes: a text encoder in a folder is copied into the model if it is no larger
-MODELS = pa.schema(
+MODELS_TABLE = pa.schema(
     {
         "id": pa.string(),  # of what it was made from: configuration, dataset and version
         "name": pa.string(),
@@ -130,7 +130,7 @@ def add_model(lake: Lake, config: TrainConfig, id: str, model: Imagen, lineage: 
     folder = f"{FOLDER}/{config.name}-{id[:12]}"
     write_folder(model, storage.join(lake.url, folder))
     while True:
-        table = lake.table_or_make(TABLE, MODELS)
+        table = lake.table_or_make(TABLE, MODELS_TABLE)
         known = models(lake)
         row = {
             "id": id,
@@ -147,7 +147,7 @@ def add_model(lake: Lake, config: TrainConfig, id: str, model: Imagen, lineage: 
             "made": datetime.now(UTC),
             "folder": folder,
         }
-        rows = pa.table({name: [value] for name, value in row.items()}).cast(MODELS)
+        rows = pa.table({name: [value] for name, value in row.items()}).cast(MODELS_TABLE)
         file = write_file(table.url, bucket_of(id, lake.config.buckets), rows)
         if table.replace([file], [], {"model": f"{row['name']}/{row['number']}", "dataset": row["dataset"]}):
             found = model_of(lake, id)

@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 
 from data.lake import storage
-from data.pictures.contact_sheet import sheet
+from data.pictures.contact_sheet import draw_contact_sheet
 from data.pictures.square import Fit
 from data.reader.reader import Reader
 from imagen.cascade.pipeline import picture_of
@@ -34,5 +34,5 @@ def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -
         return
     pictures = [picture_of(pixels) for pixels in (*batch.pixels, *made)]
     buffer = io.BytesIO()
-    sheet(pictures, [""] * len(pictures), len(batch)).save(buffer, "PNG")
+    draw_contact_sheet(pictures, [""] * len(pictures), len(batch)).save(buffer, "PNG")
     storage.write(url, buffer.getvalue())

@@ -14,7 +14,7 @@ from data.encoders.settings import EncoderSettings
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import GRIDS, TRAININGS
+from data.lake.layout import GRIDS_FOLDER, TRAINING_FOLDER
 from data.publish.versions import Version, versions
 from data.reader.reader import Reader
 from imagen.cascade.diffusion import Diffusion
@@ -34,12 +34,12 @@ from imagen.train.stage_run import Run
 
 def training_url(lake: Lake, name: str, id: str) -> str:
     """Where a training keeps what it makes on the way, by the name and the id of what comes of it."""
-    return storage.join(lake.url, TRAININGS, f"{name}-{id[:12]}")
+    return storage.join(lake.url, TRAINING_FOLDER, f"{name}-{id[:12]}")
 
 
 def grids_of(stage_url: str) -> list[str]:
     """The URLs of a stage's grids, oldest first."""
-    folder = storage.join(stage_url, GRIDS)
+    folder = storage.join(stage_url, GRIDS_FOLDER)
     names = storage.files(folder) if storage.exists(folder) else []
     return [storage.join(folder, name) for name in names if name.endswith(".png")]
 

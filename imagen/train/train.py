@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 
 from data.lake import storage
-from data.lake.layout import ABOUT, GRIDS
+from data.lake.layout import GRIDS_FOLDER, TRAINING_RECORD
 from imagen.cascade.unet import UNet
 from imagen.config.stage import TrainSettings
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped
@@ -61,7 +61,7 @@ def train(training: Training, stages: list[int] | None = None, watch: Watch | No
         training.config.training(stage).share(here.num_processes)
     if here.is_main_process:
         about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
-        storage.write(storage.join(training.url, ABOUT), json.dumps(about, indent=2).encode())
+        storage.write(storage.join(training.url, TRAINING_RECORD), json.dumps(about, indent=2).encode())
     with stopping() as stop:
         for stage in asked:
             ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
@@ -167,7 +167,7 @@ def measured(run: Run, broadcast_state: Told) -> dict[str, float]:
 
 def draw_grid(training: Training, run: Run, stage: int) -> None:
     """What the stage makes of the first samples' captions, beside their pictures."""
-    url = storage.join(training.stage_url(stage), GRIDS, f"step-{run.step:09d}.png")
+    url = storage.join(training.stage_url(stage), GRIDS_FOLDER, f"step-{run.step:09d}.png")
     reader = training.reader(stage, shuffle=False, rank=0, world=1)  # the same on every process
     write_grid(url, run, reader, training.config.text, training.config.fit)
 

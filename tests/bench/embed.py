@@ -26,7 +26,7 @@ from data.engine.stage import run_stage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, VERDICTS, pair_id
 from data.lake.table import write_file
-from tests.engines import Here
+from tests.engines import InProcessEngine
 
 ROWS, AGAIN, TURNS, BATCH = 1000, 0.2, 3, 32
 WORDS = ["a", "large", "small", "red", "blue", "circle", "square", "above", "to", "the", "left", "of"]
@@ -46,7 +46,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     stage = Embed(lake, "bench", encoder_of(EncoderSettings(encoder="t5", model=str(folder / "t5"))), "embed")
 
     def ours(turn: int) -> None:
-        assert run_stage(lake, stage, Here(), ROWS) == len(set(captions))
+        assert run_stage(lake, stage, InProcessEngine(), ROWS) == len(set(captions))
         shutil.rmtree(lake.table_url(stage.table))
 
     def loop(padding: dict[str, Any], share: int) -> Callable[[int], None]:

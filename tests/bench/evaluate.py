@@ -34,7 +34,7 @@ from imagen.metrics.shapes import ShapesSeen
 from imagen.models.model import Imagen
 from imagen.train.setup import plan_training
 from imagen.train.train import train
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.lakes.drawn import drawn_lake, with_images
 
 PUBLISHED, PICTURES, SIDE, TURNS = 512, 2048, 64, 7
@@ -60,7 +60,7 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
         timed(ShapesSeen, "say", inside),
     ):
         began = time.perf_counter()
-        evaluate(evaluation, Here())
+        evaluate(evaluation, InProcessEngine())
         whole = time.perf_counter() - began
     within = together(inside)
     note = f"{whole - within:.1f} of {whole:.1f} s, {len(evaluation.asking.suite.prompts)} prompts"

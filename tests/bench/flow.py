@@ -18,7 +18,7 @@ from prefect import flow
 from data.build.pipeline import pipeline_of
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
-from data.engine.stage import Shard, Written, make_plan
+from data.engine.stage import Shard, ShardResult, make_plan
 from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import start_process
@@ -40,8 +40,8 @@ empty()
 class Idle:
     name: str = "idle"
 
-    def work(self, shard: Shard) -> Written:
-        return Written(shard.rows.num_rows, {})
+    def work(self, shard: Shard) -> ShardResult:
+        return ShardResult(shard.rows.num_rows, {})
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:

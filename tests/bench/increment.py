@@ -75,7 +75,7 @@ def needless(before: Files, after: Files) -> int:
 
 
 def commits_of(lake: Lake) -> int:
-    return sum(lake.table(name).version for name in lake.tables())
+    return sum(lake.table(name).version for name in lake.table_names())
 
 
 def moved(before: Files, after: Files) -> str:

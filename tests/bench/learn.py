@@ -12,7 +12,7 @@ from data.build.build import build
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
 from data.lake.lake import Lake
-from data.pictures.contact_sheet import sheet
+from data.pictures.contact_sheet import draw_contact_sheet
 from data.world.make import HOST, make_world
 from data.world.prompts import aligned, unseen_prompts
 from data.world.server import start_process
@@ -40,8 +40,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     after = aligned(pictures, asked)
     out = Path("learn")
     model.save_pretrained(out)
-    sheet(pictures[:32], asked[:32], 8).save(out / "sheet.png")
-    kept = lake.table("datasets/shapes").rows()
+    draw_contact_sheet(pictures[:32], asked[:32], 8).save(out / "sheet.png")
+    kept = lake.table("datasets/shapes").count_rows()
     steps = " and ".join(f"{came['steps']:,.0f}" for came in ended.stages.values())
     note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {kept:,} samples; see {out}"
     yield f"trained for {MINUTES:g} minutes: right shape and colour", after.share, 0.60, True, note

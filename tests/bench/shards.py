@@ -92,7 +92,7 @@ def measured(shards: int, folder: Path) -> Found:
         )
     began = time.perf_counter()
     table = lake.table(Tick().table)
-    there = table.rows()
+    there = table.count_rows()
     opening = time.perf_counter() - began
     dataset = lake.table(f"datasets/{before.dataset}").dataset()
     delta = list((folder / "lake" / table.name / "_delta_log").iterdir())

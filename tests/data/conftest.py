@@ -14,7 +14,7 @@ from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
-from tests.lakes.empty import unproved
+from tests.lakes.empty import unprobed_lake
 from tests.shared import copied
 
 STRICT = ("select.clip_score.min=0.42",)
@@ -40,11 +40,11 @@ def built(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginP
         assert build(lake, recipe_for(world, *STRICT), engine).version == 2
 
     lake = Lake.open(str(copied(tmp_path_factory, "built", build_twice) / "lake"))
-    lake.allow(HOST, origin.address)  # of this process
+    lake.allow_host(HOST, origin.address)  # of this process
     return lake
 
 
 @pytest.fixture
 def empty_lake(tmp_path: Path) -> Lake:
     """A lake on a disk that is made at once, and may fetch from no private address."""
-    return unproved(tmp_path)
+    return unprobed_lake(tmp_path)

@@ -17,7 +17,7 @@ from prefect.settings.models.root import Settings as PrefectSettings
 from prefect_redis.client import RedisMessagingSettings
 from pydantic import AliasChoices, BaseModel
 
-from data.environment import Settings, name_of
+from data.environment import Settings, variable_name
 from flows.command import app
 from flows.platform.deploy import prefect
 
@@ -42,7 +42,7 @@ def variables(model: type[BaseModel]) -> Iterator[str]:
 
 
 KNOWN = {
-    *(name_of(name) for name in Settings.model_fields),
+    *(variable_name(name) for name in Settings.model_fields),
     *variables(PrefectSettings),
     *variables(RedisMessagingSettings),
     *OTHERS,

@@ -14,7 +14,7 @@ from data.build.recipe import Recipe, parse_recipe
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, bucket_of, pair_id
 from data.lake.table import write_file
-from tests.engines import Here
+from tests.engines import InProcessEngine
 
 RECIPE = """
 name: small
@@ -73,7 +73,7 @@ def small_recipe(source: Path, threshold: float = 0.2, more: str = "") -> Recipe
 
 
 def build_small(lake: Lake, recipe: Recipe) -> Built:
-    return build(lake, recipe, Here())
+    return build(lake, recipe, InProcessEngine())
 
 
 def _fill(lake: Lake, name: str, rows: list[dict[str, object]], schema: pa.Schema) -> None:

@@ -114,7 +114,7 @@ def make_dataset() -> Lake:
     """`shapes`: built, built anew by stricter criteria, after a picture changed, and after a pair was forgotten."""
     lake = Lake.make("lake", 2)
     with OriginServer(Path("world")) as server:
-        lake.allow(HOST, server.address)
+        lake.allow_host(HOST, server.address)
         fewer = recipe(select=[{"caption_words": {"min": 2}}, {"clip_score": {"top": 0.9}}])
         build(lake, fewer, Here())
         build(lake, recipe(), Here())

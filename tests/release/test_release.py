@@ -31,7 +31,7 @@ from data.encoders.encoder import encoder_of
 from data.environment import read_settings
 from data.lake.lake import Lake
 from data.reader.reader import Reader
-from data.sources.sources import File, Source
+from data.sources.sources import Source, SourceFile
 from data.world.draw import draw
 from data.world.grammar import caption_of
 from data.world.scene import random_scene
@@ -58,7 +58,7 @@ from imagen.models.table import find_model
 from imagen.train.measures import newest_measure
 from imagen.train.setup import plan_training
 from imagen.train.train import Watch, train
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.release.fingerprints import arithmetic, digest, digests, without
 
 ARCHIVE = Path(__file__).with_name("release-0.1.0.tar.xz")
@@ -178,7 +178,7 @@ def test_the_names_of_what_is_computed_stay(folder: Path, answers: dict[str, Any
     criteria = [[type(one).__name__, one.label] for one in load_recipe("every-field.yaml").criteria]
     assert criteria == answers["criteria"]
     for file in answers["files"]:
-        assert File(*file["at"], Source.model_validate(file["source"]).layout).id == file["id"], file["source"]
+        assert SourceFile(*file["at"], Source.model_validate(file["source"]).layout).id == file["id"], file["source"]
 
 
 def test_the_world_is_drawn_as_it_was(answers: dict[str, Any]) -> None:
@@ -216,17 +216,17 @@ def test_commands_say_the_same_of_a_lake(folder: Path, answers: dict[str, Any]) 
 
 def test_a_build_finds_nothing_to_do(lake: Lake, answers: dict[str, Any]) -> None:
     before = answers["versions"]
-    built = build(lake, recipe(sources=[{"path": "known.parquet"}]), Here())
+    built = build(lake, recipe(sources=[{"path": "known.parquet"}]), InProcessEngine())
     assert built.version == max(version["version"] for version in answers["commands"][0]["out"])
     assert not built.anything_done
     assert built.warning is None
-    after = {name: lake.table(name).version for name in lake.tables()}
+    after = {name: lake.table(name).version for name in lake.table_names()}
     assert after == before | {"files": before["files"] + 1}
 
 
 def test_the_next_build_does_what_it_would_have_done(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
     shutil.copy("later/two.parquet", "came")
-    built = build(lake, recipe(), Here())
+    built = build(lake, recipe(), InProcessEngine())
     expected = answers["increment"]
     check(asdict(built) | {"report": ""}, expected["built"], True, "built")
     rejects = lake.table("rejects").dataset().to_table(columns=["row", "reason", "content"]).to_pylist()
@@ -296,8 +296,8 @@ def test_retraining_is_decided_the_same(lake: Lake, answers: dict[str, Any]) -> 
 def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
     """By figures and approvals that are there: no picture is made again."""
     made = sorted(Path(lake.url, "evaluations").iterdir())
-    promote(candidate(lake, "cascade/2"), Here(), who="ann")
-    judged = promote(candidate(lake, "cascade/3"), Here(), who="ann")
+    promote(candidate(lake, "cascade/2"), InProcessEngine(), who="ann")
+    judged = promote(candidate(lake, "cascade/3"), InProcessEngine(), who="ann")
     said = {name: value for name, value in asdict(judged.decision).items() if name not in ("at", "code")}
     assert {**said, "answer": judged.verdict.answer} == answers["promoted"]
     assert lake.table("evals").version == answers["versions"]["evals"]

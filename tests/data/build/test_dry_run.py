@@ -57,7 +57,7 @@ def test_a_plan_of_a_new_lake_counts_what_the_build_then_does(
     assert again.pending == again.change.into == again.change.out == 0
     scratched = plan(lake, recipe_for(world, "scores.picture={}"))
     look = next(step for step in scratched.steps if step.name == "look")
-    assert look.pending == lake.table("images").rows(), "a new scorer has yet to see every picture"
+    assert look.pending == lake.table("images").count_rows(), "a new scorer has yet to see every picture"
     assert look.seconds is not None
 
 
@@ -70,9 +70,9 @@ def test_a_probe_says_what_part_will_be_kept_and_leaves_the_lake_alone(
     assert 50 <= found.pairs <= 110
     arrive, kept = found.shares
     low, high = arrive.interval
-    assert low <= built.table("images").rows() / 160 <= high
+    assert low <= built.table("images").count_rows() / 160 <= high
     low, high = kept.interval
-    assert low <= built.table("datasets/shapes", 1).rows() / 160 <= high
+    assert low <= built.table("datasets/shapes", 1).count_rows() / 160 <= high
     assert set(found.seconds) == {"download", "score-caption", "look", "score-clip"}
 
 

@@ -22,7 +22,7 @@ from data.build.recipe import Recipe, load_recipe
 from data.engine import stage
 from data.engine.local import LocalEngine
 from data.engine.pool import Engine
-from data.lake.append import by_bucket
+from data.lake.append import split_by_bucket
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
 from data.lake.table import write_file
@@ -31,7 +31,7 @@ from data.world.server import OriginProcess, start_process
 from tests.bench.increment import files_of, needless
 from tests.conftest import UNSEEN_SEED, content_of
 from tests.data.conftest import recipe_for
-from tests.engines import Here
+from tests.engines import InProcessEngine
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SLOW = ("timeout", "drip")
@@ -86,15 +86,19 @@ def test_what_is_planned_bit_by_bit_is_done_once(
     lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
     ways = pipeline_of(lake, recipe_for(world))
     ways.ingest()
-    assert pending_rows(lake, recipe_for(world))["download"] == lake.table("pairs").rows()
+    assert pending_rows(lake, recipe_for(world))["download"] == lake.table("pairs").count_rows()
     for each in ways.stages:
         stage.run_stage(
-            lake, each, Here(), 40, on_plan=lambda plan: plans.append((plan.stage.name, plan.rows, plan.further))
+            lake,
+            each,
+            InProcessEngine(),
+            40,
+            on_plan=lambda plan: plans.append((plan.stage.name, plan.rows, plan.next_bucket)),
         )
     downloads = [rows for name, rows, _ in plans if name == "download"]
     assert len(downloads) == len(lake.buckets)
-    assert sum(downloads) == lake.table("pairs").rows()
-    assert build(lake, recipe_for(world), Here()).version == 1
+    assert sum(downloads) == lake.table("pairs").count_rows()
+    assert build(lake, recipe_for(world), InProcessEngine()).version == 1
     assert content_of(lake, "shapes") == content_of(built, "shapes", 1)
 
 
@@ -175,7 +179,7 @@ def fill(lake: Lake, parts: Increments) -> None:
     table = lake.table_or_make("pairs", PAIRS)
     of = pa.array([bucket_of(str(row["id"]), lake.config.buckets) for row in rows], pa.int64()).to_numpy()
     found = pa.Table.from_pylist([{**row, "source": "given"} for row in rows], PAIRS)
-    table.append([write_file(table.url, bucket, part) for bucket, part in by_bucket(found, of)])
+    table.append([write_file(table.url, bucket, part) for bucket, part in split_by_bucket(found, of)])
 
 
 def pairs_of(world: Path) -> list[Pair]:

@@ -23,8 +23,8 @@ from data.world.check import caption_is_true
 from data.world.draw import draw
 from data.world.scene import random_scene
 from tests.data.upkeep.test_forget import traces
-from tests.engines import Here
-from tests.lakes.empty import rows_of, unproved
+from tests.engines import InProcessEngine
+from tests.lakes.empty import rows_of, unprobed_lake
 from tests.lakes.fetched import add_pairs
 
 RECIPE = """
@@ -57,7 +57,7 @@ def pictures(count: int, seed: int) -> list[bytes]:
 @pytest.fixture
 def photo_lake(tmp_path: Path) -> Lake:
     """Of its pairs one caption is too short, one picture can't be read, and of two none could be had."""
-    lake = unproved(tmp_path, 2)
+    lake = unprobed_lake(tmp_path, 2)
     pairs = [(f"http://small.test/{n}.png", f"photo {n % 9}" if n != 5 else "photo") for n in range(PAIRS)]
     add_pairs(lake, tmp_path / "pairs.parquet", pairs, broken=1, pictures=pictures(PAIRS, 3))
     return lake
@@ -78,7 +78,7 @@ def published(lake: Lake) -> dict[str, dict[str, Any]]:
 
 
 def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(photo_lake: Lake) -> None:
-    first = build(photo_lake, recipe(photo_lake), Here())
+    first = build(photo_lake, recipe(photo_lake), InProcessEngine())
     kept = PAIRS - 3
     assert first.kept == kept
     assert first.rows["describe-recaption"] == kept, "what is not kept is not described"
@@ -95,23 +95,23 @@ def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(photo_la
     for row in rows.values():
         for text, name in (("caption", "t5"), ("recaption_text", "t5_new")):
             assert row[f"{name}_embedding"] == texts[text_id(row[text])]["embedding"]
-    record = photo_lake.table("datasets/small").record()
+    record = photo_lake.table("datasets/small").last_record()
     assert record["embeddings"] == {"t5": table, "t5_new": table}
     assert record["texts"] == {"t5_new": "recaption_text"}
     assert record["inputs"][recipe(photo_lake).scores["recaption"].table] > 0
     assert verify(photo_lake, "small").same
 
     assert not any(step.pending for step in plan(photo_lake, recipe(photo_lake)).steps)
-    again = build(photo_lake, recipe(photo_lake), Here())
+    again = build(photo_lake, recipe(photo_lake), InProcessEngine())
     assert (again.anything_done, again.version) == (False, first.version)
 
 
 def test_another_captioner_writes_anew_and_keeps_what_the_web_said(photo_lake: Lake) -> None:
-    first = build(photo_lake, recipe(photo_lake), Here())
+    first = build(photo_lake, recipe(photo_lake), InProcessEngine())
     before = published(photo_lake)
     other = recipe(photo_lake, ", max_tokens: 3")
     assert next(s.pending for s in plan(photo_lake, other).steps if s.name == "describe-recaption") == first.kept
-    second = build(photo_lake, other, Here())
+    second = build(photo_lake, other, InProcessEngine())
     assert second.rows["describe-recaption"] == first.kept
     assert (second.version, second.changed) == (first.version + 1, first.kept - 1), "one has no text either way"
     for url, row in published(photo_lake).items():
@@ -120,39 +120,39 @@ def test_another_captioner_writes_anew_and_keeps_what_the_web_said(photo_lake: L
         if row["recaption_text"] is not None:
             assert before[url]["recaption_text"].startswith(row["recaption_text"])
             assert row["t5_new_embedding"] != before[url]["t5_new_embedding"]
-    back = build(photo_lake, recipe(photo_lake), Here())
+    back = build(photo_lake, recipe(photo_lake), InProcessEngine())
     assert back.rows["describe-recaption"] == 0, "its captions are there still"
     assert published(photo_lake) == before
 
 
 def test_an_encoder_that_reads_another_text_is_published_anew(photo_lake: Lake) -> None:
-    first = build(photo_lake, recipe(photo_lake), Here())
+    first = build(photo_lake, recipe(photo_lake), InProcessEngine())
     told = recipe(photo_lake)
     plain = told.model_copy(update={"embed": {**told.embed, "t5_new": told.embed["t5"]}})
-    second = build(photo_lake, plain, Here())
+    second = build(photo_lake, plain, InProcessEngine())
     assert (second.version, second.changed) == (first.version + 1, first.kept)
     assert all(row["t5_new_embedding"] == row["t5_embedding"] for row in published(photo_lake).values())
 
 
 def test_new_pairs_alone_are_described(photo_lake: Lake, tmp_path: Path) -> None:
-    build(photo_lake, recipe(photo_lake), Here())
+    build(photo_lake, recipe(photo_lake), InProcessEngine())
     more = [(f"http://small.test/more/{n}.png", "another photo") for n in range(3)]
     add_pairs(photo_lake, tmp_path / "pairs.parquet", more, missing=0, pictures=pictures(3, 4))
-    assert build(photo_lake, recipe(photo_lake), Here()).rows["describe-recaption"] == 3
+    assert build(photo_lake, recipe(photo_lake), InProcessEngine()).rows["describe-recaption"] == 3
 
 
 def test_what_was_written_of_a_forgotten_picture_is_forgotten(photo_lake: Lake) -> None:
-    build(photo_lake, recipe(photo_lake), Here())
+    build(photo_lake, recipe(photo_lake), InProcessEngine())
     rows = published(photo_lake)
     once = next(
         r for r in rows.values() if [o["recaption_text"] for o in rows.values()].count(r["recaption_text"]) == 1
     )
     table = recipe_table(photo_lake)
     assert len(traces(photo_lake, [once["recaption_text"].encode()])) >= 2
-    assert photo_lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 1
+    assert photo_lake.table(table).find_rows([text_id(once["recaption_text"])], ["id"]).num_rows == 1
     forget(photo_lake, "pair", once["id"])
     assert traces(photo_lake, [once["recaption_text"].encode()]) == []
-    assert photo_lake.table(table).find([text_id(once["recaption_text"])], ["id"]).num_rows == 0
+    assert photo_lake.table(table).find_rows([text_id(once["recaption_text"])], ["id"]).num_rows == 0
 
 
 def test_a_recipe_that_does_not_say_it_is_what_it_was() -> None:

@@ -33,7 +33,7 @@ from data.lake.schemas import EMBEDDINGS, IMAGES, PAIRS, VERDICTS, bucket_of, pa
 from data.lake.sql import query
 from data.lake.table import write_file
 from data.scorers import clip
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.servers.small_world import jpeg
 
 T5 = EncoderSettings(encoder="t5", model="built-in")
@@ -102,7 +102,7 @@ def test_a_text_is_encoded_once_however_many_kept_pairs_carry_it(empty: Lake) ->
     judge(empty, [*rows, ("http://a.test/x", "not kept", False), ("http://a.test/y", CAPTIONS[0], False)])
     stage = stage_of(empty)
     assert make_plan(empty, stage, 100).rows == len(CAPTIONS)
-    assert run_stage(empty, stage, Here(), shard_rows=4) == len(CAPTIONS)
+    assert run_stage(empty, stage, InProcessEngine(), shard_rows=4) == len(CAPTIONS)
     assert set(embedded(empty, stage)) == {text_id(caption) for caption in CAPTIONS}
     for path, (bucket, _) in empty.table(stage.table).files().items():
         ids = empty.table(stage.table).dataset(paths=[path]).to_table(columns=["id"])["id"].to_pylist()
@@ -121,17 +121,17 @@ def test_a_stage_that_was_killed_goes_on_and_comes_to_the_same_bits(empty: Lake)
     assert plan.commit(written[:2]) == 0, "the rest was written and never committed"
     late = make_plan(empty, stage, 3)
     assert late.rows == plan.rows - sum(one.rows for one in written[:2])
-    assert run_stage(empty, stage, Here(), shard_rows=5) == late.rows
+    assert run_stage(empty, stage, InProcessEngine(), shard_rows=5) == late.rows
     assert late.commit([stage.work(late.shards[0])]) == 1, "somebody was faster"
     resumed = embedded(empty, stage)
     empty.table(stage.table).replace([], empty.table(stage.table).files(), {})
-    run_stage(empty, stage, Here(), shard_rows=1000)
+    run_stage(empty, stage, InProcessEngine(), shard_rows=1000)
     assert embedded(empty, stage) == resumed
 
 
 def test_another_encoder_is_another_table_whose_work_is_pending(empty: Lake) -> None:
     judge(empty, [(f"http://a.test/{n}", caption, True) for n, caption in enumerate(CAPTIONS)])
-    run_stage(empty, stage_of(empty), Here(), shard_rows=100)
+    run_stage(empty, stage_of(empty), InProcessEngine(), shard_rows=100)
     same = T5.model_copy(update={"batch_tokens": 64, "device": "cpu", "publish": False})
     assert make_plan(empty, stage_of(empty, same), 100).rows == 0
     others = [
@@ -317,14 +317,14 @@ def publish(ways: Pipeline, built: Built) -> dict[str, Any]:
     version = ways.commit(publication, list(map(ways.publish.work, publication.shards)))
     assert version is not None
     published(ways, built, publication, version)
-    return ways.lake.table("datasets/shapes").record()
+    return ways.lake.table("datasets/shapes").last_record()
 
 
 def rebuild(lake: Lake, embed: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
     """All of a build that comes after its verdicts."""
     ways, built = ways_of(lake, embed), Built("shapes", 0, 0)
     for stage in ways.later:
-        built.rows[stage.name] = run_stage(lake, stage, Here(), shard_rows=20)
+        built.rows[stage.name] = run_stage(lake, stage, InProcessEngine(), shard_rows=20)
     return built, publish(ways, built)
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from data.engine.local import LocalEngine
-from data.engine.pool import Killed, PoolEngine
+from data.engine.pool import EngineKilled, PoolEngine
 from data.errors import WorkerDied
 
 
@@ -66,7 +66,7 @@ def hung(engine: PoolEngine, folder: Path) -> None:
 
 
 def test_what_hangs_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
-    with LocalEngine(2, patience=10) as engine:
+    with LocalEngine(2, stall_timeout=10) as engine:
         hung(engine, tmp_path)
 
 
@@ -77,7 +77,7 @@ def killed_amid(engine: PoolEngine, folder: Path) -> None:
     def run() -> None:
         try:
             list(engine.map(sleep, [folder] * 5))
-        except Killed as error:
+        except EngineKilled as error:
             ended.append(error)
 
     thread = threading.Thread(target=run)
@@ -89,7 +89,7 @@ def killed_amid(engine: PoolEngine, folder: Path) -> None:
     thread.join(20)
     assert time.monotonic() - began < 5
     assert len(ended) == 1
-    with pytest.raises(Killed):
+    with pytest.raises(EngineKilled):
         list(engine.map(double, [1]))
     engine.close()
 
@@ -103,7 +103,7 @@ def test_ctrl_c_waits_for_no_item(tmp_path: Path) -> None:
     engine = LocalEngine(1)
 
     def run() -> None:
-        with pytest.raises(Killed):
+        with pytest.raises(EngineKilled):
             list(engine.map(sleep, [tmp_path]))
 
     thread = threading.Thread(target=run)

@@ -16,8 +16,8 @@ from data.engine import ray as ray_engine  # noqa: E402
 from data.engine.choose import open_engine  # noqa: E402
 from data.engine.local import LocalEngine  # noqa: E402
 from data.engine.ray import RayEngine  # noqa: E402
-from data.engine.stage import Written  # noqa: E402
-from data.errors import EngineNotThere, SettingsError, SourceError, WorkerDied  # noqa: E402
+from data.engine.stage import ShardResult  # noqa: E402
+from data.errors import EngineUnavailable, SettingsError, SourceError, WorkerDied  # noqa: E402
 from data.lake.lake import Lake  # noqa: E402
 from tests.conftest import content_of  # noqa: E402
 from tests.data.conftest import recipe_for  # noqa: E402
@@ -78,7 +78,7 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
     there = len(cluster.list_all_nodes())
     done: list[int] = []
 
-    def lose(written: Written) -> None:
+    def lose(written: ShardResult) -> None:
         done.append(written.rows)
         if len(done) == 3:
             cluster.remove_node(lost, allow_graceful=False)
@@ -93,7 +93,7 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
 
 
 def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path: Path) -> None:
-    with RayEngine(2, patience=20) as engine:
+    with RayEngine(2, stall_timeout=20) as engine:
         hung(engine, tmp_path)
 
 
@@ -108,13 +108,13 @@ def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(cluster: Clu
 
 def test_a_cluster_that_does_not_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(EngineNotThere, match="no Ray cluster answers at RAY_ADDRESS"):
+    with pytest.raises(EngineUnavailable, match="no Ray cluster answers at RAY_ADDRESS"):
         RayEngine()
 
 
 def test_a_cluster_without_room_says_so(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_engine, "ROOM_SECONDS", 1.0)
-    with RayEngine(1, gpus=0.5) as engine, pytest.raises(EngineNotThere) as said:
+    monkeypatch.setattr(ray_engine, "CAPACITY_SECONDS", 1.0)
+    with RayEngine(1, gpus=0.5) as engine, pytest.raises(EngineUnavailable) as said:
         list(engine.map(double, [1, 2]))
     assert str(said.value) == (
         "the Ray cluster gives no worker: no node has room for a worker of 1 cores and 0.5 GPUs. It has: 2 CPU"

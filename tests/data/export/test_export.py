@@ -35,7 +35,7 @@ from data.sources.ingest import ingest
 from data.sources.sources import Source
 from flows.command import app
 from tests.conftest import Bucket
-from tests.lakes.empty import NOW, rows_of, unproved
+from tests.lakes.empty import NOW, rows_of, unprobed_lake
 
 ROWS = 90
 SCHEMA = pa.schema(
@@ -90,13 +90,13 @@ def publish(lake: Lake, rows: list[dict[str, Any]], dtype: str = "bfloat16") -> 
     for one in rows:
         parts.setdefault(bucket_of(one["id"], lake.config.buckets), []).append(one)
     files = [write_file(table.url, number, pa.Table.from_pylist(part, schema)) for number, part in parts.items()]
-    table.append(files, {"kept": table.rows() + len(rows)})
+    table.append(files, {"kept": table.count_rows() + len(rows)})
 
 
 @pytest.fixture(scope="module")
 def versioned_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """shapes@3: three files in each of four buckets, of several row groups."""
-    made = unproved(tmp_path_factory.mktemp("export"))
+    made = unprobed_lake(tmp_path_factory.mktemp("export"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data.lake.table, "BINARY_ROW_GROUP", 4)
         for start in range(0, ROWS, 30):
@@ -161,7 +161,7 @@ def test_tars_are_read_by_webdataset_in_the_order_of_ids(versioned_lake: Lake, t
 
 def test_our_own_sources_read_an_exported_tar_back(versioned_lake: Lake, tmp_path: Path) -> None:
     write(versioned_lake, tmp_path / "out", "webdataset")
-    other = unproved(tmp_path)
+    other = unprobed_lake(tmp_path)
     ingest(other, (Source(path=str(tmp_path / "out")),), NOW)
     assert {one["id"] for one in rows_of(other, "pairs")} == {*IDS}
     stage = Download(other, DownloadSettings(image_size=256))
@@ -278,7 +278,7 @@ def test_an_export_on_s3_is_the_one_on_disk(
     versioned_lake: Lake, tmp_path: Path, bucket: Bucket, s3_server: str
 ) -> None:
     root = bucket(s3_server)
-    storage.split(root)[0].put(versioned_lake.url, root, recursive=True)
+    storage.split_url(root)[0].put(versioned_lake.url, root, recursive=True)
     far = Lake.open(root)
 
     def kill(samples: int) -> None:
@@ -302,7 +302,7 @@ def test_an_export_on_s3_is_the_one_on_disk(
 
 
 def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
-    lake = unproved(tmp_path)
+    lake = unprobed_lake(tmp_path)
     publish(lake, [row(1), {**row(2), "image": {"bytes": b"GIF89a", "path": None}}])
     with pytest.raises(DatasetVersionNotFound, match="shapes@9 does not exist"):
         export(lake, "shapes", 9, str(tmp_path / "a"), Format.parquet)

@@ -19,10 +19,10 @@ from data.fetch.download import Download, DownloadSettings
 from data.lake import storage
 from data.lake.lake import Lake
 from data.pictures.prepare import prepare
-from data.sources.ingest import Ingested, ingest
+from data.sources.ingest import IngestSummary, ingest
 from data.sources.sources import Columns, Source, check_sources
 from tests.conftest import Bucket
-from tests.lakes.empty import NOW, reasons, rows_of, said
+from tests.lakes.empty import NOW, reject_reasons, rows_of, stored_pairs
 from tests.servers.small_world import jpeg
 
 SETTINGS = DownloadSettings(image_size=64, max_bytes=100_000)
@@ -72,7 +72,7 @@ def test_pictures_of_a_tar_come_along(tmp_path: Path, empty_lake: Lake, format: 
     path = write_tar(tmp_path / "a.tar", [(folder + name, body) for name, body in members()], format)
     source = Source(path=str(path), columns=Columns(extra=("punsafe",), sha256="sha256"))
     check_sources([source])
-    assert ingest(empty_lake, (source,), NOW) == Ingested(seen=12, new=12, files_read=1)
+    assert ingest(empty_lake, (source,), NOW) == IngestSummary(rows=12, new=12, files_read=1)
     row = rows_of(empty_lake, "pairs")[0]
     assert row["url"].startswith("http://a.test/")
     assert json.loads(row["extra"])["punsafe"] == 0.25
@@ -93,7 +93,7 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
     path = write_tar(tmp_path / "a.tar", parts)
     came = ingest(empty_lake, (Source(path=str(path)),), NOW)
     url = path.as_uri()
-    assert said(empty_lake) == sorted(
+    assert stored_pairs(empty_lake) == sorted(
         [(f"{url}#1.JPG", "naïve 🐕"), (f"{url}#2.webp", "é"), ("http://b.test/6", "a URL"), (f"{url}#10.jpg", "")]
     )
     found = {
@@ -105,7 +105,7 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
     assert found["7"] == "its JSON is no object"
     assert found["the caption is a number, not text"] == ""
     assert found["9"].startswith("9.txt has 2,097,152 bytes")
-    assert (came.seen, came.unreadable) == (10, 6)
+    assert (came.rows, came.unreadable) == (10, 6)
 
 
 def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, empty_lake: Lake) -> None:
@@ -115,7 +115,7 @@ def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, empty_lake: L
     path.write_bytes(path.read_bytes()[:cut])
     check_sources([Source(path=str(path))])
     ingest(empty_lake, (Source(path=str(path)),), NOW)
-    assert reasons(empty_lake) == [(None, f"source {path.as_uri()} can't be read: unexpected end of data")]
+    assert reject_reasons(empty_lake) == [(None, f"source {path.as_uri()} can't be read: unexpected end of data")]
     wanted = digests({key: body for key, body in PICTURES.items() if key < "00007"})
     assert downloaded(empty_lake) == {**wanted, "": "truncated"}
 
@@ -151,7 +151,7 @@ def test_pictures_of_a_hugging_face_folder_come_along(tmp_path: Path, empty_lake
         pq.write_table(table, folder / "data" / f"train-0000{part}-of-00002.parquet", row_group_size=3)
     source = Source(path=str(folder), columns=Columns(caption="text", extra="all"))
     check_sources([source])
-    assert ingest(empty_lake, (source,), NOW) == Ingested(seen=13, new=13, files_read=2)
+    assert ingest(empty_lake, (source,), NOW) == IngestSummary(rows=13, new=13, files_read=2)
     row = next(row for row in rows_of(empty_lake, "pairs") if row["caption"] == "picture 00004")
     assert row["url"].endswith("set/data/train-00000-of-00002.parquet#4")
     about = json.loads(row["extra"])
@@ -180,8 +180,10 @@ def test_pictures_beside_a_table_come_along_and_nothing_outside_does(tmp_path: P
     text = "file_name,caption\n" + "".join(f"{name},{caption}\n" for name, caption in [*rows, ("in/no.jpg", "none")])
     (folder / "metadata.csv").write_text(text)
     check_sources([Source(path=str(folder))])
-    assert ingest(empty_lake, (Source(path=str(folder)),), NOW) == Ingested(seen=16, new=13, unreadable=3, files_read=1)
-    assert {reason for _, reason in reasons(empty_lake)} == {"file_name leads out of the folder"}
+    assert ingest(empty_lake, (Source(path=str(folder)),), NOW) == IngestSummary(
+        rows=16, new=13, unreadable=3, files_read=1
+    )
+    assert {reason for _, reason in reject_reasons(empty_lake)} == {"file_name leads out of the folder"}
     assert downloaded(empty_lake) == {**digests(), "none": "not_found"}
 
 
@@ -232,9 +234,9 @@ def test_pictures_on_s3_come_along_in_few_requests(
     storage.write(f"{root}/set/data/a.parquet", (tmp_path / "a.parquet").read_bytes())
     sources = (Source(path=f"{root}/in/*.tar"), Source(path=f"{root}/set"))
     check_sources(sources)
-    assert ingest(empty_lake, sources, NOW) == Ingested(seen=24, new=24, files_read=2)
+    assert ingest(empty_lake, sources, NOW) == IngestSummary(rows=24, new=24, files_read=2)
     check_sources(sources, empty_lake)
-    assert ingest(empty_lake, sources, NOW) == Ingested(files_known=2)
+    assert ingest(empty_lake, sources, NOW) == IngestSummary(files_skipped=2)
     wanted = digests()
     assert downloaded(empty_lake) == {
         **wanted,

@@ -21,7 +21,7 @@ from data.errors import RecipeError
 from data.fetch.blocklist import Entry, add
 from data.fetch.download import Download, DownloadSettings
 from data.lake.lake import Lake
-from data.lake.schemas import PAIRS, bucket_of, changed_id, pair_id
+from data.lake.schemas import PAIRS, bucket_of, changed_pair_id, pair_id
 from data.lake.table import write_file
 from data.pictures.phash import perceptual_hash
 from data.select.funnel import funnel
@@ -179,11 +179,11 @@ def test_who_was_not_asked_has_spent_no_attempt(place: Place) -> None:
     place.pages(first=("limited", "6"), second=("ok", None))
     first, second = place.add("first", "second")
     stage = place.stage(per_host=1, attempts=1, retry_hours_server=0)
-    table = place.lake.table_or_make("fetches", stage.outputs(place.lake)[2].columns(), ("id", "attempt"))
+    table = place.lake.table_or_make("fetches", stage.outputs(place.lake)[2].file_schema(), ("id", "attempt"))
     now = datetime.now(UTC)
     row = {"attempt": 1, "at": now, "status": "rate_limited", "transient": True, "retry_after": now, "error": "-"}
     for id, http_status in ((first, 429), (second, None)):
-        rows = pa.Table.from_pylist([{"id": id, **row, "http_status": http_status}], table.columns())
+        rows = pa.Table.from_pylist([{"id": id, **row, "http_status": http_status}], table.file_schema())
         table.append([write_file(table.url, bucket_of(id, place.lake.config.buckets), rows)])
     failures = {
         row["id"]: row["failures"]
@@ -246,7 +246,7 @@ def test_a_changed_picture_is_a_new_pair_and_never_a_silent_swap(place: Place) -
     place.put("a.jpg", new)
     place.download(refetch_days=0)
     url = f"http://{HOST}/a.jpg"
-    second = changed_id(url, "a caption", sha256(new))
+    second = changed_pair_id(url, "a caption", sha256(new))
     assert place.pictures() == {first: sha256(old), second: sha256(new)}
     assert place.statuses(first) == ["ok", "replaced"]
     assert place.fetches(first)[1]["replaced_by"] == second
@@ -270,7 +270,7 @@ def test_bytes_that_come_back_come_back_under_their_id_and_the_last_fetch_wins(p
     for turn in (1, 0, 1, 2, 1, 1, 0):
         place.put("a.jpg", bodies[turn])
         place.download(refetch_days=0)
-        id = changed_id(url, "a caption", sha256(bodies[turn]))
+        id = changed_pair_id(url, "a caption", sha256(bodies[turn]))
         replaced = {id for id, reasons in place.reasons().items() if reasons}
         everything = {row["id"] for row in place.rows("pairs")}
         assert everything - replaced == {id}
@@ -294,7 +294,7 @@ def test_a_build_killed_between_its_commits_still_has_one_picture_of_each(place:
     Plan(stage, plan.outputs[:committed], plan.shards).commit(written)
     for _ in range(2):
         place.download(refetch_days=0)
-    id = changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=1)))
+    id = changed_pair_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=1)))
     assert place.pictures() == {root: sha256(jpeg()), id: sha256(jpeg(seed=1)), other: sha256(jpeg(seed=9))}
     assert len(place.rows("pairs")) == 3
     assert place.reasons() == {root: [f"replaced by {id}"], id: [], other: []}
@@ -310,7 +310,7 @@ def test_other_bytes_after_a_kill_become_the_next_in_the_chain(place: Place) -> 
     Plan(stage, plan.outputs[:1], plan.shards).commit([stage.work(shard) for shard in plan.shards])
     place.put("a.jpg", jpeg(seed=2))
     place.download()
-    first, second = (changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
+    first, second = (changed_pair_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
     assert place.pictures() == {root: sha256(jpeg()), second: sha256(jpeg(seed=2))}
     assert place.reasons() == {root: [f"replaced by {first}"], first: [f"replaced by {second}"], second: []}
 
@@ -323,7 +323,7 @@ def test_of_two_builds_that_find_other_bytes_each_the_later_wins(place: Place) -
     for seed, plan in enumerate(plans, start=1):
         place.put("a.jpg", jpeg(seed=seed))
         plan.commit([stage.work(shard) for shard in plan.shards])
-    first, second = (changed_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
+    first, second = (changed_pair_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
     assert set(place.pictures()) == {root, first, second}
     found = place.reasons()
     assert found[root]

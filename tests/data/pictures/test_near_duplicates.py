@@ -6,8 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.pictures.clusters import like_vectors
-from data.pictures.near_duplicates import LOOK_ALIKE, firsts, leaders, like_hashes, like_thumbnails
+from data.pictures.clusters import near_vector_pairs
+from data.pictures.near_duplicates import (
+    THUMBNAIL_DISTANCE,
+    find_leaders,
+    leaders_of_pairs,
+    near_hash_pairs,
+    near_thumbnail_pairs,
+)
 from data.pictures.phash import perceptual_hash
 from data.scorers.phash import PerceptualHash
 from data.world.draw import draw
@@ -19,7 +25,7 @@ from data.world.scene import random_scene
 @given(count=st.integers(1, 12), pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=30))
 def test_the_first_stays_and_whoever_is_like_one_that_stays_goes(count: int, pairs: list[tuple[int, int]]) -> None:
     alike = {(min(p), max(p)) for p in pairs if p[0] != p[1] and max(p) < count}
-    leader = firsts(count, np.array(sorted(alike), np.int64).reshape(-1, 2))
+    leader = leaders_of_pairs(count, np.array(sorted(alike), np.int64).reshape(-1, 2))
     for row in range(count):
         earlier = [first for first, later in alike if later == row and leader[first] < 0]
         assert leader[row] == (min(earlier) if earlier else -1)
@@ -30,9 +36,9 @@ def test_the_first_stays_and_whoever_is_like_one_that_stays_goes(count: int, pai
 def test_an_increment_never_changes_what_was_found_before(data: st.DataObject) -> None:
     size, distance = data.draw(st.integers(2, 30)), data.draw(st.integers(0, 4))
     hashes = np.array(data.draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)), np.uint64)
-    whole = leaders(hashes, lambda some: like_hashes(some, distance))
+    whole = find_leaders(hashes, lambda some: near_hash_pairs(some, distance))
     for part in range(1, size):
-        assert (leaders(hashes[:part], lambda some: like_hashes(some, distance)) == whole[:part]).all()
+        assert (find_leaders(hashes[:part], lambda some: near_hash_pairs(some, distance)) == whole[:part]).all()
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 5])
@@ -43,7 +49,7 @@ def test_no_pair_of_near_hashes_is_missed(distance: int) -> None:
     hashes = np.concatenate([hashes, hashes[:200] ^ np.array(flips, np.uint64)])
     apart = np.bitwise_count(hashes[:, None] ^ hashes[None])
     wanted = {(int(a), int(b)) for a, b in np.argwhere(apart <= distance) if a < b}
-    assert set(map(tuple, like_hashes(hashes, distance).tolist())) == wanted
+    assert set(map(tuple, near_hash_pairs(hashes, distance).tolist())) == wanted
 
 
 @pytest.mark.parametrize("distance", [0.01, 0.05, 0.2])
@@ -55,24 +61,24 @@ def test_every_pair_of_vectors_of_a_cosine_is_found_and_no_other(distance: float
     every = np.concatenate([vectors, near, vectors[:5]]).astype(np.float32)
     every /= np.linalg.norm(every, axis=1, keepdims=True)
     cosines = np.triu(every @ every.T, 1)
-    found = set(map(tuple, like_vectors(every, distance).tolist()))
+    found = set(map(tuple, near_vector_pairs(every, distance).tolist()))
     assert len(found) > 200
     assert found >= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance + 1e-5)}
     assert found <= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance - 1e-5)}
     part = {pair for pair in found if pair[1] < 2000}
-    assert set(map(tuple, like_vectors(every[:2000], distance).tolist())) == part
+    assert set(map(tuple, near_vector_pairs(every[:2000], distance).tolist())) == part
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_few_vectors_are_compared_too(count: int) -> None:
     same = np.tile(np.float32([[0.6, 0.8]]), (count, 1))
-    assert len(like_vectors(same, 0.01)) == count * (count - 1) // 2
+    assert len(near_vector_pairs(same, 0.01)) == count * (count - 1) // 2
 
 
 def test_a_placeholder_that_is_there_ten_thousand_times_costs_nothing() -> None:
     rng = np.random.default_rng(2)
     thumbnails = np.concatenate([np.zeros((10_000, 192), np.uint8), rng.integers(0, 256, (50, 192), np.uint8)])
-    leader = leaders(thumbnails, lambda some: like_thumbnails(some, LOOK_ALIKE))
+    leader = find_leaders(thumbnails, lambda some: near_thumbnail_pairs(some, THUMBNAIL_DISTANCE))
     assert leader[0] == -1
     assert (leader[1:10_000] == 0).all()
     assert (leader[10_000:] == -1).all()
@@ -86,7 +92,7 @@ def test_recompressed_rescaled_and_cropped_pictures_look_alike_and_strangers_do_
         pictures.append(Image.fromarray(draw(random_scene(rng, 400, 300), rng)))
     pictures += [_nearly(picture, np.random.default_rng([78, n])) for n, picture in enumerate(pictures)]
     thumbnails = np.array([np.frombuffer(scorer.look(picture)["thumbnail"], np.uint8) for picture in pictures])
-    leader = leaders(thumbnails, lambda some: like_thumbnails(some, LOOK_ALIKE))
+    leader = find_leaders(thumbnails, lambda some: near_thumbnail_pairs(some, THUMBNAIL_DISTANCE))
     right = (leader[count:] == np.arange(count)).mean()
     assert right >= 0.95
     assert (leader[:count] == -1).all()

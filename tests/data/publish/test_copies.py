@@ -43,7 +43,9 @@ def test_copies_have_the_sizes_asked_for_and_are_made_once(small: tuple[Lake, Pa
     found = diff(lake, "small", 1, first.version)
     assert (found.into, found.out, found.changed) == (0, 0, 0)
     finer = build_small(lake, small_recipe(source, more=COPIES + "download: {encode_quality: 70}\n"))
-    sizes = [sum(lake.table("datasets/small", version).sizes().values()) for version in (first.version, finer.version)]
+    sizes = [
+        sum(lake.table("datasets/small", version).file_sizes().values()) for version in (first.version, finer.version)
+    ]
     assert sizes[1] < sizes[0]
 
 

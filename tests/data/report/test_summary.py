@@ -78,7 +78,9 @@ def test_a_version_is_what_it_says_it_is_until_somebody_touches_it(built: Lake, 
     path.write_bytes(content)
     assert verify(lake, "shapes").same
     lost = table.dataset(paths=[second]).to_table(columns=["id"])["id"].to_pylist()
-    table.replace([], [second], {"kept": 0, "inputs": table.record()["inputs"], "recipe": table.record()["recipe"]})
+    table.replace(
+        [], [second], {"kept": 0, "inputs": table.last_record()["inputs"], "recipe": table.last_record()["recipe"]}
+    )
     found = verify(lake, "shapes")
     assert sorted(found.missing) == sorted(lost)
     assert not found.same

@@ -92,7 +92,7 @@ def test_the_lines_of_the_card_load_this_version_and_no_other(
     lake, _ = described_lake
     text = page(lake, "README.md").replace(*moved(lake, page(lake, "README.md")))
     storage.write(storage.join(lake.table_url("datasets/small"), "README.md"), text.encode())
-    kept = str(lake.table("datasets/small").rows())
+    kept = str(lake.table("datasets/small").count_rows())
     files = len(list(Path(lake.url, "datasets/small").glob("*/*.parquet")))
     assert files > len(lake.table("datasets/small").files()), "files of the first version lie there too"
     assert run_card(text, tmp_path / "cache") == [kept, kept, "0", kept, "0"], "datasets twice, DuckDB, pandas, Polars"
@@ -118,9 +118,9 @@ def test_the_card_says_what_the_hub_and_a_lawyer_ask(described_lake: tuple[Lake,
     assert said["license"] == "cc-by-4.0"
     assert (said["task_categories"], said["size_categories"]) == (["text-to-image"], ["n<1K"])
     kinds = {one["name"]: one["dtype"] for one in said["dataset_info"]["features"]}
-    assert list(kinds) == table.columns().names
+    assert list(kinds) == table.file_schema().names
     assert (kinds["image"], kinds["caption"], kinds["picture_blur"]) == ("image", "string", "float32")
-    assert said["dataset_info"]["splits"][0]["num_examples"] == table.rows()
+    assert said["dataset_info"]["splits"][0]["num_examples"] == table.count_rows()
     for words in (
         *("Grey pictures.", "remain their owners'", "robots.txt and opt-outs", "were honoured", "`imagen forget`"),
         *(recipe.sources[0].path, f"| {recipe.criteria[0].label} |", "| pairs | version", "| verdicts/small | version"),
@@ -249,7 +249,7 @@ def test_a_report_that_cannot_be_written_is_told_and_unpublishes_nothing(tmp_pat
     assert done.version == 1
     assert done.warning is not None
     assert "could not be written" in done.warning
-    assert lake.table("datasets/small").rows() == done.kept > 0
+    assert lake.table("datasets/small").count_rows() == done.kept > 0
     in_the_way.rmdir()
     assert build_small(lake, small_recipe(source)).warning is None
     assert in_the_way.is_file()
@@ -267,7 +267,7 @@ def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
 def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe]) -> None:
     lake, recipe = described_lake
     selection = pipeline_of(lake, recipe).selection
-    cuts = lake.table(selection.table).record()["cuts"]
+    cuts = lake.table(selection.table).last_record()["cuts"]
     drawn = thresholds(selection, cuts)["picture_contrast"]
     assert [one.words for one in drawn] == ["best 0.9"]
     kept = lake.table("datasets/small").dataset().to_table(columns=["picture_contrast"])["picture_contrast"]

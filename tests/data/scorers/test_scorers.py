@@ -28,7 +28,7 @@ from data.scorers.pixels import PictureFacts
 from data.scorers.stages import Judge, Look
 from data.world.draw import draw
 from data.world.scene import random_scene
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.servers.small_world import jpeg
 
 
@@ -95,11 +95,11 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
     monkeypatch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
     clip = ClipScore(model="built-in", flip=True)
     two = Look(lake, (PictureFacts(), PerceptualHash()))
-    assert run_stage(lake, two, Here(), 8) == 21
+    assert run_stage(lake, two, InProcessEngine(), 8) == 21
     assert len(decoded) == 21
     more = Look(lake, (PictureFacts(), PerceptualHash(), *clip.sees()))  # the first two have nothing to do
-    assert run_stage(lake, more, Here(), 8) == 21
-    assert run_stage(lake, more, Here(), 8) == 0
+    assert run_stage(lake, more, InProcessEngine(), 8) == 21
+    assert run_stage(lake, more, InProcessEngine(), 8) == 0
     assert len(decoded) == 42
     for scorer in more.scorers:
         rows = lake.table(scorer.table).dataset().to_table().to_pylist()
@@ -109,7 +109,7 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
         assert "cannot identify image" in failed[0]["error"]
         assert all(failed[0][name] is None for name in scorer.columns.names)
     before = len(decoded)
-    assert run_stage(lake, Judge(lake, clip, "score-clip"), Here(), 8) == 21
+    assert run_stage(lake, Judge(lake, clip, "score-clip"), InProcessEngine(), 8) == 21
     assert len(decoded) == before, "a head looks at vectors"
     scores = lake.table(clip.table).dataset().to_table().to_pylist()
     assert sum(row["score"] is None for row in scores) == sum(row["error"] is not None for row in scores) == 1
@@ -179,7 +179,7 @@ def test_a_scorer_of_ones_own_is_one_file_and_one_line(tmp_path: Path, monkeypat
     )
     scorer = recipe.scores["round"]
     lake = lake_of(tmp_path, [jpeg(64, 48)])
-    assert run_stage(lake, Look(lake, (scorer,)), Here(), 8) == 1
+    assert run_stage(lake, Look(lake, (scorer,)), InProcessEngine(), 8) == 1
     assert lake.table("scores/roundness-1").dataset().to_table()["ratio"].to_pylist() == [0.75]
 
 

@@ -391,7 +391,7 @@ def test_selecting_again_changes_nothing_and_writes_nothing(tmp_path: Path) -> N
     assert not select(lake, selection)
     assert lake.table(selection.table).version == version
     assert select(lake, selection, repin=True)
-    assert lake.table(selection.table).record()["cuts"]
+    assert lake.table(selection.table).last_record()["cuts"]
 
 
 def recipe_of(select: str, *scores: str) -> Recipe:

@@ -23,17 +23,17 @@ from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
 from data.lake.table import Table, write_file
 from data.sources.formats import read_rows
-from data.sources.ingest import Ingested, ingest
+from data.sources.ingest import IngestSummary, ingest
 from data.sources.presets import PRESETS
-from data.sources.rows import BATCH, CUT, Layout, Sieve
-from data.sources.sources import Columns, Source, check_sources, files_of
+from data.sources.rows import BATCH, REJECT_CHARACTERS, Layout, RowCollector
+from data.sources.sources import Columns, Source, check_sources, list_files
 from tests.conftest import Bucket
-from tests.lakes.empty import NOW, reasons, rows_of, said, unproved
+from tests.lakes.empty import NOW, reject_reasons, rows_of, stored_pairs, unprobed_lake
 
 PAIR_ROWS = [("http://a.test/1", "a cat"), ("http://a.test/2", "ein Hündchen, 犬 🐕"), ("http://a.test/3", 'say "x"')]
 
 
-def read(lake: Lake, *paths: Path | str, **more: Any) -> Ingested:
+def read(lake: Lake, *paths: Path | str, **more: Any) -> IngestSummary:
     return ingest(lake, tuple(Source(path=str(path), **more) for path in paths), NOW)
 
 
@@ -66,9 +66,9 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, empty_lake: Lak
     path = write_pairs(tmp_path / f"pairs.{ending}", names=("URL", "TEXT"))
     columns = {"url": "URL", "caption": "TEXT"}
     check_sources([Source(path=str(path), columns=Columns(**columns))])
-    assert read(empty_lake, path, columns=columns) == Ingested(seen=3, new=3, files_read=1)
-    assert said(empty_lake) == PAIR_ROWS
-    assert read(empty_lake, path, columns=columns) == Ingested(files_known=1)
+    assert read(empty_lake, path, columns=columns) == IngestSummary(rows=3, new=3, files_read=1)
+    assert stored_pairs(empty_lake) == PAIR_ROWS
+    assert read(empty_lake, path, columns=columns) == IngestSummary(files_skipped=1)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -80,9 +80,9 @@ def test_ids_buckets_and_texts_are_what_python_says(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("ids")
-    lake = unproved(folder, buckets=2)
+    lake = unprobed_lake(folder, buckets=2)
     read(lake, write_pairs(folder / "p.parquet", pairs), write_pairs(folder / "p.jsonl", pairs))
-    assert said(lake) == sorted(pairs)
+    assert stored_pairs(lake) == sorted(pairs)
     for bucket in lake.buckets:
         for row in lake.table("pairs").dataset(bucket).to_table().to_pylist():
             assert row["id"] == pair_id(row["url"], row["caption"])
@@ -137,11 +137,11 @@ def test_lines_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path,
     content, good, bad = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     came = read(empty_lake, tmp_path / name)
-    assert said(empty_lake) == good
+    assert stored_pairs(empty_lake) == good
     found = {row["row"]: row for row in rows_of(empty_lake, "rejects")}
     assert {number: row["reason"][: len(bad[number])] for number, row in found.items()} == bad
-    assert all(row["content"] and len(row["content"]) <= CUT for row in found.values())
-    assert (came.seen, came.new, came.unreadable) == (len(good) + len(bad), len(good), len(bad))
+    assert all(row["content"] and len(row["content"]) <= REJECT_CHARACTERS for row in found.values())
+    assert (came.rows, came.new, came.unreadable) == (len(good) + len(bad), len(good), len(bad))
     assert rows_of(empty_lake, "files")[0]["rejected"] == len(bad)
 
 
@@ -151,9 +151,9 @@ def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_p
     pq.write_table(pa.table({"url": urls, "caption": captions}), tmp_path / "a.parquet", row_group_size=2)
     raw = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"a\xfe"], pa.binary()).buffers()[1:]])
     pq.write_table(pa.table({"url": ["http://a/7"], "caption": raw}), tmp_path / "b.parquet")
-    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=7, new=3, unreadable=4, files_read=2)
-    assert said(empty_lake) == [("http://a/1", "c"), ("http://a/5", ""), ("http://a/6", "d")]
-    assert reasons(empty_lake) == [
+    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=7, new=3, unreadable=4, files_read=2)
+    assert stored_pairs(empty_lake) == [("http://a/1", "c"), ("http://a/5", ""), ("http://a/6", "d")]
+    assert reject_reasons(empty_lake) == [
         *((1, "the caption is not UTF-8 text"), (2, "no URL"), (3, "no URL")),
         (4, "the URL is not UTF-8 text"),
     ]
@@ -164,17 +164,17 @@ def test_a_row_that_is_nested_without_end_harms_no_other(tmp_path: Path, empty_l
     deep = '{"url": "http://a/1", "caption": "c", "x": ' + "[" * depth + "1e999" + "]" * depth + "}\n"
     (tmp_path / "a.jsonl").write_text(deep + '{"url": "http://a/2", "caption": "c"}\n')
     read(empty_lake, tmp_path / "a.jsonl", columns={"extra": "all"})
-    assert ("http://a/2", "c") in said(empty_lake)
-    assert len(said(empty_lake)) == 2 or [row for row, _ in reasons(empty_lake)] == [1]
+    assert ("http://a/2", "c") in stored_pairs(empty_lake)
+    assert len(stored_pairs(empty_lake)) == 2 or [row for row, _ in reject_reasons(empty_lake)] == [1]
 
 
 def test_of_many_bad_rows_all_are_counted_and_the_first_kept(
     tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.sources.ingest.MOST_REJECTS", 5)
+    monkeypatch.setattr("data.sources.ingest.MAX_REJECTS", 5)
     (tmp_path / "a.jsonl").write_text('{"url": "http://a/1", "caption": "c"}\n' + "no\n" * 100)
     assert read(empty_lake, tmp_path / "a.jsonl").unreadable == 100
-    assert [row for row, _ in sorted(reasons(empty_lake))] == [2, 3, 4, 5, 6]
+    assert [row for row, _ in sorted(reject_reasons(empty_lake))] == [2, 3, 4, 5, 6]
 
 
 def test_extra_columns_are_carried_as_json(tmp_path: Path, empty_lake: Lake) -> None:
@@ -248,7 +248,7 @@ def test_a_preset_reads_what_was_published(tmp_path: Path, empty_lake: Lake, pre
 def test_a_header_that_was_put_before_a_set_without_one_is_no_pair(tmp_path: Path, empty_lake: Lake) -> None:
     (tmp_path / "cc3m.tsv").write_text('caption\turl\na "cat\thttp://a.test/1\n')
     assert read(empty_lake, tmp_path / "cc3m.tsv", preset="cc3m").new == 1
-    assert said(empty_lake) == [("http://a.test/1", 'a "cat')]
+    assert stored_pairs(empty_lake) == [("http://a.test/1", 'a "cat')]
 
 
 def test_what_the_recipe_says_goes_before_the_preset() -> None:
@@ -277,21 +277,21 @@ def test_a_large_file_is_not_held_whole(tmp_path: Path) -> None:
 
 def test_a_known_file_is_not_opened_again_and_a_new_or_changed_one_is(tmp_path: Path, empty_lake: Lake) -> None:
     first, second = (write_pairs(tmp_path / f"{n}.parquet", [(f"http://a.test/{n}", "c")]) for n in "12")
-    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=2, new=2, files_read=2)
+    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=2, new=2, files_read=2)
     stamp, size = first.stat().st_mtime_ns, first.stat().st_size
     versions = {name: empty_lake.table(name).version for name in ("pairs", "files")}
     first.write_bytes(b"\0" * size)
     os.utime(first, ns=(stamp, stamp))
     source = Source(path=str(tmp_path / "*.parquet"))
     check_sources([source], empty_lake)
-    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(files_known=2), (
+    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(files_skipped=2), (
         "as it looks the same, nobody looked inside"
     )
     assert {name: empty_lake.table(name).version for name in versions} == versions
     write_pairs(tmp_path / "3.parquet", [("http://a.test/3", "c")])
     write_pairs(second, [("http://a.test/2", "c"), ("http://a.test/2", "new")])
     check_sources([source], empty_lake)
-    assert read(empty_lake, tmp_path / "*.parquet") == Ingested(seen=3, new=2, files_read=2, files_known=1)
+    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=3, new=2, files_read=2, files_skipped=1)
     assert [
         (row["path"][-9:], row["new"]) for row in sorted(rows_of(empty_lake, "files"), key=lambda r: r["path"])
     ] == [*(("1.parquet", 1), ("2.parquet", 1), ("2.parquet", 1), ("3.parquet", 1))]
@@ -304,7 +304,7 @@ def test_one_file_read_by_other_columns_is_another_file(tmp_path: Path, empty_la
     pq.write_table(pa.table({"url": ["http://a/1"], "alt": ["a"], "long": ["a b"]}), tmp_path / "a.parquet")
     sources = tuple(Source(path=str(tmp_path / "a.parquet"), columns=Columns(caption=name)) for name in ("alt", "long"))
     assert ingest(empty_lake, sources, NOW).new == 2
-    assert ingest(empty_lake, sources, NOW) == Ingested(files_known=2)
+    assert ingest(empty_lake, sources, NOW) == IngestSummary(files_skipped=2)
 
 
 def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_nothing(
@@ -313,8 +313,8 @@ def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_noth
     write_pairs(tmp_path / "a.csv")
     read(empty_lake, tmp_path / "a.csv")
     storage.remove(empty_lake.table_url("files"))
-    assert read(empty_lake, tmp_path / "a.csv") == Ingested(seen=3, new=0, files_read=1)
-    assert said(empty_lake) == PAIR_ROWS
+    assert read(empty_lake, tmp_path / "a.csv") == IngestSummary(rows=3, new=0, files_read=1)
+    assert stored_pairs(empty_lake) == PAIR_ROWS
 
 
 def test_rows_of_many_files_are_committed_together(
@@ -322,14 +322,14 @@ def test_rows_of_many_files_are_committed_together(
 ) -> None:
     for n in range(6):
         write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{n}/{m}", "c") for m in range(50)])
-    assert read(empty_lake, tmp_path / "*.csv") == Ingested(seen=300, new=300, files_read=6)
+    assert read(empty_lake, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
     assert empty_lake.table("pairs").version == 1, "one commit after the table was made"
     assert len(empty_lake.table("pairs").files()) == empty_lake.config.buckets
-    monkeypatch.setattr("data.sources.ingest.ROWS_A_FILE", 25)
-    other = unproved(tmp_path / "other")
-    assert read(other, tmp_path / "*.csv") == Ingested(seen=300, new=300, files_read=6)
+    monkeypatch.setattr("data.sources.ingest.ROWS_PER_FILE", 25)
+    other = unprobed_lake(tmp_path / "other")
+    assert read(other, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
     assert other.table("pairs").version == 3
-    assert said(other) == said(empty_lake)
+    assert stored_pairs(other) == stored_pairs(empty_lake)
     assert {row["new"] for row in rows_of(other, "files")} == {50}
 
 
@@ -342,7 +342,7 @@ def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
     monkeypatch.setattr("data.sources.spill.IN_MEMORY", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     read(empty_lake, tmp_path / "*.csv")
-    assert said(empty_lake) == sorted(wanted)
+    assert stored_pairs(empty_lake) == sorted(wanted)
     assert [row["new"] for row in sorted(rows_of(empty_lake, "files"), key=lambda row: row["path"])] == [
         40,
         41,
@@ -366,12 +366,12 @@ def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path:
     check_sources([Source(path=str(path)) for path in paths])
     came = read(empty_lake, *paths)
     assert came.files_read == 4
-    urls = {url for url, _ in said(empty_lake)}
+    urls = {url for url, _ in stored_pairs(empty_lake)}
     assert {"http://a.test/1", "http://c.test/1", "http://b.test/0"} <= urls, "and the start of the one that breaks off"
     assert 4 + 1_000 < len(urls) < 60_000
-    assert [row for row, _ in reasons(empty_lake)] == [None, None]
-    assert all("can't be read" in reason for _, reason in reasons(empty_lake))
-    assert read(empty_lake, *paths) == Ingested(files_known=4)
+    assert [row for row, _ in reject_reasons(empty_lake)] == [None, None]
+    assert all("can't be read" in reason for _, reason in reject_reasons(empty_lake))
+    assert read(empty_lake, *paths) == IngestSummary(files_skipped=4)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_read(tmp_path: Path
         with pytest.raises(SourceUnreachable, match=r"bad\.csv can't be reached: 503"):
             read(empty_lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
         server.shutdown()
-    assert said(empty_lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
+    assert stored_pairs(empty_lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
     assert {Path(row["path"]).name for row in rows_of(empty_lake, "files")} == {"1.csv", "good.csv"}
 
 
@@ -452,22 +452,22 @@ def test_a_lake_made_before_gets_the_new_columns(tmp_path: Path, empty_lake: Lak
     row = {"id": id, "url": PAIR_ROWS[0][0], "caption": PAIR_ROWS[0][1], "source": "s", "first_seen": NOW}
     table.append([write_file(table.url, bucket_of(id, 4), pa.Table.from_pylist([row], old))])
     assert read(empty_lake, write_pairs(tmp_path / "a.csv")).new == 2
-    assert empty_lake.table("pairs").columns().names == PAIRS.names
-    assert said(empty_lake) == PAIR_ROWS
+    assert empty_lake.table("pairs").file_schema().names == PAIRS.names
+    assert stored_pairs(empty_lake) == PAIR_ROWS
     assert {row["extra"] for row in rows_of(empty_lake, "pairs")} == {None}
 
 
 def test_a_file_names_itself_the_same_however_it_was_found(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "a[1].csv")
-    alone = files_of(Source(path=str(path)))
-    assert alone == files_of(Source(path=str(tmp_path / "*.csv"))) == files_of(Source(path=f"file://{path}"))
-    assert [file.id for file in alone] == [file.id for file in files_of(Source(path=str(tmp_path)))]
+    alone = list_files(Source(path=str(path)))
+    assert alone == list_files(Source(path=str(tmp_path / "*.csv"))) == list_files(Source(path=f"file://{path}"))
+    assert [file.id for file in alone] == [file.id for file in list_files(Source(path=str(tmp_path)))]
 
 
 @settings(max_examples=50, deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(["url", "caption", "n"]), st.none() | st.text(max_size=5) | st.floats()))
 def test_every_row_is_either_read_or_set_aside(fields: dict[str, Any]) -> None:
-    sieve = Sieve(Layout(extra="all"))
+    sieve = RowCollector(Layout(extra="all"))
     sieve.add(1, fields)
     rows, rejects = sieve.take()
     assert rows.num_rows + len(rejects) == 1
@@ -485,8 +485,8 @@ def test_sources_on_s3_are_read_as_on_disk(tmp_path: Path, empty_lake: Lake, buc
         storage.write(f"{root}/in/a.{ending}", write_pairs(tmp_path / f"a.{ending}", pairs).read_bytes())
     sources = [Source(path=f"{root}/in/*.{ending}") for ending in ("parquet", "csv", "gz", "zst")]
     check_sources(sources)
-    assert ingest(empty_lake, tuple(sources), NOW) == Ingested(seen=4000, new=4000, files_read=4)
+    assert ingest(empty_lake, tuple(sources), NOW) == IngestSummary(rows=4000, new=4000, files_read=4)
     check_sources(sources, empty_lake)
-    assert ingest(empty_lake, tuple(sources), NOW) == Ingested(files_known=4)
+    assert ingest(empty_lake, tuple(sources), NOW) == IngestSummary(files_skipped=4)
     with pytest.raises(SourceError, match="does not exist"):
         check_sources([Source(path=f"{root}/in/nothing.csv")])

@@ -50,7 +50,7 @@ def test_a_forgotten_pair_is_nowhere_and_does_not_come_back(
     ).to_pylist()[0]
     needles = [alone["url"].encode(), alone["caption"].encode(), alone["image"]["bytes"]]
     assert len(traces(lake, needles)) >= 4, "the search finds what is there"
-    before = {version: lake.table("datasets/shapes", version).rows() for version in (1, 2)}
+    before = {version: lake.table("datasets/shapes", version).count_rows() for version in (1, 2)}
     found = forget(lake, "url", alone["url"])
     assert found.pairs == [alone["id"]]
     assert found.seen_by == ["shapes@1", "shapes@2"]
@@ -62,7 +62,7 @@ def test_a_forgotten_pair_is_nowhere_and_does_not_come_back(
         assert len(there) == rows - 1, "old versions stay readable"
         assert alone["id"] not in there
         assert verify(lake, "shapes", version).same
-    assert lake.table("datasets/shapes").rows() == before[2] - 1
+    assert lake.table("datasets/shapes").count_rows() == before[2] - 1
     again = build(lake, recipe_for(world, *STRICT), engine)
     assert again.new_pairs == again.added == 0, "known files are not read again"
     table = lake.table("pairs")
@@ -99,7 +99,7 @@ def test_a_domain_is_forgotten_whole_and_bytes_by_their_hash(built: Lake, tmp_pa
     with pytest.raises(PairNotFound):
         forget(lake, "domain", "hapes.test")
     forget(lake, "domain", "test")
-    assert {name: lake.table(name).rows() for name in ("pairs", "images", "datasets/shapes")} == {
+    assert {name: lake.table(name).count_rows() for name in ("pairs", "images", "datasets/shapes")} == {
         "pairs": 0,
         "images": 0,
         "datasets/shapes": 0,

@@ -175,14 +175,14 @@ def grows(
     api: Api, lake: Lake, process: "subprocess.Popen[str]", there: dict[str, str], world: Path, folder: Path
 ) -> None:
     """New pairs in the source: the next build publishes a second version, and the policy decides again."""
-    before = lake.table("datasets/shapes").rows()
+    before = lake.table("datasets/shapes").count_rows()
     pq.write_table(pq.read_table(world / "pairs.parquet").slice(0, MORE), folder / "pairs-2.parquet")
     run = api(f"deployments/{there['nightly-shapes']}/create_flow_run")["id"]
     assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
     published = [event for event in told(api, len(EVENTS) + 1) if event["event"] == "imagen.dataset.published"]
     assert [event["payload"]["version"] for event in published] == [1, 2]
     added = published[1]["payload"]["added"]
-    assert 0 < added == lake.table("datasets/shapes").rows() - before
+    assert 0 < added == lake.table("datasets/shapes").count_rows() - before
     for _ in range(120):
         retrained = [one for one in api("flow_runs/filter", of_flow("retrain")) if due(one)]
         if len(retrained) == 2 and all(one["state_type"] == "COMPLETED" for one in retrained):
@@ -337,7 +337,7 @@ def test_a_build_that_was_killed_with_its_worker_is_built_again(up: "tuple[Api, 
             break
         time.sleep(1)
     assert ended(api, "rebuild", process, second[0]["id"])["state_type"] == "COMPLETED"
-    assert lake.table("datasets/shapes").rows() > 60
+    assert lake.table("datasets/shapes").count_rows() > 60
     written = [path for path in Path(lake.url).rglob("*") if path.is_file()]  # the server's database and all logs too
     assert {"prefect.db", "server.log", "worker-data.log"} <= {path.name for path in written}
     for secret in (SECRET, base64.b64encode(f"ann:{SECRET}".encode()).decode()):
@@ -368,7 +368,7 @@ def test_what_is_cancelled_stops_at_once_and_goes_on_next_time_also_if_its_event
     (tmp_path / "model.yaml").write_text(long)
     run = api(f"deployments/{deployment['id']}/create_flow_run")["id"]
     assert ended(api, "rebuild", process, run)["state_type"] == "COMPLETED"
-    assert lake.table("datasets/slow").rows() > 60
+    assert lake.table("datasets/slow").count_rows() > 60
     assert max(seconds.values()) < STOP_SECONDS, seconds
     assert not told(api, 1, tries=4), "nobody was told that it is published"
     stopped = [is_cancelled(api, process, tmp_path) for _ in range(2)]
@@ -412,7 +412,7 @@ def test_run_again_it_takes_up_where_it_was(lake: Lake, world: Path, tmp_path: P
         assert api(f"flow_runs/{run}", method="GET")["state_type"] == "CRASHED"
         again = api(f"deployments/{nightly}/create_flow_run")["id"]
         assert ended(api, "rebuild", process, again)["state_type"] == "COMPLETED"
-    assert lake.table("datasets/shapes").rows() > 60
+    assert lake.table("datasets/shapes").count_rows() > 60
 
 
 @pytest.mark.parametrize(

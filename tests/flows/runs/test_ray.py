@@ -38,7 +38,7 @@ def test_two_nodes_build_what_one_machine_builds_also_after_ctrl_c(
     with two_nodes():
         on_ray = environment(IMAGEN_ENGINE="ray")
         first = subprocess.Popen(command(there), env=on_ray, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while not ("images" in there.tables() and there.table("images").rows()):
+        while not ("images" in there.table_names() and there.table("images").count_rows()):
             assert first.poll() is None, first.communicate()[1].decode()
             time.sleep(0.2)
         actors = workers_of_ray()
@@ -49,7 +49,7 @@ def test_two_nodes_build_what_one_machine_builds_also_after_ctrl_c(
         assert not alive
         assert time.monotonic() - began < 10
         assert first.wait(60) != 0
-        assert "datasets/shapes" not in there.tables()
+        assert "datasets/shapes" not in there.table_names()
         again = subprocess.run(command(there), env=on_ray, check=True, capture_output=True, text=True)
-        assert json.loads(again.stdout)["kept"] == here.table("datasets/shapes").rows()
+        assert json.loads(again.stdout)["kept"] == here.table("datasets/shapes").count_rows()
     assert content_of(there, "shapes") == content_of(here, "shapes")

@@ -106,7 +106,7 @@ def test_the_second_build_fetches_nothing_and_loads_no_model(
     assert json.loads(done.stdout) == {
         **{"dataset": "shapes", "version": 1, "new_pairs": 0},
         **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},
-        **{"kept": lake.table("datasets/shapes").rows(), "added": 0, "removed": 0, "changed": 0},
+        **{"kept": lake.table("datasets/shapes").count_rows(), "added": 0, "removed": 0, "changed": 0},
         **{"report": f"{lake.url}/datasets/shapes/report.html", "warning": None},
     }
     assert requests(origin) == before
@@ -119,7 +119,7 @@ def test_a_changed_threshold_touches_no_picture_and_makes_a_version(
     built: tuple[Lake, Path], origin: OriginProcess, imagen: Command, tmp_path: Path, world: Path
 ) -> None:
     lake, recipe = built
-    kept = lake.table("datasets/shapes").rows()
+    kept = lake.table("datasets/shapes").count_rows()
     before = requests(origin)
     (tmp_path / "strict").mkdir()
     strict = write_recipe(tmp_path / "strict", world / "pairs.parquet", threshold=0.45)
@@ -135,7 +135,7 @@ def test_a_changed_threshold_touches_no_picture_and_makes_a_version(
     listed = json.loads(imagen("versions", "shapes", "--lake", lake.url, "--json").stdout)
     assert [one["version"] for one in listed] == [3, 2, 1]
     assert listed[0]["recipe_hash"] == listed[2]["recipe_hash"] != listed[1]["recipe_hash"]
-    assert lake.table("datasets/shapes", 1).rows() == kept, "time travel"
+    assert lake.table("datasets/shapes", 1).count_rows() == kept, "time travel"
 
 
 def test_a_closed_gate_ends_in_one_sentence_and_the_version_stays(

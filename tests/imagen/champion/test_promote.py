@@ -17,7 +17,7 @@ from imagen.models.model import located
 from imagen.models.registry import champion_of, champions_of, decide, decisions, rival_of, rollback, state_of
 from imagen.models.table import find_model, models
 from imagen.train.setup import plan_training
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
 from tests.lakes.trained import another
 
@@ -43,7 +43,7 @@ def promoted(lake: Lake, reference: str, gate: Gate, **how: object) -> Judged:
     for one in (asked.evaluation, asked.against):
         if one is not None and not one.made.find("images"):
             paint(one, RIGHT[one.model])
-    return promote(asked, Here(), **how)  # type: ignore[arg-type]
+    return promote(asked, InProcessEngine(), **how)  # type: ignore[arg-type]
 
 
 def test_the_gate_promotes_rejects_and_asks(three_models: Lake, gate: Gate) -> None:

@@ -9,15 +9,15 @@ import pytest
 
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.layout import GRIDS, TRAININGS
-from data.pictures.contact_sheet import sheet
+from data.lake.layout import GRIDS_FOLDER, TRAINING_FOLDER
+from data.pictures.contact_sheet import draw_contact_sheet
 from data.scorers.clip import ClipScore
 from imagen.champion.report import asked_of, report
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.evaluation import evaluate
 from imagen.evaluate.sweep import axes_of, points_of, sweep
 from imagen.models.registry import decide
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import painted
 from tests.lakes.trained import copy_of
 from tests.servers.chromium import needs_chromium, opened
@@ -37,14 +37,14 @@ def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> P
     decide(lake, "little", "promote", 2, None, "the first")
     decide(lake, "little", "reject", 1, 2, HOSTILE)
     points = points_of(lake, "little/1", settings, [1.0, 4.0], [2], [])
-    sweep(points, Here(), axes_of(points[0]))
+    sweep(points, InProcessEngine(), axes_of(points[0]))
     trained, evaluation, rival = asked_of(lake, "little/1", settings)
-    stage = storage.join(lake.url, TRAININGS, f"little-{trained.id[:12]}", "stage-1")
+    stage = storage.join(lake.url, TRAINING_FOLDER, f"little-{trained.id[:12]}", "stage-1")
     grid = io.BytesIO()
-    sheet([painted("a red circle", 0, True)] * 2, [""] * 2, 2).save(grid, "PNG")
-    storage.write(storage.join(stage, GRIDS, "step-000000008.png"), grid.getvalue())
+    draw_contact_sheet([painted("a red circle", 0, True)] * 2, [""] * 2, 2).save(grid, "PNG")
+    storage.write(storage.join(stage, GRIDS_FOLDER, "step-000000008.png"), grid.getvalue())
     assert rival is not None
-    rows_of = [evaluate(one, Here()) for one in (evaluation, rival)]
+    rows_of = [evaluate(one, InProcessEngine()) for one in (evaluation, rival)]
     (folder / "model.html").write_text(report(trained, evaluation, rows_of[0], rival))
     return folder / "model.html"
 
@@ -86,6 +86,6 @@ def test_without_a_rival_and_measures_it_is_a_page_too(three_models_lake: Lake, 
     )
     trained, evaluation, rival = asked_of(lake, "little/3", settings)  # was not trained here
     assert rival is None
-    text = report(trained, evaluation, evaluate(evaluation, Here()), None)
+    text = report(trained, evaluation, evaluate(evaluation, InProcessEngine()), None)
     assert "Its measures are not in the lake any more." in text
     assert '<section id="pairs">' not in text

@@ -37,7 +37,7 @@ def asked(lake: Lake, **policy: float | None) -> tuple[bool, str]:
 
 
 def test_each_reason_is_enough_and_says_its_figure(grown_lake: Lake) -> None:
-    before, after = (grown_lake.table("datasets/small", version).rows() for version in (1, 2))
+    before, after = (grown_lake.table("datasets/small", version).count_rows() for version in (1, 2))
     figures = decide(grown_lake, "little", "small", 2, RetrainPolicy()).figures
     old, new = ({*grown_lake.table("datasets/small", n).dataset().to_table()["id"].to_pylist()} for n in (1, 2))
     assert figures["grown"] == len(new - old) / before > 0.5

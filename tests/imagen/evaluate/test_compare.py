@@ -12,7 +12,7 @@ from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.compare import better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
-from tests.engines import Here
+from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
 from tests.lakes.trained import copy_of
 
@@ -35,7 +35,7 @@ def pair(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> t
     )
     before, after = found
     for one in (before, after):
-        evaluate(one, Here())
+        evaluate(one, InProcessEngine())
     return before, after
 
 

@@ -17,7 +17,7 @@ from imagen.errors import ModelNotUsable
 from imagen.evaluate.evals import TABLE
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.models.model import Imagen
-from tests.engines import Dies, Here
+from tests.engines import InProcessEngine, KilledAfterOneShardEngine
 from tests.lakes.trained import copy_of
 
 PROMPTS = 20
@@ -54,7 +54,7 @@ def told(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float
 
 def test_figures_are_what_the_pictures_say(evaluated_lake: Lake, settings: EvaluateSettings) -> None:
     evaluation = of(evaluated_lake, settings)
-    rows = told(evaluate(evaluation, Here()))
+    rows = told(evaluate(evaluation, InProcessEngine()))
     slices = ("all", "circle", "square", "star", "ring", "cross")
     assert set(rows) == {
         *((metric, part) for metric in ("right", "right_sizes", "clip_score") for part in slices),
@@ -81,7 +81,7 @@ def test_figures_are_what_the_pictures_say(evaluated_lake: Lake, settings: Evalu
 def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
     evaluated_lake: Lake, copied: Lake, settings: EvaluateSettings
 ) -> None:
-    whole = told(evaluate(of(evaluated_lake, settings), Here()))
+    whole = told(evaluate(of(evaluated_lake, settings), InProcessEngine()))
     kills, made = 0, 0
 
     def count(plan: Plan) -> None:
@@ -90,7 +90,7 @@ def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
 
     while True:
         try:
-            again = evaluate(of(copied, settings), Dies(), on_plan=count)
+            again = evaluate(of(copied, settings), KilledAfterOneShardEngine(), on_plan=count)
         except KeyboardInterrupt:
             kills += 1
         else:
@@ -99,7 +99,7 @@ def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
     assert told(again) == whole
     assert made == PROMPTS + 4  # the second batch was pending twice
     version = copied.table(TABLE).version
-    assert told(evaluate(of(copied, settings), Here())) == whole
+    assert told(evaluate(of(copied, settings), InProcessEngine())) == whole
     assert copied.table(TABLE).version == version
 
 
@@ -107,12 +107,14 @@ def test_on_two_processes_the_figures_are_the_same(
     evaluated_lake: Lake, copied: Lake, settings: EvaluateSettings
 ) -> None:
     with LocalEngine(2) as engine:
-        assert told(evaluate(of(copied, settings), engine)) == told(evaluate(of(evaluated_lake, settings), Here()))
+        assert told(evaluate(of(copied, settings), engine)) == told(
+            evaluate(of(evaluated_lake, settings), InProcessEngine())
+        )
 
 
 def test_several_pictures_of_a_prompt_tell_how_diverse_they_are(copied: Lake, settings: EvaluateSettings) -> None:
     several = settings.model_copy(update={"n": 2})
-    rows = told(evaluate(of(copied, several), Here()))
+    rows = told(evaluate(of(copied, several), InProcessEngine()))
     assert 0 < rows["diversity_clip", "all"][0] < 2
     assert rows["right", "all"][3] == 2 * PROMPTS
 
@@ -125,11 +127,11 @@ def test_a_folder_without_lineage_needs_a_dataset(
     with pytest.raises(ModelNotUsable, match="nothing says which dataset it learnt: name one with --dataset"):
         plan_evaluation(evaluated_lake, folder, settings)
     asked = of(evaluated_lake, settings)
-    figures = told(evaluate(asked, Here()))
+    figures = told(evaluate(asked, InProcessEngine()))
     evaluation = plan_evaluation(evaluated_lake, folder, settings, "drawn", 1)
     assert evaluation.asking.id == asked.asking.id  # the same weights were asked already
 
     def nothing(plan: Plan) -> None:
         assert plan.stage.name != "make" or not plan.rows, "the pictures are there"
 
-    assert told(evaluate(evaluation, Here(), on_plan=nothing)) == figures
+    assert told(evaluate(evaluation, InProcessEngine(), on_plan=nothing)) == figures

@@ -16,7 +16,7 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.evaluate.leaderboard import boards, latest
 from imagen.evaluate.sweep import Point as Swept
 from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
-from tests.engines import Here
+from tests.engines import InProcessEngine
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_points_are_pending_until_they_are_there(three_models: Lake, settings: E
     def run(guidance: list[float], steps: list[int]) -> tuple[list[Evaluation], list[Swept]]:
         made.clear()
         asked = points_of(three_models, "little/1", settings, guidance, steps, [])
-        return asked, sweep(asked, Here(), axes_of(asked[0]), on_plan=count)
+        return asked, sweep(asked, InProcessEngine(), axes_of(asked[0]), on_plan=count)
 
     asked, points = run([1.0, 4.0], [2])
     assert made == [8, 8]
@@ -92,9 +92,9 @@ def test_the_leaderboard_puts_those_together_that_were_asked_the_same(
 ) -> None:
     assert boards(three_models) == []
     for model in ("little/1", "little/2"):
-        evaluate(plan_evaluation(three_models, model, settings), Here())
+        evaluate(plan_evaluation(three_models, model, settings), InProcessEngine())
     other = settings.model_copy(update={"seed": 1})
-    evaluate(plan_evaluation(three_models, "little/1", other), Here())
+    evaluate(plan_evaluation(three_models, "little/1", other), InProcessEngine())
     found = boards(three_models)
     assert [(board.seed, len(board.lines)) for board in found] == [(1, 1), (0, 2)]
     for metric, way in (("clip_score", -1), ("kid_clip", 1)):

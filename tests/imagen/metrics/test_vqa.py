@@ -29,7 +29,7 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.metrics.answers import SHORTLY, WORDS, answering, plain
 from imagen.metrics.suites import Check
 from imagen.metrics.vqa import Vqa, vqa_right, vqa_score
-from tests.engines import Dies, Here
+from tests.engines import InProcessEngine, KilledAfterOneShardEngine
 from tests.imagen.metrics.answerers import LABELS, make_blip, make_llava, make_vilt
 
 CHECKS = (Check("is there a red circle ?"), Check("how many shapes are there ?", "two"), Check("what colour ?", "red"))
@@ -172,7 +172,7 @@ def stored(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def test_an_evaluation_says_what_its_pictures_answer(one_model: Lake, suite: Path, vilt: Path) -> None:
     evaluation = of(one_model, suite, vilt)
-    rows = told(evaluate(evaluation, Here()))
+    rows = told(evaluate(evaluation, InProcessEngine()))
     assert {part for metric, part in rows if metric == "vqa_score"} == {"all", "asked"}
     assert rows["vqa_score", "all"] == rows["vqa_score", "asked"]
     assert rows["right", "all"][3] == 20
@@ -203,7 +203,7 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
 ) -> None:
     shutil.copytree(one_model.url, tmp_path / "copied")
     whole = of(one_model, suite, vilt)
-    expected = told(evaluate(whole, Here()))
+    expected = told(evaluate(whole, InProcessEngine()))
     monkeypatch.setattr("imagen.evaluate.evaluation.ASK_ROWS", 6)
     asked, kills = 0, 0
 
@@ -214,7 +214,7 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
     while True:
         killed = of(Lake.open(str(tmp_path / "copied")), suite, vilt)
         try:
-            again = evaluate(killed, Dies(), on_plan=count)
+            again = evaluate(killed, KilledAfterOneShardEngine(), on_plan=count)
         except KeyboardInterrupt:
             kills += 1
         else:
@@ -228,22 +228,22 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
 def test_what_can_not_be_asked_is_one_sentence(one_model: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("a red circle\n")
     with pytest.raises(SuiteError, match=r"plain has no checks, so that nothing can be asked .* or leave vqa out"):
-        evaluate(of(one_model, tmp_path / "plain.txt", vilt), Here())
+        evaluate(of(one_model, tmp_path / "plain.txt", vilt), InProcessEngine())
     (tmp_path / "empty.jsonl").write_text('{"prompt": "a cat", "checks": [{"question": "what ?", "answer": " "}]}\n')
     with pytest.raises(SuiteError, match=r"empty asks 'what \?' and expects no answer"):
-        evaluate(of(one_model, tmp_path / "empty.jsonl", vilt), Here())
+        evaluate(of(one_model, tmp_path / "empty.jsonl", vilt), InProcessEngine())
     with pytest.raises(WeightsNotUsable, match=r"nowhere is no folder here and can't be fetched from the hub"):
-        evaluate(of(one_model, suite, Path("nowhere")), Here())
+        evaluate(of(one_model, suite, Path("nowhere")), InProcessEngine())
     with pytest.raises(WeightsNotUsable, match=r"is no model: .* Give a model of transformers that answers questions"):
-        evaluate(of(one_model, suite, tmp_path), Here())
+        evaluate(of(one_model, suite, tmp_path), InProcessEngine())
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
     with pytest.raises(WeightsNotUsable, match=r"is a BertModel, which answers no questions about pictures\. Give"):
-        evaluate(of(one_model, suite, tmp_path / "bert"), Here())
+        evaluate(of(one_model, suite, tmp_path / "bert"), InProcessEngine())
     few = make_vilt(tmp_path / "few", ("no", "yes"))
     with pytest.raises(
         WeightsNotUsable, match=r"chooses among 2 answers, and 'blue' is none of them, which is expected"
     ):
-        evaluate(of(one_model, suite, few), Here())
+        evaluate(of(one_model, suite, few), InProcessEngine())
     assert not (tmp_path / "lake" / "evaluations").exists() or not list((tmp_path / "lake").glob("*/*/images"))
 
 

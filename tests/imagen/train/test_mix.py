@@ -123,7 +123,7 @@ def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: La
         plan_training(retold_lake, config, "drawn")
     other = drawn_lake(tmp_path, 4, side=8, retold=True)
     table = other.table("datasets/drawn")
-    record = table.record()
+    record = table.last_record()
     record["embeddings"]["t5_new"] = "embeddings/another"
     assert table.replace([], [], record)
     with pytest.raises(
