@@ -57,8 +57,16 @@ shard_rows: {shard_rows}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, so that no process is left alone with them at the end."""
+    """The long ones first, so that no process is left alone with them at the end.
+
+    Tests of a file that share a module's fixture go to one process, which makes it once.
+    """
     items.sort(key=lambda item: "tests/flows" not in str(item.path))
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
+            fixtures = [one for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
+            if any(fixture.scope == "module" for fixture in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -41,13 +41,13 @@ Pair = tuple[str, str]
 Increments = list[list[Pair]]
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.nightly), 4])
 def workers(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
     with LocalEngine(request.param) as engine:
         yield engine
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))])
 def test_whatever_came_when_the_last_version_holds_what_one_build_publishes(
     built: Lake, world: Path, engine: LocalEngine, tmp_path: Path, seed: int
 ) -> None:

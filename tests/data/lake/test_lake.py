@@ -103,7 +103,8 @@ def test_eight_processes_that_commit_at_once_lose_and_double_nothing(tmp_path: P
 
 def race(lake: Lake, files_each: int) -> None:
     lake.table_or_make("pairs", PAIRS)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # what eight would import is imported once
     start = context.Barrier(WRITERS)
     processes = [context.Process(target=commit_own, args=(lake.url, n, files_each, start)) for n in range(WRITERS)]
     for process in processes:

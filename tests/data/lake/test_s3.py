@@ -26,6 +26,7 @@ from tests.servers import ceph
 from tests.servers.flaky import Fault, FlakyProxy
 
 
+@pytest.mark.nightly  # the next test is the same through a network that fails
 def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(bucket: Bucket, s3_server: str) -> None:
     race(Lake.make(bucket(s3_server)), files_each=2)
 
@@ -56,7 +57,7 @@ def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does
 ) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
     with FlakyProxy(s3_server, "flaky") as proxy:
-        far = Lake.make(bucket(proxy.url, s3_server), hosts=lake.config.hosts)
+        far = Lake.make(bucket(proxy.url, s3_server), buckets=1, hosts=lake.config.hosts)
         with LocalEngine(2) as engine:
             there, here = build(far, recipe, engine), build(lake, recipe, engine)
         assert proxy.faults > 20

@@ -79,7 +79,15 @@ def test_labels_tell_the_truth(world: Path) -> None:
             assert row["caption"] == by_url[row["duplicate_of"]]["caption"]
 
 
-@pytest.mark.parametrize(("short", "quality"), [(64, None), (64, 90), (128, None), (None, None)])
+@pytest.mark.parametrize(
+    ("short", "quality"),
+    [
+        (64, 90),
+        (None, None),
+        pytest.param(64, None, marks=pytest.mark.nightly),
+        pytest.param(128, None, marks=pytest.mark.nightly),
+    ],
+)
 def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None, quality: int | None) -> None:
     pictures, wrong, fooled, strangers = 120, 0, 0, 0
     drawn = []

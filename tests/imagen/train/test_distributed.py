@@ -35,7 +35,9 @@ def test_two_processes_with_half_a_batch_each_have_the_gradients_of_one(drawn: s
                 torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-3, msg=f"{stage}-{other} {name}")
 
 
-@pytest.mark.parametrize("world", [2, 3])  # from three on sums depend on their order
+@pytest.mark.parametrize(
+    "world", [pytest.param(2, marks=pytest.mark.nightly), 3]
+)  # from three on sums depend on their order
 def test_processes_that_are_killed_end_as_those_that_are_not(world: int, drawn: str, tmp_path: Path) -> None:
     whole, killed = copied(drawn, tmp_path / "whole"), copied(drawn, tmp_path / "killed")
     config = config_of(QUICK.model_copy(update={"batch": 12, "steps": 12}))

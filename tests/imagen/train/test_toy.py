@@ -31,7 +31,9 @@ class Small(nn.Module):
         return scale * x + shift
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=() if name == "v" else pytest.mark.nightly) for name in OBJECTIVES]
+)
 def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distribution(objective: str) -> None:
     torch.manual_seed(0)
     of = diffusion(objective)
