@@ -1,7 +1,7 @@
-"""Append rows that a table lacks: many by bucket, or a single one."""
+"""Append rows: many that a table may have already, or one that follows from the table's current rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of
 from data.lake.sql import query
-from data.lake.table import write_file
+from data.lake.table import Table, write_file
 
 SELECT_MISSING = """
     WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
@@ -47,6 +47,32 @@ def append_missing_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dic
     return append_missing(
         lake, name, schema, {bucket: [part] for bucket, part in split_by_bucket(table, buckets)}
     ).total()
+
+
+def append_row(
+    lake: Lake,
+    name: str,
+    schema: pa.Schema,
+    make_row: Callable[[Table], dict[str, Any]],
+    metadata: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {},
+) -> dict[str, Any]:
+    """Append one row that follows from a table's current rows.
+
+    The row is committed only to the state that it was made from. If another process commits first, it is made again.
+
+    Args:
+        make_row: the row, with an `id`, for the current state of the table; what it raises ends the append.
+        metadata: the record that goes into the commit's metadata.
+
+    Returns:
+        The row as it was committed.
+    """
+    while True:
+        table = lake.table_or_make(name, schema)
+        row = make_row(table)
+        file = write_file(table.url, bucket_of(row["id"], lake.config.buckets), pa.Table.from_pylist([row], schema))
+        if table.replace([file], [], metadata(row)):
+            return row
 
 
 def split_by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:

@@ -24,7 +24,7 @@ from flows.server.artifacts import begin_progress, key_of, picture, show_instead
 from flows.server.assets import model_made
 from flows.server.events import model_trained
 from imagen.config.training import load_config
-from imagen.models.table import model_of
+from imagen.models.table import model_by_id
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.measures import loss_curve, newest_measure
 from imagen.train.setup import Training, grids_of, plan_training
@@ -64,7 +64,7 @@ def train(
     changes = {"name": name} if name else {}
     times = {"minutes": minutes} if minutes else {}
     training = plan_training(Lake.open(lake), load_config(config, changes, times), dataset, version)
-    if trained := model_of(training.lake, training.id):
+    if trained := model_by_id(training.lake, training.id):
         return trained.reference
     words = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]
     words += ["--name", name] if name else []
@@ -73,7 +73,7 @@ def train(
         train_stage.with_options(flow_run_name=f"{training.config.name}-stage-{stage + 1}")(
             training.url, stage, [*words, "--stage", str(stage + 1)], processes
         )
-    trained = model_of(training.lake, training.id)
+    trained = model_by_id(training.lake, training.id)
     if trained is None:
         raise StageFailed(f"every stage of {training.config.name} ended, and it is no model of {lake}")
     show_grids(training)

@@ -15,7 +15,7 @@ from data.lake.lake import Lake
 from flows.server.retry import patiently
 
 if TYPE_CHECKING:
-    from imagen.models.table import Trained
+    from imagen.models.table import TrainedModel
 
 
 def dataset_made(lake: Lake, recipe: Recipe, built: Built) -> None:
@@ -24,7 +24,7 @@ def dataset_made(lake: Lake, recipe: Recipe, built: Built) -> None:
     _note(asset, sources, {"version": built.version, "samples": built.kept, "recipe": recipe.name})
 
 
-def model_made(lake: Lake, trained: "Trained") -> None:
+def model_made(lake: Lake, trained: "TrainedModel") -> None:
     asset = _asset(storage.join(lake.url, "models", trained.name), f"models {trained.name}")
     dataset = _key(lake.table_url(f"datasets/{trained.dataset}"))
     _note(asset, [dataset], {"number": trained.number, "digest": trained.digest, "version": trained.version})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagen.evaluate.evaluation import Evaluation
     from imagen.evaluate.leaderboard import Board
     from imagen.evaluate.sweep import Point
-    from imagen.models.table import Trained
+    from imagen.models.table import TrainedModel
     from imagen.train.setup import Training
     from imagen.train.train import Ended
 
@@ -131,7 +131,7 @@ def show_points(points: Sequence["Point"], axes: tuple[str, str]) -> None:
     console.print(table)
 
 
-def show_models(found: Sequence[tuple["Trained", str, dict[str, dict[str, Any]]]], lake: str) -> None:
+def show_models(found: Sequence[tuple["TrainedModel", str, dict[str, dict[str, Any]]]], lake: str) -> None:
     if not found:
         console.print(f"{lake} has no model yet. Train one: imagen train tiny --dataset NAME --lake {lake}")
         return

@@ -253,14 +253,14 @@ class ImagenPipeline(DiffusionPipeline):
         distinct = list({prompt: None for prompt in prompts if prompt is not None})
         if not all(prompt.strip() for prompt in distinct):
             raise NotPossible("the prompt is empty: say what the picture should show, or None for whatever comes")
-        said = dict(zip(distinct, self._vectors(distinct), strict=True)) if distinct else {}
+        said = dict(zip(distinct, self._encode_distinct(distinct), strict=True)) if distinct else {}
         if not all(one.isfinite().all() for one in said.values()):
             raise NotPossible(f"the prompt has vectors beyond what {self.config.text['dtype']} holds: say it otherwise")
         none = torch.zeros(0, self.unet.config.text_width)
         padded, seen = together([none if prompt is None else said[prompt].float().cpu() for prompt in prompts])
         return padded.to(self._execution_device), seen.to(self._execution_device)
 
-    def _vectors(self, prompts: list[str]) -> list[Tensor]:
+    def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
         """Each prompt's vectors, as a dataset's precomputed ones are."""
         text, (tokenizer, encoder), found = self.config.text, self._t5(), []
         for prompt in prompts:

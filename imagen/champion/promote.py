@@ -13,15 +13,15 @@ from imagen.errors import ModelNotUsable
 from imagen.evaluate.compare import Difference, compare
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, plan_evaluation
 from imagen.models.approvals import approval_of
-from imagen.models.registry import Act, Decision, champion_of, decide, decisions
-from imagen.models.table import Trained, find_model
+from imagen.models.registry import Act, Decision, add_decision, champion_of, decisions
+from imagen.models.table import TrainedModel, find_model
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A model, what it is asked for, and the same asked of the champion, if there is one."""
 
-    trained: Trained
+    trained: TrainedModel
     gate: Gate
     champion: int | None
     evaluation: Evaluation
@@ -48,7 +48,7 @@ def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate
     return Candidate(trained, gate, champion, evaluation, against)
 
 
-def gate_of(trained: Trained) -> Gate:
+def gate_of(trained: TrainedModel) -> Gate:
     """Of the configuration that it was trained by."""
     return Gate.model_validate(trained.config.get("gate") or {})
 
@@ -83,7 +83,7 @@ def settle(
     said = why or f"the gate said {verdict.answer}"
     if act == "ask" and (approval := approval_of(lake, trained.digest)):
         act, who, said = "promote", approval.who, approval.why
-    decision = decide(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
+    decision = add_decision(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
     return Judged(verdict, tuple(differences or ()), decision)
 
 

@@ -29,7 +29,7 @@ from imagen.evaluate.compare import Difference, better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, plan_evaluation
 from imagen.evaluate.sweep import axes_of, known_points, plot
 from imagen.models.registry import decisions, rival_of, state_of
-from imagen.models.table import Trained, find_model
+from imagen.models.table import TrainedModel, find_model
 from imagen.train.measures import loss_curve
 from imagen.train.setup import grids_of, training_url
 
@@ -59,7 +59,7 @@ class Worst:
 
 def asked_of(
     lake: Lake, reference: str, settings: EvaluateSettings | None = None
-) -> tuple[Trained, Evaluation, Evaluation | None]:
+) -> tuple[TrainedModel, Evaluation, Evaluation | None]:
     """A model, its evaluation by its gate's settings or others, and the same of the champion it is held against."""
     trained = find_model(lake, reference)
     settings = settings or gate_of(trained).evaluate
@@ -68,7 +68,9 @@ def asked_of(
     return trained, evaluation, None if rival is None else evaluation.same_of(f"{trained.name}/{rival}")
 
 
-def report(trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None) -> str:
+def report(
+    trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
+) -> str:
     """The page's text: of an evaluation's rows, and beside another evaluation of the same prompts and seeds."""
     lake = evaluation.lake
     past = decisions(lake, trained.name)
@@ -96,7 +98,7 @@ def report(trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]],
 
 
 def write_report(
-    trained: Trained, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
+    trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
 ) -> str | None:
     """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
     if not evaluation.said:
@@ -113,7 +115,7 @@ def leading(evaluation: Evaluation) -> str:
     return next(iter(evaluation.said))
 
 
-def _stages(lake: Lake, trained: Trained) -> list[Stage]:
+def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:
     folder = training_url(lake, trained.name, trained.id)
     return [
         Stage(name, int(said["steps"]), said["seconds"], *_trained(storage.join(folder, name)))

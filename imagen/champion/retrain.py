@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.lake.append import append_row
 from data.lake.lake import Lake
 from data.lake.lineage import code_version
-from data.lake.schemas import bucket_of
-from data.lake.table import write_file
 from data.publish.versions import version_of
 from data.upkeep.diff import Diff, diff
-from imagen.models.table import Trained, models
+from imagen.models.table import TrainedModel, models
 from imagen.train.checkpoint import device_seconds
 
 TABLE = "retrains"
@@ -90,7 +89,7 @@ def decide(
 
 def record(lake: Lake, decided: Decided, policy: RetrainPolicy) -> dict[str, Any]:
     """The row of a decision, added to the table."""
-    table, at = lake.table_or_make(TABLE, RETRAINS), datetime.now(UTC)
+    at = datetime.now(UTC)
     said = f"{decided.name} {decided.dataset}@{decided.version} {at.isoformat()}"
     row = {
         **vars(decided),
@@ -100,9 +99,7 @@ def record(lake: Lake, decided: Decided, policy: RetrainPolicy) -> dict[str, Any
         "code": json.dumps(code_version()),
         "at": at,
     }
-    rows = pa.Table.from_pylist([row], RETRAINS)
-    table.append([write_file(table.url, bucket_of(row["id"], lake.config.buckets), rows)])
-    return row
+    return append_row(lake, TABLE, RETRAINS, lambda table: row)
 
 
 def decided_for(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
@@ -115,7 +112,7 @@ def decided_for(lake: Lake, name: str, dataset: str, version: int) -> list[dict[
     )
 
 
-def _judged(policy: RetrainPolicy, figures: dict[str, float], last: Trained, moved: int) -> tuple[bool, str]:
+def _judged(policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel, moved: int) -> tuple[bool, str]:
     since = f"since {last.reference} learnt {last.dataset}@{last.version}"
     if not moved:
         return False, f"nothing changed {since}"
@@ -140,5 +137,5 @@ def _within(policy: RetrainPolicy, decided: Decided) -> Decided:
     return Decided(decided.name, decided.dataset, decided.version, decided.since, False, why, decided.figures)
 
 
-def _seconds(trained: Trained) -> float:
+def _seconds(trained: TrainedModel) -> float:
     return sum(device_seconds(stage) for stage in trained.stages.values())

@@ -42,8 +42,8 @@ from imagen.metrics.shapes import ShapesSeen, shows
 from imagen.metrics.suites import load_suite
 from imagen.metrics.vqa import ASK_ROWS, asking, vqa_right, vqa_score
 from imagen.models.folder import digest_of
-from imagen.models.model import Imagen, located
-from imagen.models.table import Trained, models
+from imagen.models.model import Imagen, model_url
+from imagen.models.table import TrainedModel, models
 
 Row = tuple[str, str, Figure]  # metric, slice
 SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])
@@ -56,7 +56,7 @@ def plan_evaluation(
     lake: Lake, model: str, settings: EvaluateSettings, dataset: str | None = None, version: int | None = None
 ) -> "Evaluation":
     """Of a model by its name, folder or URL; against the dataset version of its lineage if none is given."""
-    url = located(model, lake.url)
+    url = model_url(model, lake.url)
     known = next((one for one in models(lake) if storage.join(lake.url, one.folder) == url), None)
     if dataset is None and known is None:
         raise ModelNotUsable(
@@ -80,7 +80,7 @@ def plan_evaluation(
     return Evaluation(lake, name, asking, real.dataset, real.version, settings, scores)
 
 
-def _as_shown(settings: EvaluateSettings, model: Trained) -> EvaluateSettings:
+def _as_shown(settings: EvaluateSettings, model: TrainedModel) -> EvaluateSettings:
     """Real pictures are cut as the model was shown them, unless told otherwise."""
     config = TrainConfig.model_validate(model.config)
     shown = {"side": config.model.stages[-1].resolution, "fit": config.fit}

@@ -1,4 +1,4 @@
-"""A person's word that a model may become champion: a row of `approvals`, tied to the weights by their digest."""
+"""A person's approval that a model may become champion: a row of `approvals`, tied to the weights by their digest."""
 
 import getpass
 import hashlib
@@ -9,18 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from data.lake.append import append_row
 from data.lake.lake import Lake
 from data.lake.lineage import code_version
-from data.lake.schemas import bucket_of
-from data.lake.table import write_file
-from imagen.models.table import Trained
+from imagen.models.table import TrainedModel
 
 TABLE = "approvals"
 APPROVALS = pa.schema(
     {
         "id": pa.string(),
-        "model": pa.string(),  # as it was called
-        "digest": pa.string(),  # of its weights: the word is for these alone
+        "model": pa.string(),  # NAME/NUMBER at that time
+        "digest": pa.string(),  # of its weights: the approval is for these only
         "who": pa.string(),
         "why": pa.string(),
         "code": pa.string(),  # JSON: version and commit
@@ -42,21 +41,21 @@ class Approval:
     at: datetime
 
 
-def approve(lake: Lake, trained: Trained, why: str, who: str | None = None) -> Approval:
+def approve(lake: Lake, trained: TrainedModel, why: str, who: str | None = None) -> Approval:
+    """Add an approval of a model's weights. `who` is the user that runs this if not given."""
     at, who = datetime.now(UTC), who or getpass.getuser()
     id = hashlib.sha256(f"{trained.digest} {who} {at.isoformat()}".encode()).hexdigest()[:32]
-    said = {"id": id, "model": trained.reference, "digest": trained.digest, "who": who, "why": why, "at": at}
-    rows = pa.Table.from_pylist([{**said, "code": json.dumps(code_version())}], APPROVALS)
-    table = lake.table_or_make(TABLE, APPROVALS)
-    table.append([write_file(table.url, bucket_of(id, lake.config.buckets), rows)])
-    found = approval_of(lake, trained.digest)
-    assert found is not None
-    return found
+    row = {"id": id, "model": trained.reference, "digest": trained.digest, "who": who, "why": why, "at": at}
+    return _parse(append_row(lake, TABLE, APPROVALS, lambda table: {**row, "code": json.dumps(code_version())}))
 
 
 def approval_of(lake: Lake, digest: str) -> Approval | None:
-    """The newest word on these weights, if anybody gave one."""
+    """The newest approval of the weights with this digest, or None."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
-    own = sorted((row for row in rows if row["digest"] == digest), key=lambda row: row["at"])
-    return Approval(**{**own[-1], "code": json.loads(own[-1]["code"])}) if own else None
+    approvals = [row for row in rows if row["digest"] == digest]
+    return _parse(max(approvals, key=lambda row: row["at"])) if approvals else None
+
+
+def _parse(row: dict[str, Any]) -> Approval:
+    return Approval(**{**row, "code": json.loads(row["code"])})

@@ -1,4 +1,4 @@
-"""The other direction: what a picture shows, in a sentence, by any captioner. Who writes it lies in the data room."""
+"""The other direction: from an image to a caption. The captioners themselves are in data/scorers."""
 
 import os
 from collections.abc import Sequence
@@ -34,10 +34,26 @@ def describe(
     prompt: str | None = None,
     max_tokens: int = 64,
 ) -> str | list[str]:
-    """A caption of a picture, or of each of several. `model` is 'built-in', a folder, or a hub id."""
-    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    """Caption an image, or each of several.
+
+    Args:
+        image: one image, or a list of them.
+        model: 'built-in', a folder, or a hub id.
+        prompt: the text that the captioner continues, for captioners that take one.
+        max_tokens: the longest caption.
+
+    Returns:
+        A caption, or a list of captions in the order of the images.
+
+    Raises:
+        ModelError: the captioner can't be loaded.
+
+    Example:
+        describe(Image.open("circle.png"))  # "a large red circle"
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
     captioner = load(os.fspath(model))
-    said: list[str] = []
-    for at in range(0, len(pictures), BATCH):
-        said += captioner.say(pictures[at : at + BATCH], prompt, max_tokens)
-    return said[0] if isinstance(image, Image.Image) else said
+    captions: list[str] = []
+    for start in range(0, len(images), BATCH):
+        captions += captioner.say(images[start : start + BATCH], prompt, max_tokens)
+    return captions[0] if isinstance(image, Image.Image) else captions

@@ -1,78 +1,99 @@
-"""`Imagen`: a trained cascade from a folder, a URL or a lake, and how it becomes a folder in `diffusers`' layout.
+"""`Imagen`: a trained cascade, loaded from a folder, a URL or a lake, and saved as a folder in diffusers' layout.
 
-A folder holds `model_index.json`, a folder for each model with its configuration, its weights as safetensors and its
-code, each model's scheduler, and the text encoder or its id. Whatever is wrong with one is said before it is used.
+A folder holds `model_index.json`, a folder for each U-Net with its configuration, its weights as safetensors and its
+code, the scheduler of each, and the text encoder or its id. A damaged folder is reported when it is loaded.
 """
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from data.encoders.encoder import encode
-from data.encoders.encoder import load as load_encoder
-from data.encoders.settings import EncoderSettings
 from data.environment import read_settings
 from data.lake import storage
 from data.lake.lake import Lake
 from imagen.cascade.checks import NotPossible
 from imagen.cascade.pipeline import ImagenPipeline
 from imagen.errors import ModelNotFound
-from imagen.models.folder import INDEX, parts_of, write_folder
+from imagen.models.folder import INDEX, load_components, write_folder
+from imagen.models.table import find_model
+
+if TYPE_CHECKING:
+    from data.encoders.settings import EncoderSettings
 
 
 class Imagen(ImagenPipeline):
-    """`Imagen.from_pretrained(where).generate_image("a red circle")`."""
+    """A trained cascade that turns prompts into images.
+
+    Example:
+        Imagen.from_pretrained("shapes/champion", lake="./lake").generate_image("a red circle")
+    """
 
     @classmethod
     def from_pretrained(
         cls, where: str | os.PathLike[str], lake: str | None = None, device: Any = None, dtype: Any = None
     ) -> "Imagen":
-        """By folder, by URL, or by a lake's NAME/NUMBER or NAME/champion."""
-        url = located(os.fspath(where), lake)
-        model = cls(**parts_of(url))
+        """Load a model.
+
+        Args:
+            where: a folder, a URL, or a model of a lake: NAME/NUMBER or NAME/champion.
+            lake: the lake's folder or URL; IMAGEN_LAKE if not given.
+            device: where the model is moved to; it stays on the CPU if not given.
+            dtype: the data type of the weights; as they were saved if not given.
+
+        Raises:
+            ModelNotFound: neither a folder with a cascade nor a model of the lake.
+            ModelNotUsable: the folder is damaged or made by a later version.
+        """
+        url = model_url(os.fspath(where), lake)
+        model = cls(**load_components(url))
         return model.to(device=device, dtype=dtype) if device or dtype else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the model to a folder or a URL, from which plain diffusers loads it, too."""
         write_folder(self, os.fspath(save_directory))
 
-    def _vectors(self, prompts: list[str]) -> list[Tensor]:
-        """Prompts of an encoder that is not a T5 go the way that captions went."""
+    def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
+        """Embed prompts; those of an encoder that is not a T5 by the code that embeds captions."""
         text = self.config.text
         if text["encoder"] == "t5":
-            return super()._vectors(prompts)
+            return super()._encode_distinct(prompts)
+        from data.encoders import encoder
+
         settings = encoder_settings(text).model_copy(update={"device": str(self._execution_device)})
-        said, found = encode(load_encoder(settings), prompts, settings), []
-        for prompt, vectors, cut, wrong in zip(
-            prompts, said["embedding"], said["truncated"], said["error"], strict=True
-        ):
-            if wrong:
-                raise NotPossible(f"the prompt {prompt!r} can't be read: {wrong}")
-            if cut:
-                self._warn(
-                    f"the prompt is longer than the {text['encoder']} model reads; its end is not seen: {prompt!r}"
-                )
-            width = self.unet.config.text_width
-            found.append(torch.frombuffer(bytearray(vectors), dtype=getattr(torch, settings.dtype)).view(-1, width))
-        return found
+        columns = encoder.encode(encoder.load(settings), prompts, settings)
+        rows = zip(prompts, columns["embedding"], columns["truncated"], columns["error"], strict=True)
+        dtype, width = getattr(torch, settings.dtype), self.unet.config.text_width
+        embeddings = []
+        for prompt, embedding, truncated, error in rows:
+            if error:
+                raise NotPossible(f"the prompt {prompt!r} can't be encoded: {error}")
+            if truncated:
+                self._warn(f"the prompt is too long for the {text['encoder']} model; its end is ignored: {prompt!r}")
+            embeddings.append(torch.frombuffer(bytearray(embedding), dtype=dtype).view(-1, width))
+        return embeddings
 
 
-def encoder_settings(text: dict[str, Any]) -> EncoderSettings:
-    """Of what a cascade says of its text."""
+def encoder_settings(text: dict[str, Any]) -> "EncoderSettings":
+    """The settings of the text encoder that a cascade's configuration names under `text`."""
+    from data.encoders.settings import EncoderSettings
+
     return EncoderSettings(**{name: value for name, value in text.items() if name in EncoderSettings.model_fields})
 
 
-def located(where: str, lake: str | None = None) -> str:
-    """The URL of a cascade's folder."""
+def model_url(where: str, lake: str | None = None) -> str:
+    """The URL of a cascade's folder, named by itself or as NAME/NUMBER or NAME/champion of a lake.
+
+    Raises:
+        ModelNotFound: there is no such folder and no such model.
+    """
     if storage.exists(storage.join(where, INDEX)):
         return where
     if re.fullmatch(r"[a-z][a-z0-9_-]*/(\d+|champion)", where):
-        from imagen.models.table import find_model
-
-        found = Lake.open(lake or read_settings().lake)
-        return storage.join(found.url, find_model(found, where).folder)
+        opened = Lake.open(lake or read_settings().lake)
+        return storage.join(opened.url, find_model(opened, where).folder)
     raise ModelNotFound(
-        f"{where} holds no cascade (it has no {INDEX}) and is no NAME/NUMBER or NAME/champion of a lake's model"
+        f"{where} is neither a cascade's folder (it has no {INDEX}) nor a lake's model (NAME/NUMBER or NAME/champion)"
     )

@@ -1,4 +1,4 @@
-"""How a picture was made, written into its PNG, and read again."""
+"""How an image was generated, written into its PNG and read from it."""
 
 import json
 from collections.abc import Sequence
@@ -13,26 +13,37 @@ from imagen.errors import PictureNotUsable
 KEY = "imagen"
 
 
-def save_png(picture: Image.Image, path: Path, made: Sequence[dict[str, Any]]) -> None:
-    """Write a picture, or a sheet of several, with what each was made from."""
+def save_png(picture: Image.Image, path: Path, parameters: Sequence[dict[str, Any]]) -> None:
+    """Write an image, or a sheet of several, with the parameters that generated each."""
     info = PngInfo()
-    info.add_itxt(KEY, json.dumps(list(made)))
+    info.add_itxt(KEY, json.dumps(list(parameters)))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, "PNG", pnginfo=info)
 
 
 def read_png(path: Path) -> list[dict[str, Any]]:
-    """What the picture, or each of a sheet, was made from."""
-    said = getattr(open_picture(path), "text", {}).get(KEY)
-    if said is None:
-        raise PictureNotUsable(f"{path} does not say how it was made: it is none of ours, or was saved by others since")
-    return [dict(one) for one in json.loads(said)]
+    """Read the parameters that generated an image, or each image of a sheet.
+
+    Raises:
+        PictureNotUsable: the file is no image, or does not hold parameters.
+    """
+    text = getattr(open_picture(path), "text", {}).get(KEY)
+    if text is None:
+        raise PictureNotUsable(
+            f"{path} does not say how it was made: another program made it, or saved it again without its metadata"
+        )
+    return [dict(parameters) for parameters in json.loads(text)]
 
 
 def open_picture(path: Path) -> Image.Image:
+    """Open an image and decode it.
+
+    Raises:
+        PictureNotUsable: the file is missing, damaged, or no image.
+    """
     try:
         picture = Image.open(path)
         picture.load()
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise PictureNotUsable(f"{path} is no picture that can be read: {error}") from None
+        raise PictureNotUsable(f"{path} is no image that can be read: {error}") from None
     return picture

@@ -1,7 +1,7 @@
-"""Which model of a name is its champion: the table `registry`, to which every decision is added and none is changed.
+"""Which model of a name is its champion: the table `registry`, to which decisions are only ever added.
 
-The champion follows from the decisions. Each is committed on the state that it was made on: of two at once one lands,
-and the other is told what happened meanwhile.
+The champion follows from the decisions. Each decision is committed to the state that it was made on: of two that are
+made at once one is committed, and the other raises ChampionChanged.
 """
 
 import getpass
@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from data.lake.append import append_row
 from data.lake.lake import Lake
 from data.lake.lineage import code_version
-from data.lake.schemas import bucket_of
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from imagen.errors import ChampionChanged, ModelNotFound
 
 TABLE = "registry"
@@ -28,10 +28,10 @@ DECISIONS = pa.schema(
         "sequence": pa.int32(),
         "act": pa.string(),  # promote, reject, ask or rollback
         "number": pa.int32(),  # the model that was judged, or that is champion again
-        "champion": pa.int32(),  # after it
+        "champion": pa.int32(),  # after the decision
         "who": pa.string(),
         "why": pa.string(),
-        "reasons": pa.string(),  # JSON: what the gate found
+        "reasons": pa.string(),  # JSON: the gate's results
         "code": pa.string(),  # JSON: version and commit
         "at": pa.timestamp("us", tz="UTC"),
     }
@@ -57,96 +57,114 @@ class Decision:
 
 
 def decisions(lake: Lake, name: str | None = None) -> list[Decision]:
-    """Of all models or those of one name, in order."""
+    """The decisions on the models of one name, or on all models, oldest first."""
     table = lake.find(TABLE)
     return _read(table, name) if table else []
 
 
-def champion_of(past: Sequence[Decision]) -> int | None:
-    """The number that the last of a name's decisions leaves as champion."""
-    return past[-1].champion if past else None
+def champion_of(history: Sequence[Decision]) -> int | None:
+    """The number of the champion after all decisions on a name; None before the first promotion."""
+    return history[-1].champion if history else None
 
 
-def champions_of(past: Sequence[Decision]) -> list[int]:
-    """The champion, after those that it took the place of: the way back."""
-    way: list[int] = []
-    for one in past:
-        if one.act == "promote":
-            way.append(one.number)
-        elif one.act == "rollback":
-            way.pop()
-    return way
+def champions_of(history: Sequence[Decision]) -> list[int]:
+    """The champion, preceded by the champions that a rollback would return to, oldest first."""
+    champions: list[int] = []
+    for decision in history:
+        if decision.act == "promote":
+            champions.append(decision.number)
+        elif decision.act == "rollback":
+            champions.pop()
+    return champions
 
 
-def rival_of(past: Sequence[Decision], number: int) -> int | None:
-    """Whom a model is held against: the champion, or if it is that itself the one before."""
-    way = [one for one in champions_of(past) if one != number]
-    return way[-1] if way else None
+def rival_of(history: Sequence[Decision], number: int) -> int | None:
+    """The model that a candidate is compared with: the champion, or the one before if the candidate is champion."""
+    others = [champion for champion in champions_of(history) if champion != number]
+    return others[-1] if others else None
 
 
-def state_of(past: Sequence[Decision], number: int) -> str:
-    """candidate, champion, or retired: it was champion once."""
-    if champion_of(past) == number:
+def state_of(history: Sequence[Decision], number: int) -> str:
+    """A model's state: `champion`, `retired` (it was champion before), or `candidate`."""
+    if champion_of(history) == number:
         return "champion"
-    return "retired" if any(one.act == "promote" and one.number == number for one in past) else "candidate"
+    was_promoted = any(decision.act == "promote" and decision.number == number for decision in history)
+    return "retired" if was_promoted else "candidate"
 
 
-def decide(
+def add_decision(
     lake: Lake,
     name: str,
     act: Act,
     number: int,
-    seen: int | None,
+    expected_champion: int | None,
     why: str,
     reasons: str = "[]",
     who: str | None = None,
 ) -> Decision:
-    """Add a decision that was made while `seen` was champion."""
-    while True:
-        table = lake.table_or_make(TABLE, DECISIONS)
-        past = _read(table, name)
-        now = champion_of(past)
-        if now != seen:
-            last = next(one for one in reversed(past) if one.act in ("promote", "rollback"))
-            against = f"{name}/{seen}" if seen else "none"
-            raise ChampionChanged(
-                f"{name}/{now} became champion meanwhile, by {last.who} at {last.at:%Y-%m-%d %H:%M:%S}: {last.why}. "
-                f"{name}/{number} was held against {against}: nothing is changed, run it again"
-            )
-        sequence = len(past) + 1
-        row: dict[str, Any] = {
+    """Add a decision on the model NAME/NUMBER.
+
+    Args:
+        expected_champion: the champion's number when the decision was made.
+        reasons: the gate's results, as JSON.
+        who: the user that runs this if not given.
+
+    Raises:
+        ChampionChanged: the champion is not the expected one any more; nothing was added.
+    """
+
+    def make_row(table: Table) -> dict[str, Any]:
+        history = _read(table, name)
+        champion = champion_of(history)
+        if champion != expected_champion:
+            raise ChampionChanged(_champion_changed(history, name, number, expected_champion))
+        sequence = len(history) + 1
+        return {
             "id": hashlib.sha256(f"{name}/{sequence}".encode()).hexdigest()[:32],
             "name": name,
             "sequence": sequence,
             "act": act,
             "number": number,
-            "champion": number if act in ("promote", "rollback") else now,
+            "champion": number if act in ("promote", "rollback") else champion,
             "who": who or getpass.getuser(),
             "why": why,
             "reasons": reasons,
             "code": json.dumps(code_version()),
             "at": datetime.now(UTC),
         }
-        rows = pa.table({column: [value] for column, value in row.items()}).cast(DECISIONS)
-        file = write_file(table.url, bucket_of(row["id"], lake.config.buckets), rows)
-        if table.replace([file], [], {"model": f"{name}/{number}", "act": act}):
-            return _read(table, name)[-1]
+
+    return _parse(append_row(lake, TABLE, DECISIONS, make_row, lambda row: {"model": f"{name}/{number}", "act": act}))
 
 
 def rollback(lake: Lake, name: str, why: str, who: str | None = None) -> Decision:
-    """The champion before this one is champion again."""
-    past = decisions(lake, name)
-    way = champions_of(past)
-    if not way:
+    """Make the previous champion the champion again.
+
+    Raises:
+        ModelNotFound: the name has no champion, or none before this one.
+        ChampionChanged: another decision was added at the same time.
+    """
+    champions = champions_of(decisions(lake, name))
+    if not champions:
         raise ModelNotFound(f"{name} has no champion in {lake.url}; make one: imagen promote {name}/NUMBER")
-    if len(way) == 1:
-        raise ModelNotFound(f"{name}/{way[0]} is the first champion of {name}: there is none before it")
-    return decide(lake, name, "rollback", way[-2], way[-1], why, who=who)
+    if len(champions) == 1:
+        raise ModelNotFound(f"{name}/{champions[0]} is the first champion of {name}: there is none before it")
+    return add_decision(lake, name, "rollback", champions[-2], champions[-1], why, who=who)
+
+
+def _champion_changed(history: Sequence[Decision], name: str, number: int, expected: int | None) -> str:
+    last = next(decision for decision in reversed(history) if decision.act in ("promote", "rollback"))
+    compared = f"{name}/{expected}" if expected else "no champion"
+    return (
+        f"{name}/{last.number} became champion at {last.at:%Y-%m-%d %H:%M:%S} by {last.who}: {last.why}. "
+        f"{name}/{number} was compared with {compared}, so nothing was changed: run it again"
+    )
 
 
 def _read(table: Table, name: str | None) -> list[Decision]:
     rows = table.dataset().to_table().to_pylist()
-    read = ({**row, "reasons": json.loads(row["reasons"]), "code": json.loads(row["code"])} for row in rows)
-    return sorted(
-        (Decision(**row) for row in read if name in (None, row["name"])), key=lambda one: (one.name, one.sequence)
-    )
+    history = [_parse(row) for row in rows if name in (None, row["name"])]
+    return sorted(history, key=lambda decision: (decision.name, decision.sequence))
+
+
+def _parse(row: dict[str, Any]) -> Decision:
+    return Decision(**{**row, "reasons": json.loads(row["reasons"]), "code": json.loads(row["code"])})

@@ -22,8 +22,8 @@ from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.training import TrainConfig
 from imagen.errors import TextNotUsable
-from imagen.models.folder import check_shapes, trained_unet
-from imagen.models.model import located
+from imagen.models.folder import check_shapes, load_stage_unet
+from imagen.models.model import model_url
 from imagen.models.table import CHAMPION, find_model
 from imagen.train.batches import Endless, Squares, picture_column
 from imagen.train.checkpoint import Checkpoints
@@ -162,7 +162,7 @@ def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
 def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
     """Weights of a trained model's stage of the same size."""
     resolution = training.cascade.stages[stage].resolution
-    theirs, there = trained_unet(located(where, training.lake.url), resolution)
+    theirs, there = load_stage_unet(model_url(where, training.lake.url), resolution)
     here = training.text and training.text["table"]
     if there != here:
         raise TextNotUsable(

@@ -22,7 +22,8 @@ from data.lake.layout import GRIDS_FOLDER, TRAINING_RECORD
 from imagen.cascade.unet import UNet
 from imagen.config.stage import TrainSettings
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped
-from imagen.models.table import Trained, add_model, model_of, pipeline_of
+from imagen.models.assemble import add_model, assemble_pipeline
+from imagen.models.table import TrainedModel, model_by_id
 from imagen.train.checkpoint import device_seconds
 from imagen.train.distributed import broadcast_state
 from imagen.train.lora import add_lora, merge_lora
@@ -44,7 +45,7 @@ class Watch:
 class Ended:
     """What a training came to."""
 
-    trained: Trained | None  # none if only some stages were asked for
+    trained: TrainedModel | None  # none if only some stages were asked for
     stages: dict[int, dict[str, float]] = field(default_factory=dict)  # steps, seconds, loss of those trained now
     url: str = ""
 
@@ -52,7 +53,7 @@ class Ended:
 def train(training: Training, stages: list[int] | None = None, watch: Watch | None = None, cpu: bool = False) -> Ended:
     """Train all stages in order, or some; the model is written when the last of all is done."""
     watch = watch or Watch()
-    ended = Ended(model_of(training.lake, training.id), url=training.url)
+    ended = Ended(model_by_id(training.lake, training.id), url=training.url)
     if ended.trained is not None:
         return ended
     here = PartialState(cpu=cpu)
@@ -66,7 +67,7 @@ def train(training: Training, stages: list[int] | None = None, watch: Watch | No
         for stage in asked:
             ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
     with here.main_process_first():
-        ended.trained = model_of(training.lake, training.id) or finish(training)
+        ended.trained = model_by_id(training.lake, training.id) or finish(training)
     return ended
 
 
@@ -123,7 +124,7 @@ def _advanced(run: Run, stage: int, measures: Measures) -> Told:
         raise
 
 
-def finish(training: Training) -> Trained | None:
+def finish(training: Training) -> TrainedModel | None:
     """The averaged weights of every stage become a model of the lake, once all are at their ends."""
     unets, stages = [], {}
     for stage in range(len(training.cascade.stages)):
@@ -142,7 +143,7 @@ def finish(training: Training) -> Trained | None:
             "seconds": state.more["seconds"],
             "device_seconds": device_seconds(state.more),
         }
-    model = pipeline_of(training.cascade, training.config.sampling, training.text, unets)
+    model = assemble_pipeline(training.cascade, training.config.sampling, training.text, unets)
     lineage = {"dataset": training.dataset, "version": training.version, "stages": stages}
     return add_model(training.lake, training.config, training.id, model, lineage)
 

@@ -17,8 +17,8 @@ from data.world.make import HOST, make_world
 from data.world.prompts import aligned, unseen_prompts
 from data.world.server import start_process
 from flows.verbs.demo_run import tiny_for
+from imagen.models.assemble import assemble_pipeline
 from imagen.models.model import Imagen
-from imagen.models.table import pipeline_of
 from imagen.train.setup import Training, plan_training, start_run
 from imagen.train.train import train
 
@@ -61,4 +61,4 @@ def published(folder: Path) -> Lake:
 
 def untrained(training: Training) -> Imagen:
     unets = [start_run(training, stage, cpu=True).unet.eval() for stage in range(len(training.cascade.stages))]
-    return pipeline_of(training.cascade, training.config.sampling, training.text, unets)
+    return assemble_pipeline(training.cascade, training.config.sampling, training.text, unets)

@@ -14,8 +14,9 @@ from imagen.cascade.unet import UNet
 from imagen.config.presets import by_size
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
+from imagen.models.assemble import add_model, assemble_pipeline
 from imagen.models.model import Imagen
-from imagen.models.table import add_model, models, pipeline_of
+from imagen.models.table import models
 from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.lakes.drawn import drawn_lake
@@ -60,7 +61,7 @@ def untrained(sides: tuple[int, ...], text: dict[str, Any] | None = None, text_w
     with torch.no_grad():
         for parameter in (one for unet in unets for one in unet.parameters()):
             parameter += 0.02 * torch.randn_like(parameter)
-    return pipeline_of(cascade, QUICK[: len(sides)], text, unets)
+    return assemble_pipeline(cascade, QUICK[: len(sides)], text, unets)
 
 
 def levels(picture: Image.Image) -> np.ndarray:

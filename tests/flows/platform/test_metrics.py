@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from data.lake.lake import Lake
 from data.report.write import note_built
 from flows.platform.metrics import serve
-from imagen.models.registry import decide
+from imagen.models.registry import add_decision
 from tests.conftest import write_recipe
 from tests.lakes.trained import trained_lake
 
@@ -28,7 +28,7 @@ Told = dict[str, dict[tuple[tuple[str, str], ...], float]]  # by name and labels
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = trained_lake(tmp_path_factory.mktemp("watched"))
-    decide(lake, "little", "promote", 1, None, "the first", who="ann")
+    add_decision(lake, "little", "promote", 1, None, "the first", who="ann")
     note_built(lake, "drawn", 1)
     return lake
 
@@ -62,7 +62,7 @@ def test_it_says_what_the_lake_holds(lake: Lake, recipe: Path) -> None:
         assert told["imagen_gate_decisions_total"] == {(("act", "promote"), ("name", "little")): 1}
         assert len(told["imagen_training_loss"]) == 2
         assert set(told["imagen_training_done_ratio"].values()) == {1.0}
-        decide(lake, "little", "reject", 1, 1, "a second thought", who="ann")
+        add_decision(lake, "little", "reject", 1, 1, "a second thought", who="ann")
         assert read(port)["imagen_gate_decisions_total"][("act", "reject"), ("name", "little")] == 1
     finally:
         stop()

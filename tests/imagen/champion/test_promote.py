@@ -13,8 +13,8 @@ from imagen.config.gate import Gate
 from imagen.config.training import TrainConfig
 from imagen.errors import ChampionChanged, ModelNotFound, ModelNotUsable
 from imagen.models.approvals import approve
-from imagen.models.model import located
-from imagen.models.registry import champion_of, champions_of, decide, decisions, rival_of, rollback, state_of
+from imagen.models.model import model_url
+from imagen.models.registry import add_decision, champion_of, champions_of, decisions, rival_of, rollback, state_of
 from imagen.models.table import find_model, models
 from imagen.train.setup import plan_training
 from tests.engines import InProcessEngine
@@ -85,9 +85,9 @@ def test_a_person_approves_of_these_weights_alone(three_models: Lake, gate: Gate
 
 def test_the_champion_has_an_alias(three_models: Lake, gate: Gate) -> None:
     with pytest.raises(ModelNotFound, match=r"little has no champion in .*; make one: imagen promote little/NUMBER"):
-        located("little/champion", three_models.url)
-    decide(three_models, "little", "promote", 2, None, "to see")
-    assert located("little/champion", three_models.url) == located("little/2", three_models.url)
+        model_url("little/champion", three_models.url)
+    add_decision(three_models, "little", "promote", 2, None, "to see")
+    assert model_url("little/champion", three_models.url) == model_url("little/2", three_models.url)
     assert find_model(three_models, "little/champion").reference == "little/2"
     with pytest.raises(ModelNotUsable, match="little/2 is the champion of little already"):
         candidate(three_models, "little/champion", gate)
@@ -98,13 +98,13 @@ def test_the_champion_has_an_alias(three_models: Lake, gate: Gate) -> None:
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three_models: Lake) -> None:
-    decide(three_models, "little", "promote", 1, None, "the first")
+    add_decision(three_models, "little", "promote", 1, None, "the first")
     together = Barrier(2)
 
     def decided(number: int) -> str:
         together.wait()
         try:
-            return decide(three_models, "little", "promote", number, 1, f"number {number}", who="ann").act
+            return add_decision(three_models, "little", "promote", number, 1, f"number {number}", who="ann").act
         except ChampionChanged as error:
             return str(error)
 
@@ -113,8 +113,8 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three_models: 
     champion = champion_of(decisions(three_models, "little"))
     winner, loser = (2, 3) if champion == 2 else (3, 2)
     assert said[winner - 2] == "promote"
-    assert f"little/{winner} became champion meanwhile, by ann at " in said[loser - 2]
-    assert f"number {winner}. little/{loser} was held against little/1: nothing is changed" in said[loser - 2]
+    assert f"little/{winner} became champion at " in said[loser - 2]
+    assert f"by ann: number {winner}. little/{loser} was compared with little/1, so nothing" in said[loser - 2]
     assert len(decisions(three_models, "little")) == 2
 
 
@@ -124,7 +124,7 @@ def test_decisions_of_other_names_are_in_nobodys_way(three_models: Lake) -> None
 
     def decided(name: str, number: int) -> None:
         together.wait()
-        decide(three_models, name, "reject", number, None, "at once")
+        add_decision(three_models, name, "reject", number, None, "at once")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(decided, ["little", "other", "little", "other"], [1, 1, 2, 1]))
@@ -136,11 +136,11 @@ def test_decisions_of_other_names_are_in_nobodys_way(three_models: Lake) -> None
 def test_there_is_not_always_a_way_back(three_models: Lake) -> None:
     with pytest.raises(ModelNotFound, match="little has no champion"):
         rollback(three_models, "little", "oh")
-    decide(three_models, "little", "promote", 1, None, "the first")
+    add_decision(three_models, "little", "promote", 1, None, "the first")
     with pytest.raises(ModelNotFound, match="little/1 is the first champion of little: there is none before it"):
         rollback(three_models, "little", "oh")
     for number, seen in ((2, 1), (3, 2)):
-        decide(three_models, "little", "promote", number, seen, "next")
+        add_decision(three_models, "little", "promote", number, seen, "next")
     assert [rollback(three_models, "little", "oh").champion for _ in range(2)] == [2, 1]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from imagen.champion.reconcile import undone
 from imagen.champion.retrain import RetrainPolicy, record
-from imagen.champion.retrain import decide as decide_on_training
-from imagen.models.registry import decide
+from imagen.champion.retrain import add_decision as decide_on_training
+from imagen.models.registry import add_decision
 from imagen.models.table import models
 from tests.lakes.drawn import drawn_lake
 from tests.lakes.trained import another, copy_of, trained_lake
@@ -29,7 +29,7 @@ def test_a_model_that_nobody_judged_is_undone(tmp_path: Path) -> None:
     lake = copy_of(trained_lake(tmp_path / "made"), tmp_path / "lake")
     record(lake, decide_on_training(lake, "little", "drawn", 1, RetrainPolicy()), RetrainPolicy())
     assert undone(lake, "little", "drawn") == ("promote", 1)
-    decide(lake, "little", "reject", 1, None, "no")
+    add_decision(lake, "little", "reject", 1, None, "no")
     assert undone(lake, "little", "drawn") is None
     another(lake, 2)
     assert len(models(lake)) == 2

@@ -16,7 +16,7 @@ from imagen.champion.report import asked_of, report
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.evaluation import evaluate
 from imagen.evaluate.sweep import axes_of, points_of, sweep
-from imagen.models.registry import decide
+from imagen.models.registry import add_decision
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import painted
 from tests.lakes.trained import copy_of
@@ -34,8 +34,8 @@ def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> P
     (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
     clip = {"clip": ClipScore(model="built-in")}
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd"))
-    decide(lake, "little", "promote", 2, None, "the first")
-    decide(lake, "little", "reject", 1, 2, HOSTILE)
+    add_decision(lake, "little", "promote", 2, None, "the first")
+    add_decision(lake, "little", "reject", 1, 2, HOSTILE)
     points = points_of(lake, "little/1", settings, [1.0, 4.0], [2], [])
     sweep(points, InProcessEngine(), axes_of(points[0]))
     trained, evaluation, rival = asked_of(lake, "little/1", settings)

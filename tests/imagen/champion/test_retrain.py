@@ -8,7 +8,8 @@ import pytest
 from data.lake.lake import Lake
 from imagen.champion.retrain import TABLE, RetrainPolicy, decide, record
 from imagen.config.training import TrainConfig
-from imagen.models.table import add_model, models
+from imagen.models.assemble import add_model
+from imagen.models.table import models
 from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
 from tests.lakes.trained import untrained
 

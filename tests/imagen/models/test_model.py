@@ -110,7 +110,9 @@ def test_a_model_comes_from_a_folder_a_url_or_a_lake(
         assert again.config.text == model.config.text
     with pytest.raises(ModelNotFound, match=r"has no model little/2; there are: little/1"):
         Imagen.from_pretrained("little/2", one_model_lake.url)
-    with pytest.raises(ModelNotFound, match=r"/none holds no cascade \(it has no model_index.json\) and is no NAME/N"):
+    with pytest.raises(
+        ModelNotFound, match=r"/none is neither a cascade's folder \(it has no model_index.json\) nor a lake"
+    ):
         Imagen.from_pretrained(url + "/none")
 
 
@@ -159,7 +161,7 @@ def test_a_clip_models_prompts_go_the_way_of_captions(tmp_path: Path) -> None:
         assert np.array_equal(vectors[row, :length].numpy(), expected)
     one, other = (model.generate_image(caption, seed=1).tobytes() for caption in captions)
     assert one != other
-    with pytest.warns(UserWarning, match="the prompt is longer than the clip model reads; its end is not seen") as told:
+    with pytest.warns(UserWarning, match="the prompt is too long for the clip model; its end is ignored") as told:
         model.generate_image("a red circle above " * 60, stages=1)
     assert [one.filename for one in told if one.category is UserWarning] == [__file__]
 
@@ -177,7 +179,7 @@ def tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Non
 
 WEIGHTS = "unet_2/diffusion_pytorch_model.safetensors"
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
-    (lambda at: shutil.rmtree(at), r"model holds no cascade \(it has no model_index.json\)"),
+    (lambda at: shutil.rmtree(at), r"model is neither a cascade's folder \(it has no model_index.json\)"),
     (
         lambda at: (at / WEIGHTS).rename(at / "unet_2/weights.bin"),
         r"unet_2/diffusion_pytorch_model.safetensors is miss.*"
@@ -185,12 +187,12 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (
         lambda at: (at / WEIGHTS).unlink(),
-        r"unet_2/diffusion_pytorch_model.safetensors is missing: weights are read as s",
+        r"unet_2/diffusion_pytorch_model.safetensors is missing: weights are read from safetensors only",
     ),
     (lambda at: os.truncate(at / WEIGHTS, 5000), r"unet_2/.*safetensors is damaged, safetensors were expected"),
     (
         lambda at: tensors(at / WEIGHTS, lambda held: held.update({"first.bias": torch.zeros(7)})),
-        r"unet_2/.*safetensors: first.bias is of shape \(7,\), and \(16,\) was expected",
+        r"unet_2/.*safetensors: first.bias has shape \(7,\), and the configuration expects \(16,\)",
     ),
     (
         lambda at: tensors(at / WEIGHTS, lambda held: held.pop("first.bias")),
@@ -198,20 +200,20 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (
         lambda at: tensors(at / WEIGHTS, lambda held: held.update({"more": torch.zeros(7)})),
-        r"unet_2/.*safetensors has the tensor more, which the configuration does not know",
+        r"unet_2/.*safetensors has the tensor more, which the configuration does not expect",
     ),
     (lambda at: (at / "unet/config.json").write_text("{"), r"unet/config.json is damaged, JSON was expected"),
     (lambda at: (at / "unet/config.json").write_text("[]"), r"unet/config.json holds no JSON object"),
-    (lambda at: (at / "unet/config.json").unlink(), r"unet/config.json is missing: a cascade's folder holds one"),
+    (lambda at: (at / "unet/config.json").unlink(), r"unet/config.json is missing: every cascade's folder holds it"),
     (
         lambda at: change(at / "unet/config.json", _class_name="UNet2DModel"),
-        r"unet/config.json is of 'UNet2DModel': UNet",
+        r"unet/config.json describes a 'UNet2DModel', and not a UNet",
     ),
-    (lambda at: change(at / "unet/config.json", channels=["a"]), r"unet/config.json is of no U-Net: "),
+    (lambda at: change(at / "unet/config.json", channels=["a"]), r"unet/config.json does not describe a U-Net: "),
     (lambda at: (at / "model_index.json").write_text("{"), r"model_index.json is damaged, JSON was expected"),
     (
         lambda at: change(at / "model_index.json", _class_name="StableDiffusionPipeline"),
-        r"model_index.json is of 'StableDiffusionPipeline': a cascade of imagen's",
+        r"model_index.json describes a 'StableDiffusionPipeline', and not a cascade of imagen",
     ),
     (
         lambda at: change(at / "model_index.json", _imagen_format=2),
@@ -224,7 +226,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda at: change(at / "model_index.json", unet_2="gone"), r"model_index.json names unet for 2 stages"),
     (
         lambda at: change(at / "model_index.json", scheduler=["diffusers", "Wishful"]),
-        r"model_index.json: scheduler is 'Wishful': one of diffusers' schedulers was expected",
+        r"model_index.json: scheduler is 'Wishful', and not a scheduler of diffusers",
     ),
     (lambda at: (at / "scheduler_2/scheduler_config.json").unlink(), r"scheduler_2/scheduler_config.json is missing"),
     (lambda at: os.truncate(at / "text_encoder/model.safetensors", 5000), r"text_encoder .*can't be read: "),
@@ -240,7 +242,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (
         lambda at: shutil.rmtree(at / "tokenizer"),
-        r"tokenizer holds no tokenizer.json or spiece.model, which was expected",
+        r"tokenizer lacks tokenizer.json or spiece.model",
     ),
     (lambda at: (at / "tokenizer/tokenizer.json").write_text("{"), r"tokenizer .*can't be read: "),
 ]

@@ -104,7 +104,9 @@ def test_what_a_training_can_not_begin_from_is_one_sentence(first_model_lake: La
         plan_training(first_model_lake, wide, "drawn")
     with pytest.raises(ModelNotFound, match=r"has no model first/9; there are: .*first/1"):
         start_run(plan_training(first_model_lake, after("nine", init_from="first/9"), "drawn"), 0, cpu=True)
-    with pytest.raises(ModelNotUsable, match=r"first/1: null is of shape \(1, 1, 32\), and \(1, 1, 64\) was expected"):
+    with pytest.raises(
+        ModelNotUsable, match=r"first/1: null has shape \(1, 1, 32\), and the configuration expects \(1, 1, 64\)"
+    ):
         start_run(plan_training(first_model_lake, after("large", size=16), "drawn"), 0, cpu=True)
     with pytest.raises(TextNotUsable, match=r"first/1 reads embeddings of embeddings/t5-.*, and drawn@1 has those of"):
         start_run(plan_training(first_model_lake, after("mute", text=None), "drawn"), 0, cpu=True)
