@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagen.champion.reconcile import undone
 from imagen.champion.retrain import RetrainPolicy, record
-from imagen.champion.retrain import add_decision as decide_on_training
+from imagen.champion.retrain import decide as decide_on_training
 from imagen.models.registry import add_decision
 from imagen.models.table import models
 from tests.lakes.drawn import drawn_lake
