@@ -37,6 +37,7 @@ house: $(DEVELOP)
 
 # The site, in build/site; warnings are errors. It writes docs/cli.md anew, which is committed.
 docs: $(DEVELOP)
+	rm -rf build/site
 	$(BIN)/python -m docs.site.build
 
 bench: $(DEVELOP)

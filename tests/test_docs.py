@@ -1,5 +1,6 @@
 """What README and docs tell a user to type: commands that take these words; what is marked is run as written."""
 
+import ast
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from flows.command import app
 from imagen.config.training import load_config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARK = "<!-- runs -->\n\n"
 FOREVER = "imagen up"
 
@@ -66,6 +67,44 @@ def test_every_file_that_is_shown_is_read(page: str, text: str, tmp_path: Path) 
     elif "trigger" in said:
         text = text.replace("ID OF THE BLOCK", "00000000-0000-0000-0000-000000000000")
         assert AutomationCore.model_validate(yaml.safe_load(text)).name == said["name"]
+
+
+def shown_imports() -> Iterator[tuple[Path, str]]:
+    """The names of this project that the pages import in Python, each with the file that should have it."""
+    for _, text in blocks("python"):
+        for node in ast.walk(ast.parse(text)):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.split(".")[0] in ("data", "imagen", "flows"):
+                place = ROOT.joinpath(*module.split("."))
+                file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+                yield from ((file, alias.name) for alias in node.names)
+
+
+def test_every_import_that_is_shown_is_there() -> None:
+    shown = list(shown_imports())
+    assert len(shown) > 5
+    defined = r"^(?:class|def) {name}\b|^__all__ = .*\b{name}\b"
+    missing = [
+        f"{file}: {name}"
+        for file, name in shown
+        if not re.search(defined.format(name=name), file.read_text(), flags=re.M)
+    ]
+    assert not missing
+
+
+def named_files() -> Iterator[tuple[Path, str]]:
+    """Files and folders of this project that a page names as code, and those that it links to or shows."""
+    for page in PAGES:
+        text = page.read_text()
+        code = re.findall(r"`((?:data|imagen|flows|infra|tests|docs)/[\w./]*)(?:::\w+)?`", text)
+        yield from ((ROOT / path, f"{page.name}: {path}") for path in code if "NAME" not in path)
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+        yield from ((page.parent / path, f"{page.name}: {path}") for path in links)
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    missing = [where for path, where in named_files() if not path.exists()]
+    assert not missing
 
 
 def block(text: str) -> tuple[str, str]:

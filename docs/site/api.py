@@ -3,6 +3,7 @@
 They are reStructuredText, which is what autodoc writes.
 """
 
+import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,18 @@ def modules(folder: Path) -> list[str]:
 
 
 def page(name: str, folder: Path, found: list[str]) -> str:
-    """One folder: what belongs there, as its `__init__.py` says, and its modules."""
+    """One folder: what belongs there, as its `__init__.py` says, what it offers, and its modules."""
     sections = [MODULE.format(name=module, line="-" * len(module)) for module in found]
-    public = f".. automodule:: {name}\n   :members:\n" if name == "imagen" else f".. automodule:: {name}\n"
-    return "\n".join([name, "=" * len(name), "", public, *sections])
+    return "\n".join([name, "=" * len(name), "", f".. automodule:: {name}", "", *offered(name, folder), *sections])
+
+
+def offered(name: str, folder: Path) -> list[str]:
+    """What can be imported from a folder itself: the names in its `__all__`, with links to where they are described."""
+    tree = ast.parse((folder / "__init__.py").read_text())
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    places = {alias.name: node.module for node in imports for alias in node.names}
+    listed = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    names = [public for value in listed for public in ast.literal_eval(value) if public in places]
+    return [f"- ``from {name} import {public}``: :py:obj:`{places[public]}.{public}`" for public in names]
