@@ -1,6 +1,8 @@
-"""Which addresses a fetch may connect to, and the gates that hold it to them: one where names are resolved, for a
-clear answer early, and one where sockets are made, which nothing passes. Named hosts of the lake's configuration have
-gates of their own, so that only they reach what is not public.
+"""Which network addresses a fetch may connect to, and the two checks that enforce it.
+
+`PublicResolver` checks as a name resolves, for an early and clear error. `public_socket` checks as the socket is made,
+which no name and no redirect gets around. Named hosts of the lake's configuration have their own pair of checks
+(`NamedHosts`), so that only they reach addresses that are not public.
 """
 
 import asyncio
@@ -14,16 +16,17 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 Endpoint = tuple[str, int | None]
+SocketFactory = Callable[[AddressInfo], socket.socket]
 
-RESOLVING = 32  # lookups at once; a dead name blocks its thread for many seconds
+RESOLVER_THREADS = 32  # lookups at once; a dead name blocks its thread for many seconds
 
-# Special ranges that `is_global` of some Python does not know, or calls global.
-SPECIAL = [
+# Special ranges that some Python versions' `is_global` does not know, or calls global.
+SPECIAL_NETWORKS = [
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT
-        "168.63.129.16/32",  # a cloud's own services, on an address that looks public
+        "168.63.129.16/32",  # a cloud provider's internal services, on an address that looks public
         "192.0.0.0/24",
         "192.88.99.0/24",
         "198.18.0.0/15",
@@ -35,50 +38,59 @@ SPECIAL = [
 ]
 UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-LEGACY = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
+LEGACY_IPV4 = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
 
 
 class ForbiddenAddress(OSError):
-    """An address that a fetch must not connect to."""
+    """A fetch tried to connect to an address that is not allowed."""
 
 
-def domain_among(host: str, domains: Container[str]) -> str | None:
-    """The host itself, or the nearest domain above it, that is among some."""
+def matching_domain(host: str, domains: Container[str]) -> str | None:
+    """The most specific of `domains` that covers a host: the host itself or a parent domain. None if none does."""
     labels = host.lower().rstrip(".").split(".")
-    return next((name for n in range(len(labels)) if (name := ".".join(labels[n:])) in domains), None)
+    for start in range(len(labels)):
+        domain = ".".join(labels[start:])
+        if domain in domains:
+            return domain
+    return None
 
 
 def refusal(address: str) -> str | None:
-    """Why an address must not be connected to, in words; None when it is public."""
+    """Why an IP address must not be connected to, in words; None if it is public."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
-        return f"{address} is not an address"
+        return f"{address} is not an IP address"
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = _embedded(ip)
-        if inner is not None:
-            reason = refusal(str(inner))
-            return reason and f"{address} leads to {inner}: {reason}"
-    public = ip.is_global and not any(ip in network for network in SPECIAL)
+        ipv4 = _embedded_ipv4(ip)
+        if ipv4 is not None:
+            reason = refusal(str(ipv4))
+            return reason and f"{address} leads to {ipv4}: {reason}"
+    public = ip.is_global and not any(ip in network for network in SPECIAL_NETWORKS)
     if not public or (isinstance(ip, ipaddress.IPv6Address) and (ip not in UNICAST or ip.scope_id)):
         return f"{address} is not a public address"
     return None
 
 
-def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to this one end at: IPv4-mapped, 6to4 and NAT64."""
+def _embedded_ipv4(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to an IPv6 address end at: IPv4-mapped, 6to4 and NAT64."""
     if ip in NAT64:
         return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour
 
 
-def literal(host: str) -> str | None:
-    """The plain form of a host that is an address in any notation a resolver takes (127.1, 0x7f000001); else None."""
+def ip_literal(host: str) -> str | None:
+    """The usual spelling of a host that is an IP address in any notation a resolver takes; None if it is a name.
+
+    Example:
+        >>> ip_literal("0x7f000001")
+        '127.0.0.1'
+    """
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
         pass
-    if not LEGACY.fullmatch(host):
+    if not LEGACY_IPV4.fullmatch(host):
         return None
     try:
         return socket.inet_ntoa(socket.inet_aton(host))
@@ -87,7 +99,11 @@ def literal(host: str) -> str | None:
 
 
 def public_socket(info: AddressInfo) -> socket.socket:
-    """The gate: no socket for an address that is not public, whatever name or redirect led here."""
+    """A socket for a public address.
+
+    Raises:
+        ForbiddenAddress: the address is not public, whatever name or redirect led to it.
+    """
     reason = refusal(info[4][0])
     if reason:
         raise ForbiddenAddress(reason)
@@ -95,91 +111,113 @@ def public_socket(info: AddressInfo) -> socket.socket:
 
 
 class SystemResolver(AbstractResolver):
-    """The system's resolver on threads of its own: the loop's few would all wait for dead names."""
+    """The system's resolver on its own threads: dead names would block all threads of the event loop's pool."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(RESOLVING, "resolve")
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "resolve")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        """The addresses of a name. Raises `OSError` if it has none."""
         infos = await asyncio.get_running_loop().run_in_executor(
             self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
         )
-        return [_result(host, str(info[4][0]), port) for info in infos]
+        return [_resolve_result(host, str(info[4][0]), port) for info in infos]
 
     async def close(self) -> None:
+        """Cancel the waiting lookups, without waiting for those that run."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class PublicResolver(AbstractResolver):
-    """A resolver of which a name that leads anywhere but to public addresses gets an error, not an answer."""
+    """Resolves names by another resolver, and refuses a name if any of its addresses is not public."""
 
-    def __init__(self, names: AbstractResolver) -> None:
-        self._names = names
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await self._names.resolve(host, port, family)
-        for result in found:
-            reason = refusal(result["host"])
+        """The addresses of a name, all of them public.
+
+        Raises:
+            ForbiddenAddress: one of them is not public.
+            OSError: the name has no address.
+        """
+        addresses = await self._resolver.resolve(host, port, family)
+        for address in addresses:
+            reason = refusal(address["host"])
             if reason:
                 raise ForbiddenAddress(f"{host} resolves to an address that is not allowed: {reason}")
-        if not found:
+        if not addresses:
             raise OSError(f"{host} has no address")
-        return found
+        return addresses
 
     async def close(self) -> None:
-        await self._names.close()
+        """Close the resolver beneath."""
+        await self._resolver.close()
 
 
-class Hosts(AbstractResolver):
-    """The named hosts, like /etc/hosts: a name or `*.name` to `address` or `address:port`."""
+class NamedHosts(AbstractResolver):
+    """Hosts with a configured address, as in /etc/hosts.
+
+    Args:
+        hosts: a name, or `*.name` for all its subdomains, to `address` or `address:port`.
+
+    Raises:
+        ValueError: a value is neither an address nor address:port.
+    """
 
     def __init__(self, hosts: Mapping[str, str]) -> None:
-        self._endpoints = {name.lower().rstrip("."): _endpoint(name, to) for name, to in hosts.items()}
+        self._endpoints = {name.lower().rstrip("."): _parse_endpoint(name, value) for name, value in hosts.items()}
 
     def find(self, host: str) -> Endpoint | None:
-        """Where a host leads: the exact name's, else that of the longest `*.name` that it ends with."""
+        """The address and port of a host: those of its exact name, else of the longest `*.name` that covers it."""
         host = host.lower().rstrip(".")
         if host in self._endpoints or not self._endpoints:
             return self._endpoints.get(host)
         labels = host.split(".")
-        wildcards = (".".join(["*", *labels[n:]]) for n in range(1, len(labels)))
-        return next((self._endpoints[name] for name in wildcards if name in self._endpoints), None)
+        for start in range(1, len(labels)):
+            wildcard = ".".join(["*", *labels[start:]])
+            if wildcard in self._endpoints:
+                return self._endpoints[wildcard]
+        return None
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        """The configured address of a host. Raises `OSError` if it is not configured."""
         endpoint = self.find(host)
         if endpoint is None:
             raise OSError(f"{host} is not a configured host")
-        return [_result(host, endpoint[0], endpoint[1] or port)]
+        return [_resolve_result(host, endpoint[0], endpoint[1] or port)]
 
     def socket(self, info: AddressInfo) -> socket.socket:
-        """The gate of the named hosts: a socket for a configured endpoint and for nothing else."""
+        """A socket for a configured endpoint.
+
+        Raises:
+            ForbiddenAddress: no host is configured at this address and port.
+        """
         address, port = info[4][:2]
         allowed = self._endpoints.values()
         if (address, port) not in allowed and (address, None) not in allowed:
-            raise ForbiddenAddress(f"{address}, port {port} is not where a configured host leads")
+            raise ForbiddenAddress(f"no host is configured at {address}, port {port}")
         return socket.socket(info[0], info[1], info[2])
 
     async def close(self) -> None:
-        pass
+        """Nothing is open; aiohttp calls it."""
 
 
-SocketGate = Callable[[AddressInfo], socket.socket]
-
-
-def _endpoint(name: str, to: str) -> Endpoint:
-    address, _, port = to.rpartition(":") if re.search(r"(\]|^[0-9.]+):\d+$", to) else (to, "", "")
+def _parse_endpoint(name: str, value: str) -> Endpoint:
+    has_port = re.search(r"(\]|^[0-9.]+):\d+$", value)
+    address, _, port = value.rpartition(":") if has_port else (value, "", "")
     try:
         return str(ipaddress.ip_address(address.strip("[]"))), int(port) if port else None
     except ValueError:
-        raise ValueError(f"host {name}: {to!r} is neither an address nor address:port") from None
+        raise ValueError(f"host {name}: {value!r} is neither an address nor address:port") from None
 
 
-def _result(name: str, address: str, port: int) -> ResolveResult:
+def _resolve_result(name: str, address: str, port: int) -> ResolveResult:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return ResolveResult(hostname=name, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)

@@ -1,8 +1,8 @@
-"""What must not come again: the table `blocklist`, which every worker asks before it fetches and before it keeps.
+"""The table `blocklist`: what must not enter the lake again. Workers check it before they fetch and before they keep.
 
-It must not keep what was forgotten, so a URL is there as its SHA-256 alone; a pair's id and the SHA-256 of bytes are
-hashes already. Domains are plain, since people have to read and mend that list and a domain names no picture;
-perceptual hashes are, since likeness can't be told from a digest, nor a picture from them.
+The list must not itself store what was forgotten, so a URL is kept as its SHA-256 alone; a pair's id and the SHA-256 of
+bytes are hashes already. Domains are plain: people have to read and edit them, and a domain identifies no picture.
+Perceptual hashes are plain: a digest can't be compared by similarity, and no picture can be recovered from them.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 from yarl import URL
 
-from data.fetch.address import domain_among
+from data.fetch.address import matching_domain
 from data.lake.append import append_missing_rows
 from data.lake.lake import Lake
 from data.lake.table import Table
@@ -33,57 +33,77 @@ BLOCKLIST = pa.schema(
         "at": pa.timestamp("us", tz="UTC"),
     }
 )
-DIGITS = {"sha256": 64, "pair": 32, "phash": 16}
+HEX_DIGITS = {"sha256": 64, "pair": 32, "phash": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that must not come again, as people name it."""
+    """One thing to block, as a person writes it.
+
+    Args:
+        kind: what `target` is.
+        target: a URL, a domain (its subdomains are blocked too), or hex digits.
+        reason: why, for whoever reads the list later.
+
+    Raises:
+        ValueError: an unknown kind, or a target that is not a hash of that kind.
+    """
 
     kind: Kind
-    what: str
+    target: str
     reason: str
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ValueError(f"{self.kind!r} can't be blocked; there are {', '.join(get_args(Kind))}")
-        digits = DIGITS.get(self.kind)
-        if digits and not re.fullmatch(f"[0-9a-f]{{{digits}}}", self.what.strip().lower()):
-            raise ValueError(f"{self.what!r} is no {self.kind}: it has {digits} hex digits")
+            raise ValueError(f"{self.kind!r} can't be blocked; the kinds are {', '.join(get_args(Kind))}")
+        digits = HEX_DIGITS.get(self.kind)
+        if digits and not re.fullmatch(f"[0-9a-f]{{{digits}}}", self.target.strip().lower()):
+            raise ValueError(f"{self.target!r} is not a {self.kind}, which has {digits} hex digits")
 
     @property
     def value(self) -> str:
-        """What the table holds of it."""
-        what = self.what.strip().lower()
+        """What the table stores of the target: of a URL its digest, of anything else its usual spelling."""
+        target = self.target.strip().lower()
         if self.kind == "domain":
-            return URL.build(scheme="http", host=what.removeprefix("*").strip(".")).raw_host or what
-        return url_digest(self.what) if self.kind == "url" else what
+            return URL.build(scheme="http", host=target.removeprefix("*").strip(".")).raw_host or target
+        return url_digest(self.target) if self.kind == "url" else target
 
     @property
     def id(self) -> str:
+        """The row's id: a digest of kind and value, so that nothing is blocked twice."""
         return hashlib.sha256(f"{self.kind}\0{self.value}".encode()).hexdigest()[:32]
 
 
 class Blocklist:
-    """The entries of one version of the table, for a worker to ask."""
+    """One version of the table, in memory, for a worker to check against.
+
+    Args:
+        rows: kind and value of its entries.
+        distance: bits in which a perceptual hash may differ from an entry and still match it.
+
+    Attributes:
+        perceptual: the entries that are perceptual hashes.
+    """
 
     def __init__(self, rows: pa.Table, distance: int) -> None:
-        of: dict[str, list[str]] = {kind: [] for kind in get_args(Kind)}
+        values: dict[str, list[str]] = {kind: [] for kind in get_args(Kind)}
         for kind, value in zip(rows["kind"].to_pylist(), rows["value"].to_pylist(), strict=True):
-            of[kind].append(value)
-        self._domains = frozenset(of["domain"])
-        self._urls, self._bodies = DigestSet.from_hex(32, of["url"]), DigestSet.from_hex(32, of["sha256"])
-        self._pairs, self.looks = DigestSet.from_hex(16, of["pair"]), PerceptualHashSet.from_hex(of["phash"], distance)
+            values[kind].append(value)
+        self._domains = frozenset(values["domain"])
+        self._urls, self._bodies = DigestSet.from_hex(32, values["url"]), DigestSet.from_hex(32, values["sha256"])
+        self._pairs, self.perceptual = DigestSet.from_hex(16, values["pair"]), PerceptualHashSet.from_hex(values["phash"], distance)
 
-    def names_pair(self, id: str) -> bool:
+    def has_pair(self, id: str) -> bool:
+        """Whether a pair is blocked by its id."""
         return bool(len(self._pairs)) and bytes.fromhex(id) in self._pairs
 
-    def names_body(self, body: bytes) -> bool:
+    def has_body(self, body: bytes) -> bool:
+        """Whether a file's bytes are blocked by their SHA-256."""
         return bool(len(self._bodies)) and hashlib.sha256(body).digest() in self._bodies
 
-    def why_not(self, url: URL) -> str | None:
-        """Why a URL must not be asked."""
-        domain = domain_among(url.raw_host or "", self._domains)
+    def block_reason(self, url: URL) -> str | None:
+        """Why a URL must not be requested; None if neither it nor its domain is blocked."""
+        domain = matching_domain(url.raw_host or "", self._domains)
         if domain:
             return f"the blocklist names the domain {domain}"
         if len(self._urls) and bytes.fromhex(url_digest(url)) in self._urls:
@@ -92,25 +112,37 @@ class Blocklist:
 
 
 def url_digest(url: str | URL) -> str:
-    """The SHA-256 of what a URL asks for, whatever its scheme, spelling, credentials and fragment."""
+    """The SHA-256 of what a URL requests, whatever its scheme, spelling, credentials and fragment."""
     try:
         parsed = URL(url.strip()) if isinstance(url, str) else url
         port = "" if parsed.is_default_port() or parsed.explicit_port is None else f":{parsed.explicit_port}"
-        said = f"{(parsed.raw_host or '').lower().rstrip('.')}{port}{parsed.raw_path_qs}"
+        resource = f"{(parsed.raw_host or '').lower().rstrip('.')}{port}{parsed.raw_path_qs}"
     except ValueError:
-        said = str(url).strip()
-    return hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()
+        resource = str(url).strip()
+    return hashlib.sha256(resource.encode(errors="surrogatepass")).hexdigest()
 
 
 def add(lake: Lake, entries: Iterable[Entry]) -> int:
-    """Block what is not blocked yet. Returns how many entries were new."""
-    at = datetime.now(UTC)
-    rows = [{"id": one.id, "kind": one.kind, "value": one.value, "reason": one.reason, "at": at} for one in entries]
+    """Add entries to a lake's blocklist; those that are there already are skipped. Returns how many were new.
+
+    Example:
+        add(lake, [Entry("domain", "example.org", "asked us by e-mail to stop")])
+    """
+    now = datetime.now(UTC)
+    rows = [
+        {"id": entry.id, "kind": entry.kind, "value": entry.value, "reason": entry.reason, "at": now}
+        for entry in entries
+    ]
     return append_missing_rows(lake, "blocklist", BLOCKLIST, rows)
 
 
 def read_blocklist(lake: Lake, distance: int) -> Blocklist:
-    """The newest blocklist, read once for each version of the table."""
+    """The newest blocklist of a lake; cached in the process until the table has a new version.
+
+    Args:
+        lake: the lake.
+        distance: bits in which a perceptual hash may differ from an entry and still match it.
+    """
     table = lake.find("blocklist")
     return _read(lake.table_url("blocklist"), table.version if table else None, distance)
 

@@ -1,7 +1,7 @@
-"""Pictures that came along with their pairs: read by range from the tar, the Parquet file or the folder they lie in.
+"""Reads pictures that came with their pairs, by byte range, from the tar, Parquet file or folder that holds them.
 
-Nothing is fetched and nobody is asked: a picture is where its pair's `extra` says, or there is a reason in words why
-not. Whether an archive is still the one that was indexed is seen at the member's own header, and at a row group's size.
+Nothing is requested from the web. A pair's `extra` gives the location of its picture; a picture that can't be read has
+an error text. A changed archive is noticed by the tar member's own header, or by the row group's size.
 """
 
 import tarfile
@@ -10,67 +10,82 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from data.fetch.fetcher import Fetched
+from data.fetch.fetcher import FetchResult
 from data.lake import storage
 from data.sources.formats import FORMAT_ERRORS, STORE_ERRORS
 from data.sources.parquet import open_parquet
 
-AT_ONCE = 64 << 20  # bytes that are read in one go, in as many requests at a time as the store's client makes
-GAP = 256 << 10  # bytes between two pictures of a tar that are rather read than asked around
-ROWS = 32  # of a Parquet file, decoded at once
-HEADER = tarfile.BLOCKSIZE  # it stands before a member's bytes
+GROUP_BYTES = 64 << 20  # read together, in as many requests at once as the store's client makes
+MAX_GAP = 256 << 10  # bytes between two pictures of a tar up to which one read beats two
+BATCH_ROWS = 32  # of a Parquet file, decoded at once
+HEADER = tarfile.BLOCKSIZE  # bytes before a member's content
 
-Place = dict[str, Any]
+Location = dict[str, Any]
+Numbered = tuple[int, Location]  # a location and its index in the caller's list
 
 
 @dataclass
 class Span:
-    """A stretch of a file, and the pictures in it."""
+    """A byte range of one file, and the pictures in it."""
 
     url: str
     start: int
     end: int
-    places: list[tuple[int, Place]]
+    locations: list[Numbered]
 
 
-def read_carried(places: Sequence[Place], most: int) -> Iterator[tuple[int, Fetched]]:
-    """The pictures at some places with their numbers among them; best asked in the order in which they lie."""
-    numbered = list(enumerate(places))
-    yield from _from_parquet([(n, place) for n, place in numbered if "parquet" in place], most)
+def read_carried(locations: Sequence[Location], max_bytes: int) -> Iterator[tuple[int, FetchResult]]:
+    """Read the pictures at some locations. The results come in any order, each with its location's index.
+
+    Bounded memory: about `GROUP_BYTES` are read at once. Fastest if the locations are sorted by file and offset.
+
+    Args:
+        locations: one for each picture, as the source recorded it: `tar`, `parquet` or `file`, with its position.
+        max_bytes: longest picture; a longer one fails with `too_large`.
+    """
+    numbered = list(enumerate(locations))
+    yield from _read_parquet([item for item in numbered if "parquet" in item[1]], max_bytes)
     small = []
-    for n, place in numbered:
-        if place.get("size", 0) > most and "tar" in place:
-            yield n, _failed(place["tar"], "too_large", f"{place['size']:,} bytes, more than {most:,}")
-        elif "parquet" not in place:
-            small.append((n, place))
-    for spans in _groups(_spans(small, most)):
-        yield from _read(spans, most)
+    for index, location in numbered:
+        if location.get("size", 0) > max_bytes and "tar" in location:
+            error = f"{location['size']:,} bytes, more than {max_bytes:,}"
+            yield index, _failed(location["tar"], "too_large", error)
+        elif "parquet" not in location:
+            small.append((index, location))
+    for spans in _groups(_spans(small, max_bytes)):
+        yield from _read_spans(spans, max_bytes)
 
 
-def _spans(places: Sequence[tuple[int, Place]], most: int) -> Iterator[Span]:
-    """The stretches to read: neighbours in one tar together."""
+def _spans(locations: Sequence[Numbered], max_bytes: int) -> Iterator[Span]:
+    """The ranges to read: close neighbours in one tar are read together."""
     span: Span | None = None
-    for n, place in sorted(places, key=lambda one: (one[1].get("tar", ""), one[1].get("offset", 0))):
-        if "file" in place:
-            yield Span(place["file"], 0, most + 1, [(n, place)])
+    for index, location in sorted(locations, key=_tar_order):
+        if "file" in location:
+            yield Span(location["file"], 0, max_bytes + 1, [(index, location)])
             continue
-        start, end = place["offset"] - HEADER, place["offset"] + place["size"]
-        if span and span.url == place["tar"] and start - span.end <= GAP and end - span.start <= AT_ONCE:
+        start, end = location["offset"] - HEADER, location["offset"] + location["size"]
+        if span and span.url == location["tar"] and start - span.end <= MAX_GAP and end - span.start <= GROUP_BYTES:
             span.end = max(span.end, end)
-            span.places.append((n, place))
+            span.locations.append((index, location))
             continue
         if span:
             yield span
-        span = Span(place["tar"], start, end, [(n, place)])
+        span = Span(location["tar"], start, end, [(index, location)])
     if span:
         yield span
 
 
+def _tar_order(item: Numbered) -> tuple[str, int]:
+    _, location = item
+    return location.get("tar", ""), location.get("offset", 0)
+
+
 def _groups(spans: Iterator[Span]) -> Iterator[list[Span]]:
+    """Spans to read together, at most `GROUP_BYTES` of them."""
     group: list[Span] = []
     size = 0
     for span in spans:
-        if group and size + span.end - span.start > AT_ONCE:
+        if group and size + span.end - span.start > GROUP_BYTES:
             yield group
             group, size = [], 0
         group.append(span)
@@ -79,91 +94,100 @@ def _groups(spans: Iterator[Span]) -> Iterator[list[Span]]:
         yield group
 
 
-def _read(spans: list[Span], most: int) -> Iterator[tuple[int, Fetched]]:
-    for _, same in groupby(spans, key=lambda span: storage.split_url(span.url)[0].protocol):
-        some = list(same)
-        fs = storage.split_url(some[0].url)[0]
-        paths = [storage.split_url(span.url)[1] for span in some]
-        starts, ends = [span.start for span in some], [span.end for span in some]
-        for span, body in zip(some, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
-            for n, place in span.places:
-                yield n, _cut(span, place, body, most)
+def _read_spans(spans: list[Span], max_bytes: int) -> Iterator[tuple[int, FetchResult]]:
+    for _, group in groupby(spans, key=lambda span: storage.split_url(span.url)[0].protocol):
+        same_store = list(group)
+        filesystem = storage.split_url(same_store[0].url)[0]
+        paths = [storage.split_url(span.url)[1] for span in same_store]
+        starts, ends = [span.start for span in same_store], [span.end for span in same_store]
+        bodies = filesystem.cat_ranges(paths, starts, ends, on_error="return")
+        for span, body in zip(same_store, bodies, strict=True):
+            for index, location in span.locations:
+                yield index, _cut_picture(span, location, body, max_bytes)
 
 
-def _cut(span: Span, place: Place, body: bytes | Exception, most: int) -> Fetched:
+def _cut_picture(span: Span, location: Location, body: bytes | Exception, max_bytes: int) -> FetchResult:
     """One picture out of what was read of a file."""
     if isinstance(body, Exception):
-        return _absent(span.url, body)
-    if "file" in place:
-        if len(body) > most:
-            return _failed(span.url, "too_large", f"more than {most:,} bytes")
-        return Fetched(span.url, "ok", None, False, body=body, final_url=span.url)
-    at = place["offset"] - span.start
-    picture = body[at : at + place["size"]]
+        return _unreadable(span.url, body)
+    if "file" in location:
+        if len(body) > max_bytes:
+            return _failed(span.url, "too_large", f"more than {max_bytes:,} bytes")
+        return FetchResult(span.url, "ok", None, False, body=body, final_url=span.url)
+    start = location["offset"] - span.start
+    picture = body[start : start + location["size"]]
     try:
-        header = tarfile.TarInfo.frombuf(body[at - HEADER : at], tarfile.ENCODING, "surrogateescape")
-        same = (header.chksum, header.size) == (place["check"], place["size"])
+        header = tarfile.TarInfo.frombuf(body[start - HEADER : start], tarfile.ENCODING, "surrogateescape")
+        unchanged = (header.chksum, header.size) == (location["check"], location["size"])
     except tarfile.HeaderError:
-        same = False
-    if not same and at <= len(body):
-        return _failed(span.url, "not_found", "the tar was changed: another member lies where the picture was")
-    if len(picture) < place["size"]:
-        return _failed(span.url, "truncated", f"the tar ends after {len(picture):,} of {place['size']:,} bytes")
-    return Fetched(span.url, "ok", None, False, body=picture, final_url=span.url)
+        unchanged = False
+    if not unchanged and start <= len(body):
+        return _failed(span.url, "not_found", "the tar has changed: another member is where the picture was")
+    if len(picture) < location["size"]:
+        return _failed(span.url, "truncated", f"the tar ends after {len(picture):,} of {location['size']:,} bytes")
+    return FetchResult(span.url, "ok", None, False, body=picture, final_url=span.url)
 
 
-def _from_parquet(places: Sequence[tuple[int, Place]], most: int) -> Iterator[tuple[int, Fetched]]:
-    """Pictures out of row groups, each of which is read once, a few rows at a time."""
-    ordered = sorted(places, key=lambda one: (one[1]["parquet"], one[1]["row_group"], one[1]["row"]))
-    for url, same in groupby(ordered, key=lambda one: str(one[1]["parquet"])):
-        left = list(same)
+def _read_parquet(locations: Sequence[Numbered], max_bytes: int) -> Iterator[tuple[int, FetchResult]]:
+    """Pictures out of Parquet files. Each row group is read once, a few rows at a time."""
+    ordered = sorted(locations, key=_parquet_order)
+    for url, group in groupby(ordered, key=lambda item: str(item[1]["parquet"])):
+        remaining = list(group)
         try:
             with open_parquet(url) as file:
-                for group, inside in groupby(list(left), key=lambda one: int(one[1]["row_group"])):
-                    wanted = list(inside)
-                    changed = _changed(file.metadata, group, wanted[0][1])
-                    for n, body in [] if changed else _pictures(file, group, wanted):
-                        left.pop(0)
-                        yield n, _picture(url, body, most)
-                    for n, _ in wanted if changed else []:
-                        left.pop(0)
-                        yield n, _failed(url, "not_found", "the file was changed since its pairs were read")
+                for row_group, members in groupby(list(remaining), key=lambda item: int(item[1]["row_group"])):
+                    wanted = list(members)
+                    if _has_changed(file.metadata, row_group, wanted[0][1]):
+                        for index, _ in wanted:
+                            remaining.pop(0)
+                            yield index, _failed(url, "not_found", "the file has changed since its pairs were read")
+                        continue
+                    for index, body in _row_group_pictures(file, row_group, wanted):
+                        remaining.pop(0)
+                        yield index, _picture_result(url, body, max_bytes)
         except FORMAT_ERRORS as error:
-            for n, _ in left:
-                yield n, _failed(url, "truncated", f"the file can't be read: {error}")
+            for index, _ in remaining:
+                yield index, _failed(url, "truncated", f"the file can't be read: {error}")
         except STORE_ERRORS as error:
-            for n, _ in left:
-                yield n, _absent(url, error)
+            for index, _ in remaining:
+                yield index, _unreadable(url, error)
 
 
-def _changed(metadata: Any, group: int, place: Place) -> bool:
-    return group >= metadata.num_row_groups or metadata.row_group(group).total_byte_size != place["size"]
+def _parquet_order(item: Numbered) -> tuple[str, int, int]:
+    _, location = item
+    return location["parquet"], location["row_group"], location["row"]
 
 
-def _pictures(file: Any, group: int, wanted: list[tuple[int, Place]]) -> Iterator[tuple[int, bytes | None]]:
-    rows = {place["row"]: n for n, place in wanted}
+def _has_changed(metadata: Any, row_group: int, location: Location) -> bool:
+    """Whether the file no longer has a row group of the recorded size there."""
+    return row_group >= metadata.num_row_groups or metadata.row_group(row_group).total_byte_size != location["size"]
+
+
+def _row_group_pictures(file: Any, row_group: int, wanted: list[Numbered]) -> Iterator[tuple[int, bytes | None]]:
+    """The bytes at some rows of a row group, each with its location's index."""
+    index_of_row = {location["row"]: index for index, location in wanted}
     column, row = wanted[0][1]["column"], 0
-    for batch in file.iter_batches(ROWS, row_groups=[group], columns=[column], use_threads=False):
-        for value in range(len(batch)):
-            if row in rows:
-                picture = batch.column(0)[value].as_py()
-                yield rows[row], picture["bytes"] if isinstance(picture, dict) else picture
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=[row_group], columns=[column], use_threads=False):
+        for position in range(len(batch)):
+            if row in index_of_row:
+                picture = batch.column(0)[position].as_py()
+                yield index_of_row[row], picture["bytes"] if isinstance(picture, dict) else picture
             row += 1
 
 
-def _picture(url: str, body: bytes | None, most: int) -> Fetched:
+def _picture_result(url: str, body: bytes | None, max_bytes: int) -> FetchResult:
     if body is None:
         return _failed(url, "not_found", "the row holds no picture")
-    if len(body) > most:
-        return _failed(url, "too_large", f"{len(body):,} bytes, more than {most:,}")
-    return Fetched(url, "ok", None, False, body=body, final_url=url)
+    if len(body) > max_bytes:
+        return _failed(url, "too_large", f"{len(body):,} bytes, more than {max_bytes:,}")
+    return FetchResult(url, "ok", None, False, body=body, final_url=url)
 
 
-def _absent(url: str, error: Exception) -> Fetched:
+def _unreadable(url: str, error: Exception) -> FetchResult:
     if isinstance(error, FileNotFoundError):
-        return _failed(url, "not_found", f"{url} is gone")
-    return Fetched(url, "connection", f"{url} can't be read: {error}"[:300], True, final_url=url)
+        return _failed(url, "not_found", f"{url} no longer exists")
+    return FetchResult(url, "connection", f"{url} can't be read: {error}"[:300], True, final_url=url)
 
 
-def _failed(url: str, status: str, error: str) -> Fetched:
-    return Fetched(url, status, error, False, final_url=url)
+def _failed(url: str, status: str, error: str) -> FetchResult:
+    return FetchResult(url, status, error, False, final_url=url)

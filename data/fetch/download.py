@@ -1,10 +1,11 @@
-"""Fetch the pictures of pending pairs, a shard at a time: `images` gets what came, `fetches` every attempt.
+"""The download stage: fetches the pictures of pending pairs. `images` gets the pictures, `fetches` every attempt.
 
-A pair is pending until it has a picture, failed for good, or has failed `attempts` times; after a transient failure it
-waits, by the class of the failure, before it is pending again. With `refetch_days` it is asked again when its picture
-is that old; other bytes are a new pair, never another picture of the same one (due.py). Fetching and decoding overlap:
-one event loop fetches, a few threads decode. What is safe to fetch lies in fetch.py, what of it is kept in guard.py;
-pictures that came along with their pairs are read where they lie (carried.py).
+A pair is pending until it has a picture, has failed for good, or has failed `attempts` times; after a transient failure
+it waits, how long depends on the kind of failure. With `refetch_days` a picture of that age is requested again; changed
+bytes become a new pair, never another picture of the same pair (due.py).
+
+One event loop fetches while threads decode. Fetching safely is in fetcher.py, what may be kept in guard.py; pictures
+that came with their pairs are read where they are stored (carried.py).
 """
 
 import asyncio
@@ -23,50 +24,59 @@ from pydantic import Field
 from data.engine.pool import worker_count
 from data.engine.stage import Shard, ShardResult
 from data.fetch.carried import read_carried
-from data.fetch.due import due
-from data.fetch.fetcher import Before, Fetched, Fetcher, FetchSettings
+from data.fetch.due import due_pairs
+from data.fetch.fetcher import Fetcher, FetchResult, FetchSettings, Validators
 from data.fetch.guard import Guard, expected_sha256
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, changed_pair_id
 from data.lake.table import ShardFile, Table, write_file
 from data.pictures.prepare import Picture, PictureSettings
 
-DECODERS = 1  # threads a worker beside its event loop; more of them only took turns on the cores (docs/log.md)
-LONGEST_TEXT = 500  # characters of anything that an origin said
+DECODE_THREADS = 1  # of a worker, beside its event loop; more did not help: they shared the same cores (docs/log.md)
+MAX_TEXT = 500  # characters that are kept of anything an origin sends
 
 
 class DownloadSettings(FetchSettings, PictureSettings):
-    """How pictures are fetched, and as what they are kept."""
+    """How pictures are fetched, and in which form they are kept."""
 
-    attempts: int = Field(3, ge=1, description="builds that try a pair whose failures are transient")
-    retry_hours: float = Field(6.0, ge=0, description="until the second attempt after a timeout or a broken connection")
-    retry_hours_server: float = Field(1.0, ge=0, description="the same after 5xx and 429 that don't say Retry-After")
-    retry_hours_dns: float = Field(
-        24.0, ge=0, description="the same where the name has no address; all double each time"
-    )
+    attempts: int = Field(3, ge=1, description="attempts, each in another build, before transient failures are final")
+    retry_hours: float = Field(6.0, ge=0, description="hours before the second attempt; each later wait is twice that")
+    retry_hours_server: float = Field(1.0, ge=0, description="the same after 5xx and 429 without Retry-After")
+    retry_hours_dns: float = Field(24.0, ge=0, description="the same where the host name has no address")
     refetch_days: float | None = Field(
-        None, ge=0, description="age at which a picture is asked for again; never if not set"
+        None, ge=0, description="age in days at which a picture is requested again; never if not set"
     )
     forbidden: tuple[str, ...] = Field(
-        (), description="files of hashes of what nobody may hold, see data/fetch/forbidden.py"
+        (), description="hash lists of material that nobody may possess, see data/fetch/forbidden.py"
     )
-    forbidden_distance: int = Field(4, ge=0, le=16, description="bits of 64 in which perceptual hashes may differ")
+    forbidden_distance: int = Field(
+        4, ge=0, le=16, description="bits of 64 in which a perceptual hash may differ from a listed one and match it"
+    )
 
     def wait(self, id: str, status: str, failures: float) -> timedelta:
-        """How long to wait after a failure; up to half as much again by id, so that a dead host's pairs disperse."""
-        hours = {"dns": self.retry_hours_dns, "server_error": self.retry_hours_server}
-        hours["rate_limited"] = self.retry_hours_server
-        spread = 1 + int(id[-8:], 16) / 2**33
-        return timedelta(hours=hours.get(status, self.retry_hours) * 2 ** (max(failures, 1) - 1) * spread)
+        """How long to wait after a transient failure before the next attempt.
+
+        Args:
+            id: the pair's; it adds up to half as much again, so that the pairs of a dead host spread out.
+            status: the kind of failure.
+            failures: how many attempts have failed; the wait doubles with each.
+        """
+        hours = {
+            "dns": self.retry_hours_dns,
+            "server_error": self.retry_hours_server,
+            "rate_limited": self.retry_hours_server,
+        }
+        jitter = 1 + int(id[-8:], 16) / 2**33
+        return timedelta(hours=hours.get(status, self.retry_hours) * 2 ** (max(failures, 1) - 1) * jitter)
 
 
-Got = tuple[Fetched, Picture | None]
+Outcome = tuple[FetchResult, Picture | None]
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Download:
-    """The stage. `pairs` → `images`, `fetches`; and `pairs`, where a picture changed."""
+    """The stage: `pairs` to `images` and `fetches`; and to `pairs`, where a picture changed."""
 
     lake: Lake
     settings: DownloadSettings
@@ -74,96 +84,108 @@ class Download:
     ordered_commits: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
+        """`pairs`, `images` and `fetches`."""
         pairs, images = lake.table_or_make("pairs", PAIRS), lake.table_or_make("images", IMAGES)
         return [pairs, images, lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The pairs of a bucket that are due now; see `due_pairs`."""
         pairs, images, fetches = outputs
-        return due(pairs, images, fetches, bucket, datetime.now(UTC), self.settings.refetch_days)
+        return due_pairs(pairs, images, fetches, bucket, datetime.now(UTC), self.settings.refetch_days)
 
     def work(self, shard: Shard) -> ShardResult:
-        found = _Found()
-        for pair, (fetched, picture) in self._got(shard.rows.to_pylist()):
-            found.add(pair, self._attempt(pair, fetched), picture)
-        files = {"fetches": self._write("fetches", shard.bucket, found.attempts, FETCHES)}
-        if found.images:
-            files["images"] = self._write("images", shard.bucket, found.images, IMAGES)
+        """Fetch a shard's pictures and write its files."""
+        rows = _ShardRows()
+        for pair, (result, picture) in self._outcomes(shard.rows.to_pylist()):
+            rows.add(pair, self._attempt(pair, result), picture)
+        files = {"fetches": self._write("fetches", shard.bucket, rows.attempts, FETCHES)}
+        if rows.images:
+            files["images"] = self._write("images", shard.bucket, rows.images, IMAGES)
         elsewhere = {
-            "pairs": self._write_each("pairs", found.new_pairs, PAIRS),
-            "images": self._write_each("images", found.new_images, IMAGES),
+            "pairs": self._write_by_bucket("pairs", rows.new_pairs, PAIRS),
+            "images": self._write_by_bucket("images", rows.new_images, IMAGES),
         }
         return ShardResult(shard.rows.num_rows, files, elsewhere)
 
     def _write(self, table: str, bucket: int, rows: list[Row], schema: pa.Schema) -> ShardFile:
         return write_file(self.lake.table_url(table), bucket, pa.Table.from_pylist(rows, schema))
 
-    def _write_each(self, table: str, rows: dict[str, Row], schema: pa.Schema) -> list[ShardFile]:
-        """Write rows by id to the buckets that their ids name."""
-        of: dict[int, list[Row]] = {}
+    def _write_by_bucket(self, table: str, rows: dict[str, Row], schema: pa.Schema) -> list[ShardFile]:
+        """Write rows by id to the buckets of their ids."""
+        by_bucket: dict[int, list[Row]] = {}
         for id, row in rows.items():
-            of.setdefault(bucket_of(id, self.lake.config.buckets), []).append(row)
-        return [self._write(table, bucket, part, schema) for bucket, part in of.items()]
+            by_bucket.setdefault(bucket_of(id, self.lake.config.buckets), []).append(row)
+        return [self._write(table, bucket, bucket_rows, schema) for bucket, bucket_rows in by_bucket.items()]
 
-    def _got(self, pairs: list[Row]) -> Iterator[tuple[Row, Got]]:
-        """What became of each pair: those whose pictures came along are read, the others fetched."""
+    def _outcomes(self, pairs: list[Row]) -> Iterator[tuple[Row, Outcome]]:
+        """The outcome of each pair: pictures that came with their pairs are read, the others fetched."""
         guard = Guard.of(self.lake, self.settings.forbidden, self.settings.forbidden_distance)
-        carried, asked = [pair for pair in pairs if pair["place"]], [pair for pair in pairs if not pair["place"]]
-        for number, one in read_carried([json.loads(pair["place"]) for pair in carried], self.settings.max_bytes):
-            pair = carried[number]
-            if guard.blocklist.names_pair(pair["id"]):
+        carried = [pair for pair in pairs if pair["location"]]
+        to_fetch = [pair for pair in pairs if not pair["location"]]
+        locations = [json.loads(pair["location"]) for pair in carried]
+        for index, result in read_carried(locations, self.settings.max_bytes):
+            pair = carried[index]
+            if guard.blocklist.has_pair(pair["id"]):
                 yield pair, (_blocked(pair), None)
-            elif one.body is None:
-                yield pair, (one, None)
+            elif result.body is None:
+                yield pair, (result, None)
             else:
-                status, error, picture = guard.look(pair, one.body, self.settings)
-                yield pair, (replace(one, body=None, status=status, error=error), picture)
-        if asked:
-            runner, fetcher, threads = _tools(self.settings, tuple(self.lake.config.hosts.items()))
-            fetcher.blocked = guard.blocklist.why_not
-            yield from zip(asked, runner.run(self._fetch_all(fetcher, threads, guard, asked)), strict=True)
+                status, error, picture = guard.check(pair, result.body, self.settings)
+                yield pair, (replace(result, body=None, status=status, error=error), picture)
+        if to_fetch:
+            runner, fetcher, threads = _worker_tools(self.settings, tuple(self.lake.config.hosts.items()))
+            fetcher.block_reason = guard.blocklist.block_reason
+            outcomes = runner.run(self._fetch_all(fetcher, threads, guard, to_fetch))
+            yield from zip(to_fetch, outcomes, strict=True)
 
     async def _fetch_all(
         self, fetcher: Fetcher, threads: ThreadPoolExecutor, guard: Guard, pairs: list[Row]
-    ) -> list[Got]:
+    ) -> list[Outcome]:
         loop = asyncio.get_running_loop()
 
-        async def one(pair: Row) -> Got:
-            if guard.blocklist.names_pair(pair["id"]):
+        async def fetch_pair(pair: Row) -> Outcome:
+            if guard.blocklist.has_pair(pair["id"]):
                 return _blocked(pair), None
-            before = Before(pair["final_url"], pair["etag"], pair["last_modified"]) if pair["final_url"] else None
-            async with fetcher.fetching(pair["url"], before) as fetched:
-                if fetched.body is None:
-                    return fetched, None
+            validators = None
+            if pair["final_url"]:
+                validators = Validators(pair["final_url"], pair["etag"], pair["last_modified"])
+            async with fetcher.fetching(pair["url"], validators) as result:
+                if result.body is None:
+                    return result, None
                 status, error, picture = await loop.run_in_executor(
-                    threads, guard.look, pair, fetched.body, self.settings
+                    threads, guard.check, pair, result.body, self.settings
                 )
-                return replace(fetched, body=None, status=status, error=error), picture
+                return replace(result, body=None, status=status, error=error), picture
 
-        return await asyncio.gather(*map(one, pairs))
+        return await asyncio.gather(*map(fetch_pair, pairs))
 
-    def _attempt(self, pair: Row, fetched: Fetched) -> Row:
-        at, failures = datetime.now(UTC), pair["failures"] + 1
-        again = fetched.transient and failures < self.settings.attempts
-        said, seen = fetched.retry_after, fetched.status in ("ok", "unchanged")  # a tag may be a forbidden file's hash
-        wait = self.settings.wait(pair["id"], fetched.status, failures) if said is None else timedelta(seconds=said)
+    def _attempt(self, pair: Row, result: FetchResult) -> Row:
+        """The row of `fetches` for one outcome."""
+        now, failures = datetime.now(UTC), pair["failures"] + 1
+        retry = result.transient and failures < self.settings.attempts
+        if result.retry_after is None:
+            wait = self.settings.wait(pair["id"], result.status, failures)
+        else:
+            wait = timedelta(seconds=result.retry_after)
+        has_picture = result.status in ("ok", "unchanged")  # else no ETag is kept: it may be a forbidden file's hash
         return {
             "id": pair["id"],
             "attempt": pair["attempt"] + 1,
-            "at": at,
-            "status": fetched.status,
-            "error": _clean(fetched.error),
-            "transient": fetched.transient,
-            "retry_after": at + wait if again else None,
-            "http_status": fetched.http_status,
-            "final_url": fetched.final_url,
-            "etag": _clean(fetched.etag) if seen else None,
-            "last_modified": _clean(fetched.last_modified) if seen else None,
+            "at": now,
+            "status": result.status,
+            "error": _clean(result.error),
+            "transient": result.transient,
+            "retry_after": now + wait if retry else None,
+            "http_status": result.http_status,
+            "final_url": result.final_url,
+            "etag": _clean(result.etag) if has_picture else None,
+            "last_modified": _clean(result.last_modified) if has_picture else None,
         }
 
 
 @dataclass
-class _Found:
-    """The rows of a shard; those of pictures that changed go by their new ids, which belong to any bucket."""
+class _ShardRows:
+    """The rows that a shard adds. Those of changed pictures are kept by their new ids, which belong to any bucket."""
 
     attempts: list[Row] = field(default_factory=list)
     images: list[Row] = field(default_factory=list)
@@ -179,26 +201,26 @@ class _Found:
             self.images.append(_image_row(pair["id"], picture))
             return
         id = changed_pair_id(pair["url"], pair["caption"], picture.sha256)
-        attempt |= {"status": "replaced", "replaced_by": id, "error": f"other bytes lie there now: they are pair {id}"}
-        if id not in (pair["known"] or ()):  # what was there before has its row and its picture
-            same = {name: pair[name] for name in ("url", "caption", "source", "extra")}
-            seen = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
-            self.new_pairs[id] = {"id": id, **same, **seen}
+        attempt |= {"status": "replaced", "replaced_by": id, "error": f"the bytes have changed: they are pair {id} now"}
+        if id not in (pair["earlier_ids"] or ()):  # bytes that were there before have their row and their picture
+            inherited = {name: pair[name] for name in ("url", "caption", "source", "extra")}
+            own = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
+            self.new_pairs[id] = {"id": id, **inherited, **own}
             self.new_images[id] = _image_row(id, picture)
 
 
 @lru_cache(maxsize=1)
-def _tools(
+def _worker_tools(
     settings: DownloadSettings, hosts: tuple[tuple[str, str], ...]
 ) -> tuple[asyncio.Runner, Fetcher, ThreadPoolExecutor]:
-    """What a worker keeps from shard to shard: its event loop, connections, robots.txt files and decoding threads."""
+    """What a worker keeps between shards: its event loop, connections, robots.txt files and decoding threads."""
 
     async def open_fetcher() -> Fetcher:
         return await Fetcher(settings, dict(hosts), worker_count()).__aenter__()
 
     runner = asyncio.Runner()
     fetcher = runner.run(open_fetcher())
-    threads = ThreadPoolExecutor(DECODERS, "decode")
+    threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
 
     def close() -> None:
         runner.run(fetcher.__aexit__(None, None, None))
@@ -208,11 +230,11 @@ def _tools(
     return runner, fetcher, threads
 
 
-def _blocked(pair: Row) -> Fetched:
-    return Fetched(pair["url"], "blocked", "the blocklist names the pair", False)
+def _blocked(pair: Row) -> FetchResult:
+    return FetchResult(pair["url"], "blocked", "the blocklist names the pair", False)
 
 
-def _image_row(id: str, picture: Picture) -> dict[str, Any]:
+def _image_row(id: str, picture: Picture) -> Row:
     return {
         "id": id,
         "image": picture.bytes,
@@ -227,5 +249,5 @@ def _image_row(id: str, picture: Picture) -> dict[str, Any]:
 
 
 def _clean(text: str | None) -> str | None:
-    """What an origin said, fit for a table: not every header is text, and not every one is short."""
-    return text and text[:LONGEST_TEXT].encode(errors="replace").decode()
+    """An origin's text in a form that a table can hold: valid Unicode, and short."""
+    return text and text[:MAX_TEXT].encode(errors="replace").decode()

@@ -1,80 +1,88 @@
-"""A fetch that is safe on the open internet, and fast: kept connections, one TLS context, robots.txt once a host.
+"""Fetches URLs of the open internet safely and fast: kept connections, one TLS context, robots.txt read once a host.
 
-What a URL does never raises: it is a status of `Fetched`, with the reason in words. Which addresses may be reached
-lies in address.py, one request in request.py, what owners forbid in robots.py, what bounds a worker in limits.py.
+Whatever a URL does, fetching it does not raise: the outcome is the status of a `FetchResult`, with an error text.
+Allowed addresses are in address.py, single requests in request.py, owners' rules in robots.py, limits in limits.py.
 """
 
 import asyncio
 import re
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Self
 
-import aiohttp
 from aiohttp.abc import AbstractResolver
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
 from data.fetch import robots
-from data.fetch.address import Hosts, SystemResolver, domain_among, literal, refusal
-from data.fetch.limits import Memory, Resting, Share, Turns
-from data.fetch.request import REDIRECTS, UNCHANGED, Answer, Client, Failure
+from data.fetch.address import NamedHosts, SystemResolver, ip_literal, matching_domain, refusal
+from data.fetch.limits import HostBackoff, HostLimits, MemoryBudget, Reservation
+from data.fetch.request import (
+    NOT_MODIFIED,
+    REDIRECTS,
+    Client,
+    FetchFailure,
+    Response,
+    TimeBudget,
+    parse_url,
+    redirect_target,
+)
 
-BODIES = 128 << 20  # bytes that larger bodies may take together
-LONGEST_WAIT = 5.0  # seconds for which a URL waits until its host may be asked again; longer is for another build
-LONGEST_URL = 8000
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+BODY_MEMORY = 128 << 20  # bytes that large bodies may take together
+MAX_WAIT = 5.0  # seconds that a URL waits while its host backs off; a longer wait is left to a later build
+ROBOTS_REQUESTS = 6  # for one robots.txt: RFC 9309 2.3.1.2 asks for at least five redirects
 HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.IGNORECASE)
 
 
 class FetchSettings(BaseModel):
-    """How pictures are fetched, and within which bounds."""
+    """How pictures are fetched, and within which limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    timeout: float = Field(30.0, gt=0, description="seconds for one URL in total, redirects and a slow drip included")
-    connect_timeout: float = Field(10.0, gt=0, description="seconds until a connection stands")
-    max_bytes: int = Field(20_000_000, gt=0, description="a longer body is not a picture we want")
-    max_redirects: int = Field(5, ge=0)
-    tries: int = Field(2, ge=1, description="quick tries within one attempt, after 5xx, 429 and a connection reset")
-    retry_wait: float = Field(0.5, ge=0, description="seconds between them, unless the server says Retry-After")
-    concurrency: int = Field(64, ge=1, description="URLs at once in one worker process")
+    timeout: float = Field(30.0, gt=0, description="seconds for one URL in total, with its redirects")
+    connect_timeout: float = Field(10.0, gt=0, description="seconds to establish a connection")
+    max_bytes: int = Field(20_000_000, gt=0, description="longest response body")
+    max_redirects: int = Field(5, ge=0, description="redirects followed for one URL")
+    tries: int = Field(2, ge=1, description="requests within one attempt, after 5xx, 429 or a broken connection")
+    retry_wait: float = Field(0.5, ge=0, description="seconds between these requests, unless Retry-After says else")
+    concurrency: int = Field(64, ge=1, description="URLs fetched at once by one worker process")
     per_host: int = Field(8, ge=1, description="connections at once to one host")
     per_host_rate: float = Field(20.0, gt=0, description="requests a second to one host")
-    respect_robots: bool = Field(True, description="ask robots.txt")
-    respect_opt_out: bool = Field(True, description="leave what X-Robots-Tag withholds: noai, noindex and their kin")
-    blocked_domains: tuple[str, ...] = Field((), description="never asked, nor their subdomains")
-    contact: str | None = Field(None, pattern=r"^[ -~]+$", description="goes into the user agent: an address or page")
+    respect_robots: bool = Field(True, description="obey robots.txt")
+    respect_opt_out: bool = Field(True, description="skip pictures whose X-Robots-Tag says noai, noindex or the like")
+    blocked_domains: tuple[str, ...] = Field((), description="domains never requested, with their subdomains")
+    contact: str | None = Field(
+        None, pattern=r"^[ -~]+$", description="e-mail address or web page of the operator, sent in the user agent"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """What came of one URL. `status` is one of
+class FetchResult:
+    """The outcome of one URL. `status` is one of
 
-    ok                 the body is here
-    unchanged          304: the bytes are those of `Before`
+    ok                 `body` holds the bytes
+    unchanged          304: the bytes are those of the previous fetch
     not_found, gone    404, 410
     rate_limited       429                                                      (transient)
     server_error       5xx                                                      (transient)
-    http_error         any other answer that is no picture: 401, 403, 451, 300
-    timeout            no connection, or no whole answer, in time               (transient)
+    http_error         any other HTTP status: 401, 403, 451, 300
+    timeout            no connection or no complete response in time            (transient)
     dns                the name has no address                                  (transient)
-    connection         refused, reset, or closed before an answer               (transient)
-    truncated          the body ended before its end                            (transient)
+    connection         refused, reset, or closed before a response              (transient)
+    truncated          the body is incomplete                                   (transient)
     tls                no trusted certificate for the name, or no handshake
-    protocol           what answered does not speak HTTP, or an unknown encoding
+    protocol           the response is not HTTP, or has an unknown encoding
     too_large          the body is longer than `max_bytes`
     redirects          more redirects than `max_redirects`
     forbidden_address  the address is not public
     forbidden_scheme   neither http nor https
-    bad_url            no URL that can be asked
+    bad_url            not a URL that can be requested
     blocked            a blocked domain or URL
-    robots             robots.txt forbids it, or can't be had                   (transient if it can't be had)
-    opt_out            X-Robots-Tag withholds it
+    robots             robots.txt forbids it, or could not be read              (transient if it could not be read)
+    opt_out            X-Robots-Tag opts out
     """
 
     url: str
@@ -87,48 +95,43 @@ class Fetched:
     etag: str | None = None
     last_modified: str | None = None
     content_type: str | None = None
-    retry_after: float | None = None  # seconds, as the host says
+    retry_after: float | None = None  # seconds that the host asks to wait
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What a URL answered when its picture was fetched, so that the same bytes need not come again."""
+class Validators:
+    """The validators of a URL's last response, by which a server can answer 304 instead of sending the bytes again."""
 
     final_url: str
     etag: str | None
     last_modified: str | None
 
-    def unless(self, target: URL) -> dict[str, str] | None:
-        """The headers of a conditional request; the answer was that of one URL, and is no other's."""
-        said = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in said.items() if value} if str(target) == self.final_url else None
-
-
-class _Clock:
-    """The time that one URL has left. It stands still while the URL waits for its turn: that is not its fault."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = self.left = seconds
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self.left):
-                yield
-        except TimeoutError as error:
-            what = "connecting took too long" if isinstance(error, aiohttp.ConnectionTimeoutError) else None
-            raise Failure("timeout", what or f"no whole answer within {self.seconds:g} s", True) from None
-        finally:
-            self.left = max(0.0, self.left - (time.monotonic() - began))
+    def conditional_headers(self, target: URL) -> dict[str, str] | None:
+        """The headers of a conditional request; None for another URL than the one that sent the validators."""
+        if str(target) != self.final_url:
+            return None
+        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in headers.items() if value}
 
 
 class Fetcher:
-    """Fetches URLs, many at once; `async with Fetcher(settings) as fetcher`, one for a worker and its event loop.
+    """Fetches many URLs at once; one for a worker and its event loop.
 
-    `hosts` are the lake's named hosts (a name or `*.name` to `address` or `address:port`), the only ones that may lie
-    on addresses that are not public. `workers` share the bounds of a host. `certificates` is a file of further CAs.
-    `blocked` may be set: it says of every URL, redirects' too, why it must not be asked.
+    Args:
+        settings: limits, and which owners' rules are obeyed.
+        hosts: named hosts of the lake (a name or `*.name` to `address` or `address:port`), the only hosts that may
+            have addresses that are not public.
+        workers: how many workers share the limits of a host; each takes its part of them.
+        certificates: a file of further certificate authorities.
+        resolver: resolves names instead of the system's resolver.
+
+    Attributes:
+        block_reason: may be set to a function that says why a URL must not be requested, or None. It is called for
+            every URL, redirects included.
+
+    Example:
+        async with Fetcher(FetchSettings()) as fetcher:
+            result = await fetcher.fetch("https://example.org/cat.jpg")
     """
 
     def __init__(
@@ -140,15 +143,15 @@ class Fetcher:
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.settings = settings
-        self._hosts = Hosts(hosts)
+        self._hosts = NamedHosts(hosts)
         self._certificates = certificates
-        self._names = resolver
-        self._blocked = {domain.lower().strip(".") for domain in settings.blocked_domains}
-        self._turns = Turns(max(1, settings.per_host // workers), settings.per_host_rate / workers)
-        self._at_once = asyncio.Semaphore(settings.concurrency)
-        self._memory = Memory(max(BODIES, settings.max_bytes))
-        self._robots = robots.Robots(self._read_robots)
-        self.blocked: Callable[[URL], str | None] = lambda url: None
+        self._resolver = resolver
+        self._blocked_domains = {domain.lower().strip(".") for domain in settings.blocked_domains}
+        self._limits = HostLimits(max(1, settings.per_host // workers), settings.per_host_rate / workers)
+        self._concurrency = asyncio.Semaphore(settings.concurrency)
+        self._memory = MemoryBudget(max(BODY_MEMORY, settings.max_bytes))
+        self._robots = robots.RobotsCache(self._read_robots)
+        self.block_reason: Callable[[URL], str | None] = lambda url: None
 
     async def __aenter__(self) -> Self:
         context = ssl.create_default_context()
@@ -158,7 +161,7 @@ class Fetcher:
         agent = f"{robots.AGENT}/{version('imagen')} ({contact})"
         self._client = Client(
             self._hosts,
-            self._names or SystemResolver(),
+            self._resolver or SystemResolver(),
             context,
             agent,
             self.settings.connect_timeout,
@@ -170,177 +173,154 @@ class Fetcher:
         await self._robots.close()
         await self._client.close()
 
-    async def fetch(self, url: str, before: Before | None = None) -> Fetched:
-        async with self.fetching(url, before) as fetched:
-            return fetched
+    async def fetch(self, url: str, validators: Validators | None = None) -> FetchResult:
+        """Fetch one URL, following redirects. Never raises for what the URL does.
+
+        Args:
+            url: what to fetch.
+            validators: those of its last response: the status is `unchanged` if the server says that they still hold.
+        """
+        async with self.fetching(url, validators) as result:
+            return result
 
     @asynccontextmanager
-    async def fetching(self, url: str, before: Before | None = None) -> AsyncIterator[Fetched]:
-        """A fetch whose body counts as memory in flight until the block ends: decode it inside."""
-        share = Share(self._memory)
+    async def fetching(self, url: str, validators: Validators | None = None) -> AsyncIterator[FetchResult]:
+        """Like `fetch`; the body counts as memory in use until the block ends, so decode it inside."""
+        memory = Reservation(self._memory)
         try:
-            yield await self._fetched(url, share, before)
+            yield await self._fetch(url, memory, validators)
         finally:
-            share.release()
+            memory.release()
 
-    async def _fetched(self, url: str, share: Share, before: Before | None) -> Fetched:
-        at: list[URL] = []
+    async def _fetch(self, url: str, memory: Reservation, validators: Validators | None) -> FetchResult:
+        visited: list[URL] = []
         try:
-            answer = await self._follow(url, share, at, before)
-        except Failure as failure:
-            return Fetched(
+            response = await self._follow(url, memory, visited, validators)
+        except FetchFailure as failure:
+            return FetchResult(
                 url,
                 failure.status,
                 failure.error,
                 failure.transient,
                 failure.http_status,
-                final_url=str(at[-1]) if at else None,
+                final_url=str(visited[-1]) if visited else None,
                 retry_after=failure.retry_after,
             )
-        headers, unchanged = answer.headers, answer.status == UNCHANGED
-        return Fetched(
+        headers, unchanged = response.headers, response.status == NOT_MODIFIED
+        return FetchResult(
             url,
             "unchanged" if unchanged else "ok",
             None,
             False,
-            answer.status,
-            None if unchanged else answer.body,
-            str(at[-1]),
-            headers.get("ETag", before.etag if before and unchanged else None),
-            headers.get("Last-Modified", before.last_modified if before and unchanged else None),
+            response.status,
+            None if unchanged else response.body,
+            str(visited[-1]),
+            headers.get("ETag", validators.etag if validators and unchanged else None),
+            headers.get("Last-Modified", validators.last_modified if validators and unchanged else None),
             headers.get("Content-Type"),
         )
 
-    async def _follow(self, url: str, share: Share, at: list[URL], before: Before | None) -> Answer:
-        """The picture at the end of the redirects; `at` gets every URL that was asked on the way."""
-        clock = _Clock(self.settings.timeout)
-        target = _parsed(url)
+    async def _follow(
+        self, url: str, memory: Reservation, visited: list[URL], validators: Validators | None
+    ) -> Response:
+        """The response at the end of the redirects; every URL that is requested is appended to `visited`."""
+        budget = TimeBudget(self.settings.timeout)
+        target = parse_url(url)
         for _ in range(self.settings.max_redirects + 1):
-            self._check(target)
+            self._check_url(target)
             if self.settings.respect_robots:
-                await self._ask_robots(target)
-            at.append(target)
-            answer = await self._try(target, clock, share, unless=before.unless(target) if before else None)
-            if answer.status not in REDIRECTS:
-                return answer
-            target = _redirected(target, answer)
-        raise Failure("redirects", f"more than {self.settings.max_redirects} redirects, the next one to {target}")
+                await self._check_robots(target)
+            visited.append(target)
+            conditional_headers = validators.conditional_headers(target) if validators else None
+            response = await self._request(target, budget, memory, conditional_headers=conditional_headers)
+            if response.status not in REDIRECTS:
+                return response
+            target = redirect_target(target, response)
+        raise FetchFailure("redirects", f"more than {self.settings.max_redirects} redirects, the next one to {target}")
 
-    def _check(self, target: URL) -> None:
-        """What a URL says before anything is asked; addresses are checked again as names resolve and sockets open."""
+    def _check_url(self, target: URL) -> None:
+        """Refuse what the URL alone rules out; addresses are checked again as names resolve and sockets open."""
         host = (target.raw_host or "").lower().rstrip(".")
         if not HOST.fullmatch(host):
-            raise Failure("bad_url", f"{target} names no host" if not host else f"{host!r} can't be a host's name")
-        if domain_among(host, self._blocked):
-            raise Failure("blocked", f"{host} is a blocked domain")
-        if why := self.blocked(target):
-            raise Failure("blocked", why)
+            raise FetchFailure("bad_url", f"{host!r} is not a valid host name" if host else f"{target} has no host")
+        if matching_domain(host, self._blocked_domains):
+            raise FetchFailure("blocked", f"{host} is in a blocked domain")
+        reason = self.block_reason(target)
+        if reason:
+            raise FetchFailure("blocked", reason)
         if self._hosts.find(host):
             return
-        address = literal(host)
+        address = ip_literal(host)
         if address is None:
             return
         reason = refusal(address)
         if reason:
-            raise Failure("forbidden_address", reason if host == address else f"{host} is {address}: {reason}")
+            raise FetchFailure("forbidden_address", reason if host == address else f"{host} is {address}: {reason}")
         if ":" not in host and host != address:
-            raise Failure("bad_url", f"{host} is an unusual spelling of {address}")
+            raise FetchFailure("bad_url", f"{host} is an unusual spelling of {address}")
 
-    async def _ask_robots(self, target: URL) -> None:
+    async def _check_robots(self, target: URL) -> None:
         rules = await self._robots.rules(str(target.origin()))
         if rules.failure:
-            raise Failure(*rules.failure)
+            raise FetchFailure(*rules.failure)
         if not rules.allow(str(target)):
-            raise Failure("robots", f"the robots.txt of {target.host} forbids it")
+            raise FetchFailure("robots", f"the robots.txt of {target.host} forbids it")
 
     async def _read_robots(self, origin: str) -> robots.Rules:
-        clock, share = _Clock(self.settings.timeout), Share(self._memory)
+        budget, memory = TimeBudget(self.settings.timeout), Reservation(self._memory)
         target = first = URL(origin) / "robots.txt"
         try:
-            for _ in range(6):  # RFC 9309 2.3.1.2: at least five redirects
-                self._check(target)
-                answer = await self._try(target, clock, share, robots.LIMIT)
-                if answer.status not in REDIRECTS:
-                    return await asyncio.to_thread(robots.parse, answer.body)
-                target = _redirected(target, answer)
+            for _ in range(ROBOTS_REQUESTS):
+                self._check_url(target)
+                response = await self._request(target, budget, memory, robots.LIMIT)
+                if response.status not in REDIRECTS:
+                    return await asyncio.to_thread(robots.parse, response.body)
+                target = redirect_target(target, response)
             return robots.Rules()
-        except Failure as failure:
+        except FetchFailure as failure:
             if failure.http_status and 400 <= failure.http_status < 500 and failure.status != "rate_limited":
                 return robots.Rules()
             if target == first and failure.status in ("dns", "connection", "forbidden_address", "tls"):
                 return robots.Rules(failure=(failure.status, failure.error, failure.transient))
-            return robots.Rules(failure=("robots", f"{first} can't be had: {failure.error}", True))
+            return robots.Rules(failure=("robots", f"{first} could not be read: {failure.error}", True))
         finally:
-            share.release()
+            memory.release()
 
-    async def _try(
+    async def _request(
         self,
         target: URL,
-        clock: _Clock,
-        share: Share,
-        cut: int | None = None,
-        unless: dict[str, str] | None = None,
-    ) -> Answer:
-        """One answer, after a few quick tries if these can help, and after a short rest if the host asks for one."""
+        budget: TimeBudget,
+        memory: Reservation,
+        truncate_at: int | None = None,
+        conditional_headers: dict[str, str] | None = None,
+    ) -> Response:
+        """One response, after a few retries where these may help, and after a short wait if the host asks for one."""
         host = str(target.raw_host).lower().rstrip(".")
-        tries, patience = self.settings.tries, LONGEST_WAIT
+        tries_left, wait_left = self.settings.tries, MAX_WAIT
         while True:
             try:
-                async with self._turns.turn(host), self._at_once, clock.running():
-                    return await self._client.ask(
-                        target, share, cut or self.settings.max_bytes, cut is not None, unless
+                async with self._limits.slot(host), self._concurrency, budget.running():
+                    max_bytes = truncate_at or self.settings.max_bytes
+                    return await self._client.get(
+                        target, memory, max_bytes, truncate_at is not None, conditional_headers
                     )
-            except Resting as rest:
-                wait = rest.seconds
-                if wait > patience:
-                    raise _unasked(host, rest) from None
-                patience -= wait
-            except Failure as failure:
-                tries -= 1
+            except HostBackoff as backoff:
+                wait = backoff.seconds
+                if wait > wait_left:
+                    raise _backoff_failure(host, backoff) from None
+                wait_left -= wait
+            except FetchFailure as failure:
+                tries_left -= 1
                 if failure.retry_after:
-                    self._turns.rest(host, failure.retry_after, failure.status)
+                    self._limits.back_off(host, failure.retry_after, failure.status)
                 wait = self.settings.retry_wait if failure.retry_after is None else failure.retry_after
-                if not failure.passing or not tries or wait > min(clock.left, LONGEST_WAIT):
+                if not failure.retry_at_once or not tries_left or wait > min(budget.left, MAX_WAIT):
                     raise
-                clock.left -= wait
+                budget.left -= wait
             await asyncio.sleep(wait)
 
 
-def _unasked(host: str, rest: Resting) -> Failure:
-    failure = Failure(rest.status, f"{host}: {rest}", True)
-    failure.retry_after = rest.seconds
+def _backoff_failure(host: str, backoff: HostBackoff) -> FetchFailure:
+    failure = FetchFailure(backoff.status, f"{host}: {backoff}", True)
+    failure.retry_after = backoff.seconds
     return failure
-
-
-def _parsed(url: str) -> URL:
-    url = url.strip()
-    scheme = SCHEME.match(url)
-    if not scheme:
-        raise Failure("bad_url", f"{url[:100]!r} is not a URL" if url else "the URL is empty")
-    if scheme[1].lower() not in ("http", "https"):
-        raise Failure("forbidden_scheme", f"{scheme[1].lower()}: only http and https are fetched")
-    if len(url) > LONGEST_URL:
-        raise Failure("bad_url", f"a URL of {len(url):,} characters")
-    try:
-        return _bare(URL(url))
-    except ValueError as error:
-        raise Failure("bad_url", str(error)[:300]) from None
-
-
-def _bare(url: URL) -> URL:
-    """Without fragment, and without user and password: what a list of URLs knows is no secret to give away."""
-    return (url.with_user(None) if url.raw_user is not None or url.raw_password is not None else url).with_fragment(
-        None
-    )
-
-
-def _redirected(target: URL, answer: Answer) -> URL:
-    location = answer.headers.get("Location") or answer.headers.get("URI")
-    if not location:
-        raise Failure("http_error", f"{target.host} redirects to nowhere", False, answer.status)
-    if SCHEME.match(location.strip()):
-        return _parsed(location)
-    try:
-        return _bare(target.join(URL(location.strip())))
-    except ValueError as error:
-        raise Failure("bad_url", f"redirect to {location[:100]!r}: {error}") from None

@@ -1,8 +1,8 @@
-"""Lists of hashes of material that nobody may hold, by file: a picture that one names is never written.
+"""Hash lists of material that nobody may possess: a picture that matches such a list is never written.
 
-One hash a line: 64 hex digits are SHA-256 of the file's bytes, 40 SHA-1, 32 MD5; 16 are a perceptual hash as
-scorers/phash.py makes it. Empty lines and what begins with # are passed over. What a list says is told to nobody: a row
-says that a list named the picture, and not which, nor how.
+A list is a file with one hash a line: 64 hex digits are the SHA-256 of the file's bytes, 40 SHA-1, 32 MD5, and 16 a
+perceptual hash as data/scorers/phash.py computes it. Empty lines and lines that begin with # are skipped. The lists'
+content is not disclosed: a row says that a list matched the picture, not which list and not how.
 """
 
 import binascii
@@ -15,76 +15,94 @@ from data.errors import RecipeError
 from data.lake import storage
 from data.pictures.hash_sets import DigestSet, PerceptualHashSet
 
-BLOCK, FIRST = 1 << 21, 1 << 16  # bytes of a list read at once, and to see whether it is one
+BLOCK_BYTES = 1 << 21  # of a list, read at once
+CHECK_BYTES = 1 << 16  # read to check that a file is a list
 EXACT = {64: hashlib.sha256, 40: hashlib.sha1, 32: hashlib.md5}
 PERCEPTUAL = 16
 
 
-class Forbidden:
-    """The lists of a recipe, read once a worker."""
+class HashLists:
+    """The hash lists of a recipe, in memory; 32 MB for a million of SHA-256.
+
+    Args:
+        paths: files or URLs of the lists.
+        distance: bits in which a perceptual hash may differ from a listed one and still match it.
+
+    Raises:
+        RecipeError: a list can't be read, or has a line that is not a hash.
+
+    Attributes:
+        perceptual: the perceptual hashes of all lists.
+    """
 
     def __init__(self, paths: tuple[str, ...], distance: int) -> None:
         packed = {digits: bytearray() for digits in (*EXACT, PERCEPTUAL)}
         for path in paths:
-            for lines, before in _blocks(path, BLOCK):
-                for digits, hashes in _parsed(path, lines, before):
+            for lines, lines_before in _line_blocks(path, BLOCK_BYTES):
+                for digits, hashes in _parse_hashes(path, lines, lines_before):
                     packed[digits] += hashes
-        self.looks = PerceptualHashSet(packed.pop(PERCEPTUAL), distance)
-        self._exact = {digits: DigestSet(digits // 2, found) for digits, found in packed.items() if found}
+        self.perceptual = PerceptualHashSet(packed.pop(PERCEPTUAL), distance)
+        self._exact = {digits: DigestSet(digits // 2, hashes) for digits, hashes in packed.items() if hashes}
 
-    def names(self, body: bytes) -> bool:
-        """Whether a list has the hash of these bytes."""
+    def has(self, body: bytes) -> bool:
+        """Whether a list has an exact hash of these bytes."""
         return any(EXACT[digits](body).digest() in hashes for digits, hashes in self._exact.items())
 
 
 @lru_cache(maxsize=1)
-def read_lists(paths: tuple[str, ...], distance: int) -> Forbidden:
-    return Forbidden(paths, distance)
+def read_lists(paths: tuple[str, ...], distance: int) -> HashLists:
+    """The `HashLists` of these files, read once in a process."""
+    return HashLists(paths, distance)
 
 
 def check_lists(paths: tuple[str, ...]) -> None:
-    """Raise if a list can't be read or begins with what is no hash, before anything is fetched without it."""
+    """Check the first lines of each list, so that nothing is fetched when a list is unusable.
+
+    Raises:
+        RecipeError: a list can't be read, or its first lines are not hashes.
+    """
     for path in paths:
-        for lines, before in islice(_blocks(path, FIRST), 1):
-            list(_parsed(path, lines, before))
+        for lines, lines_before in islice(_line_blocks(path, CHECK_BYTES), 1):
+            list(_parse_hashes(path, lines, lines_before))
 
 
-def _blocks(path: str, size: int) -> Iterator[tuple[list[bytes], int]]:
-    """The lines of a file, some at a time, and how many came before."""
-    fs, place = storage.split_url(path)
+def _line_blocks(path: str, block_bytes: int) -> Iterator[tuple[list[bytes], int]]:
+    """The lines of a file, some at a time, with the number of lines before them."""
+    filesystem, file_path = storage.split_url(path)
     try:
-        with fs.open(place, "rb") as file:
-            before, rest = 0, b""
-            while part := file.read(size):
-                lines = (rest + part).split(b"\n")
+        with filesystem.open(file_path, "rb") as file:
+            lines_before, rest = 0, b""
+            while block := file.read(block_bytes):
+                lines = (rest + block).split(b"\n")
                 rest = lines.pop()
-                yield lines, before
-                before += len(lines)
-            yield [rest], before
+                yield lines, lines_before
+                lines_before += len(lines)
+            yield [rest], lines_before
     except storage.UNREACHABLE as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
         raise RecipeError(f"the list {path} {reason}. Correct download.forbidden in the recipe") from None
 
 
-def _parsed(path: str, lines: list[bytes], before: int) -> Iterator[tuple[int, bytes]]:
-    """How many digits the hashes of some lines have, and the bytes of all of them, one after the other."""
-    kinds: dict[int, list[bytes]] = {}
-    for line in (line.strip() for line in lines):
+def _parse_hashes(path: str, lines: list[bytes], lines_before: int) -> Iterator[tuple[int, bytes]]:
+    """For each length of hash in some lines: its hex digits, and the bytes of all such hashes, concatenated."""
+    by_length: dict[int, list[bytes]] = {}
+    for line in map(bytes.strip, lines):
         if line and not line.startswith(b"#"):
-            kinds.setdefault(len(line), []).append(line)
+            by_length.setdefault(len(line), []).append(line)
     try:
-        if kinds.keys() - {*EXACT, PERCEPTUAL}:
+        if by_length.keys() - {*EXACT, PERCEPTUAL}:
             raise ValueError
-        for digits, found in kinds.items():
-            yield digits, binascii.unhexlify(b"".join(found))
+        for digits, hashes in by_length.items():
+            yield digits, binascii.unhexlify(b"".join(hashes))
     except ValueError:
-        wrong = next(number for number, line in enumerate(lines, start=before + 1) if not _is_fine(line.strip()))
+        numbered = enumerate(lines, start=lines_before + 1)
+        wrong_line = next(number for number, line in numbered if not _is_valid(line.strip()))
         raise RecipeError(
-            f"the list {path}, line {wrong}: no hash of 64, 40, 32 or 16 hex digits. "
+            f"the list {path}, line {wrong_line}: not a hash of 64, 40, 32 or 16 hex digits. "
             "Correct the list, or download.forbidden in the recipe"
         ) from None
 
 
-def _is_fine(line: bytes) -> bool:
+def _is_valid(line: bytes) -> bool:
     is_hash = len(line) in (*EXACT, PERCEPTUAL) and not line.lower().strip(b"0123456789abcdef")
     return is_hash or not line or line.startswith(b"#")

@@ -1,6 +1,4 @@
-"""What stands between a fetched body and the lake: whether it is a picture, the one that was meant, and one that may be
-kept.
-"""
+"""Decides what becomes of a fetched body: whether it is a picture, the expected one, and one that may be kept."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,69 +6,85 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.fetch.blocklist import Blocklist, read_blocklist
-from data.fetch.forbidden import Forbidden, read_lists
+from data.fetch.forbidden import HashLists, read_lists
 from data.lake.lake import Lake
 from data.pictures.phash import perceptual_hash
 from data.pictures.prepare import Picture, PictureError, PictureSettings, decode, prepare
 
-CUTTING = ("center_crop", "border")  # resize modes after which a picture has another perceptual hash
-WHOLE = {"image_size": 256, "resize_mode": "keep_ratio_largest", "resize_only_if_bigger": True, "encode_format": "png"}
+CROPPING_MODES = ("center_crop", "border")  # resize modes that change the perceptual hash
+UNCROPPED = {
+    "image_size": 256,
+    "resize_mode": "keep_ratio_largest",
+    "resize_only_if_bigger": True,
+    "encode_format": "png",
+}
+
+Outcome = tuple[str, str | None, Picture | None]  # status, error text, the picture to keep
+FORBIDDEN: Outcome = ("forbidden", "a list of forbidden material names the picture", None)
+BLOCKED: Outcome = ("blocked", "the blocklist names the picture", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
+    """The lists that every body is checked against."""
+
     blocklist: Blocklist
-    forbidden: Forbidden
+    forbidden: HashLists
 
     @classmethod
     def of(cls, lake: Lake, lists: tuple[str, ...], distance: int) -> "Guard":
-        """The lake's newest blocklist, and the lists; kept from shard to shard."""
+        """The lake's newest blocklist and these hash lists; both are cached in the process.
+
+        Args:
+            lake: the lake.
+            lists: files of hashes, see forbidden.py.
+            distance: bits in which a perceptual hash may differ from a listed one and still match it.
+        """
         return cls(read_blocklist(lake, distance), read_lists(lists, distance))
 
-    def look(
-        self, pair: dict[str, Any], body: bytes, settings: PictureSettings
-    ) -> tuple[str, str | None, Picture | None]:
-        """What a pair's body is worth: a status, the reason in words, and the picture where it is one to keep."""
+    def check(self, pair: dict[str, Any], body: bytes, settings: PictureSettings) -> Outcome:
+        """Check a pair's body against the lists and the expected hash, and prepare its picture.
+
+        Returns:
+            The status (`ok`, `unchanged`, `changed`, `forbidden`, `blocked`, or that of a `PictureError`), the error
+            text, and the picture if it is to be kept.
+        """
         expected = expected_sha256(pair)
-        same = expected is None or hashlib.sha256(body).hexdigest() == expected
-        if pair["picture"] and same:
+        is_expected = expected is None or hashlib.sha256(body).hexdigest() == expected
+        if pair["picture"] and is_expected:
             return "unchanged", None, None
-        if self.forbidden.names(body):
+        if self.forbidden.has(body):
             return FORBIDDEN
-        if self.blocklist.names_body(body):
+        if self.blocklist.has_body(body):
             return BLOCKED
-        if not same and is_named(pair):
-            return "changed", "the bytes are not those that the list names", None
+        if not is_expected and has_source_hash(pair):
+            return "changed", "the bytes do not have the sha256 that the source gives", None
         try:
             picture = prepare(body, settings)
-            for hash in self._hashes(picture, body, settings):
-                if hash in self.forbidden.looks:
+            for hash in self._perceptual_hashes(picture, body, settings):
+                if hash in self.forbidden.perceptual:
                     return FORBIDDEN
-                if hash in self.blocklist.looks:
+                if hash in self.blocklist.perceptual:
                     return BLOCKED
         except PictureError as error:
             return error.status, str(error), None
         return "ok", None, picture
 
-    def _hashes(self, picture: Picture, body: bytes, settings: PictureSettings) -> Iterator[int]:
-        """The perceptual hashes by which a picture may be known: as kept, and whole where only a part is kept."""
-        if not len(self.forbidden.looks) and not len(self.blocklist.looks):
+    def _perceptual_hashes(self, picture: Picture, body: bytes, settings: PictureSettings) -> Iterator[int]:
+        """The hashes of a picture as it is kept and, if that is cropped, of the uncropped one."""
+        if not len(self.forbidden.perceptual) and not len(self.blocklist.perceptual):
             return
         yield perceptual_hash(decode(picture.bytes))
-        if settings.resize_mode in CUTTING:
-            yield perceptual_hash(decode(prepare(body, settings.model_copy(update=WHOLE)).bytes))
+        if settings.resize_mode in CROPPING_MODES:
+            yield perceptual_hash(decode(prepare(body, settings.model_copy(update=UNCROPPED)).bytes))
 
 
-FORBIDDEN = ("forbidden", "a list of what nobody may hold names the picture", None)
-BLOCKED = ("blocked", "the blocklist names the picture", None)
-
-
-def is_named(pair: dict[str, Any]) -> bool:
-    """Whether the pair's source says which bytes it means; a pair that replaces another only says which it got."""
+def has_source_hash(pair: dict[str, Any]) -> bool:
+    """Whether the pair's source gives a sha256. One that replaces another pair only records which bytes it got."""
     return bool(pair["sha256"]) and not pair["replaces"]
 
 
 def expected_sha256(pair: dict[str, Any]) -> str | None:
-    """The hash of the bytes that a pair is about, as far as that is known."""
-    said = pair["sha256"] if is_named(pair) else pair["picture"] or pair["sha256"]
-    return said.strip().lower() if said else None
+    """The hash that a pair's bytes should have: by its source, by its picture, or by the row; None if none is known."""
+    sha256 = pair["sha256"] if has_source_hash(pair) else pair["picture"] or pair["sha256"]
+    return sha256.strip().lower() if sha256 else None

@@ -1,6 +1,4 @@
-"""What bounds a worker that fetches: requests at once and a second to one host, rests that hosts ask for, and memory
-for bodies in flight.
-"""
+"""Limits of one fetching worker: requests at once, request rate and back-off of each host, and memory for bodies."""
 
 import asyncio
 import time
@@ -8,92 +6,103 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-REMEMBERED = 4096  # hosts; those that nobody asks are forgotten beyond it
+MAX_HOSTS = 4096  # hosts whose state is kept; beyond it, idle hosts are dropped
 
 
-class Resting(Exception):
-    """It is nobody's turn: the host has said when it may be asked again."""
+class HostBackoff(Exception):
+    """The host asked for no requests until later. `status` is the fetch status that it answered then."""
 
     def __init__(self, seconds: float, status: str) -> None:
-        super().__init__(f"not asked, as it wants to be left alone for {seconds:.0f} s more")
+        super().__init__(f"not requested: the host asked to wait {seconds:.0f} s more")
         self.seconds, self.status = seconds, status
 
 
-class _Host:
-    def __init__(self, at_once: int) -> None:
-        self.slots = asyncio.Semaphore(at_once)
+class _HostState:
+    def __init__(self, concurrency: int) -> None:
+        self.slots = asyncio.Semaphore(concurrency)
         self.users = 0
-        self.next_at = 0.0
-        self.rests_until = 0.0
+        self.next_request_at = 0.0
+        self.backoff_until = 0.0
         self.status = ""
 
     def check(self) -> None:
-        left = self.rests_until - time.monotonic()
-        if left > 0:
-            raise Resting(left, self.status)
+        """Raise `HostBackoff` while the host wants no requests."""
+        seconds_left = self.backoff_until - time.monotonic()
+        if seconds_left > 0:
+            raise HostBackoff(seconds_left, self.status)
 
 
-class Turns:
-    """Whose turn it is to ask a host: so many requests at once, so many a second, evenly spaced, none while it rests.
+class HostLimits:
+    """Bounds the requests to each host: how many at once, how many a second (evenly spaced), none while it backs off.
 
-    A host that rests is noticed on every step of the queue, so that those who wait in it leave at once.
+    Args:
+        concurrency: requests at once to one host.
+        per_second: requests a second to one host.
     """
 
-    def __init__(self, at_once: int, per_second: float) -> None:
-        self._at_once = at_once
+    def __init__(self, concurrency: int, per_second: float) -> None:
+        self._concurrency = concurrency
         self._interval = 1 / per_second
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, _HostState] = {}
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
+    async def slot(self, name: str) -> AsyncIterator[None]:
+        """Wait until one request to the host may start; the block is that request.
+
+        Raises:
+            HostBackoff: the host backs off. Requests that already wait in its queue raise it too, at once.
+        """
         host = self._host(name)
         host.users += 1
         try:
             host.check()
             async with host.slots:
                 host.check()
-                await self._space(host)
+                await self._wait_for_rate(host)
                 host.check()
                 yield
         finally:
             host.users -= 1
 
-    def rest(self, name: str, seconds: float, status: str) -> None:
-        """Leave a host alone; `status` is what it said, for those who come meanwhile."""
+    def back_off(self, name: str, seconds: float, status: str) -> None:
+        """Send no request to a host for some seconds. Requests meanwhile fail with `status`, the host's answer."""
         host = self._host(name)
-        host.rests_until, host.status = max(host.rests_until, time.monotonic() + seconds), status
+        host.backoff_until, host.status = max(host.backoff_until, time.monotonic() + seconds), status
 
-    def _host(self, name: str) -> _Host:
+    def _host(self, name: str) -> _HostState:
         if name not in self._hosts:
-            self._forget()
-            self._hosts[name] = _Host(self._at_once)
+            self._drop_idle_hosts()
+            self._hosts[name] = _HostState(self._concurrency)
         return self._hosts[name]
 
-    async def _space(self, host: _Host) -> None:
+    async def _wait_for_rate(self, host: _HostState) -> None:
         now = time.monotonic()
-        at = max(host.next_at, now)
-        host.next_at = at + self._interval
-        if at - now > 0.005:  # a shorter sleep costs more than it spaces; the mean rate holds all the same
-            await asyncio.sleep(at - now)
+        start = max(host.next_request_at, now)
+        host.next_request_at = start + self._interval
+        if start - now > 0.005:  # a shorter sleep costs more than it spaces; the mean rate holds all the same
+            await asyncio.sleep(start - now)
 
-    def _forget(self) -> None:
-        if len(self._hosts) < REMEMBERED:
+    def _drop_idle_hosts(self) -> None:
+        if len(self._hosts) < MAX_HOSTS:
             return
         now = time.monotonic()
         self._hosts = {
-            name: host for name, host in self._hosts.items() if host.users or max(host.next_at, host.rests_until) > now
+            name: host
+            for name, host in self._hosts.items()
+            if host.users or max(host.next_request_at, host.backoff_until) > now
         }
 
 
-class Memory:
-    """Bytes that bodies in flight may take together; whoever would exceed them waits, first come first served."""
+class MemoryBudget:
+    """Bytes that response bodies may take together. Who would exceed it waits, first come, first served."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._free = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, size: int) -> None:
+    async def acquire(self, size: int) -> None:
+        """Take `size` bytes of the budget; waits until they are free."""
         if not self._waiting and size <= self._free:
             self._free -= size
             return
@@ -103,17 +112,18 @@ class Memory:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self.give(size)
+                self.release(size)
             else:
                 self._waiting.remove((size, granted))
-                self._serve()
+                self._grant_waiting()
             raise
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
+        """Give bytes back to the budget."""
         self._free += size
-        self._serve()
+        self._grant_waiting()
 
-    def _serve(self) -> None:
+    def _grant_waiting(self) -> None:
         while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self._free):
             size, granted = self._waiting.popleft()
             if not granted.cancelled():
@@ -121,21 +131,25 @@ class Memory:
                 granted.set_result(None)
 
 
-class Share:
-    """One body's part of the memory: none while it is small, all that it may need once it is not."""
+class Reservation:
+    """One body's part of a `MemoryBudget`: nothing while the body is small, then all that it may need, at once."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._held = 0
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._reserved = 0
 
-    async def hold(self, size: int) -> None:
-        """Ask once for all that may be needed: two bodies that each wait for the other's rest would wait for ever."""
-        if not self._held:
-            size = min(size, self._memory.size)
-            await self._memory.take(size)
-            self._held = size
+    async def reserve(self, size: int) -> None:
+        """Reserve the whole size on the first call; later calls do nothing.
+
+        Two bodies that each reserved a part and waited for the rest could block each other for ever.
+        """
+        if not self._reserved:
+            size = min(size, self._budget.size)
+            await self._budget.acquire(size)
+            self._reserved = size
 
     def release(self) -> None:
-        if self._held:
-            self._memory.give(self._held)
-            self._held = 0
+        """Give back what was reserved."""
+        if self._reserved:
+            self._budget.release(self._reserved)
+            self._reserved = 0

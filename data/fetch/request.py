@@ -1,12 +1,16 @@
-"""One request on the public internet or to a named host: an answer with a bounded body, or a failure in words.
+"""One HTTP request, on the public internet or to a named host: a response with a bounded body, or a `FetchFailure`.
 
-No redirect is followed, no proxy asked and no cookie kept here; the sockets go through the gates of address.py.
+Not here: redirects, proxies and cookies, none of which a request follows, uses or keeps. Its sockets pass the checks
+of address.py.
 """
 
 import asyncio
+import re
 import ssl
 import time
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -15,44 +19,79 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from data.fetch.address import ForbiddenAddress, Hosts, PublicResolver, SocketGate, public_socket
-from data.fetch.limits import Share
-from data.fetch.robots import opted_out
+from data.fetch.address import ForbiddenAddress, NamedHosts, PublicResolver, SocketFactory, public_socket
+from data.fetch.limits import Reservation
+from data.fetch.robots import opt_out_directive
 
-SMALL = 1 << 20  # bytes of a body that need no share of the memory
-SHORT = 1 << 14  # bytes that are read and dropped rather than the connection
-IDLE = 3.0  # seconds a connection is kept; longer, and a crawl of many hosts runs out of file descriptors
+UNRESERVED_BYTES = 1 << 20  # of a body, for which no memory is reserved
+DRAIN_BYTES = 1 << 14  # of an unwanted body, up to which reading it costs less than a new connection
+KEEPALIVE_SECONDS = 3.0  # longer, and a crawl of many hosts runs out of file descriptors
 REDIRECTS = (301, 302, 303, 307, 308)
-UNCHANGED = 304
-LONGEST_REST = 7 * 24 * 3600.0  # seconds; a host that says more is asked again all the same
+NOT_MODIFIED = 304
+MAX_RETRY_AFTER = 7 * 24 * 3600.0  # seconds; a host that asks for more is requested after this all the same
+MAX_URL_CHARACTERS = 8000
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 Headers = CIMultiDictProxy[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
+    """An HTTP response whose body has been read; empty for a redirect and for 304."""
+
     status: int
     headers: Headers
     body: bytes
 
 
-class Failure(Exception):
-    """Ends the fetch of one URL with a status of `Fetched`. Without `http_status` the origin said nothing."""
+class FetchFailure(Exception):
+    """Ends the fetch of one URL.
+
+    Attributes:
+        status: one of the statuses of `FetchResult`.
+        error: what happened, in words.
+        transient: whether a later build may succeed.
+        http_status: what the server answered; None if it did not answer.
+        retry_at_once: whether another request in a moment may succeed.
+        retry_after: seconds that the server asks to wait.
+    """
 
     def __init__(self, status: str, error: str, transient: bool = False, http_status: int | None = None) -> None:
         super().__init__(error)
         self.status, self.error, self.transient, self.http_status = status, error, transient, http_status
-        self.passing = False  # another try at once may help
-        self.retry_after: float | None = None  # seconds, as the server says
+        self.retry_at_once = False
+        self.retry_after: float | None = None
+
+
+class TimeBudget:
+    """The seconds that one URL has left. They count in `running()` alone, so waiting for a host's limits is free."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self.left = seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Count the block's time; raises a `timeout` failure when no time is left."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.left):
+                yield
+        except TimeoutError as error:
+            words = f"no complete response within {self.seconds:g} s"
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                words = "connecting took too long"
+            raise FetchFailure("timeout", words, True) from None
+        finally:
+            self.left = max(0.0, self.left - (time.monotonic() - began))
 
 
 class Client:
-    """The connections of one worker: one pool for public addresses, one for the named hosts."""
+    """The connections of one worker: a pool for public addresses, and one for the named hosts."""
 
     def __init__(
         self,
-        hosts: Hosts,
-        names: AbstractResolver,
+        hosts: NamedHosts,
+        resolver: AbstractResolver,
         context: ssl.SSLContext,
         agent: str,
         connect_timeout: float,
@@ -61,51 +100,117 @@ class Client:
         context.set_alpn_protocols(["http/1.1"])
         self._hosts = hosts
         self._respect_opt_out = respect_opt_out
-        self._resolver = PublicResolver(names)
+        self._resolver = PublicResolver(resolver)
         self._public = _session(self._resolver, public_socket, context, agent, connect_timeout)
         self._named = _session(hosts, hosts.socket, context, agent, connect_timeout)
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._public.close()
         await self._named.close()
         await self._resolver.close()
-        await asyncio.sleep(0)  # transports say goodbye in the loop's next round
+        await asyncio.sleep(0)  # transports close in the event loop's next round
 
-    async def ask(
-        self, target: URL, share: Share, most: int, cut: bool = False, unless: dict[str, str] | None = None
-    ) -> Answer:
-        """The answer to GET. A body of more than `most` bytes is a failure; with `cut`, as for robots.txt, it ends.
+    async def get(
+        self,
+        target: URL,
+        memory: Reservation,
+        max_bytes: int,
+        truncate: bool = False,
+        conditional_headers: dict[str, str] | None = None,
+    ) -> Response:
+        """Send GET once, without following redirects.
 
-        `unless` are the headers by which an origin may say that nothing has changed.
+        Args:
+            target: the URL.
+            memory: where a large body reserves its memory.
+            max_bytes: the longest body; a longer one is never held in memory.
+            truncate: cut a longer body, as robots.txt files are read, instead of failing. Opt-out is not checked.
+            conditional_headers: If-None-Match or If-Modified-Since, to which the server may answer 304.
+
+        Raises:
+            FetchFailure: no response, or one that is neither a body, nor a redirect, nor the 304 that was asked for.
+            TimeoutError: connecting took too long.
         """
         session = self._named if self._hosts.find(str(target.raw_host)) else self._public
         try:
-            async with session.get(target, allow_redirects=False, headers=unless) as response:
-                unchanged = bool(unless) and response.status == UNCHANGED
-                if self._respect_opt_out and not cut and (response.status in (200, 203) or unchanged):
+            async with session.get(target, allow_redirects=False, headers=conditional_headers) as response:
+                not_modified = bool(conditional_headers) and response.status == NOT_MODIFIED
+                if self._respect_opt_out and not truncate and (response.status in (200, 203) or not_modified):
                     _check_opt_out(response)
-                if unchanged:
-                    return Answer(UNCHANGED, response.headers, b"")
+                if not_modified:
+                    return Response(NOT_MODIFIED, response.headers, b"")
                 if response.status in (200, 203):
-                    return Answer(response.status, response.headers, await _body(response, share, most, cut))
-                if (response.content_length or 1 << 20) <= SHORT:
+                    body = await _read_body(response, memory, max_bytes, truncate)
+                    return Response(response.status, response.headers, body)
+                if (response.content_length or 1 << 20) <= DRAIN_BYTES:
                     await response.content.read()
                 if response.status in REDIRECTS:
-                    return Answer(response.status, response.headers, b"")
-                raise _refused(response)
+                    return Response(response.status, response.headers, b"")
+                raise _status_failure(response)
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-            raise _broken(target, error) from None
+            raise _failure_of(target, error) from None
+
+
+def parse_url(url: str) -> URL:
+    """A URL that can be requested, without fragment, user name and password.
+
+    Raises:
+        FetchFailure: `bad_url` or `forbidden_scheme`.
+    """
+    url = url.strip()
+    scheme = SCHEME.match(url)
+    if not scheme:
+        raise FetchFailure("bad_url", f"{url[:100]!r} is not a URL" if url else "the URL is empty")
+    if scheme[1].lower() not in ("http", "https"):
+        raise FetchFailure("forbidden_scheme", f"{scheme[1].lower()}: only http and https are fetched")
+    if len(url) > MAX_URL_CHARACTERS:
+        raise FetchFailure("bad_url", f"the URL has {len(url):,} characters, more than {MAX_URL_CHARACTERS:,}")
+    try:
+        return _strip_credentials(URL(url))
+    except ValueError as error:
+        raise FetchFailure("bad_url", str(error)[:300]) from None
+
+
+def redirect_target(target: URL, response: Response) -> URL:
+    """Where a redirect leads.
+
+    Raises:
+        FetchFailure: it leads nowhere, or to what is not a URL that can be requested.
+    """
+    location = response.headers.get("Location") or response.headers.get("URI")
+    if not location:
+        raise FetchFailure("http_error", f"{target.host} redirects without a Location", False, response.status)
+    if SCHEME.match(location.strip()):
+        return parse_url(location)
+    try:
+        return _strip_credentials(target.join(URL(location.strip())))
+    except ValueError as error:
+        raise FetchFailure("bad_url", f"redirect to {location[:100]!r}: {error}") from None
+
+
+def _strip_credentials(url: URL) -> URL:
+    """Without fragment, and without user and password: what is in a list of URLs is sent to nobody."""
+    if url.raw_user is not None or url.raw_password is not None:
+        url = url.with_user(None)
+    return url.with_fragment(None)
 
 
 def _session(
-    resolver: AbstractResolver, gate: SocketGate, context: ssl.SSLContext, agent: str, connect_timeout: float
+    resolver: AbstractResolver, factory: SocketFactory, context: ssl.SSLContext, agent: str, connect_timeout: float
 ) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        resolver=resolver,
+        socket_factory=factory,
+        ssl=context,
+        limit=0,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        ttl_dns_cache=60,
+    )
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            resolver=resolver, socket_factory=gate, ssl=context, limit=0, keepalive_timeout=IDLE, ttl_dns_cache=60
-        ),
+        connector=connector,
         headers={"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": agent},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
@@ -116,86 +221,89 @@ def _session(
 
 
 def _check_opt_out(response: aiohttp.ClientResponse) -> None:
-    directive = opted_out(response.headers.getall("X-Robots-Tag", ()))
+    directive = opt_out_directive(response.headers.getall("X-Robots-Tag", ()))
     if directive:
-        raise Failure("opt_out", f"its owner withholds it: X-Robots-Tag: {directive}", False, response.status)
+        raise FetchFailure("opt_out", f"the owner opted out: X-Robots-Tag: {directive}", False, response.status)
 
 
-async def _body(response: aiohttp.ClientResponse, share: Share, most: int, cut: bool) -> bytes:
-    """The body, of which never more than `most` is kept or unpacked."""
-    expand = _expander(response)
+async def _read_body(response: aiohttp.ClientResponse, memory: Reservation, max_bytes: int, truncate: bool) -> bytes:
+    """The body, decompressed. Never more than `max_bytes` of it are held or decompressed."""
+    decompressor = _decompressor(response)
     length = response.content_length
-    if length is not None and length > most and not cut:
-        raise Failure("too_large", f"{length:,} bytes are more than {most:,}", False, response.status)
-    if length is not None and length > SMALL and not cut:
-        await share.hold(most if expand else length)
+    if length is not None and length > max_bytes and not truncate:
+        raise FetchFailure("too_large", f"{length:,} bytes, more than {max_bytes:,}", False, response.status)
+    if length is not None and length > UNRESERVED_BYTES and not truncate:
+        await memory.reserve(max_bytes if decompressor else length)
     body = bytearray()
     async for chunk in response.content.iter_any():
-        body += expand.decompress(chunk, most + 1 - len(body)) if expand else chunk
-        if len(body) > SMALL:
-            await share.hold(most)
-        if len(body) > most:
-            if cut:
-                return bytes(body[:most])
-            body.clear()  # at once: the frames of the exception would keep it until the collector comes
-            raise Failure("too_large", f"more than {most:,} bytes", False, response.status)
-    if expand and body and not expand.eof:
-        raise Failure("truncated", "the compressed body ended before its end", True, response.status)
+        body += decompressor.decompress(chunk, max_bytes + 1 - len(body)) if decompressor else chunk
+        if len(body) > UNRESERVED_BYTES:
+            await memory.reserve(max_bytes)
+        if len(body) > max_bytes:
+            if truncate:
+                return bytes(body[:max_bytes])
+            body.clear()  # at once: the exception's frames would keep it until they are garbage-collected
+            raise FetchFailure("too_large", f"more than {max_bytes:,} bytes", False, response.status)
+    if decompressor and body and not decompressor.eof:
+        raise FetchFailure("truncated", "the compressed body is incomplete", True, response.status)
     return bytes(body)
 
 
-def _refused(response: aiohttp.ClientResponse) -> Failure:
-    status = response.status
-    said = f"{response.url.host} answered {status} {response.reason or ''}".rstrip()
-    if status == 429 or status >= 500:
-        failure = Failure("rate_limited" if status == 429 else "server_error", said, True, status)
-        failure.passing, failure.retry_after = True, _retry_after(response.headers)
+def _status_failure(response: aiohttp.ClientResponse) -> FetchFailure:
+    """The failure that an HTTP status means."""
+    http_status = response.status
+    error = f"{response.url.host} answered {http_status} {response.reason or ''}".rstrip()
+    if http_status == 429 or http_status >= 500:
+        status = "rate_limited" if http_status == 429 else "server_error"
+        failure = FetchFailure(status, error, True, http_status)
+        failure.retry_at_once, failure.retry_after = True, _retry_after(response.headers)
         return failure
-    kind = {404: "not_found", 410: "gone"}.get(status, "http_error")
-    return Failure(kind, said, status in (408, 425), status)
+    status = {404: "not_found", 410: "gone"}.get(http_status, "http_error")
+    return FetchFailure(status, error, http_status in (408, 425), http_status)
 
 
-def _broken(target: URL, error: Exception) -> Failure:
-    """The failure that an exception of the client means."""
+def _failure_of(target: URL, error: Exception) -> FetchFailure:
+    """The failure that an exception of the HTTP client means."""
     cause = getattr(error, "os_error", None)
     words = f"{target.host}: {cause or error or type(error).__name__}"
     if isinstance(cause, ForbiddenAddress):
-        return Failure("forbidden_address", str(cause))
+        return FetchFailure("forbidden_address", str(cause))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Failure("dns", f"{target.host} has no address: {getattr(cause, 'strerror', None) or cause}", True)
+        return FetchFailure("dns", f"{target.host} has no address: {getattr(cause, 'strerror', None) or cause}", True)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Failure("tls", words)
+        return FetchFailure("tls", words)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Failure("connection", words, True)
+        return FetchFailure("connection", words, True)
     if isinstance(error, aiohttp.InvalidURL):
-        return Failure("bad_url", words)
+        return FetchFailure("bad_url", words)
     if isinstance(error, aiohttp.ClientPayloadError) and "ConnectionResetError" not in str(error):
-        return Failure("truncated", f"{target.host} ended the body before its end", True)
+        return FetchFailure("truncated", f"{target.host} sent an incomplete body", True)
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
-        failure = Failure("connection", f"{target.host} broke the connection: {error}", True)
-        failure.passing = True
+        failure = FetchFailure("connection", f"{target.host} broke the connection: {error}", True)
+        failure.retry_at_once = True
         return failure
-    return Failure("protocol", f"{target.host} gave an answer that can't be read: {error}")
+    return FetchFailure("protocol", f"{target.host} sent a response that can't be parsed: {error}")
 
 
-def _expander(response: aiohttp.ClientResponse) -> "zlib._Decompress | None":
-    """For servers that compress although asked not to."""
+def _decompressor(response: aiohttp.ClientResponse) -> "zlib._Decompress | None":
+    """For servers that compress although the request asked them not to."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return None
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Failure(
-            "protocol", f"the body is encoded as {encoding!r}, which was not asked for", False, response.status
-        )
+        raise FetchFailure("protocol", f"unsupported Content-Encoding {encoding!r}", False, response.status)
     return zlib.decompressobj(zlib.MAX_WBITS | 32)
 
 
 def _retry_after(headers: Headers) -> float | None:
-    said = headers.get("Retry-After", "").strip()
-    if said.isascii() and said.isdigit():
-        return min(float(said[:9]), LONGEST_REST)
+    """The seconds of a Retry-After header, which is a number or a date; None if there is none that can be read."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), MAX_RETRY_AFTER)
+    if not value:
+        return None
     try:
-        seconds = parsedate_to_datetime(said).timestamp() - time.time() if said else None
-        return None if seconds is None else min(max(0.0, seconds), LONGEST_REST)
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""What owners say about the use of their pictures: robots.txt (RFC 9309), and the X-Robots-Tag header."""
+"""Owners' rules for crawlers: robots.txt (RFC 9309) and the X-Robots-Tag header."""
 
 import asyncio
 import re
@@ -10,100 +10,118 @@ from dataclasses import dataclass
 from protego import Protego
 
 LIMIT = 500 * 1024  # bytes of a robots.txt that are read, the least that RFC 9309 2.5 asks for
-FRESH = 24 * 3600.0  # seconds that an answer is good for (RFC 9309 2.4)
-FRESH_FAILURE = 300.0
-REMEMBERED = 16 * LIMIT  # bytes of all the texts whose rules are kept
+RULES_SECONDS = 24 * 3600.0  # for which rules are cached (RFC 9309 2.4)
+FAILURE_SECONDS = 300.0  # for which a robots.txt that could not be read is not requested again
+CACHE_BYTES = 16 * LIMIT  # of all the texts whose rules are cached
 
 OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}
 USER_AGENT = re.compile(r"\s*user[- ]?agent\s*:?\s*([^#]*)", re.IGNORECASE)
 LINE = re.compile(r"\r\n|\r|\n")
 AGENT = "imagen-dataset"
-# Owners who shut out img2dataset mean what is done here, and have never heard of us.
+# Owners who exclude img2dataset mean this kind of crawler, and do not know its name yet.
 OUR_NAMES = (AGENT, "img2dataset")
-VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+DIRECTIVES_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one origin's robots.txt says; without rules everything is allowed, with a failure nothing is, for now."""
+    """The rules of one origin. Without `rules` everything is allowed; with a `failure` nothing is, for now."""
 
     rules: Protego | None = None
-    failure: tuple[str, str, bool] | None = None  # a fetch's status, error in words, and whether to try again
+    failure: tuple[str, str, bool] | None = None  # a fetch's status, its error text, and whether it is transient
     size: int = 0
 
     def allow(self, url: str) -> bool:
+        """Whether the rules let us fetch a URL of the origin."""
         return self.rules is None or self.rules.can_fetch(url, AGENT)
 
 
 def parse(body: bytes) -> Rules:
-    text = _without_others(body[:LIMIT].decode("utf-8", "replace").removeprefix("\ufeff"))
+    """The rules in a robots.txt; bytes beyond `LIMIT` are ignored."""
+    text = _merge_other_agents(body[:LIMIT].decode("utf-8", "replace").removeprefix("\ufeff"))
     return Rules(Protego.parse(text), size=len(text)) if text else Rules()
 
 
-def _without_others(text: str) -> str:
+def _merge_other_agents(text: str) -> str:
     """The same rules for us, with all other agents under one name.
 
-    The parser keeps every rule once for every agent of its group: a small file of many agents and many rules would
+    The parser stores every rule once for each agent of its group: a small file with many agents and many rules would
     take all memory.
     """
     lines = []
     for line in LINE.split(text):
-        found = USER_AGENT.match(line)
-        if found:
-            name = found[1].strip().lower().split("/")[0]
-            line = "User-agent: " + ("*" if name == "*" else AGENT if name in OUR_NAMES else "another")
+        match = USER_AGENT.match(line)
+        if match:
+            name = match[1].strip().lower().split("/")[0]
+            if name in OUR_NAMES:
+                name = AGENT
+            elif name != "*":
+                name = "another"
+            line = f"User-agent: {name}"
         lines.append("".join(line.splitlines()))
     return "\n".join(lines)
 
 
-class Robots:
-    """The rules of the origins asked lately. Each robots.txt is read once, however many wait for it."""
+class RobotsCache:
+    """The rules of recently requested origins. Each robots.txt is read once, however many fetches wait for it.
+
+    Args:
+        read: reads and parses the robots.txt of an origin such as `https://example.org`.
+    """
 
     def __init__(self, read: Callable[[str], Awaitable[Rules]]) -> None:
         self._read = read
-        self._known: OrderedDict[str, tuple[float, Rules]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, Rules]] = OrderedDict()  # origin: when it expires, its rules
         self._size = 0
         self._reading: dict[str, asyncio.Task[Rules]] = {}
 
     async def rules(self, origin: str) -> Rules:
-        known = self._known.get(origin)
-        if known and known[0] > time.monotonic():
-            self._known.move_to_end(origin)
-            return known[1]
+        """The rules of an origin, from the cache if they are fresh."""
+        entry = self._cache.get(origin)
+        if entry and entry[0] > time.monotonic():
+            self._cache.move_to_end(origin)
+            return entry[1]
         task = self._reading.get(origin)
         if task is None:
-            task = self._reading[origin] = asyncio.create_task(self._learn(origin))
+            task = self._reading[origin] = asyncio.create_task(self._load(origin))
             task.add_done_callback(lambda _: self._reading.pop(origin, None))
-        return await asyncio.shield(task)  # the reader who came first may be cancelled, those who wait are not
+        return await asyncio.shield(task)  # cancelling the first caller must not cancel the read for the others
 
-    async def _learn(self, origin: str) -> Rules:
+    async def _load(self, origin: str) -> Rules:
         rules = await self._read(origin)
-        old = self._known.pop(origin, None)
-        self._known[origin] = (time.monotonic() + (FRESH_FAILURE if rules.failure else FRESH), rules)
-        self._size += _cost(rules) - (_cost(old[1]) if old else 0)
-        while self._size > REMEMBERED:
-            self._size -= _cost(self._known.popitem(last=False)[1][1])
+        old = self._cache.pop(origin, None)
+        lifetime = FAILURE_SECONDS if rules.failure else RULES_SECONDS
+        self._cache[origin] = (time.monotonic() + lifetime, rules)
+        self._size += _memory(rules) - (_memory(old[1]) if old else 0)
+        while self._size > CACHE_BYTES:
+            _, (_, oldest) = self._cache.popitem(last=False)
+            self._size -= _memory(oldest)
         return rules
 
     async def close(self) -> None:
+        """Cancel the reads that still run."""
         tasks = list(self._reading.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _cost(rules: Rules) -> int:
+def _memory(rules: Rules) -> int:
+    """Roughly the bytes that cached rules take."""
     return rules.size + 1000
 
 
-def opted_out(tags: Iterable[str]) -> str | None:
-    """The directive by which X-Robots-Tag headers forbid the use of a picture; None if none does."""
+def opt_out_directive(tags: Iterable[str]) -> str | None:
+    """The first directive of some X-Robots-Tag headers that opts out of use by us, or None.
+
+    A header may address one crawler: `imagen-dataset: noai`. Headers for other crawlers are ignored.
+    """
     for tag in tags:
-        named, separator, directives = tag.lower().partition(":")
-        named = named.strip()
-        if not separator or "," in named or named in VALUED:
+        prefix, separator, directives = tag.lower().partition(":")
+        prefix = prefix.strip()
+        if not separator or "," in prefix or prefix in DIRECTIVES_WITH_VALUE:
             directives = tag.lower()
-        elif named not in OUR_NAMES:
+        elif prefix not in OUR_NAMES:
             continue
         for directive in directives.split(","):
             if directive.strip() in OPT_OUT:

@@ -110,7 +110,7 @@ class Selection:
             said += [f"{table}.{column} AS {table}_{column}" for column in columns]
             joins += f" LEFT JOIN {table} ON {table}.id = pairs.id" if columns else ""
         return (
-            "SELECT pairs.id, first_seen, images.sha256, last.status, replaced.by AS replaced_by"
+            "SELECT pairs.id, first_seen, images.sha256, last.status, replaced.replaced_by"
             f"{''.join(f', {one}' for one in said)} FROM pairs LEFT JOIN replaced ON replaced.id = pairs.id "
             "LEFT JOIN images ON images.id = pairs.id LEFT JOIN "
             "(SELECT id, arg_max(status, attempt) AS status FROM fetches GROUP BY id) last ON last.id = pairs.id"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import PairNotFound
-from data.fetch.address import domain_among
+from data.fetch.address import matching_domain
 from data.fetch.blocklist import Entry, Kind, add, url_digest
 from data.lake import storage
 from data.lake.lake import Lake
@@ -86,7 +86,7 @@ def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
     ).to_pylist()
     if kind == "domain":
         wanted = {Entry("domain", what, "").value}
-        rows = [row for row in rows if domain_among(_host(row["url"]), wanted)]
+        rows = [row for row in rows if matching_domain(_host(row["url"]), wanted)]
     if kind == "url" and not rows:  # another spelling of it
         every = query("SELECT id, url, caption FROM pairs", pairs=pairs.dataset()).to_pylist()
         rows = [row for row in every if url_digest(row["url"]) == url_digest(what)]

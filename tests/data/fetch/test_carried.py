@@ -130,7 +130,10 @@ def test_an_archive_that_changed_or_went_gives_no_wrong_picture(tmp_path: Path, 
     second.unlink()
     assert set(downloaded(empty_lake).values()) == {"not_found"}
     errors = {row["error"] for row in rows_of(empty_lake, "fetches")}
-    assert errors == {"the tar was changed: another member lies where the picture was", f"{second.as_uri()} is gone"}
+    assert errors == {
+        "the tar has changed: another member is where the picture was",
+        f"{second.as_uri()} no longer exists",
+    }
 
 
 def test_pictures_of_a_hugging_face_folder_come_along(tmp_path: Path, empty_lake: Lake) -> None:
@@ -210,8 +213,8 @@ def test_however_the_reads_are_grouped_each_place_gets_its_picture(
     places = [{"tar": str(path), "offset": i.offset_data, "size": i.size, "check": i.chksum} for i in infos]
     random.Random(1).shuffle(places)
     for at_once, gap in ((1, 0), (4_000, 0), (4_000, 600), (1 << 20, 1 << 20)):
-        monkeypatch.setattr(carried, "AT_ONCE", at_once)
-        monkeypatch.setattr(carried, "GAP", gap)
+        monkeypatch.setattr(carried, "GROUP_BYTES", at_once)
+        monkeypatch.setattr(carried, "MAX_GAP", gap)
         got = dict(read_carried(places, 100_000))
         assert sorted(got) == list(range(60))
         for n, place in enumerate(places):

@@ -209,7 +209,7 @@ def test_bytes_that_are_not_those_that_the_list_names_are_refused(place: Place) 
     place.download()
     assert place.statuses(right) == ["ok"]
     assert place.statuses(wrong) == ["changed"]
-    assert place.fetches(wrong)[0]["error"] == "the bytes are not those that the list names"
+    assert place.fetches(wrong)[0]["error"] == "the bytes do not have the sha256 that the source gives"
     assert set(place.pictures()) == {right}
     place.put("a.jpg", jpeg(seed=1))
     for _ in range(2):
@@ -466,7 +466,7 @@ def test_a_list_that_is_missing_or_holds_no_hashes_is_said_before_anything_is_fe
     with pytest.raises(RecipeError, match=r"the list .*list\.txt does not exist"):
         load_recipe(str(recipe))
     (tmp_path / "list.txt").write_text("# a list\n" + "0" * 64 + "\nnot a hash\n")
-    with pytest.raises(RecipeError, match=r"list\.txt, line 3: no hash"):
+    with pytest.raises(RecipeError, match=r"list\.txt, line 3: not a hash"):
         load_recipe(str(recipe))
     (tmp_path / "list.txt").write_text("0" * 64 + "\n")
     assert load_recipe(str(recipe)).download.forbidden == (str(tmp_path / "list.txt"),)

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from data.fetch.fetcher import Before, Fetched, Fetcher, FetchSettings
+from data.fetch.fetcher import Fetcher, FetchResult, FetchSettings, Validators
 from data.world.server import OriginServer
 from tests.servers.small_world import jpeg, make_small_world
 
@@ -49,8 +49,8 @@ def folder_origin(folder: Path) -> Iterator[OriginServer]:
 
 def fetch(
     *urls: str, hosts: dict[str, str] | None = None, resolver: AbstractResolver | None = None, **settings: object
-) -> list[Fetched]:
-    async def run() -> list[Fetched]:
+) -> list[FetchResult]:
+    async def run() -> list[FetchResult]:
         given = FetchSettings(**{**QUICK, **settings})  # type: ignore[arg-type]
         async with Fetcher(given, hosts or {}, resolver=resolver) as fetcher:
             return list(await asyncio.gather(*map(fetcher.fetch, urls)))
@@ -191,7 +191,7 @@ def test_a_name_that_turns_private_after_its_first_answer_is_not_followed() -> N
         watching = True
         try:
 
-            async def twice() -> list[Fetched]:
+            async def twice() -> list[FetchResult]:
                 settings = FetchSettings(respect_robots=False, connect_timeout=0.3, timeout=1.0, **QUICK)
                 async with Fetcher(settings, resolver=public_then_private) as fetcher:
                     first = await fetcher.fetch(f"http://rebind.test:{canary.port}/")
@@ -299,8 +299,8 @@ def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     return head.encode() + b"\r\n" + body
 
 
-def scripted(script: Script, *paths: str, **settings: object) -> list[Fetched]:
-    async def run() -> list[Fetched]:
+def scripted(script: Script, *paths: str, **settings: object) -> list[FetchResult]:
+    async def run() -> list[FetchResult]:
         async with script as address, Fetcher(FetchSettings(**{**QUICK, **settings}), {NAME: address}) as fetcher:  # type: ignore[arg-type]
             return list(await asyncio.gather(*(fetcher.fetch(f"http://{NAME}{path}") for path in paths)))
 
@@ -378,17 +378,17 @@ def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
     assert {(one.status, one.transient) for one in got} == {("server_error", True)}
     assert [one.http_status for one in got].count(503) == 1
     unasked = next(one for one in got if one.http_status is None)
-    assert unasked.error == f"{NAME}: not asked, as it wants to be left alone for 3600 s more"
+    assert unasked.error == f"{NAME}: not requested: the host asked to wait 3600 s more"
     assert unasked.retry_after == pytest.approx(3600, abs=3)
 
 
 def test_only_the_url_that_gave_the_tag_is_asked_whether_it_has_changed() -> None:
     script = Script(answer(b"", "Location: /b", status="302 Found"), answer(b"", 'ETag: "2"', status="304 Same"))
 
-    async def run() -> list[Fetched]:
+    async def run() -> list[FetchResult]:
         async with script as address, Fetcher(FetchSettings(respect_robots=False), {NAME: address}) as fetcher:
-            before = Before(f"http://{NAME}/b", '"1"', "Thu, 01 Jan 2026 00:00:00 GMT")
-            unasked = fetcher.fetch(f"http://{NAME}/c", Before(f"http://{NAME}/b", '"1"', None))
+            before = Validators(f"http://{NAME}/b", '"1"', "Thu, 01 Jan 2026 00:00:00 GMT")
+            unasked = fetcher.fetch(f"http://{NAME}/c", Validators(f"http://{NAME}/b", '"1"', None))
             return [await fetcher.fetch(f"http://{NAME}/a", before), await unasked]
 
     same, other = asyncio.run(run())
@@ -441,7 +441,7 @@ def test_https_is_checked_against_the_name(folder: Path, tmp_path: Path) -> None
     with OriginServer(folder, certificate=certificate) as origin:
         hosts = {NAME: origin.address, "other.test": origin.address}
 
-        async def run(certificates: str | None) -> list[Fetched]:
+        async def run(certificates: str | None) -> list[FetchResult]:
             async with Fetcher(FetchSettings(timeout=5, **QUICK), hosts, certificates=certificates) as fetcher:
                 return [await fetcher.fetch(f"https://{name}/p/ok0.jpg") for name in hosts]
 
