@@ -74,8 +74,8 @@ class Ordered:
     def _stretches(self, start: int, stop: int) -> Iterator[Places]:
         if self.seed is not None:
             mix = min(MIX, self._stretch)
-            for piece in Order.of(self.rows, self.seed, 0, True, mix).pieces([(start, stop)]):
-                units = np.array(piece.units, np.int64)[piece.places]
+            for piece in Order.of_epoch(self.rows, self.seed, 0, True, mix).pieces([(start, stop)]):
+                units = np.array(piece.units, np.int64)[piece.unit_indices]
                 yield np.stack([units[:, 0], units[:, 1] + piece.rows], axis=1)
             return
         for at in range(start, stop, self._stretch):

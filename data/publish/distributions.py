@@ -44,9 +44,9 @@ class Distributions:
     """Value counts of some facts, per part. Use it as a context manager: closing it deletes the temporary file.
 
     Example:
-        with Distributions(["width"]) as distributions:
-            distributions.add("SELECT 'kept' AS part, * FROM rows", ["width"], rows=table)
-            median = distributions.quantiles("width", "kept", [0.5])
+        >>> with Distributions(["width"]) as distributions:
+        ...     distributions.add("SELECT 'kept' AS part, * FROM rows", ["width"], rows=table)
+        ...     median = distributions.quantiles("width", "kept", [0.5])
     """
 
     def __init__(self, facts: Sequence[str]) -> None:

@@ -44,7 +44,8 @@ def size_category(rows: int) -> str:
     """The Hub's size category of a dataset with so many rows.
 
     Example:
-        size_category(2_500) == "1K<n<10K"
+        >>> size_category(2_500)
+        '1K<n<10K'
     """
     return SIZE_CATEGORIES[min(len(SIZE_CATEGORIES) - 1, max(0, len(str(rows)) - 3))]
 

@@ -14,7 +14,7 @@ __all__ = ["Reader", "merge_states"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from data.reader import Reader`, without loading torch for whoever needs only the order."""
+    """Import the public names on first use, so that importing `data.reader.order` does not load torch."""
     if name == "Reader":
         from data.reader.reader import Reader
 

@@ -1,7 +1,8 @@
-"""The order of an epoch and how it is dealt out: pure functions over the files' row counts, without any reading.
+"""The order of an epoch's samples, and how its positions are shared among ranks and workers. Nothing here reads files.
 
-An epoch is the positions 0 to n. Which sample lies at a position is decided by the files, the seed and the epoch, never
-by ranks or workers. What is left of an epoch is a list of spans of positions; dealing cuts it into equal shares.
+An epoch of n samples has the positions 0 to n - 1. Which sample is at a position depends only on the row counts of the
+files, the seed and the epoch; the number of ranks and workers does not matter. Positions that have still to be read
+are kept as a list of spans, which can be cut into contiguous shares of equal size and joined again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,97 +12,118 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-UNIT = 128  # rows that are read together: a row group of a published file
-Numbers = npt.NDArray[np.int64]
-Spans = list[tuple[int, int]]  # positions from, to (not included); disjoint and ascending
+UNIT_ROWS = 128  # rows that are read together: a row group of a published file
+IntArray = npt.NDArray[np.int64]
+Spans = list[tuple[int, int]]  # half-open ranges of positions, disjoint and ascending
 
 
 class Unit(NamedTuple):
-    """Neighbouring rows of one file."""
+    """Neighbouring rows of one file that are read together."""
 
-    file: int
-    first: int
+    file: int  # its index among the files
+    first: int  # its first row
     rows: int
 
 
 class Piece(NamedTuple):
-    """Samples that are mixed with each other: the units that hold them, then for each its unit's place and its row."""
+    """Consecutive samples of one block: the units to read, and where among them each sample is."""
 
     units: list[Unit]
-    places: list[int]
-    rows: list[int]
+    unit_indices: list[int]  # of each sample: the index of its unit in `units`
+    rows: list[int]  # of each sample: its row within its unit
 
 
 @dataclass(frozen=True)
 class Order:
-    """The samples of one epoch in order: units shuffled, then their samples within blocks of `mix` or a little more."""
+    """The order of one epoch's samples: units are shuffled, then samples within blocks of about `mix` samples."""
 
-    units: npt.NDArray[np.int64]  # unit, (file, first, rows)
-    block_units: Numbers  # where each block begins among the units; one more for the end
-    block_starts: Numbers  # its first position; one more for the end
-    seeds: tuple[int, int] | None  # none: as the rows lie in the files
+    units: IntArray  # units x (file, first row, rows)
+    block_units: IntArray  # index of each block's first unit, then the number of units
+    block_starts: IntArray  # first position of each block, then the number of positions
+    seeds: tuple[int, int] | None  # seed and epoch; None: samples stay in the order of the files
 
     @classmethod
-    def of(cls, rows: Sequence[int], seed: int, epoch: int, shuffle: bool, mix: int) -> "Order":
-        """Of an epoch of files with so many rows each."""
-        units = _units(np.asarray(rows, np.int64))
+    def of_epoch(cls, file_rows: Sequence[int], seed: int, epoch: int, shuffle: bool, mix: int) -> "Order":
+        """The order of an epoch.
+
+        Args:
+            file_rows: the number of rows of each file
+            seed: of the shuffle; together with `epoch` it decides the order
+            epoch: the epoch's number, from 0
+            shuffle: False keeps the order of the files and of their rows
+            mix: samples of a block; blocks end with a unit, so they can be larger by less than one unit
+        """
+        units = _split_into_units(np.asarray(file_rows, np.int64))
         if shuffle:
             units = units[_permutation(len(units), seed, epoch, 0)]
         starts = np.concatenate([[0], np.cumsum(units[:, 2])])
-        blocks = np.flatnonzero(np.diff(starts[:-1] // mix, prepend=-1))
-        ends = np.append(blocks, len(units))
-        return cls(units, ends, starts[ends], (seed, epoch) if shuffle else None)
+        first_units = np.flatnonzero(np.diff(starts[:-1] // mix, prepend=-1))
+        block_units = np.append(first_units, len(units))
+        return cls(units, block_units, starts[block_units], (seed, epoch) if shuffle else None)
 
     def __len__(self) -> int:
+        """The number of samples."""
         return int(self.block_starts[-1])
 
     def pieces(self, spans: Spans) -> Iterator[Piece]:
-        """The samples at some positions, in their order."""
+        """The samples at the positions of some spans, in order; each piece lies within one block."""
         for start, stop in spans:
             block = int(np.searchsorted(self.block_starts, start, "right")) - 1
             while start < stop:
-                begin, end = (int(position) for position in self.block_starts[block : block + 2])
-                yield self._piece(block, start - begin, min(stop, end) - begin)
-                start, block = end, block + 1
+                block_start, block_end = (int(position) for position in self.block_starts[block : block + 2])
+                yield self._piece(block, start - block_start, min(stop, block_end) - block_start)
+                start, block = block_end, block + 1
 
     def _piece(self, block: int, start: int, stop: int) -> Piece:
+        """The samples from `start` to `stop`, counted within a block."""
         units = self.units[self.block_units[block] : self.block_units[block + 1]]
         offsets = np.concatenate([[0], np.cumsum(units[:, 2])])
         order = np.arange(offsets[-1]) if self.seeds is None else _permutation(offsets[-1], *self.seeds, block + 1)
-        chosen = order[start:stop]
-        owners = np.searchsorted(offsets, chosen, "right") - 1
-        used, places = np.unique(owners, return_inverse=True)
-        rows = chosen - offsets[owners]
-        return Piece([Unit(*unit) for unit in units[used].tolist()], places.tolist(), rows.tolist())
+        samples = order[start:stop]
+        sample_units = np.searchsorted(offsets, samples, "right") - 1
+        used, unit_indices = np.unique(sample_units, return_inverse=True)
+        rows = samples - offsets[sample_units]
+        return Piece([Unit(*unit) for unit in units[used].tolist()], unit_indices.tolist(), rows.tolist())
 
 
-def size(spans: Spans) -> int:
+def count_positions(spans: Spans) -> int:
+    """The number of positions in some spans."""
     return sum(stop - start for start, stop in spans)
 
 
-def cut(spans: Spans, start: int, stop: int) -> Spans:
-    """The positions from the start-th to the stop-th of those in the spans."""
-    kept, passed = [], 0
+def slice_spans(spans: Spans, start: int, stop: int) -> Spans:
+    """The positions with index `start` to `stop` (excluded) among all positions of the spans.
+
+    Example:
+        >>> slice_spans([(0, 3), (10, 20)], 2, 5)
+        [(2, 3), (10, 12)]
+    """
+    selected, passed = [], 0
     for first, last in spans:
         low, high = max(first, first + start - passed), min(last, first + stop - passed)
         if low < high:
-            kept.append((low, high))
+            selected.append((low, high))
         passed += last - first
-    return kept
+    return selected
 
 
-def share(spans: Spans, part: int, parts: int, even: bool = False) -> Spans:
-    """One of so many shares, which together are all of it; they differ by one at most.
+def share_of_spans(spans: Spans, part: int, parts: int, drop_remainder: bool = False) -> Spans:
+    """Share number `part` when the positions are split into `parts` contiguous shares, as equal as possible.
 
-    Even ones do not differ: fewer positions than there are parts, the last ones, are in no share.
+    Shares are disjoint, together have every position, and differ in size by at most one. With `drop_remainder` they
+    have the same size, and the last positions, fewer than `parts`, are in none of them.
     """
-    total = size(spans)
-    total -= total % parts if even else 0
-    return cut(spans, total * part // parts, total * (part + 1) // parts)
+    total = count_positions(spans)
+    total -= total % parts if drop_remainder else 0
+    return slice_spans(spans, total * part // parts, total * (part + 1) // parts)
 
 
-def join(shares: Iterable[Spans]) -> Spans:
-    """Shares put together again. A position that is in two of them is a ValueError."""
+def join_spans(shares: Iterable[Spans]) -> Spans:
+    """All positions of several shares, as few spans as possible.
+
+    Raises:
+        ValueError: a position is in two shares
+    """
     joined: Spans = []
     for start, stop in sorted(span for spans in shares for span in spans if span[0] < span[1]):
         if joined and start < joined[-1][1]:
@@ -112,13 +134,14 @@ def join(shares: Iterable[Spans]) -> Spans:
     return joined
 
 
-def _units(rows: Numbers) -> npt.NDArray[np.int64]:
-    counts = -(-rows // UNIT)
-    file = np.repeat(np.arange(len(rows)), counts)
-    first = (np.arange(len(file)) - np.repeat(np.cumsum(counts) - counts, counts)) * UNIT
-    return np.stack([file, first, np.minimum(rows[file] - first, UNIT)], axis=1)
+def _split_into_units(file_rows: IntArray) -> IntArray:
+    """Split each file's rows into units of UNIT_ROWS; its last unit may be shorter. units x (file, first row, rows)"""
+    counts = -(-file_rows // UNIT_ROWS)
+    file = np.repeat(np.arange(len(file_rows)), counts)
+    first = (np.arange(len(file)) - np.repeat(np.cumsum(counts) - counts, counts)) * UNIT_ROWS
+    return np.stack([file, first, np.minimum(file_rows[file] - first, UNIT_ROWS)], axis=1)
 
 
-def _permutation(n: int, seed: int, epoch: int, which: int) -> Numbers:
-    """From numpy's old generator, which is promised never to change: a checkpoint outlives a version of numpy."""
-    return np.random.RandomState([seed, epoch, which]).permutation(int(n)).astype(np.int64)
+def _permutation(n: int, seed: int, epoch: int, stream: int) -> IntArray:
+    """A permutation by numpy's legacy generator, whose streams are frozen: checkpoints outlive numpy versions."""
+    return np.random.RandomState([seed, epoch, stream]).permutation(int(n)).astype(np.int64)

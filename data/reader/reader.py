@@ -1,11 +1,10 @@
-"""A dataset version as a torch dataset: every sample of an epoch once, over all ranks and workers, resumable anywhere.
+"""A dataset version as a torch dataset: each sample of an epoch once over all ranks and workers, resumable anywhere.
 
-The order is decided by the version, the seed and the epoch (`data/reader/order.py`); each rank and each of its
-workers gets an equal, contiguous share. A state says which positions a worker has still to give out. In
-`StatefulDataLoader` the loader keeps them; `merge_states` puts those of all ranks and workers together, for any other
-number of them to share anew.
+The version, the seed and the epoch decide the order (`data/reader/order.py`). Each rank, and each of its workers, reads
+an equal, contiguous share. A state holds the positions that a worker has still to read. A `StatefulDataLoader` keeps
+its workers' states; `merge_states` merges those of all ranks, so that another number of ranks and workers can go on.
 
-A worker holds up to two blocks of `mix` samples, encoded as they are stored, one of them being read ahead.
+A worker holds at most two blocks of `mix` samples, encoded as they are stored; one of them is being read ahead.
 """
 
 import hashlib
@@ -22,36 +21,60 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from data.errors import ColumnNotFound, DatasetNotFound, StateMismatch, TableNotFound
 from data.lake.lake import Lake
-from data.reader.order import UNIT, Order, Piece, Spans, Unit, cut, share, size
-from data.reader.samples import Column, Files, askable
-from data.reader.states import PARTS, SAME, State
+from data.reader.order import UNIT_ROWS, Order, Piece, Spans, Unit, count_positions, share_of_spans, slice_spans
+from data.reader.samples import Column, DatasetFiles, readable_columns
+from data.reader.states import IDENTITY_KEYS, STATE_KEYS, State, spans_left
 
 Sample = dict[str, Any]
 
-READERS = 4  # threads that read ahead
-EPOCH, LOADS, BEGUN = range(3)  # places in the memory that a reader and its copies in workers share
+READ_THREADS = 4
+# Indices into the memory that a reader shares with its copies in workers: the epoch that was set, how many states were
+# loaded, and the loader's iteration (0: none) that took the loaded state.
+EPOCH, LOADS, ITERATION = range(3)
 
 
 @dataclass
 class Stream:
-    """What one worker gives out, and how far it is."""
+    """The positions that one worker reads, and how many samples it has yielded."""
 
     epoch: int
     spans: Spans
-    place: dict[str, Any]
-    given: int = 0
+    place: dict[str, Any]  # rank, world, worker, workers, and `deal`: a hash of what was shared among them
+    yielded: int = 0
 
     @property
     def left(self) -> Spans:
-        return cut(self.spans, self.given, size(self.spans))
+        """The positions that are still to be read."""
+        return slice_spans(self.spans, self.yielded, count_positions(self.spans))
 
 
 class Reader(IterableDataset):
-    """The samples of `dataset` at `version` (the newest if none) as dictionaries of the asked `columns`.
+    """The samples of a dataset version as dictionaries. Use it alone, in a `DataLoader` or in a `StatefulDataLoader`.
 
-    `columns` are a sample's own (id, caption, image, scores, ...) and the encoders by name. Rank and world are those of
-    torch.distributed or torchrun unless given. With `drop_uneven` all ranks get equally many, and fewer samples of an
-    epoch than there are ranks go to none. Call `set_epoch` before each epoch for another order.
+    Call `set_epoch` before each epoch; otherwise every iteration has the same order. `state_dict` and
+    `load_state_dict` resume in the middle of an epoch.
+
+    Args:
+        lake: the lake that holds the dataset
+        dataset: its name
+        version: its version; the newest by default
+        columns: columns of a sample, such as id, caption, image or a score, and encoders by their name in the recipe
+        seed: of the shuffle
+        shuffle: False keeps the order of the files
+        rank: this process's rank; by default that of torch.distributed or torchrun, else 0
+        world: the number of ranks, with the same default, else 1
+        drop_uneven: give every rank the same number of samples; the remainder of an epoch is dropped
+        mix: samples of a block; units of 128 neighbouring rows are shuffled, then samples within blocks
+
+    Raises:
+        DatasetNotFound: the lake has no such dataset
+        DatasetVersionNotFound: the dataset has no such version
+        ColumnNotFound: the version has no such column
+        ValueError: `mix` is below 1, or `rank` is not below `world`
+
+    Example:
+        >>> reader = Reader(Lake.open("lake"), "shapes", columns=("image", "caption"))
+        >>> loader = StatefulDataLoader(reader, batch_size=64, num_workers=4)
     """
 
     def __init__(
@@ -69,133 +92,155 @@ class Reader(IterableDataset):
         mix: int = 1024,
     ) -> None:
         if mix < 1:
-            raise ValueError(f"mix is how many samples are shuffled with each other, 1 or more, not {mix}")
+            raise ValueError(f"mix, the number of samples in a shuffled block, must be 1 or more, not {mix}")
         try:
             table = lake.table(f"datasets/{dataset}", version)
         except TableNotFound:
             build = f"imagen build RECIPE --lake {lake.url}"
             raise DatasetNotFound(f"{lake.url} has no dataset {dataset}. Build it: {build}") from None
-        there = askable(table.file_schema())
+        available = readable_columns(table.file_schema())
         for name in columns:
-            if name not in there:
-                raise ColumnNotFound(f"{dataset}@{table.version} has no column {name!r}; it has {', '.join(there)}")
+            if name not in available:
+                raise ColumnNotFound(f"{dataset}@{table.version} has no column {name!r}; it has {', '.join(available)}")
         self.dataset, self.version, self.url = dataset, table.version, table.url
-        self.columns = {name: there[name] for name in columns}
+        self.columns = {name: available[name] for name in columns}
         files = sorted((path, rows) for path, (_, rows) in table.files().items())
         self.paths, self.rows = [path for path, _ in files], [rows for _, rows in files]
-        self.files = hashlib.sha256(json.dumps([UNIT, files]).encode()).hexdigest()[:16]
+        self.files = hashlib.sha256(json.dumps([UNIT_ROWS, files]).encode()).hexdigest()[:16]  # compared with a state's
         self.seed, self.shuffle, self.mix, self.drop_uneven = seed, shuffle, mix, drop_uneven
-        self.rank, self.world = _place(rank, world)
+        self.rank, self.world = _rank_and_world(rank, world)
         self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
         self._loads = 0
-        self._resume: State | None = None
-        self._resume_process = 0
+        self._loaded: State | None = None
+        self._loaded_in = 0  # process id
         self._stream: Stream | None = None
 
     def __len__(self) -> int:
-        """The samples of an epoch on this rank."""
-        return size(share([(0, sum(self.rows))], self.rank, self.world, self.drop_uneven))
+        """The number of samples of an epoch on this rank."""
+        return count_positions(share_of_spans([(0, sum(self.rows))], self.rank, self.world, self.drop_uneven))
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration is of."""
-        pending = self._pending()
+        """The epoch of the next iteration."""
+        pending = self._pending_state()
         return int(pending["epoch"] if pending else self._shared[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is of; a loaded state of another one is let go."""
+        """Choose the epoch of the next iteration. A loaded state of another epoch is dropped."""
         self._shared[EPOCH] = epoch
-        if self._resume and self._resume["epoch"] != epoch:
-            self._resume = None
+        if self._loaded and self._loaded["epoch"] != epoch:
+            self._loaded = None
 
     def __iter__(self) -> Iterator[Sample]:
         try:
-            self._stream = self._begin()
-        except StateMismatch as refusal:
-            return _refuse(refusal)
+            self._stream = self._start_stream()
+        except StateMismatch as error:
+            return _raise_on_first_sample(error)
         return self._samples(self._stream)
 
     def state_dict(self) -> State:
-        """What the current iteration has still to give out; with workers, the loader's state has theirs."""
-        if get_worker_info() is None and self._shared[BEGUN]:
-            raise StateMismatch("the workers know how far they are: take the state_dict() of a StatefulDataLoader")
+        """The positions that the current iteration has still to read, as JSON values.
+
+        Raises:
+            StateMismatch: the samples are read by workers; take the state of a `StatefulDataLoader` instead
+        """
+        if get_worker_info() is None and self._shared[ITERATION]:
+            raise StateMismatch("only the workers know their positions: take the state_dict() of a StatefulDataLoader")
         stream = self._stream
-        if self._resume or not stream:
-            whole = {"epoch": self.epoch, "stream": None, "left": [[0, sum(self.rows)]]}
-            return self._resume or {**self._same(), **whole}
+        if self._loaded or not stream:
+            unread = {"epoch": self.epoch, "stream": None, "left": [[0, sum(self.rows)]]}
+            return self._loaded or {**self._identity(), **unread}
         left = [list(span) for span in stream.left]
-        return {**self._same(), "epoch": stream.epoch, "stream": stream.place, "left": left}
+        return {**self._identity(), "epoch": stream.epoch, "stream": stream.place, "left": left}
 
     def load_state_dict(self, state: State) -> None:
-        """Let the next iteration be the rest of an epoch: this worker's own state, or a merged one to share anew."""
-        if not set(PARTS) <= set(state):
-            raise StateMismatch("this is no reader's state: of the states of loaders make one with merge_states([...])")
-        for name, mine in self._same().items():
-            if state[name] != mine:
-                what = f"the state is of {name} {state[name]!r}, the reader of {name} {mine!r}"
-                raise StateMismatch(f"{what}: open the reader of {state['dataset']}@{state['version']} as it was then")
-        self._resume, self._resume_process, self._stream = state, os.getpid(), None
+        """Make the next iteration read the rest of an epoch.
+
+        Args:
+            state: this rank and worker's own state, or a merged one, which is shared among all ranks and workers
+
+        Raises:
+            StateMismatch: it is no reader's state, or that of another dataset version, seed or order
+        """
+        if not set(STATE_KEYS) <= set(state):
+            raise StateMismatch("this is not a reader's state: merge the states of loaders with merge_states([...])")
+        for key, value in self._identity().items():
+            if state[key] != value:
+                difference = f"the state is of {key} {state[key]!r}, the reader of {key} {value!r}"
+                version = f"{state['dataset']}@{state['version']}"
+                raise StateMismatch(f"{difference}: open the reader of {version} with the settings of that run")
+        self._loaded, self._loaded_in, self._stream = state, os.getpid(), None
         if get_worker_info() is None:
-            self._shared[BEGUN] = 0
+            self._shared[ITERATION] = 0
             self._shared[LOADS] += 1
             self._loads = int(self._shared[LOADS])
 
-    def _pending(self) -> State | None:
-        """The loaded state, unless it was used: the reader that is copied into workers never learns that they began."""
-        worker, begun = get_worker_info(), self._shared[BEGUN]
-        if worker is None:
-            return None if begun else self._resume
-        if self._resume_process == os.getpid():
-            return self._resume  # the loader gave it to this worker alone
-        return None if begun and begun != _iteration(worker) else self._resume
+    def _pending_state(self) -> State | None:
+        """The loaded state, or None if an iteration has used it.
 
-    def _begin(self) -> Stream:
-        """Share out what is to be read, and take our part."""
+        The reader in the main process is copied into workers and is not told that they start, so the workers note
+        their iteration in shared memory.
+        """
+        worker, iteration = get_worker_info(), self._shared[ITERATION]
+        if worker is None:
+            return None if iteration else self._loaded
+        if self._loaded_in == os.getpid():
+            return self._loaded  # the loader loaded it in this worker alone
+        return None if iteration and iteration != _iteration_id(worker) else self._loaded
+
+    def _start_stream(self) -> Stream:
+        """Choose the positions that this worker reads in an iteration.
+
+        Raises:
+            StateMismatch: the loaded state is of another rank or worker, or came after persistent workers had started
+        """
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         if self._loads != self._shared[LOADS]:
-            raise StateMismatch("a state was loaded after persistent workers had begun: make a new DataLoader for it")
-        resume, self._resume = self._pending(), None
+            raise StateMismatch(
+                "a state was loaded after persistent workers had started: make a new DataLoader to resume from it"
+            )
+        state, self._loaded = self._pending_state(), None
         if worker is None:
-            self._shared[BEGUN] = 0
-        elif not self._shared[BEGUN]:
-            self._shared[BEGUN] = _iteration(worker)
-        here = {"rank": self.rank, "world": self.world, "worker": number, "workers": workers}
-        if resume and resume["stream"] and resume["stream"]["world"] * resume["stream"]["workers"] > 1:
-            there = {name: resume["stream"][name] for name in here}
-            if there != here:
+            self._shared[ITERATION] = 0
+        elif not self._shared[ITERATION]:
+            self._shared[ITERATION] = _iteration_id(worker)
+        place = {"rank": self.rank, "world": self.world, "worker": number, "workers": workers}
+        if state and state["stream"] and state["stream"]["world"] * state["stream"]["workers"] > 1:
+            state_place = {key: state["stream"][key] for key in place}
+            if state_place != place:
                 raise StateMismatch(
-                    f"this is the state of {_spoken(there)}, here is {_spoken(here)}: "
-                    "to go on elsewhere, load merge_states([the state of every rank])"
+                    f"the state is of {_describe_place(state_place)}, the reader is {_describe_place(place)}: "
+                    "to go on with other ranks or workers, load merge_states([the state of every rank])"
                 )
-            return Stream(resume["epoch"], [(start, stop) for start, stop in resume["left"]], resume["stream"])
-        epoch = resume["epoch"] if resume else int(self._shared[EPOCH])
-        left = [(start, stop) for start, stop in resume["left"]] if resume else [(0, sum(self.rows))]
-        mine = share(share(left, self.rank, self.world, self.drop_uneven), number, workers)
+            return Stream(state["epoch"], spans_left(state), state["stream"])
+        epoch = state["epoch"] if state else int(self._shared[EPOCH])
+        left = spans_left(state) if state else [(0, sum(self.rows))]
+        rank_share = share_of_spans(left, self.rank, self.world, self.drop_uneven)
         deal = hashlib.sha256(json.dumps([left, self.world, self.drop_uneven]).encode()).hexdigest()[:16]
-        return Stream(epoch, mine, {**here, "deal": deal})
+        return Stream(epoch, share_of_spans(rank_share, number, workers), {**place, "deal": deal})
 
     def _samples(self, stream: Stream) -> Iterator[Sample]:
-        order = Order.of(self.rows, self.seed, stream.epoch, self.shuffle, self.mix)
-        files = Files(self.url, self.paths, self.columns)
+        order = Order.of_epoch(self.rows, self.seed, stream.epoch, self.shuffle, self.mix)
+        files = DatasetFiles(self.url, self.paths, self.columns)
         for piece, units in _read_ahead(files.read, order.pieces(stream.spans)):
-            for place, row in zip(piece.places, piece.rows, strict=True):
-                sample = {name: column[row] for name, column in units[place].items()}
-                stream.given += 1
+            for unit, row in zip(piece.unit_indices, piece.rows, strict=True):
+                sample = {name: column[row] for name, column in units[unit].items()}
+                stream.yielded += 1
                 yield sample
 
-    def _same(self) -> State:
-        return {name: getattr(self, name) for name in SAME}
+    def _identity(self) -> State:
+        return {key: getattr(self, key) for key in IDENTITY_KEYS}
 
 
 def _read_ahead(
     read: Callable[[Unit], dict[str, Column]], pieces: Iterable[Piece]
 ) -> Iterator[tuple[Piece, list[dict[str, Column]]]]:
-    """Each piece with what its units hold; the next one is read while this one is used."""
+    """Each piece with the columns of its units. While the caller uses one piece, threads read the next."""
     waiting: deque[tuple[Piece, list[Future[dict[str, Column]]]]] = deque()
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-ahead")
 
-    def ready() -> tuple[Piece, list[dict[str, Column]]]:
+    def wait_for_next() -> tuple[Piece, list[dict[str, Column]]]:
         piece, units = waiting.popleft()
         return piece, [unit.result() for unit in units]
 
@@ -203,38 +248,38 @@ def _read_ahead(
         for piece in pieces:
             waiting.append((piece, [pool.submit(read, unit) for unit in piece.units]))
             if len(waiting) > 1:
-                yield ready()
+                yield wait_for_next()
         while waiting:
-            yield ready()
+            yield wait_for_next()
     finally:
         for _, units in waiting:
             for unit in units:
                 unit.cancel()
-        pool.shutdown(wait=False)  # its own way to cancel fails in an interpreter that ends
+        pool.shutdown(wait=False)  # its own cancel_futures fails while the interpreter shuts down
 
 
-def _place(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Our rank and how many there are: given, or as torch.distributed or torchrun's environment says, or alone."""
+def _rank_and_world(rank: int | None, world: int | None) -> tuple[int, int]:
+    """The arguments, or what torch.distributed says, or torchrun's environment, or rank 0 of 1."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        said = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        default_rank, default_world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     else:
-        said = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    here = said[0] if rank is None else rank, said[1] if world is None else world
-    if not 0 <= here[0] < here[1]:
-        raise ValueError(f"rank {here[0]} of {here[1]}: ranks count from 0 and are fewer than the world")
-    return here
+        default_rank, default_world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = default_rank if rank is None else rank, default_world if world is None else world
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}: ranks are numbered from 0 and must be below the number of ranks")
+    return rank, world
 
 
-def _refuse(refusal: StateMismatch) -> Iterator[Sample]:
-    """Raise at the first sample: an error any sooner would kill a loader's worker without a word."""
-    raise refusal
+def _raise_on_first_sample(error: StateMismatch) -> Iterator[Sample]:
+    """Raise the error at the first sample: raised any sooner, it would end a loader's worker without a message."""
+    raise error
     yield
 
 
-def _iteration(worker: Any) -> int:
-    """A number that all workers of one iteration of a loader have, and those of the next one have not."""
+def _iteration_id(worker: Any) -> int:
+    """A number that all workers of one iteration of a loader share, and that differs in the next iteration."""
     return int(worker.seed - worker.id)
 
 
-def _spoken(place: dict[str, int]) -> str:
+def _describe_place(place: dict[str, int]) -> str:
     return f"worker {place['worker']} of {place['workers']} on rank {place['rank']} of {place['world']}"

@@ -1,7 +1,7 @@
-"""Rows of a published file as samples for training: what is asked for is read, and decoded when it is given out.
+"""Rows of published files as training samples. Only requested columns are read, and values are decoded when used.
 
-A picture is a uint8 tensor [3, height, width] in RGB, an embedding a tensor [length, dim] in the type it was stored in,
-all else what Python has for it; a null is None.
+A picture is a uint8 tensor [3, height, width] in RGB. An embedding is a tensor [length, dim] in its stored dtype. Other
+values are Python objects. A null is None.
 """
 
 import json
@@ -26,61 +26,77 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Column(Protocol):
-    """One column of the rows that were read together."""
+    """One column of a unit's rows; indexing decodes the value of a row."""
 
     def __getitem__(self, row: int, /) -> Any: ...
 
 
-def askable(schema: pa.Schema) -> dict[str, list[str]]:
-    """What a sample can have, and the Parquet columns that it takes; an encoder's two go by its name."""
-    names = set(schema.names)
-    encoders = [name.removesuffix("_embedding") for name in schema.names if name.endswith("_embedding")]
-    parts = {name: [f"{name}_embedding", f"{name}_length"] for name in encoders if f"{name}_length" in names}
-    taken = {part for both in parts.values() for part in both}
-    seen = picture_columns(schema)
-    plain = {name: [f"{name}.bytes" if name in seen else name] for name in schema.names if name not in taken}
-    return plain | parts
+def readable_columns(schema: pa.Schema) -> dict[str, list[str]]:
+    """The columns that a sample can have, each with the Parquet columns that it is read from.
+
+    An encoder's two columns, such as t5_embedding and t5_length, become one by the encoder's name: t5.
+    """
+    encoders: dict[str, list[str]] = {}
+    for column in schema.names:
+        name = column.removesuffix("_embedding")
+        if name != column and f"{name}_length" in schema.names:
+            encoders[name] = [column, f"{name}_length"]
+    encoder_parts = {part for parts in encoders.values() for part in parts}
+    pictures = picture_columns(schema)
+    columns = {}
+    for name in schema.names:
+        if name not in encoder_parts:
+            columns[name] = [f"{name}.bytes" if name in pictures else name]
+    return columns | encoders
 
 
-class Files:
-    """The files of a dataset version, for several threads to read; the last few are kept open."""
+class DatasetFiles:
+    """The files of a dataset version. Several threads may read at once; the most recently used files stay open."""
 
     def __init__(self, url: str, paths: Sequence[str], columns: Mapping[str, list[str]]) -> None:
+        """`columns` are the requested ones, as `readable_columns` returns them."""
         self.url, self.paths, self.columns = url, paths, columns
-        self._leaves = [leaf for leaves in columns.values() for leaf in leaves]
-        self._far = not storage.is_local(url)
+        self._parquet_columns = [part for parts in columns.values() for part in parts]
+        self._is_remote = not storage.is_local(url)
         self._open: OrderedDict[int, tuple[pa.NativeFile, pq.FileMetaData]] = OrderedDict()
         self._lock = Lock()
 
     def read(self, unit: Unit) -> dict[str, Column]:
-        """The asked columns of some neighbouring rows."""
-        source, footer = self._opened(unit.file)
-        file = pq.ParquetFile(source, metadata=footer, pre_buffer=self._far)
+        """Read the requested columns of a unit's rows.
+
+        Raises:
+            DatasetVersionNotFound: the file was removed since
+        """
+        source, footer = self._open_file(unit.file)
+        file = pq.ParquetFile(source, metadata=footer, pre_buffer=self._is_remote)
         groups: list[int] = []
         start = skip = 0
         for group in range(footer.num_row_groups):
-            rows = footer.row_group(group).num_rows
-            if start < unit.first + unit.rows and unit.first < start + rows:
+            group_rows = footer.row_group(group).num_rows
+            if start < unit.first + unit.rows and unit.first < start + group_rows:
                 skip = skip if groups else unit.first - start
                 groups.append(group)
-            start += rows
-        rows = file.read_row_groups(groups, self._leaves, use_threads=False).slice(skip, unit.rows).combine_chunks()
-        note = json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")).get("embeddings", {})
-        where = f"row {{}} of {self.paths[unit.file]}"
-        return {name: self._column(name, rows, note.get(name, {}), unit, where) for name in self.columns}
+            start += group_rows
+        table = file.read_row_groups(groups, self._parquet_columns, use_threads=False)
+        rows = table.slice(skip, unit.rows).combine_chunks()
+        metadata = json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+        embeddings = metadata.get("embeddings", {})
+        return {name: self._column(name, rows, embeddings.get(name, {}), unit) for name in self.columns}
 
-    def _column(self, name: str, rows: pa.Table, note: dict[str, Any], unit: Unit, where: str) -> Column:
-        leaves = [leaf.partition(".")[0] for leaf in self.columns[name]]
-        if not set(leaves) <= set(rows.column_names):
-            return [None] * unit.rows  # the column is younger than the file
-        if self.columns[name] != leaves:
-            return Pictures(rows[name].chunk(0).flatten()[0], where, unit.first)
-        if len(leaves) == 2:
-            dtype = DTYPES[note.get("dtype", "float16")]
-            return Embeddings(rows[leaves[0]].chunk(0), rows[leaves[1]].to_pylist(), dtype, note.get("dim"))
+    def _column(self, name: str, rows: pa.Table, embedding: dict[str, Any], unit: Unit) -> Column:
+        """One requested column; `embedding` is what the file's metadata has of the encoder: dtype and dim."""
+        parts = [part.partition(".")[0] for part in self.columns[name]]
+        if not set(parts) <= set(rows.column_names):
+            return [None] * unit.rows  # the column was added to the dataset after this file was written
+        if self.columns[name] != parts:
+            return PictureColumn(rows[name].chunk(0).flatten()[0], self.paths[unit.file], unit.first)
+        if len(parts) == 2:
+            dtype = DTYPES[embedding.get("dtype", "float16")]
+            lengths = rows[parts[1]].to_pylist()
+            return EmbeddingColumn(rows[parts[0]].chunk(0), lengths, dtype, embedding.get("dim"))
         return rows[name].to_pylist()
 
-    def _opened(self, file: int) -> tuple[pa.NativeFile, pq.FileMetaData]:
+    def _open_file(self, file: int) -> tuple[pa.NativeFile, pq.FileMetaData]:
         with self._lock:
             if file in self._open:
                 self._open.move_to_end(file)
@@ -95,46 +111,51 @@ class Files:
         with self._lock:
             self._open[file] = opened
             if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)  # closed when the last thread that reads it is done
+                self._open.popitem(last=False)  # it closes when the last thread that reads it is done
         return opened
 
 
-class _Bytes:
-    """A column of bytes, without an object for each."""
+class _BinaryColumn:
+    """A column of byte strings as views of one buffer, without a Python object for each row."""
 
     def __init__(self, array: pa.BinaryArray) -> None:
         _, offsets, content = array.buffers()
-        ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-        self.ends = ends.tolist()
+        row_offsets = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+        self.offsets = row_offsets.tolist()
         self.content = np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
-        self.there = array.is_valid().to_pylist()
+        self.is_valid = array.is_valid().to_pylist()
 
     def bytes(self, row: int) -> Any:
-        return self.content[self.ends[row] : self.ends[row + 1]]
+        """A row's bytes as a uint8 array."""
+        return self.content[self.offsets[row] : self.offsets[row + 1]]
 
 
-class Pictures(_Bytes):
-    def __init__(self, array: pa.BinaryArray, where: str, first: int) -> None:
+class PictureColumn(_BinaryColumn):
+    """Encoded pictures. Indexing decodes one as uint8 [3, height, width] in RGB, or raises SampleDamaged."""
+
+    def __init__(self, array: pa.BinaryArray, path: str, first_row: int) -> None:
         super().__init__(array)
-        self.where, self.first = where, first
+        self.path, self.first_row = path, first_row  # for error messages
 
     def __getitem__(self, row: int, /) -> torch.Tensor | None:  # 3 h w
-        if not self.there[row]:
+        if not self.is_valid[row]:
             return None
         encoded = self.bytes(row)
         pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if len(encoded) else None
         if pixels is None:
-            raise SampleDamaged(f"the picture in {self.where.format(self.first + row)} can't be decoded")
+            raise SampleDamaged(f"the picture in row {self.first_row + row} of {self.path} can't be decoded")
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-class Embeddings(_Bytes):
+class EmbeddingColumn(_BinaryColumn):
+    """Embeddings as raw bytes. Indexing returns one as a tensor [length, dim]."""
+
     def __init__(self, array: pa.BinaryArray, lengths: list[int], dtype: torch.dtype, dim: int | None) -> None:
         super().__init__(array)
         self.lengths, self.dtype, self.dim = lengths, dtype, dim
 
     def __getitem__(self, row: int, /) -> torch.Tensor | None:  # length dim
-        if not self.there[row]:
+        if not self.is_valid[row]:
             return None
         length = self.lengths[row]
         if not length:

@@ -119,7 +119,7 @@ def test_however_positions_are_cut_the_rows_are_the_same(
 ) -> None:
     table = versioned_lake.table("datasets/shapes", 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "UNIT", 4)
+        patch.setattr(order, "UNIT_ROWS", 4)
         patch.setattr(data.export.in_order, "BATCH", 5)
         patch.setattr(data.export.in_order, "STRETCH", 0)  # so that a stretch is a batch
         whole = pa.concat_tables(Ordered(table, seed).read(0, ROWS))

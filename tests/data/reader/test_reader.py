@@ -25,7 +25,7 @@ from data.lake.lake import Lake
 from data.lake.table import Table, write_file
 from data.publish.publish import SAMPLE
 from data.reader import order
-from data.reader.order import Order, Spans, Unit, cut, join, share, size
+from data.reader.order import Order, Spans, Unit, count_positions, join_spans, share_of_spans, slice_spans
 from data.reader.reader import Reader, _read_ahead
 from data.reader.states import merge_states
 from tests.conftest import Bucket
@@ -79,7 +79,7 @@ def numbered_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(autouse=True)
 def short_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "UNIT", 16)  # so that a few hundred rows have many
+    monkeypatch.setattr(order, "UNIT_ROWS", 16)  # so that a few hundred rows have many
 
 
 IDS = [f"{n:04d}" for n in range(400)]
@@ -103,9 +103,9 @@ def ids(batches: Any) -> list[str]:
 def sequence(epoch: Order, spans: Spans) -> list[tuple[int, int]]:
     pieces = epoch.pieces(spans)
     return [
-        (piece.units[place].file, piece.units[place].first + row)
+        (piece.units[unit].file, piece.units[unit].first + row)
         for piece in pieces
-        for place, row in zip(piece.places, piece.rows, strict=True)
+        for unit, row in zip(piece.unit_indices, piece.rows, strict=True)
     ]
 
 
@@ -114,20 +114,20 @@ def sequence(epoch: Order, spans: Spans) -> list[tuple[int, int]]:
 def test_however_an_epoch_is_cut_every_row_is_in_it_once_and_in_the_same_order(
     rows: list[int], seed: int, epoch: int, mix: int, parts: st.DataObject
 ) -> None:
-    shuffled = Order.of(rows, seed, epoch, True, mix)
+    shuffled = Order.of_epoch(rows, seed, epoch, True, mix)
     whole = sequence(shuffled, [(0, len(shuffled))])
     assert sorted(whole) == [(file, row) for file, count in enumerate(rows) for row in range(count)]
     cuts = parts.draw(st.lists(st.integers(0, len(whole)), max_size=5).map(sorted))
     spans = list(zip([0, *cuts], [*cuts, len(whole)], strict=True))
     assert sequence(shuffled, spans) == whole
-    plain = Order.of(rows, seed, epoch, False, mix)
+    plain = Order.of_epoch(rows, seed, epoch, False, mix)
     assert sequence(plain, [(0, len(plain))]) == sorted(whole)
 
 
 @given(epoch=st.integers(0, 5), seed=st.integers(0, 5))
 def test_the_order_is_decided_by_seed_and_epoch(epoch: int, seed: int) -> None:
     first, again, later, other = (
-        sequence(Order.of([500, 300], s, e, True, 128), [(0, 800)])
+        sequence(Order.of_epoch([500, 300], s, e, True, 128), [(0, 800)])
         for s, e in ((seed, epoch), (seed, epoch), (seed, epoch + 1), (seed + 1, epoch))
     )
     assert first == again
@@ -135,13 +135,14 @@ def test_the_order_is_decided_by_seed_and_epoch(epoch: int, seed: int) -> None:
 
 
 def test_the_order_is_the_same_in_every_version_of_the_libraries() -> None:
-    assert sequence(Order.of([40, 30, 50], 3, 1, True, 32), [(30, 36)]) == [
+    assert sequence(Order.of_epoch([40, 30, 50], 3, 1, True, 32), [(30, 36)]) == [
         *[(0, 24), (0, 25), (2, 48), (0, 9), (0, 36), (0, 17)]
     ]
 
 
 def test_neighbours_in_a_file_are_far_apart_in_an_epoch() -> None:
-    places = {sample: at for at, sample in enumerate(sequence(Order.of([2000] * 4, 0, 0, True, 256), [(0, 8000)]))}
+    epoch = Order.of_epoch([2000] * 4, 0, 0, True, 256)
+    places = {sample: position for position, sample in enumerate(sequence(epoch, [(0, 8000)]))}
     apart = [abs(places[file, row] - places[file, row + 1]) for file in range(4) for row in range(1999)]
     assert np.median(apart) > 60
 
@@ -157,18 +158,18 @@ def positions(spans: Spans) -> list[int]:
 
 @given(spans=spans, parts=st.integers(1, 9))
 def test_shares_are_disjoint_complete_and_as_equal_as_can_be(spans: Spans, parts: int) -> None:
-    shares = [share(spans, part, parts) for part in range(parts)]
-    assert [p for one in shares for p in positions(one)] == positions(spans)
-    assert max(map(size, shares)) - min(map(size, shares)) <= 1
-    assert positions(join(shares)) == positions(spans)
-    even = [share(spans, part, parts, even=True) for part in range(parts)]
-    assert {size(one) for one in even} == {size(spans) // parts}
-    assert [p for one in even for p in positions(one)] == positions(spans)[: size(spans) // parts * parts]
+    shares = [share_of_spans(spans, part, parts) for part in range(parts)]
+    assert [p for part in shares for p in positions(part)] == positions(spans)
+    assert max(map(count_positions, shares)) - min(map(count_positions, shares)) <= 1
+    assert positions(join_spans(shares)) == positions(spans)
+    even = [share_of_spans(spans, part, parts, drop_remainder=True) for part in range(parts)]
+    assert {count_positions(part) for part in even} == {count_positions(spans) // parts}
+    assert [p for part in even for p in positions(part)] == positions(spans)[: count_positions(spans) // parts * parts]
 
 
 def test_shares_that_overlap_are_not_joined() -> None:
     with pytest.raises(ValueError, match="position 4 is in two"):
-        join([[(0, 5)], [(4, 6)]])
+        join_spans([[(0, 5)], [(4, 6)]])
 
 
 @given(n=st.integers(0, 2000), runs=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4)), max_size=5), go=st.data())
@@ -178,10 +179,13 @@ def test_whatever_ranks_and_workers_an_epoch_moves_over_each_position_is_given_o
 ) -> None:
     left, given_out = [(0, n)], []
     for world, workers in runs:
-        shares = [share(share(left, rank, world), w, workers) for rank in range(world) for w in range(workers)]
-        done = [go.draw(st.integers(0, size(one))) for one in shares]
-        given_out += [p for one, taken in zip(shares, done, strict=True) for p in positions(cut(one, 0, taken))]
-        left = join(cut(one, taken, size(one)) for one, taken in zip(shares, done, strict=True))
+        ranks = [share_of_spans(left, rank, world) for rank in range(world)]
+        rests = []
+        for share in (share_of_spans(spans, worker, workers) for spans in ranks for worker in range(workers)):
+            taken = go.draw(st.integers(0, count_positions(share)))
+            given_out += positions(slice_spans(share, 0, taken))
+            rests.append(slice_spans(share, taken, count_positions(share)))
+        left = join_spans(rests)
     assert sorted(given_out + positions(left)) == list(range(n))
 
 
@@ -345,7 +349,7 @@ def test_a_state_of_something_else_is_refused(numbered_lake: Lake, tmp_path: Pat
 
 
 def test_the_state_of_a_loader_is_told_from_that_of_a_reader(numbered_lake: Lake) -> None:
-    with pytest.raises(StateMismatch, match=r"no reader's state.*merge_states"):
+    with pytest.raises(StateMismatch, match=r"not a reader's state.*merge_states"):
         reader(numbered_lake).load_state_dict(loader(reader(numbered_lake), 1).state_dict())
 
 
@@ -354,7 +358,7 @@ def test_a_state_of_another_place_is_refused_with_the_way_out(numbered_lake: Lak
     next(iter(begun))
     other = reader(numbered_lake, 1, 2)
     other.load_state_dict(begun.state_dict())
-    with pytest.raises(StateMismatch, match=r"worker 0 of 1 on rank 0 of 2, here is .* rank 1 of 2.*merge_states"):
+    with pytest.raises(StateMismatch, match=r"worker 0 of 1 on rank 0 of 2, the reader is .* rank 1 of 2.*merge_st"):
         next(iter(other))
 
 
@@ -364,7 +368,7 @@ def test_states_that_do_not_belong_together_are_not_merged(numbered_lake: Lake) 
         ids(islice(data, taken))
         return data.state_dict()
 
-    with pytest.raises(StateMismatch, match="no state of a reader"):
+    with pytest.raises(StateMismatch, match="no reader state"):
         merge_states([{"model": 1}])
     with pytest.raises(StateMismatch, match="worker 0 of rank 1 is missing"):
         merge_states([state(0, 2)])
@@ -423,7 +427,7 @@ def test_the_next_block_is_read_ahead_and_no_more() -> None:
         read.append(unit)
         return {"row": range(unit.first, unit.first + unit.rows)}
 
-    epoch = Order.of([1000], 0, 0, True, 64)
+    epoch = Order.of_epoch([1000], 0, 0, True, 64)
     pieces = list(epoch.pieces([(0, 1000)]))
     for number, (piece, units) in enumerate(_read_ahead(record, epoch.pieces([(0, 1000)]))):
         assert [unit["row"][0] for unit in units] == [unit.first for unit in piece.units]
