@@ -1,7 +1,7 @@
-"""A dataset version written to a folder for others: webdataset tars, plain Parquet, or the Hub's layout with a card.
+"""Export a dataset version to a folder: webdataset tars, Parquet files, or a Hugging Face dataset folder with its card.
 
-A shard is there whole or not at all. A marker says what the folder is becoming until all are there, so that an export
-that was killed goes on where it was, and no two are mixed.
+A shard is either complete or absent. Until all shards are there, a marker file says which export the folder is for: an
+interrupted export can go on, and two different ones can't be mixed.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError
 
 from data.errors import ExportError
 from data.export.hub_card import CARD, card
-from data.export.in_order import Ordered
+from data.export.in_order import OrderedRows
 from data.export.shards import write_parquet, write_tar
 from data.lake import storage
 from data.lake.lake import Lake
@@ -29,6 +29,8 @@ SHARD_SIZE = 10_000
 
 
 class Format(StrEnum):
+    """The layout of an export; `hf` is a dataset folder as the Hugging Face Hub has it."""
+
     webdataset = "webdataset"
     parquet = "parquet"
     hf = "hf"
@@ -36,14 +38,16 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class ExportShard:
-    name: str
+    """One file of an export."""
+
+    name: str  # relative to the folder
     samples: int
     bytes: int
 
 
 @dataclass
 class Exported:
-    """What lies in the folder now."""
+    """A finished export."""
 
     dataset: str
     version: int
@@ -52,7 +56,7 @@ class Exported:
     shuffle: int | None
     samples: int
     bytes: int = 0
-    found: int = 0  # shards that an earlier, interrupted export had finished
+    found: int = 0  # shards that an earlier, interrupted run of the same export had written
     shards: list[ExportShard] = field(default_factory=list)
 
 
@@ -67,78 +71,115 @@ def export(
     on_plan: Callable[[int], None] = lambda samples: None,
     on_samples: Callable[[int], None] = lambda samples: None,
 ) -> Exported:
-    """Write a version (the newest if none) to an empty folder, in the order of ids or in that of the seed `shuffle`."""
-    which = version_of(lake, dataset, version)
-    rows = Ordered(lake.table(f"datasets/{dataset}", which.version), shuffle)
+    """Export a version. If it is interrupted, call it again with the same arguments: finished shards are kept.
+
+    The same version and arguments give the same bytes.
+
+    Args:
+        lake: the lake that holds the dataset
+        dataset: its name
+        version: its version; None: the newest
+        url: an empty or new folder, or one with the same export unfinished
+        format: the layout
+        shard_size: samples of a file
+        shuffle: the seed of a shuffled order; None: ordered by id
+        on_plan: called once with the number of samples to write
+        on_samples: called with the number of samples after each written batch
+
+    Raises:
+        ExportError: the folder holds something else or can't be written, the version is empty, or writing failed
+        DatasetNotFound: the lake has no such dataset
+        DatasetVersionNotFound: the dataset has no such version, or its files were vacuumed
+        SampleDamaged: a picture is neither JPEG, PNG nor WebP
+    """
+    published = version_of(lake, dataset, version)
+    rows = OrderedRows(lake.table(f"datasets/{dataset}", published.version), shuffle)
     if not len(rows):
-        raise ExportError(f"{dataset}@{which.version} holds no samples, there is nothing to export")
+        raise ExportError(f"{dataset}@{published.version} has no samples to export")
     embeddings = rows.embeddings
-    begun = _begin(url, _mark(which, rows, format, shard_size))
-    names = _names(format, -(-len(rows) // shard_size))
-    done = [name for name in names if storage.exists(storage.join(url, name))] if begun else []
-    exported = Exported(dataset, which.version, format.value, url, shuffle, len(rows), found=len(done))
-    spans = [(at, min(at + shard_size, len(rows))) for at in range(0, len(rows), shard_size)]
-    on_plan(sum(stop - start for name, (start, stop) in zip(names, spans, strict=True) if name not in done))
-    pack: Callable[[Path, Iterable[pa.Table]], None] = (
+    resumes = _claim_folder(url, _marker_text(published, rows, format, shard_size))
+    names = _shard_names(format, -(-len(rows) // shard_size))
+    finished = [name for name in names if storage.exists(storage.join(url, name))] if resumes else []
+    exported = Exported(dataset, published.version, format.value, url, shuffle, len(rows), found=len(finished))
+    ranges = [(start, min(start + shard_size, len(rows))) for start in range(0, len(rows), shard_size)]
+    on_plan(sum(stop - start for name, (start, stop) in zip(names, ranges, strict=True) if name not in finished))
+    write_shard: Callable[[Path, Iterable[pa.Table]], None] = (
         partial(write_tar, embeddings=embeddings)
         if format is Format.webdataset
         else partial(write_parquet, schema=rows.schema, embeddings=embeddings)
     )
-    for name, (start, stop) in zip(names, spans, strict=True):
-        place = storage.join(url, name)
+    for name, (start, stop) in zip(names, ranges, strict=True):
+        shard_url = storage.join(url, name)
         try:
-            if name not in done:
-                with storage.atomic_file(place) as path:
-                    pack(path, _told(rows.read(start, stop), on_samples))
-            exported.shards.append(ExportShard(name, stop - start, storage.size(place)))
+            if name not in finished:
+                with storage.atomic_file(shard_url) as path:
+                    write_shard(path, _report_progress(rows.read(start, stop), on_samples))
+            exported.shards.append(ExportShard(name, stop - start, storage.size(shard_url)))
         except (OSError, BotoCoreError) as error:
-            raise ExportError(f"the export broke off at {place}: {error}. Run it again to go on from there") from error
+            raise ExportError(
+                f"the export stopped at {shard_url}: {error}. Run it again to continue from there"
+            ) from error
     exported.bytes = sum(shard.bytes for shard in exported.shards)
     if format is Format.hf:
-        content = sum(_content(storage.join(url, shard.name)) for shard in exported.shards)
-        text = card(lake, which, rows.schema, len(rows), exported.bytes, content)
+        uncompressed = sum(_uncompressed_bytes(storage.join(url, shard.name)) for shard in exported.shards)
+        text = card(lake, published, rows.schema, len(rows), exported.bytes, uncompressed)
         storage.write(storage.join(url, CARD), text.encode())
     storage.remove(storage.join(url, MARKER))
     return exported
 
 
-def _begin(url: str, mark: str) -> bool:
-    """Mark an empty folder as ours; true if this very export was begun there before."""
+def _claim_folder(url: str, marker_text: str) -> bool:
+    """Write the marker into an empty folder.
+
+    Returns:
+        True if the folder already has this marker, so that the export resumes.
+
+    Raises:
+        ExportError: the folder is not empty, has another export's marker, or can't be written
+    """
     marker = storage.join(url, MARKER)
     try:
         if storage.exists(marker):
-            if storage.read(marker).decode() == mark:
+            if storage.read(marker).decode() == marker_text:
                 return True
-            raise ExportError(f"{url} holds an unfinished export of something else. Remove it, or name another folder")
+            raise ExportError(
+                f"{url} holds an unfinished export of something else. Remove it, or choose another folder"
+            )
         if not storage.is_empty(url):
-            raise ExportError(f"{url} is not empty. Name an empty folder, or one that does not exist yet")
-        storage.write(marker, mark.encode())
+            raise ExportError(f"{url} is not empty. Choose an empty folder, or one that does not exist yet")
+        storage.write(marker, marker_text.encode())
     except storage.UNREACHABLE as error:
         raise ExportError(f"{url} can't be written: {error}. Check the address and the credentials") from None
     return False
 
 
-def _mark(version: Version, rows: Ordered, format: Format, shard_size: int) -> str:
-    """Says all that decides what the shards hold."""
-    files = hashlib.sha256("\n".join(rows.paths).encode()).hexdigest()
-    said = {"dataset": version.dataset, "version": version.version, "files": files}
-    return json.dumps({**said, "format": format.value, "shard_size": shard_size, "shuffle": rows.seed}, indent=2)
+def _marker_text(version: Version, rows: OrderedRows, format: Format, shard_size: int) -> str:
+    """Everything that determines the content of the shards, as JSON."""
+    content = {
+        "dataset": version.dataset,
+        "version": version.version,
+        "files": hashlib.sha256("\n".join(rows.paths).encode()).hexdigest(),
+        "format": format.value,
+        "shard_size": shard_size,
+        "shuffle": rows.seed,
+    }
+    return json.dumps(content, indent=2)
 
 
-def _names(format: Format, count: int) -> list[str]:
+def _shard_names(format: Format, count: int) -> list[str]:
     if format is Format.hf:
         return [f"data/train-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
-    ending = "tar" if format is Format.webdataset else "parquet"
-    return [f"{number:05d}.{ending}" for number in range(count)]
+    suffix = "tar" if format is Format.webdataset else "parquet"
+    return [f"{number:05d}.{suffix}" for number in range(count)]
 
 
-def _told(batches: Iterable[pa.Table], on_samples: Callable[[int], None]) -> Iterator[pa.Table]:
+def _report_progress(batches: Iterable[pa.Table], on_samples: Callable[[int], None]) -> Iterator[pa.Table]:
     for batch in batches:
         yield batch
         on_samples(batch.num_rows)
 
 
-def _content(url: str) -> int:
+def _uncompressed_bytes(url: str) -> int:
     """The bytes of a Parquet file before compression."""
     with storage.open_ranges(url) as source:
         footer = pq.read_metadata(source)

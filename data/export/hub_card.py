@@ -1,6 +1,6 @@
-"""The card of an exported dataset: `README.md` as the Hugging Face Hub reads it, with what names its files and columns.
+"""The card of a Hugging Face export: a `README.md` whose front matter names the folder's files and columns.
 
-The text is that of the card beside the dataset in its lake, if there is one that is not of another version.
+Its text is that of the dataset's card in the lake, unless there is none or it describes other versions only.
 """
 
 import re
@@ -16,12 +16,12 @@ from data.lake.layout import CARD
 from data.publish.hf_features import card_features, size_category
 from data.publish.versions import Version
 
-FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
-TEXT = """
+FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
+DEFAULT_TEXT = """
 # {name}
 
-{samples:,} pictures with captions, published on {at:%Y-%m-%d} as version {version} of the dataset {name}. Every row has
-the address that its picture was fetched from, and every score that it was selected by.
+{samples:,} pictures with captions, published on {at:%Y-%m-%d} as version {version} of the dataset {name}. Each row has
+the URL from which its picture was fetched and the scores by which it was selected.
 
 ```python
 from datasets import load_dataset
@@ -32,42 +32,58 @@ samples[0]["image"], samples[0]["caption"]
 """
 
 
-def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, stored: int, content: int) -> str:
-    """The card; `stored` are the bytes of its files, `content` those that they hold."""
-    front, text = _beside(lake, version) or _plain(version, samples)
-    front |= {
+def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, file_bytes: int, content_bytes: int) -> str:
+    """The card's text, with front matter that describes the exported folder.
+
+    Args:
+        lake: the lake that holds the dataset and its card
+        version: the exported version
+        schema: of the exported files
+        samples: their number
+        file_bytes: size of all files as they are stored
+        content_bytes: size of their content before compression
+
+    Raises:
+        ExportError: the front matter of the card in the lake is not a YAML mapping
+    """
+    front_matter, text = _read_lake_card(lake, version) or _default_card(version, samples)
+    front_matter |= {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         "dataset_info": {
             "features": card_features(schema),
-            "splits": [{"name": "train", "num_bytes": content, "num_examples": samples}],
-            "download_size": stored,
-            "dataset_size": content,
+            "splits": [{"name": "train", "num_bytes": content_bytes, "num_examples": samples}],
+            "download_size": file_bytes,
+            "dataset_size": content_bytes,
         },
     }
-    written = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{written}---\n{text}"
+    yaml_text = yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{yaml_text}---\n{text}"
 
 
-def _beside(lake: Lake, version: Version) -> tuple[dict[str, Any], str] | None:
-    """Front matter and text of the card in the lake; none if it speaks of other versions of the dataset alone."""
+def _read_lake_card(lake: Lake, version: Version) -> tuple[dict[str, Any], str] | None:
+    """Front matter and text of the card in the lake; None if there is none or it names other versions only."""
     url = storage.join(lake.table_url(f"datasets/{version.dataset}"), CARD)
     if not storage.exists(url):
         return None
-    whole = storage.read(url).decode()
-    named = set(re.findall(rf"(?<![\w-]){re.escape(version.dataset)}@(\d+)", whole))
-    if named and str(version.version) not in named:
+    content = storage.read(url).decode()
+    named_versions = set(re.findall(rf"(?<![\w-]){re.escape(version.dataset)}@(\d+)", content))
+    if named_versions and str(version.version) not in named_versions:
         return None
-    front = FRONT.match(whole)
+    match = FRONT_MATTER.match(content)
+    if match is None:
+        return {}, content
     try:
-        said = yaml.safe_load(front[1]) if front else {}
+        front_matter = yaml.safe_load(match[1]) or {}
     except yaml.YAMLError as error:
-        raise ExportError(f"the front matter of {url} is no YAML: {' '.join(str(error).split())}. Correct it") from None
-    if not isinstance(said or {}, dict):
-        raise ExportError(f"the front matter of {url} is no mapping. Correct it")
-    return dict(said or {}), whole[front.end() :] if front else whole
+        reason = " ".join(str(error).split())
+        raise ExportError(f"the front matter of {url} is not valid YAML: {reason}. Correct it") from None
+    if not isinstance(front_matter, dict):
+        raise ExportError(f"the front matter of {url} is not a mapping. Correct it")
+    return dict(front_matter), content[match.end() :]
 
 
-def _plain(version: Version, samples: int) -> tuple[dict[str, Any], str]:
+def _default_card(version: Version, samples: int) -> tuple[dict[str, Any], str]:
     size = size_category(samples)
-    front = {"pretty_name": version.dataset, "task_categories": ["text-to-image"], "size_categories": [size]}
-    return front, TEXT.format(name=version.dataset, samples=samples, version=version.version, at=version.at)
+    front_matter = {"pretty_name": version.dataset, "task_categories": ["text-to-image"], "size_categories": [size]}
+    text = DEFAULT_TEXT.format(name=version.dataset, samples=samples, version=version.version, at=version.at)
+    return front_matter, text

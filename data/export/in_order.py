@@ -1,8 +1,8 @@
-"""The rows of a table in order, a batch at a time: by id, or shuffled as the reader shuffles an epoch.
+"""The rows of a table in a fixed order, in batches: by id, or shuffled as the reader shuffles an epoch.
 
-Files are sorted by id and buckets follow each other in it, so the order of ids is a merge of the files of one bucket at
-a time. What is held is a bucket's ids, a stretch of rows, and the row groups at its edges. Where a bucket has so many
-files that their row groups don't fit, each stretch reads these again.
+Files are sorted by id, and every id of a bucket is below those of the next. So the order by id is a merge of the files
+of one bucket at a time. Memory holds the ids of one bucket, one chunk of rows, and a cache of row groups for the next
+chunk. If a bucket has so many files that its row groups don't fit the cache, each chunk reads them again.
 """
 
 import json
@@ -25,126 +25,143 @@ from data.lake.table import Table, open_files
 from data.publish.hf_features import METADATA_KEY
 from data.reader.order import Order
 
-BATCH = 256  # rows that are given out at once
-STRETCH = 128 << 20  # bytes of rows that are gathered at once
-HELD = 256 << 20  # bytes of row groups that are kept for the next stretch
-MIX = 1024  # shuffled rows that are mixed with each other
+BATCH = 256  # rows that are yielded together
+CHUNK_BYTES = 128 << 20  # of rows that are read together
+CACHE_BYTES = 256 << 20  # of row groups kept for the next chunk
+MIX = 1024  # samples of a shuffled block
 OPEN_FILES = 128
-READERS = 4
+READ_THREADS = 4
 
-Places = npt.NDArray[np.int64]  # n × (file, row)
+Places = npt.NDArray[np.int64]  # n x (file, row)
 
 
-class Ordered:
-    """The rows of a table by position, in the order that a seed gives; without one in that of ids."""
+class OrderedRows:
+    """The rows of a table by position in an order: shuffled with a seed, or by id without one."""
 
     def __init__(self, table: Table, seed: int | None = None) -> None:
         files = sorted((bucket, path, rows) for path, (bucket, rows) in table.files().items())
         self.table, self.seed, self.schema = table, seed, table.file_schema()
         self.paths, self.rows = [path for _, path, _ in files], [rows for _, _, rows in files]
         self._buckets = np.array([bucket for bucket, _, _ in files], np.int64)
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._held, self._lock = 0, Lock()
+        self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()  # (file, row group) → rows
+        self._cached_bytes, self._lock = 0, Lock()
         self._opened = lru_cache(OPEN_FILES)(self._open)
-        self._in_bucket = lru_cache(1)(self._sorted)
+        self._places_of_bucket = lru_cache(1)(self._sort_bucket)
 
     def __len__(self) -> int:
         return sum(self.rows)
 
     def read(self, start: int, stop: int) -> Iterator[pa.Table]:
-        """The rows at positions from `start` to `stop`, about a batch at a time."""
-        with ThreadPoolExecutor(READERS, "export") as pool:
-            for places in self._stretches(start, stop):
-                yield from self._gather(places, pool)
+        """The rows at positions `start` to `stop` (excluded), in batches of at most BATCH rows.
+
+        Raises:
+            DatasetVersionNotFound: a file was removed since the table was opened
+        """
+        with ThreadPoolExecutor(READ_THREADS, "export") as pool:
+            for places in self._chunks(start, stop):
+                yield from self._read_places(places, pool)
 
     @cached_property
     def embeddings(self) -> dict[str, dict[str, Any]]:
-        """What the files' notes say of the encoders' columns; an error where they say different things."""
-        said: dict[str, dict[str, Any]] = {}
-        if any(name.endswith("_embedding") for name in self.schema.names):
-            with ThreadPoolExecutor(READERS) as pool:
-                for note in pool.map(self._note, range(len(self.paths))):
-                    for name, one in note.items():
-                        if said.setdefault(name, one)["dtype"] != one["dtype"]:
-                            kinds = f"{said[name]['dtype']} in some files and {one['dtype']} in others"
-                            raise ExportError(f"{self.table.name}: {name} is {kinds}. Build again, then export")
-                        said[name] = said[name] if said[name].get("dim") else one
-        return said
+        """Encoder → dtype and dim of its embeddings, from the metadata of all files.
 
-    def _stretches(self, start: int, stop: int) -> Iterator[Places]:
+        Raises:
+            ExportError: files have embeddings of different dtypes
+        """
+        formats: dict[str, dict[str, Any]] = {}
+        if not any(name.endswith("_embedding") for name in self.schema.names):
+            return formats
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for file_formats in pool.map(self._embedding_formats, range(len(self.paths))):
+                for name, file_format in file_formats.items():
+                    known = formats.setdefault(name, file_format)
+                    if known["dtype"] != file_format["dtype"]:
+                        raise ExportError(
+                            f"{self.table.name}: {name} is {known['dtype']} in some files and {file_format['dtype']} "
+                            "in others. Build again, then export"
+                        )
+                    if not known.get("dim"):  # that file has no vector; another may have one
+                        formats[name] = file_format
+        return formats
+
+    def _chunks(self, start: int, stop: int) -> Iterator[Places]:
+        """The places of the rows at some positions, as many at a time as are read together."""
         if self.seed is not None:
-            mix = min(MIX, self._stretch)
+            mix = min(MIX, self._chunk_rows)
             for piece in Order.of_epoch(self.rows, self.seed, 0, True, mix).pieces([(start, stop)]):
                 units = np.array(piece.units, np.int64)[piece.unit_indices]
                 yield np.stack([units[:, 0], units[:, 1] + piece.rows], axis=1)
             return
-        for at in range(start, stop, self._stretch):
-            yield np.concatenate(list(self._by_id(at, min(at + self._stretch, stop))))
+        for first in range(start, stop, self._chunk_rows):
+            yield np.concatenate(list(self._places_by_id(first, min(first + self._chunk_rows, stop))))
 
-    def _by_id(self, start: int, stop: int) -> Iterator[Places]:
-        """The places of some positions in the order of ids, a bucket's at a time."""
-        buckets, firsts = np.unique(self._buckets, return_index=True)
-        bounds = np.concatenate([[0], np.cumsum(self.rows)])[[*firsts, len(self.rows)]]
+    def _places_by_id(self, start: int, stop: int) -> Iterator[Places]:
+        """The places of the rows at some positions in the order by id, one bucket at a time."""
+        buckets, first_files = np.unique(self._buckets, return_index=True)
+        bounds = np.concatenate([[0], np.cumsum(self.rows)])[[*first_files, len(self.rows)]]
         first = int(np.searchsorted(bounds, start, side="right")) - 1
-        for bucket, begin, end in zip(buckets[first:], bounds[first:], bounds[first + 1 :], strict=False):
-            if begin >= stop:
+        for bucket, bucket_start, bucket_end in zip(buckets[first:], bounds[first:], bounds[first + 1 :], strict=False):
+            if bucket_start >= stop:
                 return
-            yield self._in_bucket(int(bucket))[max(start - begin, 0) : min(stop, end) - begin]
+            places = self._places_of_bucket(int(bucket))
+            yield places[max(start - bucket_start, 0) : min(stop, bucket_end) - bucket_start]
 
-    def _sorted(self, bucket: int) -> Places:
+    def _sort_bucket(self, bucket: int) -> Places:
+        """The places of all rows of a bucket, ordered by id."""
         files = np.flatnonzero(self._buckets == bucket)
         rows, paths = [self.rows[file] for file in files], [self.paths[file] for file in files]
         try:
             ids = open_files(self.table.url, paths, pa.schema([("id", pa.string())])).to_table()["id"]
         except FileNotFoundError:
-            raise self._gone(f"a file of bucket {bucket}") from None
+            raise self._file_gone(f"a file of bucket {bucket}") from None
         places = np.stack([np.repeat(files, rows), np.concatenate([np.arange(count) for count in rows])], axis=1)
         return places[pc.sort_indices(ids).to_numpy()]
 
     @cached_property
-    def _stretch(self) -> int:
-        """How many rows a stretch has: some whole batches."""
-        size = sum(self.table.file_sizes().values())
-        return max(1, STRETCH * len(self) // max(1, size) // BATCH) * BATCH
+    def _chunk_rows(self) -> int:
+        """The number of rows that are read together, a multiple of BATCH."""
+        table_bytes = sum(self.table.file_sizes().values())
+        return max(1, CHUNK_BYTES * len(self) // max(1, table_bytes) // BATCH) * BATCH
 
-    def _gather(self, places: Places, pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
-        """The rows at some places: each row group is read once, and the rows are put in their order."""
-        groups, rows = self._in_groups(places)
-        keys, owners = np.unique(np.stack([places[:, 0], groups], axis=1), axis=0, return_inverse=True)
-        order = np.argsort(owners.ravel(), kind="stable")
-        wanted = np.split(rows[order], np.cumsum(np.bincount(owners.ravel()))[:-1])
-        named = [(int(file), int(group)) for file, group in keys]
-        gathered = pa.concat_tables(pool.map(self._rows, named, wanted)).combine_chunks()
-        back = np.argsort(order)  # where among the gathered rows that of each place lies
-        for at in range(0, len(places), BATCH):
-            yield gathered.take(pa.array(back[at : at + BATCH]))
+    def _read_places(self, places: Places, pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
+        """The rows at some places, in batches. Each row group is read once; then the rows are put in order."""
+        groups, rows = self._locate_in_groups(places)
+        keys, key_of_row = np.unique(np.stack([places[:, 0], groups], axis=1), axis=0, return_inverse=True)
+        order = np.argsort(key_of_row.ravel(), kind="stable")
+        rows_of_key = np.split(rows[order], np.cumsum(np.bincount(key_of_row.ravel()))[:-1])
+        group_keys = [(int(file), int(group)) for file, group in keys]
+        by_group = pa.concat_tables(pool.map(self._read_group, group_keys, rows_of_key)).combine_chunks()
+        index_by_group = np.argsort(order)  # of each place's row in `by_group`
+        for first in range(0, len(places), BATCH):
+            yield by_group.take(pa.array(index_by_group[first : first + BATCH]))
 
-    def _in_groups(self, places: Places) -> tuple[Places, Places]:
-        """The row group of each place, and its row in that."""
+    def _locate_in_groups(self, places: Places) -> tuple[Places, Places]:
+        """The row group of each place, and its row within the group."""
         groups, rows = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
         for file in np.unique(places[:, 0]).tolist():
-            here, starts = places[:, 0] == file, self._opened(file)[2]
-            groups[here] = np.searchsorted(starts, places[here, 1], side="right") - 1
-            rows[here] = places[here, 1] - starts[groups[here]]
+            in_file, group_starts = places[:, 0] == file, self._opened(file)[2]
+            groups[in_file] = np.searchsorted(group_starts, places[in_file, 1], side="right") - 1
+            rows[in_file] = places[in_file, 1] - group_starts[groups[in_file]]
         return groups, rows
 
-    def _rows(self, key: tuple[int, int], rows: Places) -> pa.Table:
+    def _read_group(self, key: tuple[int, int], rows: Places) -> pa.Table:
+        """Some rows of a row group, which is read from its file or taken from the cache."""
         with self._lock:
-            found = self._groups.pop(key, None)
-            self._held -= found.nbytes if found else 0
-        if found is None:
+            group = self._cache.pop(key, None)
+            self._cached_bytes -= group.nbytes if group else 0
+        if group is None:
             source, footer, _ = self._opened(key[0])
             file = pq.ParquetFile(source, metadata=footer, pre_buffer=not storage.is_local(self.table.url))
-            found = self._whole(file.read_row_group(key[1], use_threads=False))
+            group = self._with_all_columns(file.read_row_group(key[1], use_threads=False))
         with self._lock:
-            self._groups[key] = found
-            self._held += found.nbytes
-            while self._held > HELD:
-                self._held -= self._groups.popitem(last=False)[1].nbytes
-        return found.take(pa.array(rows))
+            self._cache[key] = group
+            self._cached_bytes += group.nbytes
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return group.take(pa.array(rows))
 
-    def _whole(self, rows: pa.Table) -> pa.Table:
-        """With every column of the table, also those younger than the file."""
+    def _with_all_columns(self, rows: pa.Table) -> pa.Table:
+        """The rows in the table's schema; columns that were added after the file was written are null."""
         columns = [
             rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type)
             for f in self.schema
@@ -152,20 +169,21 @@ class Ordered:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _open(self, file: int) -> tuple[pa.NativeFile, pq.FileMetaData, npt.NDArray[np.int64]]:
+        """A file, its footer, and the first row of each of its row groups."""
         try:
             source = storage.open_ranges(storage.join(self.table.url, self.paths[file]))
             footer = pq.read_metadata(source)
         except FileNotFoundError:
-            raise self._gone(self.paths[file]) from None
+            raise self._file_gone(self.paths[file]) from None
         counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         return source, footer, np.cumsum([0, *counts[:-1]])
 
-    def _note(self, file: int) -> dict[str, dict[str, Any]]:
+    def _embedding_formats(self, file: int) -> dict[str, dict[str, Any]]:
         footer = self._opened(file)[1]
-        note = (footer.metadata or {}).get(METADATA_KEY, b"{}")
-        return dict(json.loads(note).get("embeddings", {}))
+        metadata = json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}"))
+        return dict(metadata.get("embeddings", {}))
 
-    def _gone(self, what: str) -> DatasetVersionNotFound:
+    def _file_gone(self, file: str) -> DatasetVersionNotFound:
         return DatasetVersionNotFound(
-            f"{what} is gone from {self.table.url}: the version was vacuumed, take a newer one"
+            f"{file} is gone from {self.table.url}: the version was vacuumed, export a newer one"
         )

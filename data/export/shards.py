@@ -1,6 +1,6 @@
-"""Samples packed into files that others read: webdataset tars, and Parquet as Hugging Face knows it.
+"""Writing samples as one shard: a webdataset tar, or a Parquet file that Hugging Face's `datasets` understands.
 
-The same samples give the same bytes: members are sorted, nothing has a time.
+The same samples give the same bytes: members are sorted and have no time stamp.
 """
 
 import io
@@ -19,38 +19,45 @@ from data.lake.table import BINARY_ROW_GROUP
 from data.publish.hf_features import METADATA_KEY, hf_metadata, picture_columns
 from data.sources.rows import as_json
 
-STARTS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}  # how a picture of each format begins
+MAGIC_BYTES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}  # first bytes of each format
 
-Notes = Mapping[str, Mapping[str, Any]]
+EmbeddingFormats = Mapping[str, Mapping[str, Any]]  # encoder → dtype and dim
 
 
-def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: Notes) -> None:
-    """Samples as members that share a name: picture, caption, facts, and a NumPy file for each embedding."""
+def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: EmbeddingFormats) -> None:
+    """Write samples as a webdataset tar.
+
+    Each sample has its id as key, and as members its picture and the smaller copies (such as jpg, 256.jpg), its caption
+    (txt), the other columns (json), and a NumPy file for each embedding (t5.npy).
+
+    Raises:
+        SampleDamaged: a picture is neither JPEG, PNG nor WebP
+    """
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for batch in batches:
-            seen = picture_columns(batch.schema)
-            for sample in _plain(batch):
-                for name, body in sorted(_members(sample, seen, embeddings)):
+            pictures = picture_columns(batch.schema)
+            for sample in _samples(batch):
+                for name, content in sorted(_members(sample, pictures, embeddings)):
                     member = tarfile.TarInfo(f"{sample['id']}.{name}")
-                    member.size = len(body)
-                    tar.addfile(member, io.BytesIO(body))
-            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a record of every member otherwise
 
 
-def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, embeddings: Notes) -> None:
-    """Samples as rows, with the note by which `datasets` gives back pictures."""
-    note = {key.encode(): value.encode() for key, value in hf_metadata(schema).items()}
+def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, embeddings: EmbeddingFormats) -> None:
+    """Write samples as a Parquet file, with the metadata by which `datasets` decodes pictures."""
+    metadata = {key.encode(): value.encode() for key, value in hf_metadata(schema).items()}
     if embeddings:
-        note[METADATA_KEY] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
-    schema = schema.with_metadata(note)
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts, write_statistics=["id"]) as writer:
+        metadata[METADATA_KEY] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
+    schema = schema.with_metadata(metadata)
+    strings = [field.name for field in schema if pa.types.is_string(field.type)]
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings, write_statistics=["id"]) as writer:
         for batch in batches:
-            writer.write_table(batch.replace_schema_metadata(note), row_group_size=BINARY_ROW_GROUP)
+            writer.write_table(batch.replace_schema_metadata(metadata), row_group_size=BINARY_ROW_GROUP)
 
 
-def _plain(batch: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as mappings; a float32 has as many digits as tell it from the next one."""
+def _samples(batch: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries. A float32 becomes the shortest decimal number that identifies it: 0.1, not 0.1000000015."""
     columns = {}
     for field in batch.schema:
         values = batch[field.name]
@@ -62,33 +69,38 @@ def _plain(batch: pa.Table) -> Iterator[dict[str, Any]]:
         yield dict(zip(columns, row, strict=True))
 
 
-def _members(sample: dict[str, Any], picture_columns: Sequence[str], embeddings: Notes) -> Iterator[tuple[str, bytes]]:
-    for column in picture_columns:
+def _members(
+    sample: dict[str, Any], pictures: Sequence[str], embeddings: EmbeddingFormats
+) -> Iterator[tuple[str, bytes]]:
+    """The extension and the content of each of a sample's members."""
+    for column in pictures:
         if sample[column] is not None or column == "image":
-            yield ".".join([*column.split("_")[1:], _kind(sample, column)]), sample[column]["bytes"]
+            yield ".".join([*column.split("_")[1:], _picture_format(sample, column)]), sample[column]["bytes"]
     yield "txt", (sample["caption"] or "").encode()
-    packed = {*picture_columns, *(f"{name}_embedding" for name in embeddings)}
-    yield "json", as_json({name: value for name, value in sample.items() if name not in packed}).encode()
-    for name, note in embeddings.items():
+    own_members = {*pictures, *(f"{name}_embedding" for name in embeddings)}
+    yield "json", as_json({name: value for name, value in sample.items() if name not in own_members}).encode()
+    for name, embedding in embeddings.items():
         vectors = sample[f"{name}_embedding"]
         if vectors is not None:
-            yield f"{name}.npy", _npy(vectors, sample[f"{name}_length"], note)
+            yield f"{name}.npy", _as_npy(vectors, sample[f"{name}_length"], embedding)
 
 
-def _kind(sample: dict[str, Any], column: str) -> str:
+def _picture_format(sample: dict[str, Any], column: str) -> str:
     picture = (sample[column] or {}).get("bytes") or b""
-    for start, kind in STARTS.items():
-        if picture.startswith(start):
-            return kind
-    raise SampleDamaged(f"the picture of sample {sample['id']} is no JPEG, PNG or WebP. Build again, then export")
+    for magic, extension in MAGIC_BYTES.items():
+        if picture.startswith(magic):
+            return extension
+    raise SampleDamaged(
+        f"the picture of sample {sample['id']} is not a JPEG, PNG or WebP file. Build again, then export"
+    )
 
 
-def _npy(packed: bytes, length: int, note: Mapping[str, Any]) -> bytes:
-    """An embedding as a NumPy file; NumPy has no bfloat16, whose values are the same in float32."""
-    if note["dtype"] == "bfloat16":
-        values = (np.frombuffer(packed, "<u2").astype("<u4") << 16).view("<f4")
+def _as_npy(content: bytes, length: int, embedding: Mapping[str, Any]) -> bytes:
+    """An embedding as the bytes of a .npy file. NumPy has no bfloat16; its values are exact in float32."""
+    if embedding["dtype"] == "bfloat16":
+        values = (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        values = np.frombuffer(packed, "<f2")
+        values = np.frombuffer(content, "<f2")
     file = io.BytesIO()
-    np.save(file, values.reshape(length, -1 if length else note.get("dim") or 0), allow_pickle=False)
+    np.save(file, values.reshape(length, -1 if length else embedding.get("dim") or 0), allow_pickle=False)
     return file.getvalue()

@@ -23,7 +23,7 @@ import data.lake.table
 from data.engine.stage import make_plan
 from data.errors import DatasetVersionNotFound, ExportError, SampleDamaged
 from data.export.export import MARKER, Exported, Format, export
-from data.export.in_order import Ordered
+from data.export.in_order import OrderedRows
 from data.fetch.download import Download, DownloadSettings
 from data.lake import storage
 from data.lake.lake import Lake
@@ -121,11 +121,11 @@ def test_however_positions_are_cut_the_rows_are_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "UNIT_ROWS", 4)
         patch.setattr(data.export.in_order, "BATCH", 5)
-        patch.setattr(data.export.in_order, "STRETCH", 0)  # so that a stretch is a batch
-        whole = pa.concat_tables(Ordered(table, seed).read(0, ROWS))
-        patch.setattr(data.export.in_order, "HELD", 2000)
+        patch.setattr(data.export.in_order, "CHUNK_BYTES", 0)  # so that a chunk is a batch
+        whole = pa.concat_tables(OrderedRows(table, seed).read(0, ROWS))
+        patch.setattr(data.export.in_order, "CACHE_BYTES", 2000)
         patch.setattr(data.export.in_order, "OPEN_FILES", 2)
-        rows = Ordered(table, seed)
+        rows = OrderedRows(table, seed)
         parts = [batch for start, stop in pairwise([0, *sorted(bounds), ROWS]) for batch in rows.read(start, stop)]
     assert pa.concat_tables(parts).drop_columns("clip_score").equals(whole.drop_columns("clip_score"))  # it has NaN
     if seed is None:
@@ -197,7 +197,7 @@ def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     assert done == [50, 20, 20, 10], "what was planned, and each shard"
     assert content(out) == content(tmp_path / "whole")
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(ExportError, match=r"out is not empty\. Name an empty folder"):
+    with pytest.raises(ExportError, match=r"out is not empty\. Choose an empty folder"):
         write(versioned_lake, out, format)
 
 
@@ -259,7 +259,7 @@ def test_the_card_in_the_lake_is_taken_if_it_is_of_this_version(versioned_lake: 
             assert ("license" in said, "Mine." in text) == (taken, taken)
             assert len(load(tmp_path / str(version), tmp_path / "cache")) == ROWS
         storage.write(card, b"---\na: [\n---\nMine.\n")
-        with pytest.raises(ExportError, match=r"front matter of .*README.md is no YAML"):
+        with pytest.raises(ExportError, match=r"front matter of .*README.md is not valid YAML"):
             write(versioned_lake, tmp_path / "broken", "hf")
     finally:
         storage.remove(card)
@@ -306,7 +306,7 @@ def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
     publish(lake, [row(1), {**row(2), "image": {"bytes": b"GIF89a", "path": None}}])
     with pytest.raises(DatasetVersionNotFound, match="shapes@9 does not exist"):
         export(lake, "shapes", 9, str(tmp_path / "a"), Format.parquet)
-    with pytest.raises(SampleDamaged, match=f"picture of sample {row(2)['id']} is no JPEG, PNG or WebP"):
+    with pytest.raises(SampleDamaged, match=f"picture of sample {row(2)['id']} is not a JPEG, PNG or WebP"):
         export(lake, "shapes", None, str(tmp_path / "b"), Format.webdataset)
     (tmp_path / "file").write_text("")
     for place in ("file", "file/below"):
@@ -317,7 +317,7 @@ def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
         export(lake, "shapes", None, str(tmp_path / "c"), Format.parquet)
     table = lake.table("datasets/shapes")
     table.replace([], table.files(), {"kept": 0})
-    with pytest.raises(ExportError, match="shapes@3 holds no samples"):
+    with pytest.raises(ExportError, match="shapes@3 has no samples"):
         export(lake, "shapes", None, str(tmp_path / "d"), Format.parquet)
     storage.remove(storage.join(table.url, sorted(lake.table("datasets/shapes", 1).files())[0]))
     with pytest.raises(DatasetVersionNotFound, match="the version was vacuumed"):
