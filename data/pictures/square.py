@@ -1,17 +1,20 @@
 """Square pictures of one size, by cropping or padding."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fit = Literal["crop", "pad"]
 
 
-def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
+def square(picture: "Tensor", side: int, fit: Fit) -> "Tensor":  # 3 h w, uint8
     """Crop the middle, or pad by the pixels at the edge; then resize. A caption may be of what a crop cuts off."""
+    import torch
+
     if picture.shape[1:] == (side, side):  # such as a dataset's copies of that size
         return picture.contiguous()
     pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())

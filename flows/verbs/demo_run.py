@@ -64,7 +64,7 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
 
 def tiny_for(minutes: float) -> "TrainConfig":
     """The tiny cascade, as it learns the world in so many minutes of training."""
-    from imagen.cascade.sampling import SampleSettings
+    from imagen.cascade.settings import SampleSettings
     from imagen.config.training import TrainConfig, timed
 
     sampling = SampleSettings(steps=20, guidance=3), SampleSettings(steps=10, guidance=1)  # enlarging needs no guidance

@@ -160,7 +160,7 @@ def sweep(
     from dataclasses import asdict
 
     from data.lake.lake import Lake
-    from imagen.cascade.sampling import SAMPLERS
+    from imagen.cascade.settings import SAMPLERS
     from imagen.evaluate.sweep import axes_of, plot, points_of
     from imagen.evaluate.sweep import sweep as run_sweep
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.sampling import SampleSettings, fits
+from imagen.cascade.sampling import fits
+from imagen.cascade.settings import SampleSettings
 
 STRIDES = (DDIMScheduler, PNDMScheduler)  # with others than even parts they stop short of a picture
 

@@ -5,37 +5,17 @@ x_t = √ᾱ_t x + √(1-ᾱ_t) ε. Steps back are `diffusers`' schedulers', mad
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from diffusers import DDPMScheduler
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from imagen.cascade.settings import DiffusionSettings
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # diffusers' words
 MOST_BETA = 0.999
 COSINE = 0.008  # keeps the first steps from being too small (arXiv 2102.09672, section 3.2)
 REFERENCE = 64  # pixels, up to which a shifted schedule is the cosine one (arXiv 2301.11093, section 2.1)
-
-
-class DiffusionSettings(BaseModel):
-    """What is the same in training and sampling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    objective: Literal["v", "eps", "x0"] = Field("v", description="what the model says: velocity, noise or picture")
-    schedule: Literal["shifted", "cosine", "linear"] = Field(
-        "shifted", description="of noise; shifted: cosine, with more noise the more pixels there are above 64"
-    )
-    zero_terminal_snr: bool = Field(True, description="the last step is noise alone (arXiv 2305.08891)")
-    min_snr: float | None = Field(5.0, gt=0, description="Min-SNR's gamma (arXiv 2303.09556); none: all count alike")
-    steps: int = Field(1000, ge=2, description="of the schedule that is trained on")
-
-    @model_validator(mode="after")
-    def _noise_says_nothing_of_noise_alone(self) -> "DiffusionSettings":
-        if self.objective == "eps" and self.zero_terminal_snr:
-            raise ValueError("in noise alone eps tells of no picture: set zero_terminal_snr to false")
-        return self
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from imagen.cascade.checks import NotPossible, Stage, last_of, mask_of, pixels_of, samplers_of, settings_of
-from imagen.cascade.diffusion import Diffusion, DiffusionSettings
+from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.prompts import load_t5, read_t5, together
 from imagen.cascade.resize import augmented, enlarged, shrunk
-from imagen.cascade.sampling import Asked, Given, Kept, SampleSettings, drawn, repaint, sample
+from imagen.cascade.sampling import Asked, Given, Kept, drawn, repaint, sample
+from imagen.cascade.settings import DiffusionSettings, SampleSettings
 
 BATCH = 16  # pictures that are made at once
 MOST_SEED = 2**60

@@ -8,32 +8,14 @@ way, whatever the model computes in: bfloat16 has fewer levels than a picture.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from imagen.cascade.diffusion import PREDICTIONS, Diffusion
-
-Sampler = Literal["dpm", "ddim", "ddpm"]
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-
-
-class SampleSettings(BaseModel):
-    """How a stage is sampled."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sampler: Sampler = Field("dpm", description="dpm: DPM-Solver++; ddpm: the paper's ancestral")
-    steps: int = Field(30, ge=1)
-    guidance: float = Field(5.0, ge=1, description="classifier-free; 1: none")
-    interval: tuple[float, float] = Field((0.0, 1.0), description="of time, 1 is noise: where there is guidance")
-    rescale: float = Field(0.0, ge=0, le=1, description="how far the spread of what is guided is set back")
-    threshold: Literal["dynamic", "static", "none"] = Field("dynamic", description="arXiv 2205.11487, section 2.3")
-    percentile: float = Field(0.95, gt=0, le=1, description="of absolute values, by which dynamic thresholds go")
-    level: float = Field(0.1, ge=0, le=1, description="of noise that is put on the smaller picture")
+from imagen.cascade.settings import SampleSettings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from imagen.cascade.diffusion import DiffusionSettings
+from imagen.cascade.settings import DiffusionSettings
 
 
 class UNetSettings(BaseModel):

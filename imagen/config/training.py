@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.build.yaml_file import first_wrong, read_values
 from data.pictures.square import Fit
-from imagen.cascade.sampling import SampleSettings
+from imagen.cascade.settings import SampleSettings
 from imagen.config.cascade import CascadeSettings
 from imagen.config.gate import Gate
 from imagen.config.presets import PRESETS, Preset, by_size, training_by_size

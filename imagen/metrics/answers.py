@@ -9,14 +9,16 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from PIL import Image
 
 from imagen.errors import WeightsNotUsable
 from imagen.metrics.hub_models import TEXT_TOO, folder_of
 from imagen.metrics.suites import COUNTED, Check
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORDS = 8  # tokens that an answer may have
 SHORTLY = "Answer the question using a single word or phrase."  # as the writing ones are asked in their training
@@ -40,6 +42,8 @@ class Choosing:
         self.plain = [plain(name) for name in self.names]
 
     def answers(self, picture: Image.Image, checks: Sequence[Check]) -> list[Answer]:
+        import torch
+
         questions = [check.question for check in checks]
         asked = self.processor(
             [picture] * len(checks), questions, padding=True, truncation=True, return_tensors="pt"
@@ -52,7 +56,7 @@ class Choosing:
             for of, check in zip(shares, checks, strict=True)
         ]
 
-    def _probability(self, shares: torch.Tensor, check: Check) -> float:
+    def _probability(self, shares: "Tensor", check: Check) -> float:
         expected = plain(check.answer)
         return max(float(share) for share, name in zip(shares, self.plain, strict=True) if name == expected)
 
@@ -65,6 +69,8 @@ class Writing:
         self.tokenize = processor.tokenizer
 
     def answers(self, picture: Image.Image, checks: Sequence[Check]) -> list[Answer]:
+        import torch
+
         with torch.inference_mode():
             return [self._answer(self._asked(picture, check.question), check.answer) for check in checks]
 
@@ -85,6 +91,8 @@ class Writing:
         return asked.to(self.model.device, self.model.dtype)
 
     def _answer(self, asked: Any, expected: str) -> Answer:
+        import torch
+
         written, steps = self._write(asked)
         total = 0.0
         for tokens in self._spellings(expected):
@@ -100,7 +108,7 @@ class Writing:
         spelt = [tuple(self.tokenize(text, add_special_tokens=False).input_ids) for text in texts]
         return [list(tokens) for tokens in dict.fromkeys(spelt) if self.tokenize.unk_token_id not in tokens]
 
-    def _write(self, asked: Any, tokens: list[int] | None = None) -> tuple[list[int], list[torch.Tensor]]:
+    def _write(self, asked: Any, tokens: list[int] | None = None) -> "tuple[list[int], list[Tensor]]":
         """What it writes, or is made to, and before each token the log probabilities of all."""
         forced = iter(tokens or [])
         made = self.model.generate(

@@ -6,10 +6,9 @@ too. Real pictures are first cut to squares, as the model was shown them.
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import Field
 
@@ -19,6 +18,10 @@ from data.scorers.clip import device_of
 from data.scorers.scorer import Columns, PictureVectors, packed
 from imagen.errors import WeightsNotUsable
 from imagen.metrics.hub_models import files_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
@@ -37,20 +40,24 @@ class Extractor(PictureVectors):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
     def look(self, picture: Image.Image) -> Any:
+        import torch
+
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
         return self.prepared(square(pixels, self.side, self.fit).permute(1, 2, 0).numpy())
 
     def say(self, seen: list[Any]) -> Columns:
         """A batch is always full, so that a vector does not depend on its company."""
+        import torch
+
         batch = torch.stack([*seen, *[torch.zeros_like(seen[0])] * (self.batch_size - len(seen))])
         with torch.inference_mode():
             found = self.features(batch.to(device_of(self.device)))[: len(seen)].float().cpu().numpy()
         return {"vector": packed(found)}
 
-    def prepared(self, pixels: np.ndarray) -> torch.Tensor:  # h w 3, uint8
+    def prepared(self, pixels: np.ndarray) -> "Tensor":  # h w 3, uint8
         raise NotImplementedError
 
-    def features(self, batch: torch.Tensor) -> torch.Tensor:
+    def features(self, batch: "Tensor") -> "Tensor":
         raise NotImplementedError
 
 
@@ -65,14 +72,16 @@ class Inception(Extractor):
     def id(self) -> str:
         return f"{super().id}-{pretrained.digest(_there(self.weights))[:8]}"
 
-    def prepared(self, pixels: np.ndarray) -> torch.Tensor:
+    def prepared(self, pixels: np.ndarray) -> "Tensor":
+        import torch
+
         size = (INCEPTION_SIDE, INCEPTION_SIDE)
         channels = [Image.fromarray(pixels[..., at].astype(np.float32), "F") for at in range(3)]
         resized = [np.asarray(one.resize(size, Image.Resampling.BICUBIC)) for one in channels]
         return torch.from_numpy(np.stack(resized)).clamp(0, 255)
 
-    def features(self, batch: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = _inception(self.weights, str(batch.device))((batch - 128) / 128)
+    def features(self, batch: "Tensor") -> "Tensor":
+        found: Tensor = _inception(self.weights, str(batch.device))((batch - 128) / 128)
         return found
 
 
@@ -87,14 +96,14 @@ class Dinov2(Extractor):
     def id(self) -> str:
         return f"{super().id}-{pretrained.digest_of(files_of(self.model))[:8]}"
 
-    def prepared(self, pixels: np.ndarray) -> torch.Tensor:
+    def prepared(self, pixels: np.ndarray) -> "Tensor":
         processor, _ = _transformer(self.model, "cpu")
-        found: torch.Tensor = processor(images=Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
+        found: Tensor = processor(images=Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
         return found
 
-    def features(self, batch: torch.Tensor) -> torch.Tensor:
+    def features(self, batch: "Tensor") -> "Tensor":
         _, model = _transformer(self.model, str(batch.device))
-        found: torch.Tensor = model(pixel_values=batch).last_hidden_state[:, 0]
+        found: Tensor = model(pixel_values=batch).last_hidden_state[:, 0]
         return found
 
 
@@ -108,7 +117,8 @@ def _there(path: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _inception(path: str, device: str) -> torch.nn.Module:
+def _inception(path: str, device: str) -> "Module":
+    import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:

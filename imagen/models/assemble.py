@@ -12,7 +12,8 @@ from data.lake.lineage import code_version
 from data.lake.table import Table
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.prompts import load_t5
-from imagen.cascade.sampling import SampleSettings, sampler_of
+from imagen.cascade.sampling import sampler_of
+from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.training import TrainConfig

@@ -17,10 +17,9 @@ from torch import Tensor
 from data.lake import storage
 from data.scorers.pretrained import PICKLES, TOKENIZER
 from imagen.cascade import pipeline
-from imagen.cascade.diffusion import DiffusionSettings
 from imagen.cascade.pipeline import ImagenPipeline
 from imagen.cascade.prompts import load_t5
-from imagen.cascade.sampling import SampleSettings
+from imagen.cascade.settings import DiffusionSettings, SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.errors import ModelNotUsable
 

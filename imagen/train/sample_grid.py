@@ -11,7 +11,8 @@ from data.pictures.square import Fit
 from data.reader.reader import Reader
 from imagen.cascade.pipeline import picture_of
 from imagen.cascade.resize import augmented, enlarged, shrunk
-from imagen.cascade.sampling import Asked, SampleSettings, drawn, sample
+from imagen.cascade.sampling import Asked, drawn, sample
+from imagen.cascade.settings import SampleSettings
 from imagen.train.batches import Squares, collate
 from imagen.train.stage_run import Run
 

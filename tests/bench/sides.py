@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from imagen.cascade.diffusion import Diffusion, DiffusionSettings
-from imagen.cascade.sampling import Asked, SampleSettings, sample
+from imagen.cascade.diffusion import Diffusion
+from imagen.cascade.sampling import Asked, sample
+from imagen.cascade.settings import DiffusionSettings, SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.presets import by_size
 from imagen.config.stage import TrainSettings

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data.lake.lake import Lake
-from imagen.cascade.sampling import SampleSettings
+from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.presets import by_size
 from imagen.config.stage import TrainSettings

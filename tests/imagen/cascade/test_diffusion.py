@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from imagen.cascade.diffusion import Diffusion, DiffusionSettings
+from imagen.cascade.diffusion import Diffusion
+from imagen.cascade.settings import DiffusionSettings
 
 OBJECTIVES = ("v", "eps", "x0")
 SCHEDULES = ("shifted", "cosine", "linear")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.sampling import Asked, Kept, SampleSettings, repaint, sample
+from imagen.cascade.sampling import Asked, Kept, repaint, sample
+from imagen.cascade.settings import SampleSettings
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
 
 MEAN, SPREAD = 0.2, 0.15  # of the toy distribution: pixels are independent and normal

@@ -1,5 +1,7 @@
 """What a training is made from: the dial's rules, what changes them, and what is wrong in one sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,10 @@ def test_time_is_shared_out_between_stages() -> None:
     assert settings.rate(5, 0.0) == 1
     assert settings.rate(5, 0.5) == pytest.approx(0.51)
     assert settings.rate(5, 1.0) == pytest.approx(0.02)
+
+
+def test_reading_a_configuration_loads_no_torch() -> None:
+    code = "import sys; from imagen.config.training import load_config; load_config('tiny'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "imagen.config.training" in done.stdout.split()
+    assert not {"torch", "diffusers", "transformers", "scipy.stats"} & set(done.stdout.split())

@@ -268,6 +268,7 @@ def test_the_folder_names_its_own_code_and_no_other_of_ours(folder: Path) -> Non
         "prompts.py",
         "resize.py",
         "sampling.py",
+        "settings.py",
     ]
     for name in code:
         own = (folder / name).parent

@@ -8,7 +8,8 @@ from data.pictures.square import square
 from data.reader.reader import Reader
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.resize import augmented, enlarged, shrunk
-from imagen.cascade.sampling import Asked, SampleSettings, drawn, sample
+from imagen.cascade.sampling import Asked, drawn, sample
+from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.presets import by_size

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagen.cascade.sampling import SampleSettings, drawn, sample
+from imagen.cascade.sampling import drawn, sample
+from imagen.cascade.settings import SampleSettings
 from imagen.train.batches import Batch
 from imagen.train.loss import Lesson, draw
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
