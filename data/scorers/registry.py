@@ -16,10 +16,15 @@ KNOWN = {
     "watermark": "data.scorers.heads.Watermark",
     "captioner": "data.scorers.captioner.Captioner",
 }
-MOVED = {  # modules of 0.1.0 that recipes name by a dotted path, and where they are now
+MOVED = {  # old modules that recipes name by a dotted path, and where these are now
     "data.scorers.picture": "data.scorers.pixels",
     "imagen.evaluate.extractors": "imagen.metrics.extractors",
     "imagen.evaluate.shapes": "imagen.metrics.shapes",
+}
+RENAMED = {  # old modules that a scorer of one's own may import; `data.score` is still there
+    "data.picture": "data.pictures.prepare",
+    "data.scorers.picture": "data.scorers.pixels",
+    "data.weights": "data.scorers.pretrained",
 }
 
 
@@ -31,7 +36,9 @@ def scorer_class(name: str) -> type[Scorer]:
     try:
         found: Any = getattr(importlib.import_module(MOVED.get(module, module)), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"scorer {name!r} can't be imported: {error}") from None
+        new = RENAMED.get(getattr(error, "name", None) or "")
+        hint = f". {error.name} has moved: import from {new}" if new else ""
+        raise ValueError(f"scorer {name!r} can't be imported: {error}{hint}") from None
     if not (isinstance(found, type) and issubclass(found, Scorer)):
         raise ValueError(f"{name!r} is no scorer: it must be a class made from one of those in data/scorers/scorer.py")
     return found

@@ -31,6 +31,7 @@ from data.encoders.encoder import encoder_of
 from data.environment import read_settings
 from data.lake.lake import Lake
 from data.reader.reader import Reader
+from data.scorers.registry import scorer_class
 from data.sources.sources import Source, SourceFile
 from data.world.draw import draw
 from data.world.grammar import caption_of
@@ -160,6 +161,15 @@ def test_shipped_recipes_and_presets_mean_the_same(folder: Path, answers: dict[s
         assert config.model.model_dump(mode="json") == expected["model"], name
         assert [config.training(stage).model_dump(mode="json") for stage in stages] == expected["training"], name
         assert [one.model_dump(mode="json") for one in config.sampling] == expected["sampling"], name
+
+
+def test_a_scorer_that_imports_a_moved_module_is_told_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "heads_of_mine.py").write_text("from data.weights import digest\n")
+    with pytest.raises(ValueError, match=r"data\.weights has moved: import from data\.scorers\.pretrained$"):
+        scorer_class("heads_of_mine.Head")
 
 
 def test_the_environment_means_the_same(answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
