@@ -13,7 +13,7 @@ html_theme = "furo"
 html_title = "imagen"
 html_show_sphinx = False
 html_static_path = ["static"]
-html_css_files = ["wrap.css"]
+html_css_files = ["site.css"]
 highlight_language = "none"  # of a block that names no language: commands and messages
 smartquotes = False  # options keep their two hyphens
 myst_heading_anchors = 3
@@ -29,8 +29,9 @@ DRAWN = re.compile(r"[├└│┌─]")  # lines of a drawing, such as a tree o
 
 
 def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep the line breaks of drawings, and leave out the docstring that a dataclass makes up for itself."""
-    if what == "class" and lines and lines[0].startswith(f"{name.rpartition('.')[2]}("):
+    """Keep the line breaks of drawings, and leave out what a dataclass or a named tuple makes up for itself."""
+    made_up = (f"{name.rpartition('.')[2]}(", "Alias for field number")
+    if lines and lines[0].startswith(made_up):
         lines.clear()
     paragraphs = [paragraph.split("\n") for paragraph in "\n".join(lines).split("\n\n")]
     shown = [
