@@ -9,21 +9,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 FENCES = re.compile(r"^```text\n(.*?)^```", flags=re.M | re.S)
+TEXTS = (ast.JoinedStr, ast.Constant)
 SPOKEN = 12  # letters that a text of the program has, to be told from others
 
 
-def texts() -> list["re.Pattern[str]"]:
+def read_patterns() -> list["re.Pattern[str]"]:
     """Every text of the program, with any words in the place of what it fills in."""
     patterns = []
     for file in (file for room in ("data", "imagen", "flows") for file in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call | ast.Assign):
-                given = node.args if isinstance(node, ast.Call) else [node.value]
-                patterns += [pattern for value in given if (pattern := pattern_of(value))]
+        texts = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, TEXTS))
+        patterns += [pattern for node in texts if (pattern := pattern_of(node))]
     return patterns
 
 
-def pattern_of(node: ast.expr) -> "re.Pattern[str] | None":
+def pattern_of(node: ast.AST) -> "re.Pattern[str] | None":
     """A text, or one with values in it, as what matches all that it can become."""
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     fixed = [part.value if isinstance(part, ast.Constant) else None for part in parts]
@@ -39,7 +38,7 @@ def messages() -> list[str]:
 
 @pytest.fixture(scope="module")
 def patterns() -> list["re.Pattern[str]"]:
-    return texts()
+    return read_patterns()
 
 
 def test_there_are_messages_to_look_for() -> None:
