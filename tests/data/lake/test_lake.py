@@ -1,6 +1,7 @@
 """Lakes and tables: clear errors, the race that a store has to pass, and every row once whoever commits."""
 
 import multiprocessing
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -87,7 +88,8 @@ def test_a_file_committed_twice_is_there_once(tmp_path: Path) -> None:
     assert ids_of(other) == ["a"]
 
 
-def commit_own(url: str, writer: int, files: int, start: object) -> None:
+def commit_own(url: str, writer: int, files: int, start: object, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # a fork server keeps that of its own start
     lake = Lake.open(url)
     table = lake.table("pairs")
     start.wait()  # type: ignore[attr-defined]
@@ -105,8 +107,10 @@ def race(lake: Lake, files_each: int) -> None:
     lake.table_or_make("pairs", PAIRS)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # what eight would import is imported once
-    start = context.Barrier(WRITERS)
-    processes = [context.Process(target=commit_own, args=(lake.url, n, files_each, start)) for n in range(WRITERS)]
+    start, environment = context.Barrier(WRITERS), dict(os.environ)
+    processes = [
+        context.Process(target=commit_own, args=(lake.url, n, files_each, start, environment)) for n in range(WRITERS)
+    ]
     for process in processes:
         process.start()
     for process in processes:

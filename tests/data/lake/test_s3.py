@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import data.lake.lake
@@ -24,6 +25,24 @@ from tests.data.upkeep.test_forget import traces
 from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
 from tests.servers import ceph
 from tests.servers.flaky import Fault, FlakyProxy
+
+SHORT_RECIPE = """
+name: shapes
+sources:
+  - path: {source}
+download:
+  image_size: 64
+  timeout: 8
+  per_host: 64
+  per_host_rate: 5000
+  max_bytes: 10000000
+scores:
+  picture:
+select:
+  - words: {{min: 3}}
+  - picture_brightness: {{min: {threshold}}}
+shard_rows: {shard_rows}
+"""
 
 
 @pytest.mark.nightly  # the next test is the same through a network that fails
@@ -55,14 +74,30 @@ def test_a_write_that_is_done_and_then_denied_is_there_once(
 def test_a_build_on_s3_through_a_failing_network_publishes_what_one_on_disk_does(
     bucket: Bucket, s3_server: str, world: Path, origin: OriginProcess, lake: Lake, tmp_path: Path
 ) -> None:
+    """Fewer pairs and stages than a whole build has: each request may fail, and every failure waits."""
+    pq.write_table(pq.read_table(world / "pairs.parquet").slice(0, 40), tmp_path / "pairs.parquet")
+    recipe = load_recipe(str(write_recipe(tmp_path, tmp_path / "pairs.parquet", threshold=0.1, text=SHORT_RECIPE)))
+    with FlakyProxy(s3_server, "flaky") as proxy:
+        on_s3 = Lake.make(bucket(proxy.url, s3_server), buckets=1, hosts=lake.config.hosts)
+        with LocalEngine(2) as engine:
+            built = build(on_s3, recipe, engine), build(lake, recipe, engine)
+        assert proxy.faults > 20
+        assert built[0] == built[1]
+        assert content_of(on_s3, "shapes") == content_of(lake, "shapes")
+
+
+@pytest.mark.nightly
+def test_a_whole_build_through_a_failing_network_publishes_what_one_on_disk_does(
+    bucket: Bucket, s3_server: str, world: Path, origin: OriginProcess, lake: Lake, tmp_path: Path
+) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
     with FlakyProxy(s3_server, "flaky") as proxy:
-        far = Lake.make(bucket(proxy.url, s3_server), buckets=1, hosts=lake.config.hosts)
+        on_s3 = Lake.make(bucket(proxy.url, s3_server), hosts=lake.config.hosts)
         with LocalEngine(2) as engine:
-            there, here = build(far, recipe, engine), build(lake, recipe, engine)
+            built = build(on_s3, recipe, engine), build(lake, recipe, engine)
         assert proxy.faults > 20
-        assert there == here
-        assert content_of(far, "shapes") == content_of(lake, "shapes")
+        assert built[0] == built[1]
+        assert content_of(on_s3, "shapes") == content_of(lake, "shapes")
 
 
 def test_the_lines_of_a_card_on_s3_load_the_version(
