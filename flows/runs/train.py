@@ -27,7 +27,7 @@ from imagen.config.training import load_config
 from imagen.models.table import model_by_id
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.measures import loss_curve, newest_measure
-from imagen.train.setup import Training, grids_of, plan_training
+from imagen.train.setup import Training, grid_urls, plan_training
 
 LOOK_SECONDS = 5.0  # between two looks at what was measured
 CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
@@ -166,7 +166,7 @@ def losses(place: str) -> str | None:
 
 def grid(place: str) -> str | None:
     """The last one of a stage."""
-    grids = grids_of(place)
+    grids = grid_urls(place)
     return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from imagen.evaluate.sweep import Point
     from imagen.models.table import TrainedModel
     from imagen.train.setup import Training
-    from imagen.train.train import Ended
+    from imagen.train.train import TrainingResult
 
 COLOURS = {"promote": "green", "reject": "red", "ask": "yellow", "champion": "green", "retired": "dim"}
 FIGURES = 2  # of a model, in the list of all
 COLUMNS = 5  # metrics of a leaderboard, that a terminal has room for
 
 
-def show_trained(ended: "Ended", training: "Training") -> None:
+def show_trained(ended: "TrainingResult", training: "Training") -> None:
     for stage, came in ended.stages.items():
         side, skipped = training.cascade.stages[stage].resolution, came["skipped"]
         skips = f", {skipped:.0f} skipped for a loss that was not finite" if skipped else ""

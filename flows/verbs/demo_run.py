@@ -65,10 +65,10 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
 def tiny_for(minutes: float) -> "TrainConfig":
     """The tiny cascade, as it learns the world in so many minutes of training."""
     from imagen.cascade.settings import SampleSettings
-    from imagen.config.training import TrainConfig, timed
+    from imagen.config.training import TrainConfig, with_time_budget
 
     sampling = SampleSettings(steps=20, guidance=3), SampleSettings(steps=10, guidance=1)  # enlarging needs no guidance
-    return timed(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
+    return with_time_budget(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
 
 
 def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:

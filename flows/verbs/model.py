@@ -79,7 +79,7 @@ def check_stage(number: int, there: int) -> int:
 def bars(training: Any) -> Any:
     """Tell whoever watches how each stage gets on."""
     from data.engine.progress import watcher
-    from imagen.train.train import Watch
+    from imagen.train.train import TrainingCallbacks
 
     shown: dict[int, tuple[str, int, int]] = {}  # of each stage: its bar, how long that is, how far it is
 
@@ -97,7 +97,7 @@ def bars(training: Any) -> Any:
         watcher.get().done(bar, now - before, f"loss {told.loss:.4f}, {rate:.0f} samples/s")
         shown[stage] = bar, total, now
 
-    return Watch(on_stage, on_step)
+    return TrainingCallbacks(on_stage, on_step)
 
 
 def generate(

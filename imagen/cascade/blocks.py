@@ -19,11 +19,11 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, width: int, skip: int = 0) -> None:
         super().__init__()
-        self.norm1 = norm(channels + skip)
+        self.norm1 = group_norm(channels + skip)
         self.conv1 = nn.Conv2d(channels + skip, out, 3, padding=1)
         self.time = nn.Linear(width, 2 * out)
-        self.norm2 = norm(out)
-        self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1))
+        self.norm2 = group_norm(out)
+        self.conv2 = zero_init(nn.Conv2d(out, out, 3, padding=1))
         self.past = nn.Conv2d(channels + skip, out, 1) if channels + skip != out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # b c h w, b d
@@ -40,11 +40,11 @@ class Attention(nn.Module):
     def __init__(self, channels: int, width: int, attend: bool, read: bool) -> None:
         super().__init__()
         self.heads = max(1, channels // HEAD)
-        self.norm = norm(channels)
+        self.norm = group_norm(channels)
         self.ask = nn.Linear(channels, channels)
         self.pixels = nn.Linear(channels, 2 * channels) if attend else None
         self.text = nn.Linear(width, 2 * channels) if read else None
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, text: Tensor, seen: Tensor) -> Tensor:  # b c h w, b n d, b n
         b, c, h, w = x.shape
@@ -87,11 +87,11 @@ def attention(ask: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor 
     return F.scaled_dot_product_attention(ask, key, value, mask).transpose(1, 2).flatten(2)
 
 
-def norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, min(32, channels // 4)), channels)
 
 
-def zeroed(layer: Layer) -> Layer:
+def zero_init(layer: Layer) -> Layer:
     """A block whose last layer this is begins as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

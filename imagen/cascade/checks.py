@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.sampling import fits
+from imagen.cascade.sampling import is_compatible
 from imagen.cascade.settings import SampleSettings
 
 STRIDES = (DDIMScheduler, PNDMScheduler)  # with others than even parts they stop short of a picture
@@ -36,7 +36,7 @@ class Stage:
         return self.diffusion.resolution
 
 
-def settings_of(stages: Sequence[Stage], told: dict[str, Any]) -> list[SampleSettings]:
+def stage_settings(stages: Sequence[Stage], told: dict[str, Any]) -> list[SampleSettings]:
     """Of each stage, as it was saved but for what is told now; a list has a value for each."""
     for name, value in told.items():
         if name not in SampleSettings.model_fields:
@@ -59,7 +59,7 @@ def settings_of(stages: Sequence[Stage], told: dict[str, Any]) -> list[SampleSet
     return found
 
 
-def samplers_of(stages: Sequence[Stage], told: dict[str, Any], settings: Sequence[SampleSettings]) -> list[Any]:
+def stage_schedulers(stages: Sequence[Stage], told: dict[str, Any], settings: Sequence[SampleSettings]) -> list[Any]:
     """Of each stage its scheduler, or none where a sampler is told now."""
     if "sampler" in told:
         return [None for _ in stages]
@@ -67,7 +67,7 @@ def samplers_of(stages: Sequence[Stage], told: dict[str, Any], settings: Sequenc
         name, whole = type(stage.scheduler).__name__, stage.diffusion.settings.steps
         if isinstance(stage.scheduler, STRIDES) and whole % own.steps:
             raise NotPossible(f"the {name} takes strides of one length: {own.steps} steps are no even part of {whole}")
-        if not fits(stage.scheduler, stage.diffusion):
+        if not is_compatible(stage.scheduler, stage.diffusion):
             raise NotPossible(
                 f"the {name} does not fit the model of {stage.side} pixels: make it with {name}.from_config of the "
                 "config of the model's own scheduler, or take a class that knows its noise and asks once a step"
@@ -75,14 +75,14 @@ def samplers_of(stages: Sequence[Stage], told: dict[str, Any], settings: Sequenc
     return [stage.scheduler for stage in stages]
 
 
-def pixels_of(image: Image.Image) -> Tensor:  # 1 3 h w, -1 to 1
+def image_to_tensor(image: Image.Image) -> Tensor:  # 1 3 h w, -1 to 1
     if image.width != image.height:
         raise NotPossible(f"the picture is {image.width} x {image.height} pixels: it has to be square, crop it")
     levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
     return levels.float() / 127.5 - 1
 
 
-def mask_of(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w, 1 where it is white
+def mask_to_tensor(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w, 1 where it is white
     if mask.size != image.size:
         raise NotPossible(
             f"the mask is {mask.width} x {mask.height} pixels and the picture {image.width} x {image.height}: "
@@ -91,7 +91,7 @@ def mask_of(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w, 1 wher
     return (torch.from_numpy(np.array(mask.convert("L")))[None, None] > 127).float()
 
 
-def last_of(stages: Sequence[Stage], asked: int | None) -> int:
+def check_stage_count(stages: Sequence[Stage], asked: int | None) -> int:
     """How many stages are run."""
     if asked is not None and not 1 <= asked <= len(stages):
         raise NotPossible(f"the model has {len(stages)} stages: it can't be stopped after {asked}")

@@ -28,7 +28,7 @@ class Diffusion:
         """The paper's ancestral sampler, and what others are made from."""
         return DDPMScheduler(
             self.settings.steps,
-            trained_betas=betas(self.settings, self.resolution).tolist(),
+            trained_betas=make_betas(self.settings, self.resolution).tolist(),
             prediction_type=PREDICTIONS[self.settings.objective],
             rescale_betas_zero_snr=self.settings.zero_terminal_snr,
             timestep_spacing="trailing",
@@ -36,20 +36,22 @@ class Diffusion:
         )
 
     @cached_property
-    def kept(self) -> Tensor:
+    def alphas_cumprod(self) -> Tensor:
         """ᾱ: how much of a picture's power is left at each step."""
         return self.scheduler.alphas_cumprod
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         a, s = self.scales(t, x)
         return a * x + s * noise
 
-    def noised_more(self, x: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
+    def add_more_noise(self, x: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
         """What is noised to t, noised on to a later step."""
-        a = (self.kept.to(x.device)[later] / self.kept.to(x.device)[t]).view(-1, *[1] * (x.dim() - 1))
+        a = (self.alphas_cumprod.to(x.device)[later] / self.alphas_cumprod.to(x.device)[t]).view(
+            -1, *[1] * (x.dim() - 1)
+        )
         return a.sqrt().to(x.dtype) * x + (1 - a).clamp(min=0).sqrt().to(x.dtype) * noise
 
-    def back(self, x: Tensor, noisy: Tensor, t: Tensor, earlier: Tensor, fresh: Tensor | None = None) -> Tensor:
+    def step_back(self, x: Tensor, noisy: Tensor, t: Tensor, earlier: Tensor, fresh: Tensor | None = None) -> Tensor:
         """What is noised from x to t, noised to an earlier step: by the same noise, or as far as may be by fresh noise
         (arXiv 2010.02502, equation 12, with eta 0 or 1)."""
         (a, s), (b, r) = self.scales(t, x), self.scales(earlier, x)
@@ -66,19 +68,19 @@ class Diffusion:
             return a * noise - s * x
         return noise if self.settings.objective == "eps" else x
 
-    def picture(self, said: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def predicted_x0(self, said: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         """The picture that the model means."""
         a, s = self.scales(t, noisy)
         if self.settings.objective == "v":
             return a * noisy - s * said
         return (noisy - s * said) / a if self.settings.objective == "eps" else said
 
-    def weight(self, t: Tensor) -> Tensor:
+    def loss_weight(self, t: Tensor) -> Tensor:
         """How much the squared error of what is said counts, at each step."""
         gamma = self.settings.min_snr
         if gamma is None:
             return torch.ones_like(t, dtype=torch.float32)
-        a = self.kept.to(t.device)[t]
+        a = self.alphas_cumprod.to(t.device)[t]
         snr = a / (1 - a)
         most = snr.clamp(max=gamma)
         if self.settings.objective == "v":
@@ -86,11 +88,11 @@ class Diffusion:
         return torch.where(snr > 0, most / snr, 1.0) if self.settings.objective == "eps" else most
 
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.kept.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
+        a = self.alphas_cumprod.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
         return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
 
 
-def betas(settings: DiffusionSettings, resolution: int) -> Tensor:
+def make_betas(settings: DiffusionSettings, resolution: int) -> Tensor:
     if settings.schedule == "linear":
         scale = 1000 / settings.steps
         return torch.linspace(0.0001 * scale, min(MOST_BETA, 0.02 * scale), settings.steps, dtype=torch.float64)

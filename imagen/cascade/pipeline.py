@@ -16,11 +16,19 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
-from imagen.cascade.checks import NotPossible, Stage, last_of, mask_of, pixels_of, samplers_of, settings_of
+from imagen.cascade.checks import (
+    NotPossible,
+    Stage,
+    check_stage_count,
+    image_to_tensor,
+    mask_to_tensor,
+    stage_schedulers,
+    stage_settings,
+)
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.prompts import load_t5, read_t5, together
-from imagen.cascade.resize import augmented, enlarged, shrunk
-from imagen.cascade.sampling import Asked, Given, Kept, drawn, repaint, sample
+from imagen.cascade.prompts import encode_prompt, load_t5, pad_embeddings
+from imagen.cascade.resize import add_conditioning_noise, enlarge, shrink
+from imagen.cascade.sampling import Conditioning, KnownPixels, StartImage, draw_noise, repaint, sample
 from imagen.cascade.settings import DiffusionSettings, SampleSettings
 
 BATCH = 16  # pictures that are made at once
@@ -95,7 +103,7 @@ class ImagenPipeline(DiffusionPipeline):
 
         `sampling` changes SampleSettings: guidance=3.0 for every stage, steps=[30, 10] for each.
         """
-        last = last_of(self.stages, stages)
+        last = check_stage_count(self.stages, stages)
         return self._make(prompts, n, seed, negative_prompt, 0, last, batch, progress, sampling)
 
     def upscale(
@@ -109,7 +117,7 @@ class ImagenPipeline(DiffusionPipeline):
         **sampling: Any,
     ) -> Image.Image:
         """By the models that make larger pictures than this one."""
-        pixels, last = pixels_of(image), last_of(self.stages, stages)
+        pixels, last = image_to_tensor(image), check_stage_count(self.stages, stages)
         first = next((at for at, stage in enumerate(self.stages) if at and stage.side > image.width), None)
         if first is None or first >= last:
             sides = ", ".join(str(stage.side) for stage in self.stages[1:last]) or "none"
@@ -131,9 +139,9 @@ class ImagenPipeline(DiffusionPipeline):
         if repeats < 1:
             raise NotPossible(f"repeats is 1 or more, not {repeats}")
         sampling = {"sampler": "ddim"} | sampling
-        if any(own.sampler == "dpm" for own in settings_of(self.stages, sampling)):
+        if any(own.sampler == "dpm" for own in stage_settings(self.stages, sampling)):
             raise NotPossible("inpainting repeats steps, which dpm can't undo: take ddim or ddpm")
-        given = Kept(pixels_of(image), mask_of(mask, image), repeats)
+        given = KnownPixels(image_to_tensor(image), mask_to_tensor(mask, image), repeats)
         made = self._make(prompt, 1, seed, negative_prompt, 0, len(self.stages), 1, progress, sampling, given=given)[0]
         whole = mask.convert("L").resize(made.size, Image.Resampling.NEAREST).point(lambda level: 255 * (level > 127))
         return Image.composite(made, image.convert("RGB").resize(made.size, Image.Resampling.BICUBIC), whole)
@@ -153,7 +161,7 @@ class ImagenPipeline(DiffusionPipeline):
         """The picture as the prompt has it: noised up to `strength`, and made again from there (SDEdit)."""
         if not 0 < strength <= 1:
             raise NotPossible(f"strength is more than 0 and at most 1, not {strength:g}")
-        given, last = Given(pixels_of(image), strength), len(self.stages)
+        given, last = StartImage(image_to_tensor(image), strength), len(self.stages)
         return self._make(prompt, n, seed, negative_prompt, 0, last, batch, progress, sampling, given=given)
 
     def variations(
@@ -175,7 +183,7 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None,
         sampling: dict[str, Any],
         small: Tensor | None = None,
-        given: Given | Kept | None = None,
+        given: StartImage | KnownPixels | None = None,
     ) -> list[Image.Image]:
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
@@ -187,8 +195,8 @@ class ImagenPipeline(DiffusionPipeline):
             raise NotPossible(f"there are {len(first_seeds)} seeds for {len(asked)} prompts: give one, or one for each")
         if not asked:
             return []
-        settings = settings_of(self.stages, sampling)
-        samplers = samplers_of(self.stages, sampling, settings)
+        settings = stage_settings(self.stages, sampling)
+        samplers = stage_schedulers(self.stages, sampling, settings)
         steps = list(zip(range(last), self.stages, settings, samplers, strict=False))[first:]
         texts = self.encode([prompt for prompt in asked for _ in range(n)])
         against = None if negative_prompt is None else self.encode([negative_prompt])
@@ -205,7 +213,7 @@ class ImagenPipeline(DiffusionPipeline):
                     "lower the batch, stop at an earlier stage, or move one model at a time with "
                     "enable_model_cpu_offload()"
                 ) from error
-            made += [picture_of(one) for one in pixels]
+            made += [tensor_to_image(one) for one in pixels]
         self.maybe_free_model_hooks()  # where models are moved one at a time, the last one goes too
         return made
 
@@ -216,7 +224,7 @@ class ImagenPipeline(DiffusionPipeline):
         against: tuple[Tensor, Tensor] | None,
         steps: list[tuple[int, Stage, SampleSettings, Any]],
         small: Tensor | None,
-        given: Given | Kept | None,
+        given: StartImage | KnownPixels | None,
         progress: Progress | None,
     ) -> Tensor:
         """Stage after stage: of each its number, itself, how it is sampled and by what."""
@@ -227,19 +235,21 @@ class ImagenPipeline(DiffusionPipeline):
             told["against"] = against[0].expand(count, -1, -1), against[1].expand(count, -1)
         for at, stage, own, sampler in steps:
             rngs = [torch.Generator().manual_seed((seed << 2) + at) for seed in seeds]
-            noise, conditioning = drawn(rngs, torch.empty(count, 3, stage.side, stage.side, device=device)), None
+            noise, conditioning = draw_noise(rngs, torch.empty(count, 3, stage.side, stage.side, device=device)), None
             if at:
                 assert made is not None
-                larger = enlarged(made, stage.side)
-                conditioning = augmented(larger, drawn(rngs, larger), larger.new_full((count,), own.level))
-            asked, tell = Asked(**told, small=conditioning), partial(progress, at) if progress else _nobody
-            if isinstance(given, Kept):
+                larger = enlarge(made, stage.side)
+                conditioning = add_conditioning_noise(
+                    larger, draw_noise(rngs, larger), larger.new_full((count,), own.level)
+                )
+            asked, tell = Conditioning(**told, small=conditioning), partial(progress, at) if progress else _nobody
+            if isinstance(given, KnownPixels):
                 kept = _kept(given, stage.side, count, device)
                 made = repaint(stage.unet, stage.diffusion, own, noise, rngs, asked, kept, tell)
                 continue
             start = None
             if given is not None and at == 0:
-                start = Given(shrunk(given.pixels.to(device), stage.side).expand_as(noise), given.strength)
+                start = StartImage(shrink(given.pixels.to(device), stage.side).expand_as(noise), given.strength)
             made = sample(stage.unet, stage.diffusion, own, noise, rngs, asked, start, sampler, tell)
         assert made is not None
         return made.cpu()
@@ -258,14 +268,14 @@ class ImagenPipeline(DiffusionPipeline):
         if not all(one.isfinite().all() for one in said.values()):
             raise NotPossible(f"the prompt has vectors beyond what {self.config.text['dtype']} holds: say it otherwise")
         none = torch.zeros(0, self.unet.config.text_width)
-        padded, seen = together([none if prompt is None else said[prompt].float().cpu() for prompt in prompts])
+        padded, seen = pad_embeddings([none if prompt is None else said[prompt].float().cpu() for prompt in prompts])
         return padded.to(self._execution_device), seen.to(self._execution_device)
 
     def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
         """Each prompt's vectors, as a dataset's precomputed ones are."""
         text, (tokenizer, encoder), found = self.config.text, self._t5(), []
         for prompt in prompts:
-            vectors, rest = read_t5(tokenizer, encoder, prompt, text, self._execution_device)
+            vectors, rest = encode_prompt(tokenizer, encoder, prompt, text, self._execution_device)
             if rest:
                 self._warn(f"the prompt is longer than {text['max_length']} tokens; not seen: {rest!r}")
             found.append(vectors)
@@ -296,17 +306,17 @@ class ImagenPipeline(DiffusionPipeline):
         warnings.warn(message, stacklevel=level)
 
 
-def _kept(given: Kept, side: int, count: int, device: Any) -> Kept:
+def _kept(given: KnownPixels, side: int, count: int, device: Any) -> KnownPixels:
     """The same at a stage's size; a pixel is painted where any of what it covers is."""
     mask = torch.nn.functional.adaptive_max_pool2d(given.mask.to(device), side)
-    pixels = shrunk(given.pixels.to(device), side)
-    return Kept(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), given.repeats)
+    pixels = shrink(given.pixels.to(device), side)
+    return KnownPixels(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), given.repeats)
 
 
 def _nobody(step: int, steps: int) -> None:
     pass
 
 
-def picture_of(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
+def tensor_to_image(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
     levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
     return Image.fromarray(levels.permute(1, 2, 0).numpy())

@@ -20,7 +20,7 @@ def load_t5(tokenizer: Any, encoder: Any, precision: str) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(tokenizer), read.eval()
 
 
-def read_t5(tokenizer: Any, encoder: Any, prompt: str, text: dict[str, Any], device: Any) -> tuple[Tensor, str]:
+def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, text: dict[str, Any], device: Any) -> tuple[Tensor, str]:
     """The vectors of a prompt (n d), and the rest of it that was too long to be read."""
     parts = tokenizer(prompt, truncation=True, max_length=text["max_length"], return_overflowing_tokens=True).input_ids
     rest = " ".join(tokenizer.decode(part, skip_special_tokens=True) for part in parts[1:])
@@ -28,7 +28,7 @@ def read_t5(tokenizer: Any, encoder: Any, prompt: str, text: dict[str, Any], dev
     return said.to(getattr(torch, text["dtype"])), rest
 
 
-def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pad_embeddings(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Vectors of several prompts (b n d), and which of them are there (b n)."""
     padded = pad_sequence(list(rows), batch_first=True)
     return padded, torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]

@@ -19,7 +19,7 @@ from imagen.cascade.settings import SampleSettings
 
 
 @dataclass(frozen=True)
-class Asked:
+class Conditioning:
     """What the pictures should show, and what they are made from."""
 
     text: Tensor | None = None  # b n d
@@ -29,7 +29,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Given:
+class StartImage:
     """Pictures to begin from, noised up to `strength` (arXiv 2108.01073)."""
 
     pixels: Tensor  # b 3 h w
@@ -37,7 +37,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KnownPixels:
     """Pictures to keep but where the mask is 1."""
 
     pixels: Tensor  # b 3 h w
@@ -51,13 +51,13 @@ def sample(
     settings: SampleSettings,
     noise: Tensor,  # b 3 h w
     rngs: Sequence[torch.Generator],  # of each picture, for what is drawn on the way
-    asked: Asked = Asked(),
-    given: Given | None = None,
+    asked: Conditioning = Conditioning(),
+    given: StartImage | None = None,
     scheduler: Any = None,  # one of `diffusers`', in the place of the settings' sampler
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Tensor:
     """Pictures, -1 to 1."""
-    scheduler = scheduler or sampler_of(diffusion, settings)
+    scheduler = scheduler or build_scheduler(diffusion, settings)
     scheduler.set_timesteps(settings.steps, device=noise.device)
     drawing = {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     times = scheduler.timesteps
@@ -71,8 +71,8 @@ def sample(
     for at, t in enumerate(times):
         now = t.expand(len(x)).long()
         scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
-        meant = _meant(unet, diffusion, settings, scaled, now, asked)
-        x = scheduler.step(_said(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
+        meant = predict_x0(unet, diffusion, settings, scaled, now, asked)
+        x = scheduler.step(_model_output(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
         on_step(at + 1, len(times))
     return x.clamp(-1, 1)
 
@@ -83,8 +83,8 @@ def repaint(
     settings: SampleSettings,
     noise: Tensor,  # b 3 h w
     rngs: Sequence[torch.Generator],
-    asked: Asked,
-    kept: Kept,
+    asked: Conditioning,
+    kept: KnownPixels,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Tensor:
     """Pictures that are the kept ones but for what is painted (arXiv 2201.09865).
@@ -96,24 +96,24 @@ def repaint(
     for at in range(steps):
         now, after = times[at].expand(len(x)), times[at + 1].expand(len(x))
         if at + 1 == steps:
-            x = kept.mask * _meant(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
+            x = kept.mask * predict_x0(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
         for left in reversed(range(kept.repeats if at + 1 < steps else 0)):
-            meant = _meant(unet, diffusion, settings, x, now, asked)
-            fresh = drawn(rngs, x) if settings.sampler == "ddpm" else None
-            painted = diffusion.back(meant, x, now, after, fresh)
-            x = kept.mask * painted + (1 - kept.mask) * diffusion.noised(kept.pixels, drawn(rngs, x), after)
+            meant = predict_x0(unet, diffusion, settings, x, now, asked)
+            fresh = draw_noise(rngs, x) if settings.sampler == "ddpm" else None
+            painted = diffusion.step_back(meant, x, now, after, fresh)
+            x = kept.mask * painted + (1 - kept.mask) * diffusion.add_noise(kept.pixels, draw_noise(rngs, x), after)
             if left:
-                x = diffusion.noised_more(x, drawn(rngs, x), after, now)
+                x = diffusion.add_more_noise(x, draw_noise(rngs, x), after, now)
         on_step(at + 1, steps)
     return x.clamp(-1, 1)
 
 
-def drawn(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
+def draw_noise(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
     """Noise for each picture from its own generator, so that it does not depend on its company."""
     return torch.stack([torch.randn(like.shape[1:], generator=rng, device=rng.device) for rng in rngs]).to(like)
 
 
-def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
+def build_scheduler(diffusion: Diffusion, settings: SampleSettings) -> Any:
     """DDIM as DPM-Solver++ of the first order: diffusers' own takes even strides, which may stop short of the end."""
     given = dict(diffusion.scheduler.config)
     if settings.sampler == "ddpm":
@@ -123,25 +123,27 @@ def sampler_of(diffusion: Diffusion, settings: SampleSettings) -> Any:
     return DPMSolverMultistepScheduler.from_config(given | more)
 
 
-def fits(scheduler: Any, diffusion: Diffusion) -> bool:
+def is_compatible(scheduler: Any, diffusion: Diffusion) -> bool:
     """Whether a sampler has this noise and these words, and asks the model at steps that it knows."""
     kept = getattr(scheduler, "alphas_cumprod", None)
     return (
         kept is not None
         and scheduler.order == 1
-        and kept.shape == diffusion.kept.shape
-        and torch.allclose(kept.float().cpu(), diffusion.kept, atol=1e-3)  # some know no noise without a picture
+        and kept.shape == diffusion.alphas_cumprod.shape
+        and torch.allclose(
+            kept.float().cpu(), diffusion.alphas_cumprod, atol=1e-3
+        )  # some know no noise without a picture
         and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
     )
 
 
-def _meant(
+def predict_x0(
     unet: Callable[..., Tensor],
     diffusion: Diffusion,
     settings: SampleSettings,
     x: Tensor,
     times: Tensor,
-    asked: Asked,
+    asked: Conditioning,
 ) -> Tensor:
     """The picture that the guided model means."""
     more = {}
@@ -150,13 +152,13 @@ def _meant(
     first, last = settings.interval
     now = float(times[0]) / diffusion.settings.steps
     if asked.text is None or asked.seen is None or settings.guidance == 1 or not first <= now <= last:
-        meant = diffusion.picture(_heard(unet, x, times, asked.text, asked.seen, more), x, times)
+        meant = diffusion.predicted_x0(call_unet(unet, x, times, asked.text, asked.seen, more), x, times)
     else:
         against = asked.against or (asked.text, torch.zeros_like(asked.seen))
-        text, seen = _together((asked.text, asked.seen), against)
+        text, seen = _join_texts((asked.text, asked.seen), against)
         twice = {name: torch.cat([value, value]) for name, value in more.items()}
-        both = _heard(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
-        with_text, without = (diffusion.picture(one, x, times) for one in both.chunk(2))
+        both = call_unet(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
+        with_text, without = (diffusion.predicted_x0(one, x, times) for one in both.chunk(2))
         meant = without + settings.guidance * (with_text - without)
         if settings.rescale:
             spread = with_text.std((1, 2, 3), keepdim=True) / meant.std((1, 2, 3), keepdim=True)
@@ -170,7 +172,7 @@ def _meant(
     return meant
 
 
-def _heard(
+def call_unet(
     unet: Callable[..., Tensor],
     x: Tensor,
     times: Tensor,
@@ -186,7 +188,7 @@ def _heard(
     return said.to(x.dtype)
 
 
-def _together(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _join_texts(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Texts of two lengths in one batch."""
     longest = max(one[0].shape[1], other[0].shape[1])
     pairs = [(text, seen, longest - text.shape[1]) for text, seen in (one, other)]
@@ -194,7 +196,7 @@ def _together(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple
     return torch.cat(texts), torch.cat([torch.nn.functional.pad(seen, (0, more)) for _, seen, more in pairs])
 
 
-def _said(diffusion: Diffusion, meant: Tensor, x: Tensor, times: Tensor) -> Tensor:
+def _model_output(diffusion: Diffusion, meant: Tensor, x: Tensor, times: Tensor) -> Tensor:
     """What a model would have said that means this picture."""
     a, s = diffusion.scales(times, x)
     if diffusion.settings.objective == "x0":

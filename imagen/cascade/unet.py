@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from imagen.cascade.blocks import Attention, ResBlock, TextPool, norm, zeroed
+from imagen.cascade.blocks import Attention, ResBlock, TextPool, group_norm, zero_init
 
 WAVES = 128  # sines and cosines that say a time or a noise level
 SKIP = 2**-0.5  # the scale of what comes across; the SR models learn the faster for it (appendix B)
@@ -64,8 +64,8 @@ class UNet(ModelMixin, ConfigMixin):
             skips = [own] + [0] * (count - 1) if efficient else [own] * count
             self.up.append(Level(now, own, width, skips, attends, reads, grow=grow))
             now = finer
-        self.across = zeroed(nn.Linear(width, 2 * channels[0])) if efficient else None
-        self.last = nn.Sequential(norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, 3, 3, padding=1)))
+        self.across = zero_init(nn.Linear(width, 2 * channels[0])) if efficient else None
+        self.last = nn.Sequential(group_norm(now), nn.SiLU(), zero_init(nn.Conv2d(now, 3, 3, padding=1)))
 
     def forward(
         self,

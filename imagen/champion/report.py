@@ -31,7 +31,7 @@ from imagen.evaluate.sweep import axes_of, known_points, plot
 from imagen.models.registry import decisions, rival_of, state_of
 from imagen.models.table import TrainedModel, find_model
 from imagen.train.measures import loss_curve
-from imagen.train.setup import grids_of, training_url
+from imagen.train.setup import grid_urls, training_url
 
 GRIDS_SHOWN = 4  # of each stage, over its training
 WORST = 12  # prompts
@@ -126,7 +126,7 @@ def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:
 def _trained(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
     """What is left of a stage's training: a lake's owner may have removed it."""
     curve = loss_curve(storage.join(url, "measures"))
-    grids = grids_of(url)
+    grids = grid_urls(url)
     some = [grids[at] for at in np.unique(np.linspace(0, len(grids) - 1, GRIDS_SHOWN).astype(int))] if grids else []
     return curve, [(grid.rpartition("/")[2].removesuffix(".png"), _encoded(storage.read(grid))) for grid in some]
 

@@ -68,7 +68,7 @@ class CascadeSettings(BaseModel):
             raise ValueError(f"each stage makes larger pictures than the one before, not {sides}")
         return self
 
-    def unet(self, stage: int) -> dict[str, Any]:
+    def unet_arguments(self, stage: int) -> dict[str, Any]:
         """The arguments of a stage's `UNet`."""
         own = self.stages[stage]
         more = {"resolution": own.resolution, "text_width": self.text_width, "enlarges": stage > 0}

@@ -7,11 +7,11 @@ from typing import Any
 
 from imagen.config.cascade import CascadeSettings, StageSettings, UNetSettings
 
-T5_XXL = 4096  # width of its embeddings
+T5_XXL_WIDTH = 4096  # width of its embeddings
 COARSEST = 8  # pixels of a side of the last level
 
 
-def by_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
+def cascade_of_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
     """One dial: `size` is the channels of the base model's finest level; models that enlarge begin with half of it.
 
     Levels halve the pictures down to 8 pixels. Channels grow by `size` a level, and by doubling up to four times where
@@ -64,7 +64,7 @@ IMAGEN_2B = CascadeSettings(
                 blocks=(3, 3, 3, 3),
                 attend=(False, True, True, True),
                 read=(False, True, True, True),
-                width=T5_XXL,
+                width=T5_XXL_WIDTH,
             ),
         ),
         StageSettings(
@@ -91,10 +91,10 @@ IMAGEN_2B = CascadeSettings(
             crop=256,
         ),
     ),
-    text_width=T5_XXL,
+    text_width=T5_XXL_WIDTH,
 )
-TINY = by_size(32, (32, 64), text_width=128)
-SMALL = by_size(128, (64, 256), text_width=768)
+TINY = cascade_of_size(32, (32, 64), text_width=128)
+SMALL = cascade_of_size(128, (64, 256), text_width=768)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ PRESETS = {
 }
 
 
-def training_by_size(size: int) -> dict[str, Any]:
+def training_of_size(size: int) -> dict[str, Any]:
     """The rules by which a training follows from the dial, from 32 (a laptop) to 512 (the paper): the larger a model,
     the smaller its steps (the paper's 1e-4 from 320 on), the larger its batches (a sample a channel; the paper's 2,048
     are 4), and the more of them (200 steps a channel). Below 64 Muon takes them, four times as far as AdamW would:

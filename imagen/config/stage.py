@@ -38,7 +38,7 @@ class TrainSettings(BaseModel):
         1000, ge=1, description="steps after which pictures are made to look at; null: never"
     )
 
-    def share(self, processes: int) -> int:
+    def samples_per_process(self, processes: int) -> int:
         """Samples that each of so many processes takes at once."""
         least = processes * self.accumulate
         if self.batch % least:
@@ -48,7 +48,7 @@ class TrainSettings(BaseModel):
             )
         return self.batch // least
 
-    def rate(self, step: int, done: float) -> float:
+    def learning_rate_at(self, step: int, done: float) -> float:
         """The learning rate of a step, when a part of the training is behind us."""
         ramp = min(1.0, (step + 1) / (self.warmup + 1))
         if self.decay == "none":

@@ -12,7 +12,7 @@ from data.pictures.square import Fit
 from imagen.cascade.settings import SampleSettings
 from imagen.config.cascade import CascadeSettings
 from imagen.config.gate import Gate
-from imagen.config.presets import PRESETS, Preset, by_size, training_by_size
+from imagen.config.presets import PRESETS, Preset, cascade_of_size, training_of_size
 from imagen.config.stage import TrainSettings
 from imagen.errors import ConfigError
 
@@ -69,8 +69,10 @@ class TrainConfig(BaseModel):
         if self.lora and not self.init_from:
             raise ValueError("lora changes a trained model: say which with init_from")
         for name in ("stages", "sample"):
-            if len(getattr(self, name)) > len(self.model.stages):
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.model.stages)} models")
+            if len(getattr(self, name)) > len(self.resolved_cascade.stages):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries for {len(self.resolved_cascade.stages)} models"
+                )
         return self
 
     @property
@@ -78,7 +80,7 @@ class TrainConfig(BaseModel):
         return PRESETS[self.preset] if self.preset else None
 
     @property
-    def model(self) -> CascadeSettings:
+    def resolved_cascade(self) -> CascadeSettings:
         """The cascade, but for the width of its text, which is the dataset's."""
         preset = self._preset
         if preset is None:
@@ -86,13 +88,15 @@ class TrainConfig(BaseModel):
             return self.cascade
         if self.size is None and self.resolutions is None:
             return preset.cascade
-        return by_size(self.size or preset.size, self.resolutions or preset.resolutions, preset.cascade.text_width)
+        return cascade_of_size(
+            self.size or preset.size, self.resolutions or preset.resolutions, preset.cascade.text_width
+        )
 
     def training(self, stage: int) -> TrainSettings:
         """Of one stage: the size's rules, changed by `train`, changed by the stage's own."""
         preset = self._preset
-        size = self.size or (preset.size if preset else self.model.stages[0].unet.channels[0])
-        told = training_by_size(size)
+        size = self.size or (preset.size if preset else self.resolved_cascade.stages[0].unet.channels[0])
+        told = training_of_size(size)
         for changed in (self.train, *self.stages[stage : stage + 1]):
             told |= {name: getattr(changed, name) for name in changed.model_fields_set}
         return TrainSettings(**told)
@@ -100,7 +104,7 @@ class TrainConfig(BaseModel):
     @property
     def sampling(self) -> tuple[SampleSettings, ...]:
         """Of each stage."""
-        return self.sample + tuple(SampleSettings() for _ in self.model.stages[len(self.sample) :])
+        return self.sample + tuple(SampleSettings() for _ in self.resolved_cascade.stages[len(self.sample) :])
 
     @property
     def hash(self) -> str:
@@ -108,9 +112,9 @@ class TrainConfig(BaseModel):
         return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
 
 
-def timed(config: TrainConfig, minutes: float, base: float) -> TrainConfig:
+def with_time_budget(config: TrainConfig, minutes: float, base: float) -> TrainConfig:
     """The same, for so long in all, of which the base model gets a share and those that enlarge the rest alike."""
-    others = len(config.model.stages) - 1
+    others = len(config.resolved_cascade.stages) - 1
     each = [minutes * base, *([minutes * (1 - base) / others] * others)] if others else [minutes]
     own = [*config.stages, *([TrainSettings()] * len(each))][: len(each)]
     stages = tuple(one.model_copy(update={"minutes": part}) for one, part in zip(own, each, strict=True))

@@ -83,7 +83,7 @@ def plan_evaluation(
 def _as_shown(settings: EvaluateSettings, model: TrainedModel) -> EvaluateSettings:
     """Real pictures are cut as the model was shown them, unless told otherwise."""
     config = TrainConfig.model_validate(model.config)
-    shown = {"side": config.model.stages[-1].resolution, "fit": config.fit}
+    shown = {"side": config.resolved_cascade.stages[-1].resolution, "fit": config.fit}
     changes = {}
     for name, extractor in (("inception", settings.inception), ("dinov2", settings.dinov2)):
         if extractor is not None:

@@ -12,7 +12,7 @@ from data.lake.lineage import code_version
 from data.lake.table import Table
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.prompts import load_t5
-from imagen.cascade.sampling import sampler_of
+from imagen.cascade.sampling import build_scheduler
 from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
@@ -42,7 +42,7 @@ def assemble_pipeline(
     for number, (stage, unet, settings) in enumerate(zip(cascade.stages, unets, sampling, strict=True), start=1):
         suffix = "" if number == 1 else f"_{number}"
         diffusion = Diffusion(stage.diffusion, stage.resolution)
-        components |= {f"unet{suffix}": unet, f"scheduler{suffix}": sampler_of(diffusion, settings)}
+        components |= {f"unet{suffix}": unet, f"scheduler{suffix}": build_scheduler(diffusion, settings)}
         stages.append(
             {
                 "resolution": stage.resolution,

@@ -53,7 +53,7 @@ class Batch:
         return replace(self, text=texts[which, rows], seen=seen[which, rows], others=None, others_seen=None)
 
 
-class Squares(IterableDataset):
+class SquareSamples(IterableDataset):
     """A reader's samples with square pictures of one size; its states are the reader's."""
 
     def __init__(self, reader: Reader, side: int, fit: Fit = "crop") -> None:
@@ -77,11 +77,11 @@ class Squares(IterableDataset):
 Read = tuple[Batch, dict[str, Any]]  # and the state after it
 
 
-class Endless:
+class BatchStream:
     """The batches of epoch after epoch, and how far they are, whatever was read ahead."""
 
     def __init__(
-        self, squares: Squares, size: int, encoder: str | None, workers: int = 0, others: Sequence[str] = ()
+        self, squares: SquareSamples, size: int, encoder: str | None, workers: int = 0, others: Sequence[str] = ()
     ) -> None:
         self.squares, self._epoch = squares, 0
         self.loader = StatefulDataLoader(
@@ -153,7 +153,7 @@ def _undisturbed(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def picture_column(columns: Iterable[str], side: int) -> str:
+def image_column(columns: Iterable[str], side: int) -> str:
     """The smallest copy of the pictures that is large enough, or the picture itself."""
     copies = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
     return next((f"image_{size}" for size in copies if size >= side), "image")

@@ -22,7 +22,7 @@ FOLDER = re.compile(r"step-(\d{9})")
 
 
 @dataclass(frozen=True)
-class State:
+class RunState:
     """All that a run needs to go on: tensors by group (weights, averages, optimizer), and what is no tensor."""
 
     step: int
@@ -44,7 +44,7 @@ class Checkpoints:
     keep: int = 2
     for_good_every: int | None = None
 
-    def save(self, state: State) -> None:
+    def save(self, state: RunState) -> None:
         """Write one, then take away those that need not stay."""
         folder, files = self._folder(state.step), {}
         for group, tensors in state.tensors.items():
@@ -60,7 +60,7 @@ class Checkpoints:
         found = (FOLDER.fullmatch(name) for name in storage.folders(self.url))
         return sorted(int(name[1]) for name in found if name)
 
-    def newest(self, groups: Collection[str] | None = None) -> State | None:
+    def newest(self, groups: Collection[str] | None = None) -> RunState | None:
         """The last whole one, with some groups of its tensors or all."""
         for step in reversed(self.steps()):
             state = self._read(self._folder(step), groups)
@@ -71,7 +71,7 @@ class Checkpoints:
     def _folder(self, step: int) -> str:
         return storage.join(self.url, f"step-{step:09d}")
 
-    def _read(self, folder: str, groups: Collection[str] | None) -> State | None:
+    def _read(self, folder: str, groups: Collection[str] | None) -> RunState | None:
         if not storage.exists(storage.join(folder, STATE)):
             return None
         try:
@@ -81,7 +81,7 @@ class Checkpoints:
                 if hashlib.sha256(content).hexdigest() != said["files"][group]:
                     raise ValueError(f"{group}.safetensors is not what was written")
                 tensors[group] = load(content)
-            return State(said["step"], tensors, said["more"], said["over"])
+            return RunState(said["step"], tensors, said["more"], said["over"])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             warnings.warn(f"checkpoint {folder} is damaged and passed over: {error}", stacklevel=4)
             return None

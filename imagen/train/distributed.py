@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from imagen.train.checkpoint import State
+from imagen.train.checkpoint import RunState
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def gather_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors put together where they are written, one at a time: elsewhere parts become nothing."""
     main, found = PartialState().is_main_process, {}
     for name, tensor in tensors.items():
@@ -27,13 +27,13 @@ def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def broadcast_state(state: State | None) -> State | None:
+def broadcast_state(state: RunState | None) -> RunState | None:
     """What the main process read, to every one: elsewhere tensors are but shapes until they are `spread`."""
     shapes = state and replace(
         state,
         tensors={group: {name: one.to("meta") for name, one in of.items()} for group, of in state.tensors.items()},
     )
-    said: list[State | None] = [shapes]
+    said: list[RunState | None] = [shapes]
     broadcast_object_list(said)
     return state if PartialState().is_main_process else said[0]
 
@@ -49,7 +49,7 @@ def broadcast_tensor(tensor: Tensor) -> Tensor:
     return shared
 
 
-def fill(place: Tensor, content: Tensor) -> Tensor:
+def copy_into(place: Tensor, content: Tensor) -> Tensor:
     """A whole tensor's values into another, or our part of them; how that lies in memory stays."""
     if isinstance(place, DTensor):
         content = content.to(place.device)

@@ -46,17 +46,17 @@ class Muon(torch.optim.AdamW):
             alike.setdefault(one.shape, []).append((one, ahead.flatten(1)))
             one.grad = None
         for shape, pairs in alike.items():
-            steps = orthonormal(torch.stack([ahead for _, ahead in pairs]))
+            steps = orthonormalize(torch.stack([ahead for _, ahead in pairs]))
             scale = LIKE_ADAMW * max(steps.shape[1:]) ** 0.5
             for (one, _), step in zip(pairs, steps, strict=True):
                 one.mul_(1 - group["lr"] * group["weight_decay"])
                 one.add_(step.view(shape), alpha=-group["lr"] * scale)
 
 
-def orthonormal(matrices: Tensor) -> Tensor:  # n outputs inputs
+def orthonormalize(matrices: Tensor) -> Tensor:  # n outputs inputs
     """About the nearest matrices with orthonormal rows, or columns if there are more rows."""
     if matrices.shape[1] > matrices.shape[2]:
-        return orthonormal(matrices.mT).mT
+        return orthonormalize(matrices.mT).mT
     a, b, c = COEFFICIENTS
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(TURNS):

@@ -25,10 +25,10 @@ from imagen.errors import TextNotUsable
 from imagen.models.folder import check_shapes, load_stage_unet
 from imagen.models.model import model_url
 from imagen.models.table import CHAMPION, find_model
-from imagen.train.batches import Endless, Squares, picture_column
+from imagen.train.batches import BatchStream, SquareSamples, image_column
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.lora import add_lora
-from imagen.train.loss import Lesson
+from imagen.train.loss import StageLoss
 from imagen.train.stage_run import Run
 
 
@@ -37,7 +37,7 @@ def training_url(lake: Lake, name: str, id: str) -> str:
     return storage.join(lake.url, TRAINING_FOLDER, f"{name}-{id[:12]}")
 
 
-def grids_of(stage_url: str) -> list[str]:
+def grid_urls(stage_url: str) -> list[str]:
     """The URLs of a stage's grids, oldest first."""
     folder = storage.join(stage_url, GRIDS_FOLDER)
     names = storage.files(folder) if storage.exists(folder) else []
@@ -75,7 +75,7 @@ class Training:
     def reader(self, stage: int, **how: Any) -> Reader:
         """Of what a stage reads: pictures no larger than it needs, and its text."""
         side = self.cascade.stages[stage].resolution
-        columns = [picture_column(self.columns, side), *([self.config.text] if self.config.text else [])]
+        columns = [image_column(self.columns, side), *([self.config.text] if self.config.text else [])]
         columns += self.config.mix
         return Reader(self.lake, self.dataset, self.version, columns=tuple(columns), **how)
 
@@ -92,11 +92,11 @@ def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | 
             f"List versions: imagen versions {dataset}"
         )
     columns = tuple(lake.table(f"datasets/{dataset}", chosen.version).schema().names)
-    text, cascade = None, config.model.model_copy(update={"text_width": None})
+    text, cascade = None, config.resolved_cascade.model_copy(update={"text_width": None})
     if config.text is not None:
-        text, width = text_of(lake, chosen, config.text, columns)
+        text, width = text_settings(lake, chosen, config.text, columns)
         for name in config.mix:
-            check_same(chosen, config.text, text, name, text_of(lake, chosen, name, columns)[0])
+            check_same_encoder(chosen, config.text, text, name, text_settings(lake, chosen, name, columns)[0])
         asked = config.cascade.text_width if config.cascade else None
         if asked not in (None, width):
             raise TextNotUsable(
@@ -109,7 +109,7 @@ def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | 
     return Training(lake, config, dataset, chosen.version, cascade, text, columns)
 
 
-def text_of(lake: Lake, version: Version, column: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+def text_settings(lake: Lake, version: Version, column: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
     """The settings of the encoder whose embeddings a dataset version has, with its table, and their width."""
     if f"{column}_embedding" not in columns:
         there = [name.removesuffix("_embedding") for name in columns if name.endswith("_embedding")]
@@ -125,7 +125,7 @@ def text_of(lake: Lake, version: Version, column: str, columns: tuple[str, ...])
     return {**settings.model_dump(mode="json"), "table": version.record["embeddings"][column]}, width
 
 
-def check_same(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
+def check_same_encoder(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
     """Raise unless two embeddings are one encoder's: a model reads one language."""
     if mixed["table"] != text["table"]:
         raise TextNotUsable(
@@ -142,24 +142,28 @@ def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
     # Else DDP lays its gradients out anew after the first step of a sitting, and adds them up in another order.
     same = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu, kwargs_handlers=[same])
-    unet = UNet(**training.cascade.unet(stage))
+    unet = UNet(**training.cascade.unet_arguments(stage))
     if config.init_from:
-        begin_from(config.init_from, training, stage, unet)
+        load_initial_weights(config.init_from, training, stage, unet)
     if config.lora:
         add_lora(unet, config.lora.rank, config.lora.alpha)
     for name, parameter in unet.named_parameters():
         if any(fnmatch(name, pattern) for pattern in config.freeze):
             parameter.requires_grad = False
     small = training.cascade.stages[stage - 1].resolution if stage else None
-    lesson = Lesson(Diffusion(own.diffusion, own.resolution), small, own.crop, tuple(config.mix.values()))
-    squares = Squares(training.reader(stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
-    batches = Endless(
-        squares, settings.share(accelerator.num_processes), config.text, settings.workers, list(config.mix)
+    lesson = StageLoss(Diffusion(own.diffusion, own.resolution), small, own.crop, tuple(config.mix.values()))
+    squares = SquareSamples(training.reader(stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
+    batches = BatchStream(
+        squares,
+        settings.samples_per_process(accelerator.num_processes),
+        config.text,
+        settings.workers,
+        list(config.mix),
     )
     return Run(unet, lesson, batches, settings, accelerator)
 
 
-def begin_from(where: str, training: Training, stage: int, unet: UNet) -> None:
+def load_initial_weights(where: str, training: Training, stage: int, unet: UNet) -> None:
     """Weights of a trained model's stage of the same size."""
     resolution = training.cascade.stages[stage].resolution
     theirs, there = load_stage_unet(model_url(where, training.lake.url), resolution)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from imagen.cascade.unet import UNet
 from imagen.config.stage import TrainSettings
 from imagen.errors import ConfigError, TrainingDiverged
-from imagen.train.batches import Endless
-from imagen.train.checkpoint import State, device_seconds
-from imagen.train.distributed import broadcast_tensor, fill, full_tensor, gathered, reshard
-from imagen.train.loss import Lesson, draw
+from imagen.train.batches import BatchStream
+from imagen.train.checkpoint import RunState, device_seconds
+from imagen.train.distributed import broadcast_tensor, copy_into, full_tensor, gather_tensors, reshard
+from imagen.train.loss import StageLoss, draw
 from imagen.train.muon import Muon
 
 NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped
@@ -30,7 +30,7 @@ BUCKETS = 10  # noise levels that losses are told by, the first with the least n
 
 
 @dataclass
-class Told:
+class StepResult:
     """What is said of a step."""
 
     step: int
@@ -48,8 +48,8 @@ class Run:
     """A stage under training: what a checkpoint holds, and what it is made with."""
 
     unet: UNet
-    lesson: Lesson
-    batches: Endless
+    lesson: StageLoss
+    batches: BatchStream
     settings: TrainSettings
     accelerator: Accelerator
     step: int = 0
@@ -62,14 +62,14 @@ class Run:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.share = settings.share(self.accelerator.num_processes)
+        self.share = settings.samples_per_process(self.accelerator.num_processes)
         parts = self.accelerator.distributed_type == DistributedType.FSDP
         if parts and settings.optimizer != "adamw":
             raise ConfigError(f"FSDP does not go with {settings.optimizer}: leave out one of them")
         if settings.channels_last and not parts:  # torch's FSDP refuses it
             self.unet.to(memory_format=torch.channels_last)
         self.unet.gradient_checkpointing = settings.gradient_checkpointing
-        optimizer = optimizer_of(settings, self.unet)
+        optimizer = build_optimizer(settings, self.unet)
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.called = torch.compile(self.model) if settings.compile else self.model
         self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=not parts)
@@ -86,11 +86,11 @@ class Run:
         minutes = self.settings.minutes
         return self.step / self.settings.steps if minutes is None else self.seconds / (60 * minutes)
 
-    def advance(self) -> Told:
+    def advance(self) -> StepResult:
         """One step."""
         began, waited = time.perf_counter(), 0.0
         settings, accelerator = self.settings, self.accelerator
-        rate = settings.rate(self.step, self.done)
+        rate = settings.learning_rate_at(self.step, self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums = torch.zeros(3 + 2 * BUCKETS)  # loss, who was told to stop, seconds; errors and samples of each bucket
@@ -100,7 +100,7 @@ class Run:
             batch = next(self.batches).to(accelerator.device)
             waited += time.perf_counter() - asked
             drawn = draw(
-                settings.seed, self.step, self.places(part), settings.batch, self.lesson.shape(), settings.drop
+                settings.seed, self.step, self.places(part), settings.batch, self.lesson.image_shape(), settings.drop
             )
             last = part == settings.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(self.model), accelerator.autocast():
@@ -124,7 +124,7 @@ class Run:
         ended = time.perf_counter()
         self.unsaid, seconds = ended - met, ended - began
         told = [error / count if count else None for error, count in zip(of, samples, strict=True)]
-        return Told(self.step, loss, gradient, rate, seconds, waited, told, bool(sums[1]))
+        return StepResult(self.step, loss, gradient, rate, seconds, waited, told, bool(sums[1]))
 
     def _learn(self, finite: bool) -> None:
         if finite:
@@ -155,7 +155,7 @@ class Run:
             self.ema.restore(parameters)
             self.unet.train()
 
-    def state(self) -> State:
+    def state(self) -> RunState:
         """All that a checkpoint holds, on the main process. To be asked by every one at once."""
         named = dict(self.unet.named_parameters())
         learnt = {
@@ -164,12 +164,12 @@ class Run:
             for what, value in self.optimizer.state.get(parameter, {}).items()
         }
         scaler = self.accelerator.scaler
-        return State(
+        return RunState(
             self.step,
             {
-                "unet": gathered(self.unet.state_dict()),
-                "ema": gathered(dict(zip(named, self.ema.shadow_params, strict=True))),
-                "optimizer": gathered(learnt),
+                "unet": gather_tensors(self.unet.state_dict()),
+                "ema": gather_tensors(dict(zip(named, self.ema.shadow_params, strict=True))),
+                "optimizer": gather_tensors(learnt),
             },
             {
                 "batches": gather_object([self.batches.state_dict()]),
@@ -184,18 +184,20 @@ class Run:
         )
 
     @torch.no_grad()
-    def load(self, state: State) -> None:
+    def load(self, state: RunState) -> None:
         """Go on from a checkpoint. To be asked by every process at once, as `told` by the main one."""
         parameters, more = dict(self.unet.named_parameters()), state.more
         for name, place in self.unet.state_dict().items():
-            fill(place, broadcast_tensor(state.tensors["unet"][name]))
+            copy_into(place, broadcast_tensor(state.tensors["unet"][name]))
         for name, average in zip(parameters, self.ema.shadow_params, strict=True):
-            fill(average, broadcast_tensor(state.tensors["ema"][name]))
+            copy_into(average, broadcast_tensor(state.tensors["ema"][name]))
         fused = bool(self.optimizer.defaults.get("fused"))
         self.optimizer.state.clear()
         for key, value in state.tensors["optimizer"].items():
             name, _, what = key.rpartition(".")
-            self.optimizer.state[parameters[name]][what] = held(what, broadcast_tensor(value), parameters[name], fused)
+            self.optimizer.state[parameters[name]][what] = to_optimizer_layout(
+                what, broadcast_tensor(value), parameters[name], fused
+            )
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(more["scaler"])
         self.batches.load_state_dicts(more["batches"])
@@ -205,16 +207,16 @@ class Run:
         self.device_seconds = device_seconds(more)
 
 
-def held(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:
+def to_optimizer_layout(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:
     """What an optimizer holds of a parameter, as it lies there: beside it, but for the count of steps if not fused."""
     if what == "step" and not fused:
         return value.cpu()
     if value.shape == of.shape:
-        return fill(torch.empty_like(of, dtype=value.dtype), value)
+        return copy_into(torch.empty_like(of, dtype=value.dtype), value)
     return value.to(of.device)
 
 
-def optimizer_of(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:
     named = {name: one for name, one in unet.named_parameters() if one.requires_grad}
     learning = list(named.values())
     if settings.optimizer == "adafactor":

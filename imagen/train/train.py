@@ -30,19 +30,19 @@ from imagen.train.lora import add_lora, merge_lora
 from imagen.train.measures import Measures
 from imagen.train.sample_grid import write_grid
 from imagen.train.setup import Training, start_run
-from imagen.train.stage_run import Run, Told
+from imagen.train.stage_run import Run, StepResult
 
 
 @dataclass
-class Watch:
+class TrainingCallbacks:
     """Who is told how a training gets on."""
 
     on_stage: Callable[[int, TrainSettings, int, float], None] = lambda stage, settings, step, done: None
-    on_step: Callable[[int, Told, float], None] = lambda stage, broadcast_state, done: None
+    on_step: Callable[[int, StepResult, float], None] = lambda stage, broadcast_state, done: None
 
 
 @dataclass
-class Ended:
+class TrainingResult:
     """What a training came to."""
 
     trained: TrainedModel | None  # none if only some stages were asked for
@@ -50,28 +50,32 @@ class Ended:
     url: str = ""
 
 
-def train(training: Training, stages: list[int] | None = None, watch: Watch | None = None, cpu: bool = False) -> Ended:
+def train(
+    training: Training, stages: list[int] | None = None, watch: TrainingCallbacks | None = None, cpu: bool = False
+) -> TrainingResult:
     """Train all stages in order, or some; the model is written when the last of all is done."""
-    watch = watch or Watch()
-    ended = Ended(model_by_id(training.lake, training.id), url=training.url)
+    watch = watch or TrainingCallbacks()
+    ended = TrainingResult(model_by_id(training.lake, training.id), url=training.url)
     if ended.trained is not None:
         return ended
     here = PartialState(cpu=cpu)
     asked = stages if stages is not None else range(len(training.cascade.stages))
     for stage in asked:
-        training.config.training(stage).share(here.num_processes)
+        training.config.training(stage).samples_per_process(here.num_processes)
     if here.is_main_process:
         about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
         storage.write(storage.join(training.url, TRAINING_RECORD), json.dumps(about, indent=2).encode())
-    with stopping() as stop:
+    with stop_on_signal() as stop:
         for stage in asked:
             ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
     with here.main_process_first():
-        ended.trained = model_by_id(training.lake, training.id) or finish(training)
+        ended.trained = model_by_id(training.lake, training.id) or assemble_trained(training)
     return ended
 
 
-def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], cpu: bool = False) -> dict[str, float]:
+def train_stage(
+    training: Training, stage: int, watch: TrainingCallbacks, stop: list[bool], cpu: bool = False
+) -> dict[str, float]:
     """One stage to its end, from its last checkpoint if there is one."""
     settings, place = training.config.training(stage), training.stage_url(stage)
     run = start_run(training, stage, cpu)
@@ -90,7 +94,7 @@ def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], 
         if math.isfinite(step.loss):
             loss = step.loss if math.isnan(loss) else 0.98 * loss + 0.02 * step.loss
         if main:
-            measures.note(run.step, measured(run, step))
+            measures.note(run.step, step_measures(run, step))
         watch.on_step(stage, step, run.done)
         over = run.done >= 1
         if over or step.stop or run.step % settings.checkpoint_every == 0:
@@ -110,7 +114,7 @@ def train_stage(training: Training, stage: int, watch: Watch, stop: list[bool], 
     return {"steps": run.step, "seconds": time.monotonic() - began, "loss": loss, "skipped": run.skipped}
 
 
-def _advanced(run: Run, stage: int, measures: Measures) -> Told:
+def _advanced(run: Run, stage: int, measures: Measures) -> StepResult:
     """A step; where it fails for good, what was measured until then is kept."""
     try:
         return run.advance()
@@ -124,14 +128,14 @@ def _advanced(run: Run, stage: int, measures: Measures) -> Told:
         raise
 
 
-def finish(training: Training) -> TrainedModel | None:
+def assemble_trained(training: Training) -> TrainedModel | None:
     """The averaged weights of every stage become a model of the lake, once all are at their ends."""
     unets, stages = [], {}
     for stage in range(len(training.cascade.stages)):
         state = training.checkpoints(stage).newest(("unet", "ema"))
         if state is None or not state.over:
             return None
-        unet = UNet(**training.cascade.unet(stage))
+        unet = UNet(**training.cascade.unet_arguments(stage))
         if training.config.lora:
             add_lora(unet, training.config.lora.rank, training.config.lora.alpha)
         unet.load_state_dict(state.tensors["unet"] | state.tensors["ema"])
@@ -148,7 +152,7 @@ def finish(training: Training) -> TrainedModel | None:
     return add_model(training.lake, training.config, training.id, model, lineage)
 
 
-def measured(run: Run, broadcast_state: Told) -> dict[str, float]:
+def step_measures(run: Run, broadcast_state: StepResult) -> dict[str, float]:
     """What is noted of a step."""
     device = run.accelerator.device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
@@ -174,7 +178,7 @@ def draw_grid(training: Training, run: Run, stage: int) -> None:
 
 
 @contextmanager
-def stopping() -> Iterator[list[bool]]:
+def stop_on_signal() -> Iterator[list[bool]]:
     """True once we were told to end, by SIGTERM or Ctrl-C; told twice, Ctrl-C ends at once."""
     asked = [False]
 

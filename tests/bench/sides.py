@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.sampling import Asked, sample
+from imagen.cascade.sampling import Conditioning, sample
 from imagen.cascade.settings import DiffusionSettings, SampleSettings
 from imagen.cascade.unet import UNet
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
 from imagen.train.batches import Batch
-from imagen.train.loss import Lesson, draw
-from imagen.train.stage_run import optimizer_of
+from imagen.train.loss import StageLoss, draw
+from imagen.train.stage_run import build_optimizer
 
 PACKAGES = ("imagen-pytorch==2.1.0", "einops==0.8.2", "ema-pytorch==0.8.3", "pytorch-warmup==0.2.0")
 PACKAGES += ("kornia==0.9.0", "kornia-rs==0.2.0")
@@ -123,13 +123,13 @@ def batch_of(pair: Pair, count: int) -> Batch:
 
 
 def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
-    unet = UNet(**by_size(pair.size, (pair.side,), pair.text_width).unet(0) | {"width": pair.width})
+    unet = UNet(**cascade_of_size(pair.size, (pair.side,), pair.text_width).unet_arguments(0) | {"width": pair.width})
     unet.to(memory_format=torch.channels_last)
-    lesson, optimizer = Lesson(Diffusion(DiffusionSettings(), pair.side)), optimizer_of(SETTINGS, unet)
+    lesson, optimizer = StageLoss(Diffusion(DiffusionSettings(), pair.side)), build_optimizer(SETTINGS, unet)
     given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
 
     def train() -> None:
-        drawn = draw(0, 0, range(pair.batch), pair.batch, lesson.shape(), SETTINGS.drop)
+        drawn = draw(0, 0, range(pair.batch), pair.batch, lesson.image_shape(), SETTINGS.drop)
         errors, weights = lesson.errors(unet, given, drawn)
         learn(unet, (weights * errors).mean(), optimizer)
 
@@ -140,7 +140,7 @@ def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
         rngs = [torch.Generator().manual_seed(number) for number in range(pair.pictures)]
         with torch.inference_mode():
             noise = torch.randn(asked.pixels.shape)
-            return sample(unet, lesson.diffusion, settings, noise, rngs, Asked(asked.text, asked.seen))
+            return sample(unet, lesson.diffusion, settings, noise, rngs, Conditioning(asked.text, asked.seen))
 
     return unet, do
 
@@ -174,7 +174,7 @@ def theirs(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
     )
     model.to(memory_format=torch.channels_last)
     unet = model.unets[0]
-    optimizer = optimizer_of(SETTINGS, unet)
+    optimizer = build_optimizer(SETTINGS, unet)
     given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
 
     def do(what: str) -> object:

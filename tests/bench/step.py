@@ -19,9 +19,9 @@ from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.unet import UNet
 from imagen.config.presets import TINY
 from imagen.config.stage import TrainSettings
-from imagen.train.batches import Batch, Endless, Squares
+from imagen.train.batches import Batch, BatchStream, SquareSamples
 from imagen.train.checkpoint import Checkpoints
-from imagen.train.loss import Lesson
+from imagen.train.loss import StageLoss
 from imagen.train.stage_run import Run
 from tests.lakes.drawn import drawn_lake
 
@@ -32,7 +32,7 @@ SETTINGS = TrainSettings(batch=32)
 class Held:
     """The reader's batches, or the last of them again: another may have longer texts, and take longer."""
 
-    def __init__(self, batches: Endless) -> None:
+    def __init__(self, batches: BatchStream) -> None:
         self.batches, self.reads, self.last = batches, True, next(batches)
 
     def __next__(self) -> Batch:
@@ -91,7 +91,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
 def run_of(lake: Lake) -> Run:
     torch.manual_seed(0)
     stage = TINY.stages[0]
-    squares = Squares(Reader(lake, "drawn", columns=("image", "t5")), stage.resolution)
-    batches = Endless(squares, SETTINGS.batch, "t5")
-    lesson = Lesson(Diffusion(stage.diffusion, stage.resolution))
-    return Run(UNet(**TINY.unet(0)), lesson, batches, SETTINGS, Accelerator(cpu=True))
+    squares = SquareSamples(Reader(lake, "drawn", columns=("image", "t5")), stage.resolution)
+    batches = BatchStream(squares, SETTINGS.batch, "t5")
+    lesson = StageLoss(Diffusion(stage.diffusion, stage.resolution))
+    return Run(UNet(**TINY.unet_arguments(0)), lesson, batches, SETTINGS, Accelerator(cpu=True))

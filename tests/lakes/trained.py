@@ -11,7 +11,7 @@ from PIL import Image
 from data.lake.lake import Lake
 from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
 from imagen.models.assemble import add_model, assemble_pipeline
@@ -55,9 +55,9 @@ def another(lake: Lake, number: int, **config: object) -> str:
 
 def untrained(sides: tuple[int, ...], text: dict[str, Any] | None = None, text_width: int | None = None) -> Imagen:
     """With weights that are nowhere zero, so that everything reaches the pictures."""
-    cascade = by_size(16, sides, text_width)
+    cascade = cascade_of_size(16, sides, text_width)
     torch.manual_seed(0)
-    unets = [UNet(**cascade.unet(stage)).eval() for stage in range(len(sides))]
+    unets = [UNet(**cascade.unet_arguments(stage)).eval() for stage in range(len(sides))]
     with torch.no_grad():
         for parameter in (one for unet in unets for one in unet.parameters()):
             parameter += 0.02 * torch.randn_like(parameter)

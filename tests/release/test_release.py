@@ -58,7 +58,7 @@ from imagen.models.model import Imagen
 from imagen.models.table import find_model
 from imagen.train.measures import newest_measure
 from imagen.train.setup import plan_training
-from imagen.train.train import Watch, train
+from imagen.train.train import TrainingCallbacks, train
 from tests.engines import InProcessEngine
 from tests.release.fingerprints import arithmetic, digest, digests, without
 
@@ -157,8 +157,8 @@ def test_shipped_recipes_and_presets_mean_the_same(folder: Path, answers: dict[s
     assert {name: load_recipe(name).model_dump(mode="json") for name in shipped()} == answers["shipped"]
     for name, expected in answers["planned"].items():
         config = load_config(name)
-        stages = range(len(config.model.stages))
-        assert config.model.model_dump(mode="json") == expected["model"], name
+        stages = range(len(config.resolved_cascade.stages))
+        assert config.resolved_cascade.model_dump(mode="json") == expected["model"], name
         assert [config.training(stage).model_dump(mode="json") for stage in stages] == expected["training"], name
         assert [one.model_dump(mode="json") for one in config.sampling] == expected["sampling"], name
 
@@ -316,7 +316,7 @@ def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
 
 def test_a_stopped_training_ends_as_it_would_have(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
     expected, losses = answers["resumed"], list[list[float]]()
-    watch = Watch(on_step=lambda stage, step, done: losses.append([step.step, step.loss]))
+    watch = TrainingCallbacks(on_step=lambda stage, step, done: losses.append([step.step, step.loss]))
     trained = train(plan_training(lake, load_config("unfinished.yaml"), "shapes"), watch=watch, cpu=True).trained
     assert trained is not None
     check(losses, expected["losses"], exact, "losses")

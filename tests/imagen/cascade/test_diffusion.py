@@ -27,7 +27,7 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_noisy_pictures_targets_and_steps_are_those_of_diffusers(objective: str, schedule: str) -> None:
     ours, (x, noise, t) = diffusion(objective, schedule), drawn()
     theirs = DDPMScheduler.from_config(ours.scheduler.config)
-    noisy = ours.noised(x, noise, t)
+    noisy = ours.add_noise(x, noise, t)
     torch.testing.assert_close(noisy, theirs.add_noise(x, noise, t), atol=1e-5, rtol=1e-5)
     wanted = {"v": theirs.get_velocity(x, noise, t), "eps": noise, "x0": x}[objective]
     target = ours.target(x, noise, t)
@@ -37,7 +37,7 @@ def test_noisy_pictures_targets_and_steps_are_those_of_diffusers(objective: str,
     for at in range(1, len(t) - 1):  # of the first and the last step one of the two is rounding
         told = step.step(target[at], int(t[at]), noisy[at])
         torch.testing.assert_close(told.pred_original_sample, x[at], atol=1e-3, rtol=1e-3)
-        mine = ours.picture(target[at : at + 1], noisy[at : at + 1], t[at : at + 1])[0]
+        mine = ours.predicted_x0(target[at : at + 1], noisy[at : at + 1], t[at : at + 1])[0]
         torch.testing.assert_close(told.pred_original_sample, mine, atol=1e-5, rtol=1e-5)
-        before = ours.noised(x[at : at + 1], noise[at : at + 1], t[at : at + 1] - 1)[0]
+        before = ours.add_noise(x[at : at + 1], noise[at : at + 1], t[at : at + 1] - 1)[0]
         torch.testing.assert_close(told.prev_sample, before, atol=1e-3, rtol=1e-3)

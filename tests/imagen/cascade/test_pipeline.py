@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imagen.cascade.pipeline import NotPossible
-from imagen.cascade.resize import enlarged, shrunk
+from imagen.cascade.resize import enlarge, shrink
 from imagen.models.model import Imagen
 from tests.lakes.trained import CAPTION, apart, levels, untrained
 
@@ -156,7 +156,7 @@ def test_what_is_kept_is_kept_at_every_stage(model: Imagen, picture: Image.Image
     model.unet_2.register_forward_pre_hook(lambda _, __, told: heard.append(told["small"]), with_kwargs=True)
     model.inpaint(picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
     pixels = torch.from_numpy(levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
-    expected = enlarged(shrunk(pixels, 16), 32)
+    expected = enlarge(shrink(pixels, 16), 32)
     torch.testing.assert_close(heard[0][..., :15], expected[..., :15], atol=1e-5, rtol=0)
     assert (heard[0][..., 18:] - expected[..., 18:]).abs().mean() > 0.01
 

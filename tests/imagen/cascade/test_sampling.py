@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.sampling import Asked, Kept, repaint, sample
+from imagen.cascade.sampling import Conditioning, KnownPixels, repaint, sample
 from imagen.cascade.settings import SampleSettings
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
 
@@ -39,7 +39,7 @@ class Perfect(nn.Module):
 def taken(unet: nn.Module, of: Diffusion, settings: SampleSettings, count: int = 64, **more: Any) -> Tensor:
     rngs = [torch.Generator().manual_seed(number) for number in range(count)]
     noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
-    return sample(unet, of, settings, noise, rngs, Asked(**more))
+    return sample(unet, of, settings, noise, rngs, Conditioning(**more))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -89,7 +89,7 @@ def half_painted(unet: nn.Module, of: Diffusion, settings: SampleSettings, pixel
     mask[..., 8:] = 1
     rngs = [torch.Generator().manual_seed(number) for number in range(len(pixels))]
     noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
-    return repaint(unet, of, settings, noise, rngs, Asked(), Kept(pixels, mask, repeats))
+    return repaint(unet, of, settings, noise, rngs, Conditioning(), KnownPixels(pixels, mask, repeats))
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 80), ("ddpm", 200)])

@@ -15,7 +15,7 @@ from imagen.config.presets import IMAGEN_2B, PRESETS, TINY
 
 def parameters(settings: CascadeSettings, stage: int) -> int:
     with torch.device("meta"):
-        return sum(one.numel() for one in UNet(**settings.unet(stage)).parameters())
+        return sum(one.numel() for one in UNet(**settings.unet_arguments(stage)).parameters())
 
 
 @pytest.mark.parametrize(("stage", "millions"), [(0, 2000), (1, 600), (2, 400)])
@@ -26,7 +26,7 @@ def test_the_preset_imagen_2b_has_the_papers_counts_of_parameters(stage: int, mi
 def awake(stage: int, **more: Any) -> UNet:
     """A tiny one whose zeroed layers are not zero any more, so that everything reaches what it says."""
     torch.manual_seed(stage)
-    unet = UNet(**TINY.unet(stage) | more)
+    unet = UNet(**TINY.unet_arguments(stage) | more)
     with torch.no_grad():
         for one in unet.parameters():
             one += 0.05 * torch.randn_like(one)
@@ -98,7 +98,7 @@ def test_checkpointed_gradients_are_the_gradients(stage: int) -> None:
 
 
 def test_a_model_without_text_has_no_part_that_reads() -> None:
-    unet = UNet(**TINY.unet(0) | {"text_width": None})
+    unet = UNet(**TINY.unet_arguments(0) | {"text_width": None})
     assert not [name for name, _ in unet.named_parameters() if "text" in name or "pool" in name or "null" in name]
     assert unet(torch.randn(1, 3, 16, 16), torch.tensor([1.0])).shape == (1, 3, 16, 16)
 

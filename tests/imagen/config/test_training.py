@@ -8,7 +8,7 @@ import pytest
 
 from imagen.config.presets import PRESETS
 from imagen.config.stage import TrainSettings
-from imagen.config.training import TrainConfig, load_config, timed
+from imagen.config.training import TrainConfig, load_config, with_time_budget
 from imagen.errors import ConfigError
 
 GOOD = "name: shapes\npreset: tiny\n"
@@ -65,15 +65,19 @@ def test_a_file_or_preset_that_is_not_there_is_told() -> None:
 def test_a_preset_is_a_configuration(name: str) -> None:
     config = load_config(name)
     assert config.name == name
-    assert config.model == PRESETS[name].cascade
-    assert len(config.sampling) == len(config.model.stages)
+    assert config.resolved_cascade == PRESETS[name].cascade
+    assert len(config.sampling) == len(config.resolved_cascade.stages)
 
 
 def test_everything_follows_from_the_dial() -> None:
     """A larger model is wider, has more parameters, learns in smaller steps, from larger batches, for longer."""
     small, large = load_config("tiny", {"size": 64}), load_config("tiny", {"size": 128})
-    assert [stage.resolution for stage in small.model.stages] == [stage.resolution for stage in large.model.stages]
-    assert max(large.model.stages[0].unet.channels) == 2 * max(small.model.stages[0].unet.channels)
+    assert [stage.resolution for stage in small.resolved_cascade.stages] == [
+        stage.resolution for stage in large.resolved_cascade.stages
+    ]
+    assert max(large.resolved_cascade.stages[0].unet.channels) == 2 * max(
+        small.resolved_cascade.stages[0].unet.channels
+    )
     ours, theirs = small.training(0), large.training(0)
     assert (theirs.batch, theirs.steps) == (2 * ours.batch, 2 * ours.steps)
     assert theirs.learning_rate == ours.learning_rate / 2
@@ -89,15 +93,15 @@ def test_a_stage_says_last_how_it_is_trained(tmp_path: Path) -> None:
 
 
 def test_time_is_shared_out_between_stages() -> None:
-    config = timed(TrainConfig(name="a", preset="imagen-2b", stages=(TrainSettings(batch=8),)), 10, 0.5)
+    config = with_time_budget(TrainConfig(name="a", preset="imagen-2b", stages=(TrainSettings(batch=8),)), 10, 0.5)
     assert [config.training(stage).minutes for stage in range(3)] == [5, 2.5, 2.5]
     assert config.training(0).batch == 8
-    one = timed(TrainConfig(name="a", preset="tiny", resolutions=(16,)), 10, 0.5)
+    one = with_time_budget(TrainConfig(name="a", preset="tiny", resolutions=(16,)), 10, 0.5)
     assert one.training(0).minutes == 10
     settings = TrainSettings(minutes=1, warmup=0, learning_rate=1)
-    assert settings.rate(5, 0.0) == 1
-    assert settings.rate(5, 0.5) == pytest.approx(0.51)
-    assert settings.rate(5, 1.0) == pytest.approx(0.02)
+    assert settings.learning_rate_at(5, 0.0) == 1
+    assert settings.learning_rate_at(5, 0.5) == pytest.approx(0.51)
+    assert settings.learning_rate_at(5, 1.0) == pytest.approx(0.02)
 
 
 def test_reading_a_configuration_loads_no_torch() -> None:

@@ -287,7 +287,7 @@ def test_the_folder_names_its_own_code_and_no_other_of_ours(folder: Path) -> Non
 @pytest.mark.parametrize("stage", [0, 1])
 def test_low_rank_changes_begin_as_none_and_can_be_merged(stage: int) -> None:
     torch.manual_seed(0)
-    unet, rng = UNet(**TINY.unet(stage)).eval(), torch.Generator().manual_seed(1)
+    unet, rng = UNet(**TINY.unet_arguments(stage)).eval(), torch.Generator().manual_seed(1)
     for one in unet.parameters():
         one.data += 0.05 * torch.randn(one.shape, generator=rng)
     side = TINY.stages[stage].resolution

@@ -24,22 +24,22 @@ from data.errors import ImagenError
 from data.lake import storage
 from data.lake.lake import Lake
 from imagen.config.cascade import CascadeSettings
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
-from imagen.train.batches import Batch, Endless
+from imagen.train.batches import Batch, BatchStream
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.distributed import broadcast_state
 from imagen.train.setup import Training, plan_training, start_run
-from imagen.train.stage_run import Run, Told
-from imagen.train.train import Watch, train
+from imagen.train.stage_run import Run, StepResult
+from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 
 LIVES = multiprocessing.get_context("forkserver")
 LIVES.set_forkserver_preload([__name__])
 GRACE = 5.0  # seconds to end in, once another process of the training has failed
 
-LITTLE = by_size(8, (8,), text_width=128)
+LITTLE = cascade_of_size(8, (8,), text_width=128)
 QUICK = TrainSettings(steps=24, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=4, grid_every=None)
 
 
@@ -106,7 +106,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
             os.kill(os.getpid(), signal.SIGKILL)
         write(place, content)
 
-    def on_step(stage: int, broadcast_state: Told, done: float) -> None:
+    def on_step(stage: int, broadcast_state: StepResult, done: float) -> None:
         nonlocal steps
         steps += 1
         if steps == dies.get("steps"):
@@ -115,13 +115,13 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
     storage.write = torn
     if "ACCELERATE_USE_FSDP" in os.environ:
         imagen.train.setup.Accelerator = sharding  # type: ignore[misc]
-    train(training_of(url, config), watch=Watch(on_step=on_step), cpu=True)
+    train(training_of(url, config), watch=TrainingCallbacks(on_step=on_step), cpu=True)
 
 
 class Watched:
     """A run's batches, and what was seen of them."""
 
-    def __init__(self, batches: Endless) -> None:
+    def __init__(self, batches: BatchStream) -> None:
         self.batches = batches
         self.seen: list[str] = []
 
@@ -187,7 +187,7 @@ class Known:
 def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
     """A run whose batches are the same however many processes share them."""
     run = start_run(training_of(url, config), stage, cpu=True)
-    side, rng = config.model.stages[stage].resolution, torch.Generator().manual_seed(5)
+    side, rng = config.resolved_cascade.stages[stage].resolution, torch.Generator().manual_seed(5)
     pixels = torch.rand(run.settings.batch, 3, side, side, generator=rng) * 2 - 1
     text = torch.randn(run.settings.batch, 6, 128, generator=rng)
     seen = torch.arange(6) < torch.randint(1, 7, (run.settings.batch, 1), generator=rng)

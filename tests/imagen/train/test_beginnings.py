@@ -9,7 +9,7 @@ import torch
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake.lake import Lake
 from data.upkeep.forget import forget
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
 from imagen.config.training import LoraSettings, TrainConfig
 from imagen.errors import ModelNotFound, ModelNotUsable, OutOfMemory, TextNotUsable
@@ -99,7 +99,7 @@ def test_what_a_training_can_not_begin_from_is_one_sentence(first_model_lake: La
         plan_training(first_model_lake, FIRST, "drawn", 7)
     with pytest.raises(TextNotUsable, match=r"drawn@1 has no embeddings 'clip', it has t5: build it with embed\.clip"):
         plan_training(first_model_lake, FIRST.model_copy(update={"text": "clip"}), "drawn")
-    wide = TrainConfig(name="wide", cascade=by_size(8, (8,), text_width=768), train=QUICK)
+    wide = TrainConfig(name="wide", cascade=cascade_of_size(8, (8,), text_width=768), train=QUICK)
     with pytest.raises(TextNotUsable, match="are 128 wide, and the cascade reads 768"):
         plan_training(first_model_lake, wide, "drawn")
     with pytest.raises(ModelNotFound, match=r"has no model first/9; there are: .*first/1"):

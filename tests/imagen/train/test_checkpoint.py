@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from data.lake import storage
-from imagen.train.checkpoint import STATE, Checkpoints, State
+from imagen.train.checkpoint import STATE, Checkpoints, RunState
 from tests.conftest import Bucket
 
 
-def state_of(step: int, over: bool = False) -> State:
+def state_of(step: int, over: bool = False) -> RunState:
     rng = torch.Generator().manual_seed(step)
     tensors = {"a.weight": torch.randn(3, 4, generator=rng), "b": torch.tensor(float(step))}
-    return State(step, {"unet": tensors, "ema": dict(tensors), "optimizer": {}}, {"skipped": step}, over)
+    return RunState(step, {"unet": tensors, "ema": dict(tensors), "optimizer": {}}, {"skipped": step}, over)
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -41,7 +41,7 @@ def test_what_was_written_is_read(place: str) -> None:
     kept = Checkpoints(place)
     assert kept.newest() is None
     tensors = {"a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.randn(5, 6).T}
-    kept.save(State(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, over=True))
+    kept.save(RunState(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, over=True))
     found = kept.newest()
     assert found is not None
     assert (found.step, found.more, found.over) == (7, {"seconds": 1.5}, True)

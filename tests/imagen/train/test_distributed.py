@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.train.stage_run import NOT_FINITE
 from tests.imagen.train.killable import QUICK, config_of, gradients, live, some_steps, spoilt, to_the_end
 from tests.imagen.train.test_train import copied, dies, ended_with, last_of
@@ -23,7 +23,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_two_processes_with_half_a_batch_each_have_the_gradients_of_one(drawn: str, tmp_path: Path) -> None:
-    cascade = by_size(8, (8, 16), text_width=128)
+    cascade = cascade_of_size(8, (8, 16), text_width=128)
     for world in (1, 2):
         assert live(gradients, drawn, cascade, str(tmp_path), world=world) == [0] * world
     for stage in (0, 1):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.lake.lake import Lake
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.training import TrainConfig
 from imagen.errors import TextNotUsable
 from imagen.train.batches import Batch, collate
@@ -89,7 +89,7 @@ def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(retold_lake: Lake
 
 
 def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake: Lake, tmp_path: Path) -> None:
-    cascade = by_size(8, (8,), text_width=128)
+    cascade = cascade_of_size(8, (8,), text_width=128)
     plain = tmp_path / "plain"
     plain.mkdir()
     assert live(gradients, retold_lake.url, cascade, str(plain)) == [0]

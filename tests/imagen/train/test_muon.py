@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from imagen.train.muon import LIKE_ADAMW, Muon, orthonormal
+from imagen.train.muon import LIKE_ADAMW, Muon, orthonormalize
 
 
 def test_steps_are_near_orthonormal_and_point_where_the_gradient_does() -> None:
@@ -9,7 +9,7 @@ def test_steps_are_near_orthonormal_and_point_where_the_gradient_does() -> None:
     for shape in ((3, 16, 16), (2, 8, 72), (2, 72, 8)):
         told = torch.randn(shape, generator=rng)
         left, sizes, right = torch.linalg.svd(told, full_matrices=False)
-        turned = left.mT @ orthonormal(told) @ right.mT
+        turned = left.mT @ orthonormalize(told) @ right.mT
         kept = turned.diagonal(dim1=1, dim2=2)
         assert kept[sizes > 0.05 * sizes.max()].min() > 0.6
         assert kept.max() < 1.3

@@ -7,14 +7,14 @@ from data.lake.lake import Lake
 from data.pictures.square import square
 from data.reader.reader import Reader
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.resize import augmented, enlarged, shrunk
-from imagen.cascade.sampling import Asked, drawn, sample
+from imagen.cascade.resize import add_conditioning_noise, enlarge, shrink
+from imagen.cascade.sampling import Conditioning, draw_noise, sample
 from imagen.cascade.settings import SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.train.batches import Batch, collate
-from imagen.train.loss import Lesson, draw
+from imagen.train.loss import StageLoss, draw
 from tests.lakes.drawn import drawn_lake
 
 
@@ -38,28 +38,28 @@ def psnr_after(lake: Lake, cascade: CascadeSettings, number: int, steps: int) ->
     torch.manual_seed(0)
     stage = cascade.stages[number]
     small_side = cascade.stages[0].resolution if number else None
-    lesson = Lesson(Diffusion(stage.diffusion, stage.resolution), small_side)
-    unet = UNet(**cascade.unet(number)).to(memory_format=torch.channels_last)
+    lesson = StageLoss(Diffusion(stage.diffusion, stage.resolution), small_side)
+    unet = UNet(**cascade.unet_arguments(number)).to(memory_format=torch.channels_last)
     batch = batch_of(lake, stage.resolution)
     train_on(unet, lesson, batch, steps)
     rngs, small = [torch.Generator().manual_seed(seed) for seed in range(len(batch))], None
     if small_side:
-        larger = enlarged(shrunk(batch.pixels, small_side), stage.resolution)
-        small = augmented(larger, drawn(rngs, larger), torch.full((len(batch),), 0.1))
+        larger = enlarge(shrink(batch.pixels, small_side), stage.resolution)
+        small = add_conditioning_noise(larger, draw_noise(rngs, larger), torch.full((len(batch),), 0.1))
     with torch.no_grad():
         settings = SampleSettings(guidance=1, steps=20)
-        asked = Asked(batch.text, batch.seen, small=small)
-        made = sample(unet, lesson.diffusion, settings, drawn(rngs, batch.pixels), rngs, asked)
+        asked = Conditioning(batch.text, batch.seen, small=small)
+        made = sample(unet, lesson.diffusion, settings, draw_noise(rngs, batch.pixels), rngs, asked)
     errors = (made - batch.pixels).square().mean((1, 2, 3))
     return 10 * torch.log10(4 / errors)  # pixels are from -1 to 1
 
 
-def train_on(unet: UNet, lesson: Lesson, batch: Batch, steps: int) -> None:
+def train_on(unet: UNet, lesson: StageLoss, batch: Batch, steps: int) -> None:
     optimizer = torch.optim.AdamW(unet.parameters(), 2e-3, betas=(0.9, 0.99))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (1 - step / steps)
-        draws = draw(0, step, range(len(batch)), len(batch), lesson.shape(), 0.0)
+        draws = draw(0, step, range(len(batch)), len(batch), lesson.image_shape(), 0.0)
         errors, weights = lesson.errors(unet, batch, draws)
         (errors * weights).mean().backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -69,7 +69,7 @@ def train_on(unet: UNet, lesson: Lesson, batch: Batch, steps: int) -> None:
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_four_pictures_come_back_roughly_after_a_few_seconds(stage: int, four_pictures: Lake) -> None:
-    cascade = by_size(16, (8, 16), text_width=128)
+    cascade = cascade_of_size(16, (8, 16), text_width=128)
     psnr = psnr_after(four_pictures, cascade, stage, steps=400)
     assert psnr.mean() > 18, psnr  # a network that can't learn stays at 13
 
@@ -77,6 +77,6 @@ def test_four_pictures_come_back_roughly_after_a_few_seconds(stage: int, four_pi
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", [0, 1])
 def test_eight_pictures_are_reproduced_from_their_captions(stage: int, eight_pictures: Lake) -> None:
-    cascade = by_size(16, (16, 32), text_width=128)
+    cascade = cascade_of_size(16, (16, 32), text_width=128)
     psnr = psnr_after(eight_pictures, cascade, stage, steps=800)
     assert psnr.min() > 25, psnr

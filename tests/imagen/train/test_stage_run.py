@@ -14,17 +14,17 @@ from data.reader.reader import Reader
 from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings, StageSettings, UNetSettings
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
-from imagen.train.batches import Endless, Squares
+from imagen.train.batches import BatchStream, SquareSamples
 from imagen.train.checkpoint import Checkpoints
-from imagen.train.loss import Lesson
+from imagen.train.loss import StageLoss
 from imagen.train.stage_run import Run
 from tests.lakes.drawn import drawn_lake
 
 torch.set_num_threads(1)
-LITTLE = by_size(16, (8, 16), text_width=128)
-LEAST = by_size(8, (8,), text_width=128)
+LITTLE = cascade_of_size(16, (8, 16), text_width=128)
+LEAST = cascade_of_size(8, (8,), text_width=128)
 ONE_BLOCK = UNetSettings(channels=(8,), blocks=(1,), attend=(False,), read=(False,))
 PLAIN = CascadeSettings(stages=(StageSettings(resolution=8, unet=ONE_BLOCK),), text_width=128)
 QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
@@ -38,14 +38,16 @@ def drawn_samples(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> Run:
     torch.manual_seed(settings.seed)
     own = cascade.stages[stage]
-    lesson = Lesson(
+    lesson = StageLoss(
         Diffusion(own.diffusion, own.resolution), cascade.stages[stage - 1].resolution if stage else None, own.crop
     )
     AcceleratorState._reset_state(reset_partial_state=True)
-    squares = Squares(Reader(lake, "drawn", columns=("image", "t5"), seed=settings.seed, mix=16), own.resolution, "pad")
+    squares = SquareSamples(
+        Reader(lake, "drawn", columns=("image", "t5"), seed=settings.seed, mix=16), own.resolution, "pad"
+    )
     accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
-    batches = Endless(squares, settings.batch // settings.accumulate, "t5")
-    return Run(UNet(**cascade.unet(stage)), lesson, batches, settings, accelerator)
+    batches = BatchStream(squares, settings.batch // settings.accumulate, "t5")
+    return Run(UNet(**cascade.unet_arguments(stage)), lesson, batches, settings, accelerator)
 
 
 @pytest.mark.parametrize("stage", [0, 1])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagen.cascade.sampling import drawn, sample
+from imagen.cascade.sampling import draw_noise, sample
 from imagen.cascade.settings import SampleSettings
 from imagen.train.batches import Batch
-from imagen.train.loss import Lesson, draw
+from imagen.train.loss import StageLoss, draw
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
 from tests.imagen.cascade.test_sampling import MEAN, SPREAD, Perfect
 
@@ -38,7 +38,7 @@ class Small(nn.Module):
 def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distribution(objective: str) -> None:
     torch.manual_seed(0)
     of = diffusion(objective)
-    lesson, unet = Lesson(of), Small(of.settings.steps)
+    lesson, unet = StageLoss(of), Small(of.settings.steps)
     optimizer = torch.optim.AdamW(unet.parameters(), 3e-3, weight_decay=0.0)
     rng = torch.Generator().manual_seed(1)
     for step in range(STEPS):
@@ -52,9 +52,9 @@ def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distributio
     like = torch.empty(256, 3, SIDE, SIDE)
     with torch.no_grad():
         times = torch.linspace(10, of.settings.steps - 10, 256).long()
-        noisy = of.noised(MEAN + SPREAD * drawn(rngs, like), drawn(rngs, like), times)
-        meant = of.picture(unet(noisy, times), noisy, times)
-        best = of.picture(perfect(noisy, times), noisy, times)
+        noisy = of.add_noise(MEAN + SPREAD * draw_noise(rngs, like), draw_noise(rngs, like), times)
+        meant = of.predicted_x0(unet(noisy, times), noisy, times)
+        best = of.predicted_x0(perfect(noisy, times), noisy, times)
         assert (meant - best).square().mean().sqrt() < 0.1 * SPREAD
         for sampler, steps in (("dpm", 30), ("ddim", 100), ("ddpm", 200)):
             said = {
@@ -63,6 +63,6 @@ def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distributio
                 "threshold": "static",
             }  # near pure noise eps is divided by nothing
             settings = SampleSettings.model_validate(said)
-            made = sample(unet, of, settings, drawn(rngs, like), rngs)
+            made = sample(unet, of, settings, draw_noise(rngs, like), rngs)
             assert made.mean() == pytest.approx(MEAN, abs=0.02), sampler
             assert made.std() == pytest.approx(SPREAD, rel=0.12), sampler

@@ -16,12 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from data.lake.lake import Lake
-from imagen.config.presets import by_size
+from imagen.config.presets import cascade_of_size
 from imagen.config.stage import TrainSettings
 from imagen.errors import RESUMABLE, ConfigError
 from imagen.models.table import models
 from imagen.train.measures import read_measures
-from imagen.train.train import Watch, train
+from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 from tests.imagen.train.killable import QUICK, config_of, live, to_the_end, training_of
 from tests.lakes.drawn import drawn_lake
@@ -31,7 +31,7 @@ import sys
 import time
 
 from data.errors import ImagenError
-from imagen.train.train import Watch, train
+from imagen.train.train import TrainingCallbacks, train
 from tests.imagen.train.killable import config_of, training_of
 
 def say(line):
@@ -45,7 +45,7 @@ if __name__ == "__main__":
         time.sleep(0.3)
 
     try:
-        train(training_of(sys.argv[1], config_of()), watch=Watch(on_step=on_step), cpu=True)
+        train(training_of(sys.argv[1], config_of()), watch=TrainingCallbacks(on_step=on_step), cpu=True)
     except ImagenError as error:
         say(f"{type(error).__name__} {error}")
         sys.exit(error.code)
@@ -116,7 +116,7 @@ def test_a_training_that_is_killed_ends_as_one_that_is_not(seed: int, drawn: str
 
 def test_two_stages_of_other_precisions_are_killed_between_and_amid(drawn: str, tmp_path: Path) -> None:
     stages = (QUICK.model_copy(update={"steps": 6}), TrainSettings(steps=5, precision="bf16"))
-    config = config_of(QUICK, by_size(8, (8, 16), 128)).model_copy(update={"stages": stages})
+    config = config_of(QUICK, cascade_of_size(8, (8, 16), 128)).model_copy(update={"stages": stages})
     ends = []
     for name, kills in (("whole", []), ("killed", [6, 3])):
         url = copied(drawn, tmp_path / name)
@@ -162,15 +162,15 @@ def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str
 
 
 def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> None:
-    config = config_of(QUICK, by_size(8, (8, 16), 128))
+    config = config_of(QUICK, cascade_of_size(8, (8, 16), 128))
     stages = (QUICK, QUICK.model_copy(update={"accumulate": 3}))
     steps: list[int] = []
-    watch = Watch(on_step=lambda stage, told, done: steps.append(told.step))
+    watch = TrainingCallbacks(on_step=lambda stage, told, done: steps.append(told.step))
     with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 1 processes that take 3 parts each"):
         train(training_of(drawn, config.model_copy(update={"stages": stages})), watch=watch, cpu=True)
     assert not steps
     with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 3 processes that take 2 parts each"):
-        QUICK.model_copy(update={"accumulate": 2}).share(3)
+        QUICK.model_copy(update={"accumulate": 2}).samples_per_process(3)
 
 
 def test_a_training_by_the_clock_stops_when_all_have_spent_it(drawn: str, tmp_path: Path) -> None:
