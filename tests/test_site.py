@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from docs.site import api, cli
+from docs.site import api, build, cli
 from flows.command import app
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,12 @@ def test_every_module_is_in_the_api_reference() -> None:
     files = {file for package in api.PACKAGES for file in (ROOT / package).rglob("*.py") if file.stem[0] != "_"}
     listed = re.findall(r"automodule:: (\S+)", "".join(api.pages().values()))
     assert {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files} <= set(listed)
+
+
+def test_every_page_is_in_a_menu() -> None:
+    pages = {f"docs/{page.stem}" for page in (ROOT / "docs").glob("*.md")}
+    listed = {f"docs/{name}" for name in (*build.GUIDES, *build.ABOUT)} | set(build.REFERENCE)
+    assert pages == {place for place in listed if place.startswith("docs/")}
 
 
 @pytest.mark.nightly

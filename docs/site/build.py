@@ -9,8 +9,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from sphinx.cmd.build import main as sphinx
-
 from docs.site import api, cli
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +23,8 @@ def main(site: Path = SITE) -> int:
     cli.PAGE.write_text(cli.reference())
     write_sources(SOURCES)
     importlib.import_module("prefect.main")  # its models can't be made from within autodoc
+    from sphinx.cmd.build import main as sphinx
+
     return sphinx(["-q", "-W", "--keep-going", "-c", str(Path(__file__).parent), str(SOURCES), str(site)])
 
 
