@@ -7,16 +7,17 @@ from typing import Annotated, Any
 import typer
 
 LakeOption = Annotated[str, typer.Option("--lake", envvar="IMAGEN_LAKE", help="Folder or URL of the lake.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, show_default=False, help="Worker processes; as many as cores if not given.")
+    int | None, typer.Option(min=1, show_default=False, help="Worker processes; one per core if not given.")
 ]
 SourceOption = Annotated[
-    list[str] | None, typer.Option("--source", show_default=False, help="Read this instead of the recipe's sources.")
+    list[str] | None,
+    typer.Option("--source", show_default=False, help="Read this file instead of the recipe's sources."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", show_default=False, help="Change a value of the recipe: select.clip_score.min=0.3"),
+    typer.Option("--set", show_default=False, help="Change a value of the recipe: select.clip_score.min=0.3."),
 ]
 
 
@@ -26,18 +27,18 @@ def write_json(value: Any) -> None:
 
 
 def pluralize(count: int, what: str) -> str:
-    """1 pair, 2 pairs."""
+    """A count with its noun: 1 pair, 2 pairs."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def parse_version(reference: str) -> tuple[str, int | None]:
-    """A dataset and its version: shapes@3; the newest where none is named."""
+    """Parse NAME@VERSION, such as shapes@3; the version is None if only the name is given."""
     name, at, version = reference.partition("@")
     if at and not version.isdigit():
-        raise typer.BadParameter(f"{reference!r} is no NAME@VERSION, such as shapes@3")
+        raise typer.BadParameter(f"{reference!r} is not NAME@VERSION, such as shapes@3")
     return name, int(version) if at else None
 
 
 def check_buckets(buckets: int) -> None:
     if not 1 <= buckets <= 65_536 or buckets & (buckets - 1):
-        raise typer.BadParameter(f"{buckets} is no power of two from 1 to 65536", param_hint="--buckets")
+        raise typer.BadParameter(f"{buckets} is not a power of two from 1 to 65536", param_hint="--buckets")

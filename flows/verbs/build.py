@@ -18,16 +18,21 @@ from flows.terminal.quiet import quiet_prefect
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe (.yaml), or the name of a shipped one.")],
     lake: LakeOption = "lake",
     source: SourceOption = None,
     change: SetOption = None,
-    repin: Annotated[bool, typer.Option(help="Make the cuts of `top` anew; they are pinned otherwise.")] = False,
+    repin: Annotated[
+        bool, typer.Option(help="Compute the cut of each `top` criterion again instead of keeping it.")
+    ] = False,
     workers: WorkersOption = None,
-    buckets: Annotated[int, typer.Option(help="Of a lake that is made now; a power of two.")] = 4,
+    buckets: Annotated[int, typer.Option(help="Number of buckets if the lake is new; a power of two.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a dataset up to date with its sources and recipe, and publish the version if anything changed.
+    """Build a dataset by its recipe and publish the version.
+
+    Only pending work is done: new pairs are fetched and scored, the selection runs again, and a version is published
+    if anything changed. A build that was killed continues when you run it again.
 
     Example: imagen build shapes --lake s3://bucket/lake
     """

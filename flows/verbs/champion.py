@@ -1,4 +1,4 @@
-"""The verbs that say which model of a name is its champion."""
+"""The verbs that decide which model of a name is its champion."""
 
 import sys
 from pathlib import Path
@@ -10,16 +10,18 @@ from flows.terminal.options import JsonOption, LakeOption, WorkersOption, write_
 from flows.verbs.evaluate import evaluating, tellers
 
 REJECTED, ASKED = 1, 3  # exit codes of a promotion that changed nothing
-WhoOption = Annotated[str | None, typer.Option(show_default=False, help="Who decides; the user if not given.")]
-WhyOption = Annotated[str | None, typer.Option(show_default=False, help="Kept with the decision.")]
+WhoOption = Annotated[str | None, typer.Option(show_default=False, help="Who decides; the current user if not given.")]
+WhyOption = Annotated[str | None, typer.Option(show_default=False, help="The reason, stored with the decision.")]
 
 
 def models(
     lake: LakeOption = "lake",
-    name: Annotated[str | None, typer.Argument(show_default=False, help="Only of this name.")] = None,
+    name: Annotated[str | None, typer.Argument(show_default=False, help="Only models of this name.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every trained cascade: candidate, champion or retired, what it was made of, and its figures.
+    """List the trained models of a lake.
+
+    Each with its state (candidate, champion or retired), its dataset version and its figures.
 
     Example: imagen models
     """
@@ -48,17 +50,18 @@ def promote(
     lake: LakeOption = "lake",
     config: Annotated[
         Path | None,
-        typer.Option(show_default=False, help="The gate of this configuration, not of the one it was trained by."),
+        typer.Option(show_default=False, help="Use the gate of this configuration (.yaml) instead of the model's own."),
     ] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Whatever the gate says: you decide, and say why.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Promote regardless of the gate; needs --why.")] = False,
     why: WhyOption = None,
     who: WhoOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a model against the champion by the rules of its gate, and make it champion if they say so.
+    """Make a model champion if its gate allows it.
 
-    Exit code 0: promoted, 1: rejected, 3: a person must decide (--anyway --why ...).
+    The model is compared with the current champion on the same prompts and seeds. Exit code 0: promoted, 1: rejected,
+    3: a person must decide (see `imagen approve`).
 
     Example: imagen promote shapes/2
     """
@@ -68,7 +71,7 @@ def promote(
     from imagen.config.training import load_config
 
     if anyway and not why:
-        raise typer.BadParameter("who promotes whatever the gate says gives a reason: --why", param_hint="--anyway")
+        raise typer.BadParameter("a promotion regardless of the gate needs a reason: --why", param_hint="--anyway")
     gate = load_config(str(config)).gate if config else None
     asked = candidate(Lake.open(lake), model, gate)
     with evaluating(workers, as_json) as engine:
@@ -85,12 +88,14 @@ def promote(
 
 def approve(
     model: Annotated[str, typer.Argument(help="NAME/NUMBER in the lake.")],
-    why: Annotated[str, typer.Option(help="Kept with your word.")],
+    why: Annotated[str, typer.Option(help="The reason, stored with the approval.")],
     lake: LakeOption = "lake",
     who: WhoOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say that a model may become champion where its gate asks for a person. Your word is for these weights alone.
+    """Approve a model whose gate asks for a person.
+
+    The approval is tied to the digest of these weights. It does not promote the model: run `imagen promote` afterwards.
 
     Example: imagen approve shapes/2 --why "its stars are nicer"
     """
@@ -107,13 +112,13 @@ def approve(
 
 
 def rollback(
-    name: Annotated[str, typer.Argument(help="Of the models: shapes.")],
+    name: Annotated[str, typer.Argument(help="Name of the models, such as shapes.")],
     lake: LakeOption = "lake",
     why: WhyOption = None,
     who: WhoOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The champion before this one is champion again.
+    """Make the previous champion the champion again.
 
     Example: imagen rollback shapes --why "washed-out colours"
     """

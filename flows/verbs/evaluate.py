@@ -1,4 +1,4 @@
-"""The verbs that say what a model is worth: alone, beside another, beside all, and sampled in several ways."""
+"""The verbs that measure models: one, two side by side, all of them, and one under several sampling settings."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,21 +11,26 @@ import typer
 from flows.terminal.options import JsonOption, LakeOption, WorkersOption, parse_version, write_json
 from flows.verbs.model import set_options
 
-ModelArgument = Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake, a folder or URL.")]
+ModelArgument = Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake, a folder or a URL.")]
 SuiteOption = Annotated[
     str | None,
-    typer.Option(show_default=False, help="shapes, or a file or folder of prompts; shapes if not given."),
+    typer.Option(show_default=False, help="shapes (default), or a file or folder of prompts."),
 ]
 AskedOption = Annotated[
-    Path | None, typer.Option(show_default=False, help="A .yaml of what is asked and measured: docs/evaluation.md.")
+    Path | None, typer.Option(show_default=False, help="Evaluation settings (.yaml), see docs/evaluation.md.")
 ]
 DatasetOption = Annotated[
-    str | None, typer.Option(show_default=False, help="NAME@VERSION to compare with; what it learnt if not given.")
+    str | None,
+    typer.Option(show_default=False, help="NAME@VERSION with the reference pictures; the training set if not given."),
 ]
-CountOption = Annotated[int | None, typer.Option("-n", min=1, show_default=False, help="Pictures of each prompt.")]
-SeedOption = Annotated[int | None, typer.Option(min=0, show_default=False)]
-GuidanceOption = Annotated[float | None, typer.Option(show_default=False, help="Other than the model's own.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, show_default=False, help="Other than the model's own.")]
+CountOption = Annotated[int | None, typer.Option("-n", min=1, show_default=False, help="Pictures per prompt.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, show_default=False, help="Seed of the first picture.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option(show_default=False, help="Guidance weight; the model's own if not given.")
+]
+StepsOption = Annotated[
+    int | None, typer.Option(min=1, show_default=False, help="Sampling steps; the model's own if not given.")
+]
 
 
 def evaluate(
@@ -41,7 +46,9 @@ def evaluate(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make pictures of a suite's prompts and measure them: rows of `evals`. What is there already is not done again.
+    """Generate a suite's prompts and measure the pictures.
+
+    Figures become rows of the table `evals`. Pictures and scores that exist already are not made again.
 
     Example: imagen evaluate shapes/1 --suite shapes
     """
@@ -68,18 +75,24 @@ def compare(
     suite: SuiteOption = None,
     config: AskedOption = None,
     dataset: Annotated[
-        str | None, typer.Option(show_default=False, help="NAME@VERSION beside both; what the second learnt.")
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="NAME@VERSION with the reference pictures; the second model's training set if not given.",
+        ),
     ] = None,
     n: CountOption = None,
     seed: SeedOption = None,
     guidance: GuidanceOption = None,
     steps: StepsOption = None,
-    out: Annotated[Path, typer.Option(help="The PNG of pictures side by side.")] = Path("compare.png"),
-    pairs: Annotated[int, typer.Option(min=1, help="Prompts in it, those that differ most.")] = 16,
+    out: Annotated[Path, typer.Option(help="The PNG with pictures side by side.")] = Path("compare.png"),
+    pairs: Annotated[int, typer.Option(min=1, help="Number of prompts in the PNG: those that differ most.")] = 16,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Two models on the same prompts and seeds: who wins, by how much, and whether that is chance.
+    """Compare two models on the same prompts and seeds.
+
+    Each metric with the difference, its confidence interval, and whether it may be chance.
 
     Example: imagen compare shapes/1 shapes/2
     """
@@ -112,11 +125,13 @@ def compare(
 
 def leaderboard(
     lake: LakeOption = "lake",
-    suite: Annotated[str | None, typer.Option(show_default=False, help="Only of this one.")] = None,
-    metric: Annotated[str | None, typer.Option(show_default=False, help="By which models are ordered.")] = None,
+    suite: Annotated[str | None, typer.Option(show_default=False, help="Only this suite.")] = None,
+    metric: Annotated[str | None, typer.Option(show_default=False, help="Order models by this metric.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every evaluated model, the best first, beside those that were asked the same.
+    """Rank all evaluated models, best first.
+
+    Models are ranked together if they were evaluated on the same suite, seed and reference dataset.
 
     Example: imagen leaderboard --metric fd_clip
     """
@@ -136,10 +151,10 @@ def leaderboard(
 
 def sweep(
     model: ModelArgument,
-    guidance: Annotated[str, typer.Option(help="Weights, with commas between.")] = "1,2,3,5,8",
-    steps: Annotated[str | None, typer.Option(show_default=False, help="Of the sampler, with commas between.")] = None,
+    guidance: Annotated[str, typer.Option(help="Guidance weights, comma-separated.")] = "1,2,3,5,8",
+    steps: Annotated[str | None, typer.Option(show_default=False, help="Sampling steps, comma-separated.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(show_default=False, help="dpm, ddim, ddpm, with commas between.")
+        str | None, typer.Option(show_default=False, help="Samplers, comma-separated: dpm, ddim, ddpm.")
     ] = None,
     lake: LakeOption = "lake",
     suite: SuiteOption = None,
@@ -147,13 +162,19 @@ def sweep(
     dataset: DatasetOption = None,
     n: CountOption = None,
     seed: SeedOption = None,
-    score: Annotated[str | None, typer.Option(show_default=False, help="The metric across: clip_score.")] = None,
-    distance: Annotated[str | None, typer.Option(show_default=False, help="The metric up: fd_clip.")] = None,
-    out: Annotated[Path, typer.Option(help="The SVG of the curve.")] = Path("sweep.svg"),
+    score: Annotated[
+        str | None, typer.Option(show_default=False, help="Metric of the horizontal axis: clip_score.")
+    ] = None,
+    distance: Annotated[
+        str | None, typer.Option(show_default=False, help="Metric of the vertical axis: fd_clip.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The SVG to write.")] = Path("sweep.svg"),
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sample in several ways and evaluate each: which guidance, steps and sampler. Points that are there are kept.
+    """Evaluate a model under several sampling settings.
+
+    Every combination of guidance, steps and sampler is one point of a curve. Points that exist already are kept.
 
     Example: imagen sweep shapes/1 --guidance 1,3,5,8 --steps 10,30
     """
@@ -187,12 +208,15 @@ def report(
     model: Annotated[str, typer.Argument(help="NAME/NUMBER or NAME/champion in the lake.")],
     lake: LakeOption = "lake",
     config: Annotated[
-        Path | None, typer.Option(show_default=False, help="A .yaml of what is asked, other than its gate has it.")
+        Path | None,
+        typer.Option(show_default=False, help="Evaluation settings (.yaml); those of the model's gate if not given."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML to write.")] = Path("model.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("model.html"),
     workers: WorkersOption = None,
 ) -> None:
-    """One page on a model: figures beside the champion's, pictures, worst prompts, training, lineage.
+    """Write a report page about a model.
+
+    Figures beside the champion's, pictures, worst prompts, training curves and lineage.
 
     Example: imagen report shapes/2 --out shapes-2.html
     """
@@ -215,7 +239,7 @@ def report(
 def settings_of(
     config: Path | None, suite: str | None, n: int | None, seed: int | None, guidance: float | None, steps: int | None
 ) -> Any:
-    """A file's, or the defaults, with what was said on the command line in its place."""
+    """Evaluation settings from a file, or the defaults, changed by the options of the command line."""
     from imagen.config.evaluation import load_settings
 
     changes = set_options(suite=suite, n=n, seed=seed, sampling=set_options(guidance=guidance, steps=steps) or None)
@@ -227,11 +251,11 @@ def against(dataset: str | None) -> tuple[str | None, int | None]:
 
 
 def numbers(said: str | None, option: str, of: Callable[[str], Any]) -> list[Any]:
-    """1,2.5,4"""
+    """Parse comma-separated numbers, such as 1,2.5,4."""
     try:
         found = [of(one) for one in said.split(",")] if said else []
     except ValueError:
-        raise typer.BadParameter(f"{said!r} is no list of numbers, such as 1,3,8", param_hint=option) from None
+        raise typer.BadParameter(f"{said!r} is not a list of numbers such as 1,3,8", param_hint=option) from None
     if any(one < 1 for one in found):
         raise typer.BadParameter(f"{said!r} has a number below 1", param_hint=option)
     return found
@@ -239,7 +263,7 @@ def numbers(said: str | None, option: str, of: Callable[[str], Any]) -> list[Any
 
 @contextmanager
 def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
-    """The engine of an evaluation, with bars for whoever watches."""
+    """Open the engine of an evaluation and show its progress."""
     import torch
 
     from data.engine.choose import open_engine
@@ -253,14 +277,14 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
 
 
 def tellers() -> tuple[Any, Any]:
-    """What is called for each plan and each shard of it, for whoever watches."""
+    """Callbacks of an evaluation that report plans and shards to the current watcher."""
     from data.engine.progress import watcher
 
-    now = ""
+    stage = ""
 
-    def plan_evaluation(plan: Any) -> None:
-        nonlocal now
-        now = plan.stage.name
-        watcher.get().planned(now, plan.rows)
+    def on_plan(plan: Any) -> None:
+        nonlocal stage
+        stage = plan.stage.name
+        watcher.get().planned(stage, plan.rows)
 
-    return plan_evaluation, lambda written: watcher.get().done(now, written.rows)
+    return on_plan, lambda written: watcher.get().done(stage, written.rows)

@@ -17,17 +17,21 @@ from flows.terminal.options import (
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe's .yaml file, or the name of a shipped one.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe (.yaml), or the name of a shipped one.")],
     lake: LakeOption = "lake",
     source: SourceOption = None,
     change: SetOption = None,
     probe: Annotated[
-        str | None, typer.Option(show_default=False, help="Fetch and score a share of what is pending first: 0.5%")
+        str | None,
+        typer.Option(show_default=False, help="Fetch and score this share of the pending pairs first: 0.5%."),
     ] = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a build would do, and what it would keep by what is scored already. Writes nothing to the lake.
+    """Show what a build would do, without doing it.
+
+    Pending rows, bytes and time of each stage, and the pairs that the selection would keep of those already scored.
+    Nothing is written to the lake.
 
     Example: imagen plan shapes --set select.clip_score.min=0.35
     """
@@ -58,7 +62,7 @@ def plan(
 
 
 def parse_share(text: str) -> float:
-    """0.5% or 0.005, as a part of 1."""
+    """Parse a share, 0.5% or 0.005, into a number from 0 to 1."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -73,7 +77,9 @@ def versions(
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """The versions of a dataset, newest first, each with what changed and what made it.
+    """List the versions of a dataset, newest first.
+
+    Each with its samples, what changed, and the recipe and code that built it.
 
     Example: imagen versions shapes
     """
@@ -90,12 +96,14 @@ def versions(
 
 
 def diff(
-    before: Annotated[str, typer.Argument(help="NAME@VERSION")],
-    after: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
+    before: Annotated[str, typer.Argument(help="NAME@VERSION.")],
+    after: Annotated[str, typer.Argument(help="NAME@VERSION; the newest version if only NAME.")],
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """What changed between two versions: rows in, rows out, and why; and how each score has shifted.
+    """Compare two versions of a dataset.
+
+    Rows that came in, rows that went out and why, and how the distribution of each score has shifted.
 
     Example: imagen diff shapes@1 shapes@2
     """
@@ -118,11 +126,13 @@ def diff(
 
 
 def why(
-    pair: Annotated[str, typer.Argument(help="A pair's URL or id.")],
+    pair: Annotated[str, typer.Argument(help="The URL or the id of a pair.")],
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """One pair's whole story: its source, every attempt to fetch it, its scores, its verdict in each version.
+    """Explain why a pair is in a dataset or not.
+
+    Its source, every attempt to fetch it, its scores, and its verdict in each version.
 
     Example: imagen why http://example.org/cat.jpg
     """
@@ -140,11 +150,14 @@ def why(
 
 
 def verify(
-    version: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
+    version: Annotated[str, typer.Argument(help="NAME@VERSION; the newest version if only NAME.")],
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """Select again from the tables that a version's lineage names, and read its files again. Exit code 1 if it differs.
+    """Check a version against its lineage.
+
+    Runs the selection again on the table versions that the lineage records, and reads the version's files again.
+    Exit code 1 if anything differs.
 
     Example: imagen verify shapes@4
     """

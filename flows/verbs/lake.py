@@ -12,7 +12,9 @@ def make(
     url: Annotated[str, typer.Argument(help="An empty folder or bucket prefix.")],
     buckets: Annotated[int, typer.Option(help="4 for a laptop, 256 and more for hundreds of millions of rows.")] = 4,
 ) -> None:
-    """Make a lake, after a race has shown that the store keeps concurrent commits.
+    """Make a lake in an empty place.
+
+    Before that, concurrent writers test that the store loses no commits.
 
     Example: imagen lake make s3://bucket/lake --buckets 256
     """
@@ -24,11 +26,13 @@ def make(
 
 
 def allow(
-    name: Annotated[str, typer.Argument(help="A host's name, or *.name.")],
-    address: Annotated[str, typer.Argument(help="Where it is: address or address:port.")],
+    name: Annotated[str, typer.Argument(help="Name of the host, or *.name.")],
+    address: Annotated[str, typer.Argument(help="Its address, or address:port.")],
     lake: LakeOption = "lake",
 ) -> None:
-    """Let a named host be fetched from a private address, as /etc/hosts would say it. All others stay refused.
+    """Allow a host with a private address.
+
+    The host is fetched from that address, as an entry in /etc/hosts would do. All other private addresses stay refused.
 
     Example: imagen lake allow pictures.corp 10.2.0.7:8080
     """

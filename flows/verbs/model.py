@@ -1,6 +1,4 @@
-"""The verbs of the model half: train a cascade, make and edit pictures with one, and read how a picture was made or
-what it shows.
-"""
+"""The verbs that train a cascade, generate and edit pictures with it, and read how a picture was made."""
 
 import os
 import sys
@@ -15,32 +13,40 @@ from flows.terminal.options import JsonOption, LakeOption, parse_version, plural
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(show_default=False, help="NAME/NUMBER in the lake, a folder or URL; the lake's newest if not given."),
+    typer.Option(
+        show_default=False, help="NAME/NUMBER in the lake, a folder or a URL; the newest in the lake if not given."
+    ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the first picture; the next has the next.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the first picture; each next picture adds 1.")]
 OutOption = Annotated[Path, typer.Option(help="The PNG to write.")]
-GuidanceOption = Annotated[float | None, typer.Option(show_default=False, help="How closely the prompt is followed.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, show_default=False, help="Of each stage's sampler.")]
+GuidanceOption = Annotated[float | None, typer.Option(show_default=False, help="Weight of classifier-free guidance.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, show_default=False, help="Sampling steps of each stage.")]
 NegativeOption = Annotated[str | None, typer.Option(show_default=False, help="What the pictures should not show.")]
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A configuration's .yaml file, or a preset: tiny, small, imagen-2b.")],
-    dataset: Annotated[str, typer.Option(help="NAME@VERSION; the newest version where none is named.")],
+    config: Annotated[str, typer.Argument(help="A configuration (.yaml), or a preset: tiny, small, imagen-2b.")],
+    dataset: Annotated[str, typer.Option(help="NAME@VERSION; the newest version if only NAME.")],
     lake: LakeOption = "lake",
     stage: Annotated[
-        list[int] | None, typer.Option(min=1, show_default=False, help="Only this one; 1 is the base.")
+        list[int] | None,
+        typer.Option(min=1, show_default=False, help="Train only this stage; 1 is the base. May be repeated."),
     ] = None,
-    name: Annotated[str | None, typer.Option(show_default=False, help="Of the model.")] = None,
+    name: Annotated[str | None, typer.Option(show_default=False, help="Name of the model.")] = None,
     size: Annotated[
-        int | None, typer.Option(show_default=False, help="The dial: width, and what follows from it.")
+        int | None, typer.Option(show_default=False, help="Base width of the U-Nets, from which other sizes follow.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(show_default=False, help="Train each stage for so long.")] = None,
-    seed: Annotated[int | None, typer.Option(show_default=False)] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Even where there is a GPU.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(show_default=False, help="Minutes of training per stage, instead of steps.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(show_default=False, help="Seed of the training.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a cascade on a dataset version, stage after stage. Stopped or killed, the same command goes on.
+    """Train a cascade on a dataset version.
+
+    Stages are trained one after the other. A training that was stopped or killed continues from its last checkpoint
+    when you run the same command again.
 
     Example: imagen train tiny --dataset shapes@1
     """
@@ -77,11 +83,11 @@ def check_stage(number: int, there: int) -> int:
 
 
 def bars(training: Any) -> Any:
-    """Tell whoever watches how each stage gets on."""
+    """Callbacks of a training that show the progress of each stage."""
     from data.engine.progress import watcher
     from imagen.train.train import TrainingCallbacks
 
-    shown: dict[int, tuple[str, int, int]] = {}  # of each stage: its bar, how long that is, how far it is
+    shown: dict[int, tuple[str, int, int]] = {}  # of each stage: name of its bar, total, progress
 
     def on_stage(stage: int, settings: Any, step: int, done: float) -> None:
         side = training.cascade.stages[stage].resolution
@@ -101,19 +107,21 @@ def bars(training: Any) -> Any:
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="What the pictures should show.", show_default=False)],
+    prompts: Annotated[list[str], typer.Argument(help="What the pictures show.", show_default=False)],
     model: ModelOption = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 1,
+    n: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt.")] = 1,
     seed: SeedOption = 0,
     out: OutOption = Path("out.png"),
     guidance: GuidanceOption = None,
     steps: StepsOption = None,
     negative: NegativeOption = None,
-    stages: Annotated[int | None, typer.Option(min=1, show_default=False, help="Stop after so many.")] = None,
+    stages: Annotated[int | None, typer.Option(min=1, show_default=False, help="Stop after this many stages.")] = None,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """Pictures of prompts, one PNG; several become a sheet. How they were made is written into it.
+    """Generate pictures from prompts, as one PNG.
+
+    Several pictures become a contact sheet. Prompt, seed, settings and model are written into the PNG.
 
     Example: imagen generate "a red circle above a small blue square" -n 8 --seed 3 --out grid.png
     """
@@ -130,12 +138,12 @@ def generate(
 
 def edit(
     image: Annotated[Path, typer.Argument(help="A square picture.")],
-    prompt: Annotated[str | None, typer.Argument(show_default=False, help="What it should show.")] = None,
+    prompt: Annotated[str | None, typer.Argument(show_default=False, help="What the picture shows.")] = None,
     mask: Annotated[
-        Path | None, typer.Option(show_default=False, help="Paint where this picture of the same size is white.")
+        Path | None, typer.Option(show_default=False, help="Repaint where this picture of the same size is white.")
     ] = None,
-    upscale: Annotated[bool, typer.Option("--upscale", help="Only enlarge it.")] = False,
-    strength: Annotated[float, typer.Option(help="How far it may go from the picture, 0 to 1.")] = 0.6,
+    upscale: Annotated[bool, typer.Option("--upscale", help="Only enlarge the picture.")] = False,
+    strength: Annotated[float, typer.Option(help="How far the result may differ from the picture, 0 to 1.")] = 0.6,
     model: ModelOption = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Variations.")] = 1,
     seed: SeedOption = 0,
@@ -146,14 +154,17 @@ def edit(
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """A picture as a prompt has it; with a mask only there; enlarged; without a prompt, variations of it.
+    """Edit, inpaint, enlarge or vary a picture.
+
+    With a prompt the picture is changed to show it; with --mask only inside the mask; without a prompt you get
+    variations of the picture.
 
     Example: imagen edit in.png "a blue star" --mask mask.png --out out.png
     """
     from imagen.models.png import open_picture
 
     if mask is not None and upscale:
-        raise typer.BadParameter("a picture is painted in (--mask) or enlarged (--upscale), one at a time")
+        raise typer.BadParameter("use either --mask (inpaint) or --upscale, not both")
     picture = open_picture(image)
     painted = open_picture(mask) if mask else None
     loaded, reference = load_model(model, lake)
@@ -178,7 +189,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A PNG that `generate` or `edit` wrote.")],
     as_json: JsonOption = False,
 ) -> None:
-    """How a picture was made: prompt, seed, settings and model.
+    """Show how a picture was made.
+
+    Prompt, seed, settings and model, as `generate` and `edit` write them into the PNG.
 
     Example: imagen inspect grid.png
     """
@@ -196,14 +209,18 @@ def inspect(
 def describe(
     files: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
     model: Annotated[
-        str, typer.Option(help="A captioner: built-in, a folder, or a hub id: Salesforce/blip-image-captioning-base.")
+        str,
+        typer.Option(
+            help="A captioner: built-in, a folder, or a hub id such as Salesforce/blip-image-captioning-base."
+        ),
     ] = "built-in",
     prompt: Annotated[
-        str | None, typer.Option(show_default=False, help="What it is asked, or how its captions begin.")
+        str | None,
+        typer.Option(show_default=False, help="A question for the captioner, or the beginning of each caption."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What pictures show, in a sentence each.
+    """Write a caption for each picture.
 
     Example: imagen describe one.png other.jpg
     """
@@ -220,7 +237,7 @@ def describe(
 
 
 def load_model(model: str | None, lake: str) -> tuple[Any, str]:
-    """A model, and what it is called."""
+    """Load a model, on the GPU if there is one. Returns the model and its reference."""
     from data.lake.lake import Lake
     from imagen.errors import ModelNotFound
     from imagen.models.model import Imagen
@@ -239,7 +256,7 @@ def load_model(model: str | None, lake: str) -> tuple[Any, str]:
 
 @contextmanager
 def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]:
-    """Bars for the steps of each stage; what the pipeline can't make becomes an error of ours."""
+    """Show the steps of each stage; turn what the pipeline refuses into an error of ours."""
     from data.engine.progress import watcher
     from data.errors import ImagenError
     from flows.terminal.progress import watching
@@ -262,12 +279,12 @@ def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]
 
 
 def set_options(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
+    """The options that have a value."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
-    """One PNG that says of every picture how it was made."""
+    """Write one PNG with the settings of every picture in it."""
     from data.pictures.contact_sheet import draw_contact_sheet
     from imagen.models.png import save_png
 

@@ -1,4 +1,4 @@
-"""The verbs that run the platform on this machine, and say what it does."""
+"""The verbs that run the platform and show what it does."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -7,25 +7,27 @@ import typer
 
 from flows.terminal.options import JsonOption, LakeOption, write_json
 
-RecipesArgument = Annotated[list[str], typer.Argument(help="Recipes that are rebuilt every night.")]
-ConfigOption = Annotated[str, typer.Option(help="What is trained on what they publish: a .yaml file or a preset.")]
+RecipesArgument = Annotated[list[str], typer.Argument(help="Recipes to rebuild every night.")]
+ConfigOption = Annotated[str, typer.Option(help="Training configuration (.yaml) or preset for their datasets.")]
 
 
 def up(
     recipe: RecipesArgument = ["shapes"],  # noqa: B006
     lake: LakeOption = "lake",
     config: ConfigOption = "tiny",
-    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server and its pages.")] = 4200,
+    host: Annotated[str, typer.Option(help="Address the server listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server and its pages.")] = 4200,
     database: Annotated[
         str | None,
-        typer.Option(show_default=False, help="URL of the server's database; SQLite beside the lake if none."),
+        typer.Option(show_default=False, help="URL of the server's database; SQLite beside the lake if not given."),
     ] = None,
     auth: Annotated[
-        bool, typer.Option("--auth", help="Ask for the USER:PASSWORD in PREFECT_SERVER_API_AUTH_STRING.")
+        bool, typer.Option("--auth", help="Require the USER:PASSWORD in PREFECT_SERVER_API_AUTH_STRING.")
     ] = False,
 ) -> None:
-    """Prefect's server, a worker for each pool and every deployment of prefect.yaml, until Ctrl-C.
+    """Run the platform on this machine, until Ctrl-C.
+
+    Starts Prefect's server and a worker for each work pool, and deploys everything in prefect.yaml.
 
     Example: imagen up mine.yaml --config model.yaml
     """
@@ -38,11 +40,11 @@ def deploy(
     recipe: RecipesArgument = ["shapes"],  # noqa: B006
     lake: LakeOption = "lake",
     config: ConfigOption = "tiny",
-    workers: Annotated[
-        str, typer.Option(help="What runs the flows: process, docker or kubernetes, as prefect.yaml describes them.")
-    ] = "process",
+    workers: Annotated[str, typer.Option(help="Kind of worker: process, docker or kubernetes.")] = "process",
 ) -> None:
-    """Every deployment of prefect.yaml, the work pools and the automations, on the server at PREFECT_API_URL.
+    """Put every deployment on the Prefect server.
+
+    Deployments of prefect.yaml, work pools and automations, on the server at PREFECT_API_URL.
 
     Example: PREFECT_API_URL=http://prefect:4200/api imagen deploy mine.yaml --lake s3://ours/lake
     """
@@ -52,7 +54,7 @@ def deploy(
 
 
 def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
-    """What runs in a lake, what is to run, what failed last and why.
+    """Show what runs, what comes next, what failed last.
 
     Example: imagen status
     """
@@ -69,14 +71,16 @@ def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
 
 def metrics(
     recipe: Annotated[
-        list[str] | None, typer.Argument(show_default=False, help="Recipes whose pending rows are told.")
+        list[str] | None, typer.Argument(show_default=False, help="Recipes whose pending rows are exported.")
     ] = None,
     lake: LakeOption = "lake",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page /metrics.")] = 9464,
-    every: Annotated[float, typer.Option(min=0, help="Seconds for which what was read is told again.")] = 60.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page /metrics; 0 for any free port.")] = 9464,
+    every: Annotated[float, typer.Option(min=0, help="Seconds for which values are cached.")] = 60.0,
 ) -> None:
-    """What Prometheus asks for, read from the lake, until Ctrl-C: rows, pending rows, versions, trainings, gates.
+    """Serve metrics for Prometheus, until Ctrl-C.
+
+    Rows, pending rows, versions, trainings and gates, read from the lake when Prometheus asks.
 
     Example: imagen metrics shapes
     """

@@ -1,4 +1,4 @@
-"""The verbs that take something out of a lake: export copies, forget and vacuum remove."""
+"""The verbs that take data out of a lake: export copies it, forget and vacuum remove it."""
 
 import sys
 from dataclasses import asdict
@@ -10,20 +10,23 @@ from flows.terminal.options import JsonOption, LakeOption, parse_version, plural
 
 
 def forget(
-    url: Annotated[str | None, typer.Option(help="The pairs of a URL.", show_default=False)] = None,
-    id: Annotated[str | None, typer.Option(help="One pair.", show_default=False)] = None,
-    domain: Annotated[str | None, typer.Option(help="All pairs of a domain.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="Erase the pairs of this URL.", show_default=False)] = None,
+    id: Annotated[str | None, typer.Option(help="Erase the pair with this id.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Option(help="Erase all pairs of this domain.", show_default=False)] = None,
     sha256: Annotated[
-        str | None, typer.Option(help="The pairs whose origin sent these bytes.", show_default=False)
+        str | None, typer.Option(help="Erase the pairs whose picture had this SHA-256.", show_default=False)
     ] = None,
-    reason: Annotated[str, typer.Option(help="Kept on the blocklist.")] = "asked to",
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    reason: Annotated[str, typer.Option(help="The reason, stored in the blocklist.")] = "asked to",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """Take pairs out of every table and out of storage for good, and never let them in again.
+    """Erase pairs from the lake and block them for good.
 
-    Old dataset versions stay readable, without them. Example: imagen forget --url http://example.org/me.jpg
+    The pairs leave every table, every file and every old version, and no later build takes them in again. Old versions
+    stay readable without them.
+
+    Example: imagen forget --url http://example.org/me.jpg
     """
     from data.lake.lake import Lake
     from data.upkeep.forget import find
@@ -32,16 +35,14 @@ def forget(
     kinds: dict[Any, str | None] = {"url": url, "pair": id, "domain": domain, "sha256": sha256}
     asked = [(kind, what) for kind, what in kinds.items() if what is not None]
     if len(asked) != 1:
-        raise typer.BadParameter("name one thing to forget: --url, --id, --domain or --sha256")
+        raise typer.BadParameter("name one thing to erase: --url, --id, --domain or --sha256")
     (kind, what), opened = asked[0], Lake.open(lake)
     assert what is not None
     count = len(find(opened, kind, what))
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter(
-                f"{pluralize(count, 'pair')} would be forgotten for good; say --yes where nobody can be asked"
-            )
-        typer.confirm(f"Forget {pluralize(count, 'pair')} for good?", abort=True)
+            raise typer.BadParameter(f"{pluralize(count, 'pair')} would be erased for good; confirm with --yes")
+        typer.confirm(f"Erase {pluralize(count, 'pair')} for good?", abort=True)
     found = run_forget(opened, kind, what, reason)
     if as_json:
         write_json(asdict(found))
@@ -53,13 +54,15 @@ def forget(
 
 def vacuum(
     older_than: Annotated[
-        float, typer.Option(min=0, help="Hours; a younger file may be about to be committed.")
+        float, typer.Option(min=0, help="Minimum age in hours; a running build may still commit a younger file.")
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files without removing them.")] = False,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """Remove files that no version names: what killed and beaten workers left behind.
+    """Remove files that no table version references.
+
+    These are left by workers that were killed, or that lost a race to commit.
 
     Example: imagen vacuum --dry-run
     """
@@ -76,18 +79,22 @@ def vacuum(
 
 
 def export(
-    version: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME for the newest")],
-    out: Annotated[str, typer.Argument(help="An empty or new folder, on disk or as a URL.")],
-    format: Annotated[str, typer.Option(help="webdataset, parquet, or hf: the layout of the Hugging Face Hub.")],
+    version: Annotated[str, typer.Argument(help="NAME@VERSION; the newest version if only NAME.")],
+    out: Annotated[str, typer.Argument(help="A new or empty folder or URL.")],
+    format: Annotated[str, typer.Option(help="webdataset, parquet, or hf (Hugging Face Hub).")],
     lake: LakeOption = "lake",
-    shard_size: Annotated[int, typer.Option(min=1, help="Samples a file.")] = 10_000,
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples per file.")] = 10_000,
     shuffle: Annotated[
         int | None,
-        typer.Option(min=0, max=2**32 - 1, show_default=False, help="A seed; the order of ids if not given."),
+        typer.Option(
+            min=0, max=2**32 - 1, show_default=False, help="Shuffle by this seed; in the order of ids if not given."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version for others: webdataset tars, Parquet, or a Hub folder with its card. Killed, it can be run again.
+    """Export a version as tars, Parquet or a Hub folder.
+
+    An export that was killed continues when you run it again.
 
     Example: imagen export shapes@4 s3://bucket/shapes --format webdataset
     """
@@ -98,7 +105,7 @@ def export(
     from flows.terminal.progress import watching
 
     if format not in list(Format):
-        raise typer.BadParameter(f"{format!r} is none of {', '.join(Format)}", param_hint="--format")
+        raise typer.BadParameter(f"{format!r} is not one of {', '.join(Format)}", param_hint="--format")
     dataset, number = parse_version(version)
     with watching(silent=as_json):
         written = write(

@@ -11,10 +11,12 @@ MODELS = Path(__file__).parents[2] / "data" / "world" / "models"
 
 def make(
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("world"),
-    pairs: Annotated[int, typer.Option(min=20)] = 2000,
-    seed: Annotated[int, typer.Option()] = 7,
+    pairs: Annotated[int, typer.Option(min=20, help="Number of pairs.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 7,
 ) -> None:
-    """Draw a world: pictures, pair list, and a side file of every fault that no stage reads.
+    """Draw pictures, their pair list and its faults.
+
+    Faults are labelled in a file of their own, which no stage reads.
 
     Example: imagen world make --pairs 2000 --seed 7 --out world
     """
@@ -29,11 +31,15 @@ def make(
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="A world's folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
-    lake: Annotated[str | None, typer.Option(help="Let this lake fetch from here.", show_default=False)] = None,
+    folder: Annotated[Path, typer.Argument(help="The folder of a world.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free port.")] = 0,
+    lake: Annotated[
+        str | None, typer.Option(help="Allow this lake to fetch from the server.", show_default=False)
+    ] = None,
 ) -> None:
-    """Serve a world over HTTP on loopback, until Ctrl-C.
+    """Serve a world over HTTP, until Ctrl-C.
+
+    On loopback, with all faults of a real origin: missing pages, timeouts, redirects, bombs.
 
     Example: imagen world serve world --port 0
     """
@@ -54,9 +60,11 @@ def serve(
 
 def check(
     image: Annotated[Path, typer.Argument(help="Any picture.")],
-    caption: Annotated[str, typer.Argument(help="What it should show.")],
+    caption: Annotated[str, typer.Argument(help="The caption to check.")],
 ) -> None:
-    """Look at the pixels of a picture: is the caption true? Exit code 1 if not.
+    """Check by pixels whether a caption is true.
+
+    Exit code 1 if it is not.
 
     Example: imagen world check picture.png "a red circle above a blue square"
     """
@@ -68,7 +76,7 @@ def check(
     try:
         picture = Image.open(image).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise WorldError(f"{image} is no picture that can be read: {error}") from None
+        raise WorldError(f"{image} is not a readable picture: {error}") from None
     for found in find_shapes(picture):
         sys.stdout.write(f"{found}\n")
     verdict = caption_is_true(picture, caption)
@@ -77,11 +85,15 @@ def check(
 
 
 def train_models(
-    out: Annotated[Path, typer.Option(help="The folder to write; clip/, t5/ and captioner/ in it.")] = MODELS,
-    seed: Annotated[int, typer.Option()] = 0,
-    only: Annotated[list[str] | None, typer.Option(show_default=False, help="Only this one; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write: clip/, t5/ and captioner/.")] = MODELS,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option(show_default=False, help="Only this model; may be repeated.")
+    ] = None,
 ) -> None:
-    """Train the tiny CLIP, T5 and captioner on worlds that no test uses. Some minutes each on two cores.
+    """Train the tiny CLIP, T5 and captioner.
+
+    On worlds that no test uses; a few minutes each on two cores.
 
     Example: imagen world train-models --out models --only captioner
     """

@@ -110,7 +110,7 @@ def test_a_sweep_is_drawn(imagen: Run, folder: Path) -> None:
         (["promote", "little/2", "--config", "unmeasured.yaml"], "a rule for fid, which is not measured; measured are"),
         (["rollback", "other"], "other has no champion in"),
         (["generate", "a", "--model", "other/champion"], "other has no champion in"),
-        (["sweep", "little/1", "--guidance", "1,x"], "'1,x' is no list of numbers"),
+        (["sweep", "little/1", "--guidance", "1,x"], "'1,x' is not a list of numbers"),
         (["sweep", "little/1", "--guidance", "0.5"], "'0.5' has a number below 1"),
         (["sweep", "little/1"], "a sweep needs a distance: score with a CLIP model"),
         (["leaderboard", "--suite", "few", "--metric", "fid"], "fid is not measured on few"),
