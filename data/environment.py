@@ -1,6 +1,6 @@
-"""What the environment says of where and with what this runs. What is built is said in recipes and configurations.
+"""Settings from the environment: where the lake is and what runs the shards. What is built is set in recipes instead.
 
-Credentials are the environment's too, under the names that their libraries know: storage.py says which.
+Credentials come from the environment too, under the names that their libraries use (see `data/lake/storage.py`).
 """
 
 import os
@@ -14,31 +14,35 @@ PREFIX = "IMAGEN_"
 
 
 class Settings(BaseModel):
-    """Each is a variable of the environment: IMAGEN_LAKE and so on."""
+    """Settings that are read from environment variables: `lake` from IMAGEN_LAKE, and so on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lake: str = Field("lake", description="folder or URL of the lake, where nothing else names one")
-    engine: Literal["local", "ray"] = Field("local", description="what runs shards: processes here, or a Ray cluster's")
-    workers: int | None = Field(None, ge=1, description="how many workers; as many as there are cores if not given")
-    shard_minutes: float = Field(60, gt=0, description="time in which a shard must be done: then its worker is ended")
-    worker_cpus: float = Field(1, gt=0, description="cores that a worker takes of a Ray cluster")
-    worker_gpus: float = Field(0, ge=0, description="its share of GPUs there, such as 0.5")
+    lake: str = Field("lake", description="folder or URL of the lake when no option names one")
+    engine: Literal["local", "ray"] = Field("local", description="local: worker processes here; ray: a Ray cluster")
+    workers: int | None = Field(None, ge=1, description="number of workers; by default one per core")
+    shard_minutes: float = Field(60, gt=0, description="minutes without a finished shard; then workers are killed")
+    worker_cpus: float = Field(1, gt=0, description="cores of a Ray cluster per worker")
+    worker_gpus: float = Field(0, ge=0, description="GPUs of a Ray cluster per worker; fractions such as 0.5 share one")
 
 
 def read_settings() -> Settings:
-    said = {
-        name: os.environ[variable_name(name)] for name in Settings.model_fields if os.environ.get(variable_name(name))
-    }
+    """Read the settings from the environment; an empty variable counts as unset.
+
+    Raises:
+        SettingsError: A variable has an invalid value.
+    """
+    variables = {name: os.environ.get(variable_name(name), "") for name in Settings.model_fields}
+    values = {name: value for name, value in variables.items() if value}
     try:
-        return Settings.model_validate(said)
+        return Settings.model_validate(values)
     except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0])
-        raise SettingsError(
-            f"the environment says {variable_name(name)}={said[name]}, {wrong['msg'][0].lower()}{wrong['msg'][1:]}"
-        ) from None
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        message = problem["msg"][0].lower() + problem["msg"][1:]
+        raise SettingsError(f"invalid environment variable {variable_name(name)}={values[name]}: {message}") from None
 
 
 def variable_name(setting: str) -> str:
+    """The environment variable of a setting: `IMAGEN_LAKE` of `lake`."""
     return PREFIX + setting.upper()

@@ -1,135 +1,135 @@
-"""What can go wrong that a person can act on. Each message says what happened, to which thing, and what to do.
+"""The errors that a user can act on. Each message says what happened, to which thing, and what to do.
 
 ImagenError
-├── RecipeError            a recipe that can't be read or does not validate
+├── RecipeError            a recipe that can't be read or is not valid
 ├── SourceError            a source that is empty, lacks a column, or can't be read
-│   └── SourceUnreachable  its store doesn't answer: another try may do
-├── LakeError
-│   ├── NotALake           the folder exists and is no lake
-│   ├── LakeNotFound       nothing is there
-│   ├── LakeTooNew         made by a later version of this project
+│   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
+├── LakeError              a lake that can't be opened or made
+│   ├── NotALake           the folder exists but holds no lake
+│   ├── LakeNotFound       the folder does not exist or is empty
+│   ├── LakeTooNew         the lake was made by a later version of this project
 │   ├── LakeNotWritable    the path can't be written
-│   └── UnsafeStore        the store would lose commits silently
-├── TableNotFound          the lake has no such table yet
+│   └── UnsafeStore        the store would lose concurrent commits silently
+├── TableNotFound          the lake has no table of that name yet
 ├── DatasetNotFound        no dataset of that name was published
-├── DatasetVersionNotFound
-├── PairNotFound           neither a URL nor an id that the lake knows
-├── ReaderError
+├── DatasetVersionNotFound the dataset has no version of that number
+├── PairNotFound           no pair of the lake has that URL or id
+├── ReaderError            a dataset version that can't be read as asked
 │   ├── ColumnNotFound     the dataset version has no such column
-│   ├── StateMismatch      a reader's state that is not of this version, order or place
+│   ├── StateMismatch      a reader's state belongs to another version, order or location
 │   └── SampleDamaged      a published picture that can't be decoded
-├── ExportError            a folder that can't take an export, or one that broke off
-├── GateClosed             what was selected does not pass a gate of its recipe; nothing was published
-├── ModelError             a model's files are missing or can't be loaded
-├── WorldError             a folder is no built-in world, or can't become one
-├── SettingsError          a variable of the environment has a value that it can't have
-├── EngineNotThere         what should run the shards is not installed, not reached, or has no room
-├── WorkerDied             a worker process was killed again and again on the same shard
+├── ExportError            an export can't be written to the folder, or stopped half-way
+├── GateClosed             a selection fails a gate of its recipe; nothing was published
+├── ModelError             the files of a model are missing or can't be loaded
+├── WorldError             a folder is not a built-in world, or can't become one
+├── SettingsError          an environment variable has an invalid value
+├── EngineUnavailable      the engine that should run the shards is not installed, unreachable, or has no free resources
+├── WorkerDied             a worker process was killed repeatedly on the same shard
 └── ServerError            the server that tracks the runs did not start
 """
 
 
 class ImagenError(Exception):
-    """The root of the tree: whoever catches this catches all that a user can mend."""
+    """The root of the tree: catch it to catch every error that a user can act on."""
 
-    code = 2  # with which the command ends
+    code = 2  # the exit code of the command
 
 
 class RecipeError(ImagenError):
-    pass
+    """A recipe can't be read or is not valid; the message names the file, the line and the field."""
 
 
 class SourceError(ImagenError):
-    pass
+    """A source is empty, lacks a column, or can't be read."""
 
 
 class SourceUnreachable(SourceError):
-    pass
+    """The store of a source does not answer. A later run may succeed."""
 
 
 class LakeError(ImagenError):
-    pass
+    """A lake can't be opened or made."""
 
 
 class NotALake(LakeError):
-    pass
+    """The folder exists but holds no lake, or its `lake.json` is damaged."""
 
 
 class LakeNotFound(LakeError):
-    pass
+    """The folder does not exist or is empty."""
 
 
 class LakeTooNew(LakeError):
-    pass
+    """The lake was made by a later version of this project."""
 
 
 class LakeNotWritable(LakeError):
-    pass
+    """The path can't be written."""
 
 
 class UnsafeStore(LakeError):
-    pass
+    """The store has no atomic conditional put, so concurrent commits would be lost silently."""
 
 
 class TableNotFound(ImagenError):
-    pass
+    """The lake has no table of that name yet."""
 
 
 class DatasetNotFound(ImagenError):
-    pass
+    """No dataset of that name was published."""
 
 
 class DatasetVersionNotFound(ImagenError):
-    pass
+    """The dataset, or another table, has no version of that number."""
 
 
 class PairNotFound(ImagenError):
-    pass
+    """No pair of the lake has that URL or id."""
 
 
 class ReaderError(ImagenError):
-    pass
+    """A dataset version can't be read as asked."""
 
 
 class ColumnNotFound(ReaderError):
-    pass
+    """The dataset version has no such column."""
 
 
 class StateMismatch(ReaderError):
-    pass
+    """A reader's state belongs to another version, order or location."""
 
 
 class SampleDamaged(ReaderError):
-    pass
+    """A published picture can't be decoded."""
 
 
 class ExportError(ImagenError):
-    pass
+    """An export can't be written to the folder, or stopped half-way."""
 
 
 class GateClosed(ImagenError):
-    pass
+    """A selection fails a gate of its recipe; nothing was published."""
 
 
 class ModelError(ImagenError):
-    pass
+    """The files of a model are missing or can't be loaded."""
 
 
 class WorldError(ImagenError):
-    pass
+    """A folder is not a built-in world, or can't become one."""
 
 
 class SettingsError(ImagenError):
-    pass
+    """An environment variable has an invalid value."""
 
 
 class EngineUnavailable(ImagenError):
-    pass
+    """The engine that should run the shards is not installed, unreachable, or has no free resources."""
 
 
 class WorkerDied(ImagenError):
-    pass
+    """A worker process was killed repeatedly on the same shard, or hung on it."""
 
 
 class ServerError(ImagenError):
-    pass
+    """The server that tracks the runs did not start."""

@@ -23,8 +23,9 @@ from data.engine.stage import Stage, make_plan, run_stage
 from data.lake.append import split_by_bucket
 from data.lake.lake import Lake, ReadOnlySnapshot
 from data.lake.schemas import PAIRS, bucket_of
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.scorers.stages import Read
 from data.select.selection import Judgement, Selection
 from data.sources.ingest import preview_ingest

@@ -17,7 +17,8 @@ from data.encoders.encoder import Encoder
 from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.schemas import EMBEDDINGS, PAIRS, VERDICTS, text_id
-from data.lake.table import BINARY_ROW_GROUP, Table, write_file
+from data.lake.shard_file import BINARY_ROW_GROUP, write_file
+from data.lake.table import Table
 from data.scorers.scorer import Describer
 
 ROW_GROUP_BYTES = 1 << 18  # publishing reads one row here and one there, each with its whole group

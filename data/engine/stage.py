@@ -14,7 +14,8 @@ import pyarrow.ipc
 
 from data.engine.pool import Engine
 from data.lake.lake import Lake
-from data.lake.table import ShardFile, Table
+from data.lake.shard_file import ShardFile
+from data.lake.table import Table
 
 PLAN_ROWS = 2_000_000  # that a plan holds, give or take a bucket: a gigabyte or so
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from data.errors import DatasetVersionNotFound, ExportError
 from data.lake import storage
-from data.lake.table import Table, open_files
+from data.lake.shard_file import open_files
+from data.lake.table import Table
 from data.publish.hf_features import METADATA_KEY
 from data.reader.order import Order
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import SampleDamaged
-from data.lake.table import BINARY_ROW_GROUP
+from data.lake.shard_file import BINARY_ROW_GROUP
 from data.publish.hf_features import METADATA_KEY, hf_metadata, picture_columns
 from data.sources.rows import as_json
 

@@ -29,7 +29,8 @@ from data.fetch.fetcher import Fetcher, FetchResult, FetchSettings, Validators
 from data.fetch.guard import Guard, expected_sha256
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, changed_pair_id
-from data.lake.table import ShardFile, Table, write_file
+from data.lake.shard_file import ShardFile, write_file
+from data.lake.table import Table
 from data.pictures.prepare import Picture, PictureSettings
 
 DECODE_THREADS = 1  # of a worker, beside its event loop; more did not help: they shared the same cores (docs/log.md)

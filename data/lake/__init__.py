@@ -1,6 +1,6 @@
-"""The lake: one folder or bucket prefix of Delta tables, and reading and appending rows there.
+"""The lake: a folder or bucket prefix that holds Delta tables, and how their rows are read and appended.
 
-Belongs here: storage, tables, schemas, names of files, SQL over tables. Not: what a stage does with rows.
+Belongs here: storage, tables, schemas, file names, SQL over tables. Does not belong here: what a stage does with rows.
 Start with `lake.py`, then `table.py`. `from data.lake import Lake` is the public face.
 """
 
@@ -13,7 +13,7 @@ __all__ = ["Lake"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from data.lake import Lake`, without loading Delta for whoever needs only a name of a file."""
+    """Import `Lake` on first use, so that code which needs only a file name does not load Delta."""
     if name == "Lake":
         from data.lake.lake import Lake
 

@@ -1,4 +1,4 @@
-"""Append rows: many that a table may have already, or one that follows from the table's current rows."""
+"""Append rows to a table: many that it may have already, or one that follows from its current rows."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from deltalake.exceptions import CommitFailedError
 
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import COMMIT_TRIES, Table
 
 SELECT_MISSING = """
     WITH known AS (SELECT present.id FROM present SEMI JOIN part USING (id))
@@ -19,34 +21,40 @@ SELECT_MISSING = """
 
 
 def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
-    """Append the rows of each bucket that a table lacks, the first of equal ids; counts them by what they are `of`."""
-    table, new = lake.table_or_make(name, schema), Counter[str]()
+    """Append those rows of each bucket whose id the table lacks; of rows with the same id, the first.
+
+    Args:
+        parts: The rows of each bucket, with the schema's columns and `of`: what a row is counted under.
+
+    Returns:
+        The number of appended rows for each value of `of`.
+    """
+    table, appended = lake.table_or_make(name, schema), Counter[str]()
     while True:
         written = {}
         for bucket in parts:
             part = pa.concat_tables(parts[bucket])
-            asked = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
-            lacking = part.take(query(SELECT_MISSING, part=asked, present=table.dataset(bucket))["place"])
-            if lacking.num_rows:
-                file = write_file(table.url, bucket, lacking.select(schema.names).cast(schema))
-                written[file.path] = (file, Counter[str](lacking["of"].to_pylist()))
+            ids = pa.table({"id": part["id"], "place": np.arange(part.num_rows)})
+            missing = part.take(query(SELECT_MISSING, part=ids, present=table.dataset(bucket))["place"])
+            if missing.num_rows:
+                file = write_file(table.url, bucket, missing.select(schema.names).cast(schema))
+                written[file.path] = (file, Counter[str](missing["of"].to_pylist()))
         landed = table.append([file for file, _ in written.values()]) if written else []
         for file in landed:
-            new += written[file.path][1]
+            appended += written[file.path][1]
         if len(landed) == len(written):
-            return new
-        table.refresh()  # somebody else ingests too: plan again
+            return appended
+        table.refresh()  # another process appended some of the same rows: plan again
 
 
 def append_missing_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
-    """Append those of some rows that a table lacks. Returns how many."""
+    """Append those rows whose id the table lacks, and return how many there were."""
     if not rows:
         return 0
     table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
     buckets = np.array([bucket_of(row["id"], lake.config.buckets) for row in rows])
-    return append_missing(
-        lake, name, schema, {bucket: [part] for bucket, part in split_by_bucket(table, buckets)}
-    ).total()
+    parts = {bucket: [part] for bucket, part in split_by_bucket(table, buckets)}
+    return append_missing(lake, name, schema, parts).total()
 
 
 def append_row(
@@ -61,24 +69,29 @@ def append_row(
     The row is committed only to the state that it was made from. If another process commits first, it is made again.
 
     Args:
-        make_row: the row, with an `id`, for the current state of the table; what it raises ends the append.
-        metadata: the record that goes into the commit's metadata.
+        make_row: Returns the row, with an `id`, for the current state of the table. What it raises ends the append.
+        metadata: Returns the record that the commit carries.
 
     Returns:
         The row as it was committed.
+
+    Raises:
+        CommitFailedError: COMMIT_TRIES races in a row were lost, or the store refuses the commit.
     """
-    while True:
+    for _ in range(COMMIT_TRIES):
         table = lake.table_or_make(name, schema)
         row = make_row(table)
         file = write_file(table.url, bucket_of(row["id"], lake.config.buckets), pa.Table.from_pylist([row], schema))
         if table.replace([file], [], metadata(row)):
             return row
+    raise CommitFailedError(f"{name}: lost {COMMIT_TRIES} races in a row")
 
 
 def split_by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
-    """Rows cut by their buckets, in their order."""
+    """Split rows by their buckets. Buckets come in order; rows of a bucket keep their order."""
     order = np.argsort(buckets, kind="stable")
-    rows, found = rows.take(pa.array(order)), np.unique(buckets[order], return_index=True)
-    starts = found[1].tolist()
-    for bucket, start, end in zip(found[0].tolist(), starts, [*starts[1:], rows.num_rows], strict=True):
+    rows = rows.take(pa.array(order))
+    present, first = np.unique(buckets[order], return_index=True)
+    starts = first.tolist()
+    for bucket, start, end in zip(present.tolist(), starts, [*starts[1:], rows.num_rows], strict=True):
         yield bucket, rows.slice(start, end - start)

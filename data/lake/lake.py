@@ -1,4 +1,4 @@
-"""A lake: one folder or bucket prefix that holds the tables, and what was fixed when it was made."""
+"""A lake: a folder or bucket prefix that holds the tables, and `lake.json` with what was fixed when it was made."""
 
 import json
 import threading
@@ -24,7 +24,8 @@ from data.errors import (
 )
 from data.lake import storage
 from data.lake.layout import DELTA_LOG, MARKER, PROBE_PREFIX
-from data.lake.table import Table, write_file
+from data.lake.shard_file import write_file
+from data.lake.table import Table
 
 FORMAT = 1
 DEFAULT_BUCKETS = 4
@@ -32,16 +33,21 @@ PROBE_WRITERS, PROBE_COMMITS = 4, 5
 
 
 class LakeConfig(BaseModel):
-    """What `lake.json` says."""
+    """The content of `lake.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: int = FORMAT
-    buckets: int = Field(DEFAULT_BUCKETS, ge=1, le=65_536, description="fixed when the lake is made; a power of two")
+    buckets: int = Field(
+        DEFAULT_BUCKETS,
+        ge=1,
+        le=65_536,
+        description="buckets per table, a power of two; fixed for the lake",
+    )
     made: datetime
     hosts: dict[str, str] = Field(
         default_factory=dict,
-        description="like /etc/hosts: names that may be fetched from a private address, as name: address:port",
+        description="hosts that may be fetched from a private address, as name: address:port",
     )
 
     @field_validator("buckets")
@@ -54,92 +60,131 @@ class LakeConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Lake:
+    """A lake at a URL. Holds no connection; each method reads or writes the store.
+
+    Example:
+        >>> lake = Lake.open("lake")
+        >>> lake.table("pairs").count_rows()
+    """
+
     url: str
     config: LakeConfig
 
     @classmethod
     def open(cls, url: str) -> "Lake":
+        """Open an existing lake.
+
+        Raises:
+            LakeNotFound: The folder does not exist or is empty.
+            NotALake: The folder holds something else, or `lake.json` is damaged.
+            LakeTooNew: A later version of this project made the lake.
+            LakeError: The store can't be reached.
+        """
         marker = storage.join(url, MARKER)
         try:
-            found, empty = storage.exists(marker), storage.is_empty(url, but=PROBE_PREFIX)
+            marked, empty = storage.exists(marker), storage.is_empty(url, ignored_prefix=PROBE_PREFIX)
         except storage.UNREACHABLE as error:
             raise LakeError(f"lake {url} can't be reached: {error}. Check the address and the credentials") from None
-        if not found:
+        if not marked:
             if empty:
                 raise LakeNotFound(f"{url} holds no lake. Make one: imagen build RECIPE --lake {url}")
-            raise NotALake(f"{url} exists and is no lake (it has no {MARKER}). Name another folder with --lake")
+            raise NotALake(f"{url} exists but is not a lake (it has no {MARKER}). Name another folder with --lake")
         try:
-            said = dict(json.loads(storage.read(marker)))
+            values = dict(json.loads(storage.read(marker)))
         except (ValueError, TypeError) as error:
             raise NotALake(f"{marker} is damaged: {error}") from None
-        if said.get("format", 0) > FORMAT:
+        if values.get("format", 0) > FORMAT:
             raise LakeTooNew(
-                f"{url} has lake format {said['format']}, this version reads up to {FORMAT}. "
+                f"{url} has lake format {values['format']}, this version reads up to {FORMAT}. "
                 "Upgrade: pip install -U imagen"
             )
         try:
-            return cls(url, LakeConfig(**said))
+            return cls(url, LakeConfig(**values))
         except ValidationError as error:
             first = error.errors()[0]
             raise NotALake(f"{marker} is damaged at {first['loc'][0]}: {first['msg']}") from None
 
     @classmethod
     def make(cls, url: str, buckets: int = DEFAULT_BUCKETS, hosts: dict[str, str] | None = None) -> "Lake":
-        """Make a lake in an empty place, after a race has shown that the store keeps concurrent commits."""
-        if not storage.is_empty(url, but=PROBE_PREFIX):
-            raise NotALake(f"{url} is not empty and is no lake. Name an empty folder with --lake")
+        """Make a lake in an empty folder or prefix, after a test that the store keeps concurrent commits.
+
+        Args:
+            buckets: Number of buckets of each table, a power of two. It can't be changed later.
+            hosts: Hosts that may be fetched from a private address, as name → address:port.
+
+        Raises:
+            NotALake: The folder is not empty.
+            LakeNotWritable: The store can't be written.
+            UnsafeStore: The store lost concurrent commits.
+        """
+        if not storage.is_empty(url, ignored_prefix=PROBE_PREFIX):
+            raise NotALake(f"{url} is not empty and is not a lake. Name an empty folder with --lake")
         config = LakeConfig(buckets=buckets, made=datetime.now(UTC), hosts=hosts or {})
         try:
             probe_store(url)
             lake = cls(url, config)
             lake.save()
         except (*storage.UNREACHABLE, DeltaError) as error:
-            raise LakeNotWritable(f"{url} can't be written: {error}. Name another place with --lake") from None
+            raise LakeNotWritable(f"{url} can't be written: {error}. Name another folder or URL with --lake") from None
         return lake
 
     @classmethod
     def open_or_make(cls, url: str, buckets: int = DEFAULT_BUCKETS) -> "Lake":
+        """Open the lake, or make it if the folder does not exist or is empty. Raises what `open` and `make` raise."""
         try:
             return cls.open(url)
         except LakeNotFound:
             return cls.make(url, buckets)
 
     def save(self) -> None:
+        """Write `lake.json`."""
         storage.write(storage.join(self.url, MARKER), self.config.model_dump_json(indent=2).encode())
 
     def allow_host(self, name: str, address: str) -> None:
-        """Let a named host be fetched from a private address."""
+        """Allow downloads from a host at a private address, `address:port`."""
         self.config.hosts[name] = address
         self.save()
 
     def snapshot(self) -> "Lake":
-        """The lake to read from as it is now."""
+        """A read-only view of the lake: each table is opened once, and stays at the version it had then."""
         return ReadOnlySnapshot(self.url, self.config)
 
     @property
     def buckets(self) -> range:
+        """The numbers of the buckets."""
         return range(self.config.buckets)
 
     def table_url(self, name: str) -> str:
+        """The URL of a table, whether it exists or not."""
         return storage.join(self.url, name)
 
     def table_names(self) -> list[str]:
-        """The names of all tables, those of a kind under its name: scores/picture-facts-1."""
+        """The names of all tables. Tables of one kind share a folder, as in scores/picture-facts-1."""
         names = []
         for name in storage.folders(self.url):
-            inside = storage.folders(self.table_url(name))
-            if DELTA_LOG in inside:
+            subfolders = storage.folders(self.table_url(name))
+            if DELTA_LOG in subfolders:
                 names.append(name)
-            else:
-                names += [
-                    f"{name}/{one}" for one in inside if DELTA_LOG in storage.folders(self.table_url(f"{name}/{one}"))
-                ]
+                continue
+            tables = [f"{name}/{subfolder}" for subfolder in subfolders]
+            names += [table for table in tables if DELTA_LOG in storage.folders(self.table_url(table))]
         return names
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
+        """Open a table at a version, by default the newest; None if the table was never made.
+
+        Args:
+            key: The columns that identify a row.
+        """
         return Table.open(name, self.table_url(name), version, key)
 
     def table(self, name: str, version: int | None = None) -> Table:
+        """Open a table at a version, by default the newest.
+
+        Raises:
+            TableNotFound: The table was never made.
+            DatasetVersionNotFound: The table has no such version.
+        """
         if version is None:
             table = self.find(name)
             if table is None:
@@ -153,7 +198,7 @@ class Lake:
         return table
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        """The table, with every column of the schema; made if it was not there."""
+        """Open a table, or make it if it does not exist. Columns of the schema that it lacks are added."""
         table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
         table.add_missing_columns(schema)
         return table
@@ -161,46 +206,52 @@ class Lake:
 
 @dataclass(frozen=True)
 class ReadOnlySnapshot(Lake):
-    """A lake whose tables are opened once, however often they are asked for, and stay as they were then."""
+    """A lake whose tables are opened once, at first use, and stay at the version that they had then."""
 
     opened: dict[tuple[str, int | None], Table] = field(default_factory=dict)
 
     def snapshot(self) -> Lake:
+        """This snapshot itself."""
         return self
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
+        """Open a table, or return it as it was opened before; None if it was never made."""
         if (name, version) not in self.opened:
-            found = super().find(name, version, key)
-            if found is None:
+            table = super().find(name, version, key)
+            if table is None:
                 return None
-            self.opened[name, version] = found
+            self.opened[name, version] = table
         return self.opened[name, version]
 
 
 def probe_store(url: str) -> None:
-    """Race a few writers on a table of their own. A store without an atomic put-if-absent loses commits without a word.
+    """Test that a store keeps concurrent commits: a few writers commit to a temporary table at the same time.
 
-    Asking once is not enough: some stores answer a single conditional put rightly and let two racing ones both win.
+    A store without an atomic put-if-absent loses commits silently. One conditional put is not enough as a test: some
+    stores answer a single one correctly and let two concurrent ones both succeed.
+
+    Raises:
+        UnsafeStore: Fewer rows are in the table than were committed.
     """
-    place = storage.join(url, PROBE_PREFIX + uuid.uuid4().hex)
+    probe_url = storage.join(url, PROBE_PREFIX + uuid.uuid4().hex)
     start = threading.Barrier(PROBE_WRITERS)
 
     def commit(writer: int) -> None:
-        table = Table.open("probe", place)
+        table = Table.open("probe", probe_url)
         assert table is not None
         start.wait()
         for number in range(PROBE_COMMITS):
-            table.append([write_file(place, 0, pa.table({"id": [f"{writer}-{number}"]}))])
+            table.append([write_file(probe_url, 0, pa.table({"id": [f"{writer}-{number}"]}))])
 
-    storage.write(storage.join(place, ".writable"), b"")
+    storage.write(storage.join(probe_url, ".writable"), b"")
     try:
-        made = Table.make("probe", place, pa.schema({"id": pa.string()}))
+        probe = Table.make("probe", probe_url, pa.schema({"id": pa.string()}))
         with ThreadPoolExecutor(PROBE_WRITERS) as pool:
             list(pool.map(commit, range(PROBE_WRITERS)))
-        made.refresh()
-        written, kept = PROBE_WRITERS * PROBE_COMMITS, made.count_rows()
+        probe.refresh()
+        written, kept = PROBE_WRITERS * PROBE_COMMITS, probe.count_rows()
     finally:
-        storage.remove(place)
+        storage.remove(probe_url)
     if kept < written:
         raise UnsafeStore(
             f"the store of {url} lost {written - kept} of {written} concurrent commits: "

@@ -1,4 +1,4 @@
-"""What a dataset version records of its origin: recipe, table versions read, and the code's version."""
+"""What a dataset version records of its origin: recipe, table versions that were read, and the version of the code."""
 
 import subprocess
 from functools import lru_cache
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:
-    """What a dataset version must be able to say of itself."""
+    """The lineage record of a dataset version; `inputs` maps each table that was read to its version."""
     return {"recipe": recipe, "recipe_hash": recipe_hash, "inputs": inputs, "code": code_version()}
 
 
 @lru_cache(maxsize=1)
 def code_version() -> dict[str, str | None]:
-    """The package's version, and the commit where it runs from a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    """The package's version, and the commit if the code runs from a git checkout, else None."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        commit = None  # installed from a wheel, or no git here
+        commit = None  # installed from a wheel, or git is not installed
     return {"version": package_version("imagen"), "commit": commit}

@@ -1,4 +1,4 @@
-"""What a pair is: its id, its bucket, and the schema of every table of a lake."""
+"""The id of a pair, the bucket of an id, and the schemas of the tables that a build fills."""
 
 import hashlib
 
@@ -11,16 +11,16 @@ PAIRS = pa.schema(
         "caption": pa.string(),
         "source": pa.string(),
         "first_seen": pa.timestamp("us", tz="UTC"),
-        "extra": pa.string(),  # a JSON object of the source's other columns; null if none were asked for
-        "sha256": pa.string(),  # of the bytes at the URL, as the source gives it
-        "replaces": pa.string(),  # the id of a pair whose picture changed at its URL
+        "extra": pa.string(),  # JSON object of the source's other columns; null if the recipe carries none
+        "sha256": pa.string(),  # of the bytes at the URL, according to the source
+        "replaces": pa.string(),  # the id of the pair that had the URL's earlier picture
     }
 )
 FILES = pa.schema(
     {
         "id": pa.string(),
         "path": pa.string(),
-        "token": pa.string(),  # changes with the file
+        "token": pa.string(),  # changes when the file changes
         "rows": pa.int64(),
         "new": pa.int64(),
         "rejected": pa.int64(),
@@ -31,7 +31,7 @@ REJECTS = pa.schema(
     {
         "id": pa.string(),
         "file": pa.string(),
-        "row": pa.int64(),  # from 1, in text files the line; null: the whole file
+        "row": pa.int64(),  # from 1; the line number in text files; null: the whole file
         "reason": pa.string(),
         "content": pa.string(),
     }
@@ -44,12 +44,12 @@ FETCHES = pa.schema(
         "status": pa.string(),
         "error": pa.string(),
         "transient": pa.bool_(),
-        "retry_after": pa.timestamp("us", tz="UTC"),  # null: never again
+        "retry_after": pa.timestamp("us", tz="UTC"),  # null: never retried
         "http_status": pa.int32(),
         "final_url": pa.string(),
         "etag": pa.string(),
         "last_modified": pa.string(),
-        "replaced_by": pa.string(),  # the pair that other bytes at the URL became
+        "replaced_by": pa.string(),  # the id of the pair that holds the URL's new picture
     }
 )
 IMAGES = pa.schema(
@@ -62,36 +62,36 @@ IMAGES = pa.schema(
         "original_width": pa.int32(),
         "original_height": pa.int32(),
         "original_bytes": pa.int64(),
-        "sha256": pa.string(),  # of the bytes that the origin sent
+        "sha256": pa.string(),  # of the bytes as fetched
     }
 )
 VERDICTS = pa.schema({"id": pa.string(), "kept": pa.bool_(), "reasons": pa.list_(pa.string())})
 EMBEDDINGS = pa.schema(
     {
         "id": pa.string(),  # of the text, not of a pair
-        "embedding": pa.binary(),  # length x dim numbers of two bytes, little-endian; null with an error
+        "embedding": pa.binary(),  # length x dim numbers of two bytes, little-endian; null if there is an error
         "length": pa.int32(),
-        "truncated": pa.bool_(),  # the encoder read only the beginning
+        "truncated": pa.bool_(),  # the text was longer than the encoder reads
         "error": pa.string(),
     }
 )
 
 
 def pair_id(url: str, caption: str) -> str:
-    """The hex of the first 16 bytes of SHA-256 over URL, a zero byte, caption."""
+    """The id of a pair: SHA-256 of URL, zero byte and caption, its first 16 bytes in hex."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode()))).hexdigest()[:32]
 
 
 def changed_pair_id(url: str, caption: str, sha256: str) -> str:
-    """The id of a pair whose picture changed: that of URL, caption and the new bytes' hash in hex, zeros between."""
+    """The id of a pair whose picture changed at its URL: the new picture's SHA-256 is hashed too."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
 
 
 def text_id(caption: str) -> str:
-    """The hex of the first 16 bytes of SHA-256 over the caption, however many pairs carry it."""
+    """The id of a text, which pairs with the same caption share: SHA-256, its first 16 bytes in hex."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def bucket_of(id: str, buckets: int) -> int:
-    """The leading bits of an id, for a number of buckets that is a power of two up to 65,536."""
+    """The bucket of an id: its leading bits. `buckets` is a power of two up to 65,536."""
     return int(id[:4], 16) * buckets >> 16

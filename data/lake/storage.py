@@ -1,7 +1,7 @@
-"""One set of verbs for a folder on disk and a prefix on object storage, for any fsspec URL.
+"""The same file operations for a folder on disk and for a prefix on object storage: any fsspec URL.
 
 Credentials and endpoints come from the environment, as s3fs and the AWS tools read them (AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...); `delta_options` says the same to deltalake's own client.
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...). `delta_options` configures deltalake's own client alike.
 """
 
 import os
@@ -22,29 +22,29 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
-S3_TRIES = 4  # of botocore; s3fs asks several times more after what may pass
+S3_TRIES = 4  # of botocore; s3fs itself repeats requests after transient errors
 DELTA_RETRIES = 10
-CLIENT_TRIES = 6  # of deltalake's client, which asks again after a 5xx but not when an answer is cut off
-UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # what a store raises that isn't there or says no
+CLIENT_TRIES = 6  # of deltalake's client, which retries after a 5xx but not when a response is cut off
+UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # raised by a store that is missing or refuses access
 
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @lru_cache(maxsize=32)
 def filesystem(protocol: str) -> Any:
-    """The fsspec filesystem of a protocol; one per process, so that connections are kept."""
+    """The fsspec filesystem of a protocol. It is cached per process, so that connections are reused."""
     if protocol == "s3":
         retries = {"retries": {"max_attempts": S3_TRIES, "mode": "standard"}}
         return fsspec.filesystem("s3", config_kwargs=retries, use_listings_cache=False)
     return fsspec.filesystem(protocol)
 
 
-os.register_at_fork(after_in_child=filesystem.cache_clear)  # a connection serves one process alone
+os.register_at_fork(after_in_child=filesystem.cache_clear)  # connections must not be shared between processes
 
 
 def split_url(url: str) -> tuple[Any, str]:
-    """A URL or path as (filesystem, path on it)."""
+    """Split a URL or path into its filesystem and the path on that filesystem."""
     protocol, _ = fsspec.core.split_protocol(url)
     if protocol in (None, "file"):
         return filesystem("file"), os.path.abspath(url.removeprefix("file://"))
@@ -53,44 +53,51 @@ def split_url(url: str) -> tuple[Any, str]:
 
 
 def join(url: str, *parts: str) -> str:
+    """Append path components to a URL."""
     return "/".join([url.rstrip("/"), *parts])
 
 
 def resolve_path(folder: Path, path: str) -> str:
-    """A relative path looked up from a folder; a URL or an absolute one as it is."""
-    whole = fsspec.core.split_protocol(path)[0] is not None or Path(path).is_absolute()
-    return path if whole else str(folder / path)
+    """Resolve a relative path against a folder. URLs and absolute paths are returned unchanged."""
+    complete = fsspec.core.split_protocol(path)[0] is not None or Path(path).is_absolute()
+    return path if complete else str(folder / path)
 
 
 def without_secrets(url: str) -> str:
-    """A URL as it may be shown: no user, no password, no signature."""
+    """Remove user, password and query (which may hold a signature) from a URL, so that it can be shown."""
     url = re.sub(r"(?<=://)[^/@\s]+@", "", url)
     return re.sub(r"^(https?://[^?\s]+)\?\S*", r"\1", url)
 
 
 def is_local(url: str) -> bool:
+    """Whether a URL names a place on this machine's disk."""
     return isinstance(split_url(url)[0], LocalFileSystem)
 
 
 def exists(url: str) -> bool:
+    """Whether a file or folder exists, according to the store and not to a cached listing."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     return bool(fs.exists(path))
 
 
-def is_empty(url: str, but: str | None = None) -> bool:
-    """Whether nothing lies at the URL: no such folder, or one without entries (`but` those that begin so)."""
+def is_empty(url: str, ignored_prefix: str | None = None) -> bool:
+    """Whether a URL holds nothing: the folder does not exist, or it has no entries.
+
+    Args:
+        ignored_prefix: Entries whose names begin so do not count.
+    """
     fs, path = split_url(url)
     if not fs.exists(path):
         return True
     if not fs.isdir(path):
         return False
     names = (entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
-    return all(but is not None and name.startswith(but) for name in names)
+    return all(ignored_prefix is not None and name.startswith(ignored_prefix) for name in names)
 
 
 def folders(url: str) -> list[str]:
-    """The names of the folders at a URL, in order."""
+    """The names of the folders directly below a URL, sorted."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     entries = fs.ls(path, detail=True) if fs.exists(path) else []
@@ -98,34 +105,34 @@ def folders(url: str) -> list[str]:
 
 
 def files(url: str) -> list[str]:
-    """The paths of all files under a URL, relative to it, in order."""
+    """The paths of all files below a URL, relative to it, sorted."""
     return [path for path, _, _ in list_details(url)]
 
 
 def list_details(url: str) -> Iterator[tuple[str, int, float]]:
-    """Every file under a URL: path relative to it, bytes, and when it was written, in seconds since 1970."""
+    """Yield every file below a URL, sorted: relative path, size in bytes, and time of writing in seconds since 1970."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     start = len(path.rstrip("/")) + 1
     for name, info in sorted(fs.find(path, detail=True).items()):
-        at = info.get("mtime") or info.get("LastModified") or 0.0
-        yield name[start:], int(info["size"]), at if isinstance(at, int | float) else at.timestamp()
+        written = info.get("mtime") or info.get("LastModified") or 0.0
+        yield name[start:], int(info["size"]), written if isinstance(written, int | float) else written.timestamp()
 
 
-def read(url: str, most: int | None = None) -> bytes:
-    """An object, or its first bytes."""
+def read(url: str, limit: int | None = None) -> bytes:
+    """Read a file, or its first `limit` bytes."""
     fs, path = split_url(url)
-    return bytes(fs.cat_file(path, end=most))
+    return bytes(fs.cat_file(path, end=limit))
 
 
-def open_to_read(url: str, ahead: int | None = None) -> Any:
-    """A file to read from its start on, and to seek in; on a store `ahead` bytes are read at once."""
+def open_to_read(url: str, block_size: int | None = None) -> Any:
+    """Open a file for sequential reading; it can seek. On object storage each request fetches `block_size` bytes."""
     fs, path = split_url(url)
-    return fs.open(path, "rb", block_size=ahead)
+    return fs.open(path, "rb", block_size=block_size)
 
 
 def write(url: str, content: bytes) -> None:
-    """Write a whole object; on disk it has reached the device when this returns, and is never seen half."""
+    """Write a file atomically: a reader sees all of it or nothing. On disk it is synced before this returns."""
     fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)
@@ -142,7 +149,10 @@ def write(url: str, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(url: str) -> Iterator[Path]:
-    """A path on disk to write a file of any size to; it is at the URL, whole, once the block has ended well."""
+    """Write a file of any size atomically, by a path on disk.
+
+    Yields a path to write to. When the block ends without an exception, the file is moved or uploaded to the URL.
+    """
     fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
         with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +162,7 @@ def atomic_file(url: str) -> Iterator[Path]:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")  # one that was left by a killed process is written over
+    part = target.with_name(f".{target.name}.part")  # overwrites what a killed process may have left
     try:
         yield part
         with part.open("rb") as file:
@@ -163,18 +173,20 @@ def atomic_file(url: str) -> Iterator[Path]:
 
 
 def size(url: str) -> int:
+    """The size of a file in bytes."""
     fs, path = split_url(url)
     return int(fs.size(path))
 
 
 def remove(url: str) -> None:
+    """Remove a file, or a folder with all that it holds. Does nothing if it does not exist."""
     fs, path = split_url(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def arrow_filesystem(url: str) -> pafs.FileSystem:
-    """The pyarrow view of the same store: native for a disk, through fsspec for the rest."""
+    """The pyarrow filesystem of a URL: pyarrow's own for a disk, a wrapper of fsspec's for the others."""
     fs, _ = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem()
@@ -182,7 +194,7 @@ def arrow_filesystem(url: str) -> pafs.FileSystem:
 
 
 def open_ranges(url: str) -> pa.NativeFile:
-    """A file to read parts of: only the bytes asked for are fetched, where fsspec would read on for megabytes."""
+    """Open a file for random access. Only the requested bytes are fetched; fsspec by itself would read ahead."""
     fs, path = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem().open_input_file(path)
@@ -190,12 +202,12 @@ def open_ranges(url: str) -> pa.NativeFile:
 
 
 def delta_url(url: str) -> str:
-    """The URL as deltalake wants it."""
+    """The URL in the form that deltalake accepts."""
     return split_url(url)[1] if is_local(url) else url
 
 
 def delta_options(url: str) -> dict[str, str]:
-    """deltalake's storage options: commits by conditional put, plain http where the endpoint is plain http."""
+    """deltalake's storage options: commits by conditional put, and plain http if the endpoint is plain http."""
     if is_local(url):
         return {}
     options = {"conditional_put": "etag", "max_retries": str(DELTA_RETRIES)}
@@ -204,15 +216,20 @@ def delta_options(url: str) -> dict[str, str]:
     return options
 
 
-def with_retries(url: str, ask: Callable[[], Answer]) -> Answer:
-    """Ask deltalake, and again where a store on the network failed to answer."""
-    for wait in range(CLIENT_TRIES - 1):
+def with_retries(url: str, request: Callable[[], Result]) -> Result:
+    """Call deltalake, and repeat the call when a store on the network fails to answer; pauses grow to 3 seconds.
+
+    Raises:
+        CommitFailedError, TableNotFoundError: At once, since a repetition would not help.
+        DeltaError, OSError: At once on a disk; after the last of CLIENT_TRIES on the network.
+    """
+    for attempt in range(CLIENT_TRIES - 1):
         try:
-            return ask()
+            return request()
         except (CommitFailedError, TableNotFoundError):
             raise
         except (DeltaError, OSError):
             if is_local(url):
                 raise
-            time.sleep(random.uniform(0.1, 0.2) * 2**wait)
-    return ask()
+            time.sleep(random.uniform(0.1, 0.2) * 2**attempt)
+    return request()

@@ -1,12 +1,11 @@
-"""One Delta table of a lake: files that workers wrote are committed here, each row exactly once.
+"""A Delta table of a lake: files that workers wrote are committed here, so that each row lands exactly once.
 
-A commit carries the table's next transaction number. Of two that commit on the same state the store lets one land; the
-other reads what came since its plan, leaves out files whose rows are there already, and tries again. An uncommitted
-file does not exist: what a killed or retried worker left behind is an orphan, and its rows are still pending.
+Each commit carries the table's next transaction number. If two processes commit on the same state, the store accepts
+one; the other reads what was added since its plan, leaves out files whose rows the table has by now, and tries again.
+Files that are not committed do not exist for readers: those of a killed or retried worker are orphans, and their rows
+are still pending.
 """
 
-import hashlib
-import io
 import json
 import random
 import time
@@ -20,91 +19,47 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from data.lake import storage
+from data.lake.shard_file import ShardFile, open_files
 
-TRANSACTION = "imagen"  # the one application id of every table
-COMMIT_TRIES = 200  # lost races before a commit gives up; each means that somebody else got on
-METADATA = "imagen"  # the key of our own record in a commit's metadata
-BINARY_ROW_GROUP = 128  # rows: a picture is found without reading its thousand neighbours
-TEXT_ROW_GROUP = 65_536
+TRANSACTION = "imagen"  # the application id of every table's transactions
+COMMIT_TRIES = 200  # before a commit gives up; after each lost race somebody else has committed
+METADATA = "imagen"  # the key of our record in a commit's metadata
 READERS = 16  # files whose footers are read at once
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFile:
-    """A Parquet file that a worker wrote and nobody sees until it is committed."""
-
-    path: str  # relative to the table
-    bucket: int
-    rows: int
-    size: int
-    first: str  # smallest and largest id
-    last: str
-
-
-def write_file(table_url: str, bucket: int, rows: pa.Table, row_group: int | None = None) -> ShardFile:
-    """Write rows of one bucket as one immutable file, sorted by id, with statistics of the id alone."""
-    rows = rows.sort_by("id")
-    content = encode(rows, row_group)
-    path = f"bucket={bucket}/{digest(content)}.parquet"
-    storage.write(storage.join(table_url, path), content)
-    return ShardFile(path, bucket, rows.num_rows, len(content), rows["id"][0].as_py(), rows["id"][-1].as_py())
-
-
-def encode(rows: pa.Table, row_group: int | None = None) -> bytes:
-    """Sorted rows as a Parquet file."""
-    binary = any(pa.types.is_binary(column.type) or pa.types.is_struct(column.type) for column in rows.schema)
-    buffer = io.BytesIO()
-    pq.write_table(
-        rows,
-        buffer,
-        compression="zstd",
-        row_group_size=row_group or (BINARY_ROW_GROUP if binary else TEXT_ROW_GROUP),
-        write_statistics=["id"],
-        use_dictionary=[column.name for column in rows.schema if pa.types.is_string(column.type)],
-    )
-    return buffer.getvalue()
-
-
-def digest(content: bytes) -> str:
-    """What a file is called: written again it is the same file, and what has changed on the way can be told."""
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def open_files(table_url: str, paths: Iterable[str], schema: pa.Schema) -> pads.Dataset:
-    """Some files of a table, for a worker that was told which."""
-    root = storage.split_url(table_url)[1]
-    arrow = storage.arrow_filesystem(table_url)
-    return pads.dataset([f"{root}/{path}" for path in paths], schema=schema, filesystem=arrow, format="parquet")
 
 
 @dataclass
 class Table:
-    """A table as of the state it was opened at; `refresh` moves it to the newest."""
+    """A table at the version at which it was opened; `refresh` moves it to the newest.
+
+    Attributes:
+        key: The columns that identify a row; no two rows of the table share their values.
+        planned_files: The files that the caller's plan is based on, and those that it added.
+        last_transaction: The newest transaction whose files are all in `planned_files` or `foreign_files`.
+        foreign_files: Files that others added since the plan.
+        extra_columns: Columns that the files are read with although the table lacks them; their values are null.
+    """
 
     name: str
     url: str
     state: DeltaTable
-    key: Sequence[str] = ("id",)  # what must be there once
-    planned_files: set[str] = field(init=False)  # the files that the caller's plan has seen, and those it added
-    last_transaction: int = field(init=False)  # the newest transaction whose files are all in `seen` or `foreign`
-    foreign_files: set[str] = field(init=False)  # files that others added since the plan
-    extra_columns: pa.Schema = field(
-        default_factory=lambda: pa.schema([])
-    )  # columns that it will have once it is widened
-    _files: tuple[int, dict[str, tuple[int, int]]] = field(init=False, default=(-1, {}))  # of which version
+    key: Sequence[str] = ("id",)
+    planned_files: set[str] = field(init=False)
+    last_transaction: int = field(init=False)
+    foreign_files: set[str] = field(init=False)
+    extra_columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    _files: tuple[int, dict[str, tuple[int, int]]] = field(init=False, default=(-1, {}))  # version, and its files
 
     def __post_init__(self) -> None:
         self.planned_files, self.last_transaction, self.foreign_files = set(self.files()), self.transaction, set()
 
     @classmethod
     def open(cls, name: str, url: str, version: int | None = None, key: Sequence[str] = ("id",)) -> "Table | None":
-        """The table, or none if it was never made."""
+        """Open a table at a version, by default the newest; None if the table was never made."""
         try:
             target, options = storage.delta_url(url), storage.delta_options(url)
             state = storage.with_retries(url, lambda: DeltaTable(target, version=version, storage_options=options))
@@ -114,7 +69,7 @@ class Table:
 
     @classmethod
     def make(cls, name: str, url: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> "Table":
-        """Make the table, empty; if another process did so first, theirs."""
+        """Make an empty table, partitioned by bucket. If another process makes it first, open theirs."""
         fields = Schema.from_arrow(schema.append(pa.field("bucket", pa.int32())))
         create = partial(
             DeltaTable.create,
@@ -123,39 +78,41 @@ class Table:
             mode="ignore",
             partition_by=["bucket"],
             storage_options=storage.delta_options(url),
-            commit_properties=CommitProperties(max_commit_retries=0),  # else a denied one is made again, as version 1
+            commit_properties=CommitProperties(max_commit_retries=0),  # else a repeated commit becomes version 1
             configuration={
-                "delta.dataSkippingStatsColumns": "id",  # the log must not hold captions or URLs
-                "delta.logRetentionDuration": "interval 3650 days",  # lineage lies in the log
+                "delta.dataSkippingStatsColumns": "id",  # so that the log holds no captions or URLs
+                "delta.logRetentionDuration": "interval 3650 days",  # the log holds the lineage
                 "delta.deletedFileRetentionDuration": "interval 3650 days",
             },
         )
         try:
             storage.with_retries(url, create)
         except CommitFailedError:
-            made = cls.open(name, url, key=key)  # another was first; or we were, and the store said no after the write
-            if made is None:
+            table = cls.open(name, url, key=key)  # another process made it, or we did and the store reported an error
+            if table is None:
                 raise
-            return made
-        made = cls.open(name, url, key=key)
-        assert made is not None
-        return made
+            return table
+        table = cls.open(name, url, key=key)
+        assert table is not None
+        return table
 
     @property
     def version(self) -> int:
+        """The version of the state that is open."""
         return self.state.version()
 
     @property
     def transaction(self) -> int:
+        """The number of the newest transaction of the state that is open; 0 before the first."""
         return self.state.transaction_version(TRANSACTION) or 0
 
     def refresh(self) -> None:
-        """Move to the newest state, on which the caller plans again."""
+        """Move to the newest version. The caller's plan must be made again."""
         storage.with_retries(self.url, self.state.update_incremental)
         self.__post_init__()
 
     def add_missing_columns(self, schema: pa.Schema) -> None:
-        """Add the columns that a table made by an earlier version lacks; its rows have nothing in them."""
+        """Add columns of the schema that the table lacks, because an earlier release made it; their values are null."""
         for _ in range(COMMIT_TRIES):
             missing = [column for column in schema if column.name not in self.schema().names]
             if not missing:
@@ -167,12 +124,12 @@ class Table:
                 before = self.version
                 self.refresh()
                 if self.version == before:
-                    raise  # nobody else was adding them
+                    raise  # not a race: nobody else changed the table
             else:
                 self.refresh()
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file of this state: path → (bucket, rows)."""
+        """Every file of this version: path → (bucket, number of rows)."""
         if self._files[0] != self.version:
             actions = pa.table(self.state.get_add_actions(flatten=True))
             columns = (actions[name].to_pylist() for name in ("path", "partition.bucket", "num_records"))
@@ -181,58 +138,67 @@ class Table:
         return self._files[1]
 
     def file_sizes(self) -> dict[str, int]:
-        """Every file of this state, and its bytes."""
+        """Every file of this version: path → size in bytes."""
         actions = pa.table(self.state.get_add_actions(flatten=True))
         return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
 
     def count_rows(self) -> int:
+        """The number of rows, from the log alone."""
         return sum(rows for _, rows in self.files().values())
 
     def mean_row_bytes(self) -> int:
-        """On average, as they are stored."""
+        """The mean stored size of a row in bytes, at least 1."""
         return sum(self.file_sizes().values()) // max(1, self.count_rows()) or 1
 
     def schema(self) -> pa.Schema:
+        """The schema of the Delta table, with the partition column `bucket`."""
         return pa.schema(self.state.schema())
 
     def dataset(self, bucket: int | None = None, paths: Iterable[str] | None = None) -> pads.Dataset:
-        """The rows of a bucket, of some files, or of all, for pyarrow and DuckDB to scan; without the bucket column."""
+        """The rows of one bucket, of given files, or of all, to be scanned by pyarrow or DuckDB; without `bucket`."""
         if paths is None:
-            paths = [path for path, (of, _) in self.files().items() if bucket is None or of == bucket]
+            paths = [path for path, (path_bucket, _) in self.files().items() if bucket in (None, path_bucket)]
         return open_files(self.url, paths, self.file_schema())
 
     def last_record(self) -> dict[str, Any]:
-        """What our last commit said of itself; empty if none did."""
+        """The record of the newest commit that carries one, of the last 20 commits; else empty."""
         return next((record for _, _, record in self.records(limit=20)), {})
 
     def records(self, limit: int | None = None) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """The commits that carry a record of ours, newest first: version, time in milliseconds, record."""
+        """Yield version, time in milliseconds and record of each commit that carries a record, newest first.
+
+        Args:
+            limit: How many commits to look at; by default all.
+        """
         for commit in storage.with_retries(self.url, lambda: self.state.history(limit)):
             if METADATA in commit:
                 yield commit["version"], commit["timestamp"], json.loads(commit[METADATA])
 
     def file_schema(self) -> pa.Schema:
-        """The schema of the files: all but the partition column, in their own types."""
-        fields = [pa.field(f.name, _plain(f.type)) for f in self.schema() if f.name != "bucket"]
-        there = {field.name for field in fields}
-        return pa.schema([*fields, *(field for field in self.extra_columns if field.name not in there)])
+        """The schema of the files: no partition column, and plain types instead of Arrow's view types."""
+        columns = [column for column in self.schema() if column.name != "bucket"]
+        fields = [pa.field(column.name, _plain_type(column.type)) for column in columns]
+        names = {field.name for field in fields}
+        return pa.schema([*fields, *(field for field in self.extra_columns if field.name not in names)])
 
     def read_with_files(self, bucket: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a bucket's rows, with `file`: the path in which each row lies."""
+        """Read columns of a bucket's rows, and `file`: the path of the file that holds the row."""
         table = self.dataset(bucket).to_table(columns=[*columns, "__filename"])
         start = len(storage.split_url(self.url)[1]) + 1
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
         return table.drop_columns("__filename").append_column("file", paths)
 
     def find_rows(self, ids: Iterable[str], columns: Sequence[str]) -> pa.Table:
-        """Some columns of the rows of some ids. Reads only the files, and of them only the row groups, that may hold
-        one: pyarrow's own filter asks the statistics for a few dozen ids, and beyond that reads everything.
+        """Read columns of the rows with given ids.
+
+        Only files, and of them only row groups, whose range of ids may contain one of them are read. pyarrow's own
+        filter uses the statistics for a few dozen ids, and for more than that reads everything.
         """
         wanted = sorted(set(ids))
 
         def may_hold(first: str, last: str) -> bool:
-            at = bisect_left(wanted, first)
-            return at < len(wanted) and wanted[at] <= last
+            place = bisect_left(wanted, first)
+            return place < len(wanted) and wanted[place] <= last
 
         actions = pa.table(self.state.get_add_actions(flatten=True))
         ranges = (actions[name].to_pylist() for name in ("path", "min.id", "max.id"))
@@ -241,41 +207,59 @@ class Table:
             return self.file_schema().empty_table().select(list(columns))
         files = self.dataset(paths=paths)
 
-        def near(fragment: pads.ParquetFileFragment) -> pads.ParquetFileFragment:
-            groups = [group for group in fragment.row_groups if may_hold(*_range(group))]
+        def select_row_groups(fragment: pads.ParquetFileFragment) -> pads.ParquetFileFragment:
+            groups = [group for group in fragment.row_groups if may_hold(*_id_range(group))]
             return fragment.subset(row_group_ids=[group.id for group in groups])
 
         with ThreadPoolExecutor(READERS) as pool:
-            fragments = list(pool.map(near, files.get_fragments()))
+            fragments = list(pool.map(select_row_groups, files.get_fragments()))
         part = pads.FileSystemDataset(fragments, files.schema, files.format, files.filesystem)
         return part.to_table(columns=list(columns), filter=pc.field("id").isin(pa.array(wanted)))
 
     def append(self, files: Sequence[ShardFile], metadata: dict[str, Any] | None = None) -> list[ShardFile]:
-        """Commit what is not there yet. Returns the files that are in the table when this returns."""
+        """Commit files, retrying when other commits come first.
+
+        Files that share a row, by `key`, with files that others added since the plan are left out. A file that is in
+        the table already counts as landed, so a repeated commit is harmless.
+
+        Args:
+            metadata: The record that the commit carries.
+
+        Returns:
+            Those of the files that are in the table when this returns.
+
+        Raises:
+            CommitFailedError: COMMIT_TRIES races in a row were lost, or the store refuses the commit.
+        """
         landed: list[ShardFile] = []
-        todo = list(files)
+        remaining = list(files)
         for _ in range(COMMIT_TRIES):
             if self.transaction != self.last_transaction:
                 present = set(self.files())
-                landed += [file for file in todo if file.path in present]
+                landed += [file for file in remaining if file.path in present]
                 self.planned_files.update(file.path for file in landed)
                 self.foreign_files, self.last_transaction = present - self.planned_files, self.transaction
-            todo = self._without_foreign_rows([file for file in todo if file not in landed])
-            if not todo:
+            remaining = self._without_foreign_rows([file for file in remaining if file not in landed])
+            if not remaining:
                 return landed
-            if self._commit(todo, {}, metadata):
-                self.planned_files.update(file.path for file in todo)
-                return landed + todo
+            if self._commit(remaining, {}, metadata):
+                self.planned_files.update(file.path for file in remaining)
+                return landed + remaining
         raise CommitFailedError(f"{self.name}: lost {COMMIT_TRIES} races in a row")
 
     def replace(self, add: Sequence[ShardFile], remove: Iterable[str], metadata: dict[str, Any]) -> bool:
-        """Put files in the place of others in one commit. False, and nothing done, if somebody was there first."""
+        """Add files and remove others in one commit, on the state that is open.
+
+        Returns:
+            False, with nothing changed, if somebody else committed first.
+        """
         present = self.files()
         return self._commit(add, {path: present[path][0] for path in remove}, metadata)
 
     def _commit(self, add: Sequence[ShardFile], remove: dict[str, int], metadata: dict[str, Any] | None) -> bool:
         before = self.transaction
-        actions: list[AddAction | RemoveAction] = [*map(_add, add), *(_remove(*gone) for gone in remove.items())]
+        removals = [_remove_action(path, bucket) for path, bucket in remove.items()]
+        actions: list[AddAction | RemoveAction] = [*map(_add_action, add), *removals]
         properties = CommitProperties(
             custom_metadata={METADATA: json.dumps(metadata)} if metadata else None,
             app_transactions=[Transaction(TRANSACTION, before + 1)],
@@ -288,49 +272,51 @@ class Table:
             time.sleep(random.uniform(0.01, 0.1))
             storage.with_retries(self.url, self.state.update_incremental)
             if self.transaction == before and (isinstance(error, CommitFailedError) or storage.is_local(self.url)):
-                raise  # neither a race nor the network
-            there = self.files().keys()
-            done = bool(add or remove) and there >= {file.path for file in add} and there.isdisjoint(remove)
+                raise  # neither a lost race nor a network error
+            present = self.files().keys()
+            done = bool(add or remove) and present >= {file.path for file in add} and present.isdisjoint(remove)
             if self.transaction != before + 1 or not done:
-                return False  # else it was done, and then denied
+                return False
+            # our commit succeeded although the store reported an error
         self.last_transaction = before + 1
         storage.with_retries(self.url, self.state.update_incremental)
         return True
 
     def _without_foreign_rows(self, files: list[ShardFile]) -> list[ShardFile]:
-        """Of some written files, those that share no row with what others added since the plan."""
+        """Those of the files that share no row with files that others added since the plan."""
         present = self.files() if self.foreign_files else {}
         buckets = {file.bucket for file in files}
-        near = [path for path in self.foreign_files if path in present and present[path][0] in buckets]
-        if not near:
+        overlapping = [path for path in self.foreign_files if path in present and present[path][0] in buckets]
+        if not overlapping:
             return files
-        there = self._keys(near)
-        return [file for file in files if there.isdisjoint(self._keys([file.path]))]
+        foreign_keys = self._keys(overlapping)
+        return [file for file in files if foreign_keys.isdisjoint(self._keys([file.path]))]
 
     def _keys(self, paths: list[str]) -> set[tuple[Any, ...]]:
         rows = self.dataset(paths=paths).to_table(columns=list(self.key))
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
 
-def _range(group: Any) -> tuple[str, str]:
-    said = group.statistics["id"]
-    return said["min"], said["max"]
+def _id_range(group: Any) -> tuple[str, str]:
+    """The smallest and the largest id of a row group."""
+    statistics = group.statistics["id"]
+    return statistics["min"], statistics["max"]
 
 
-def _plain(type: pa.DataType) -> pa.DataType:
-    """Delta hands out Arrow's view types; files are read and joined in the plain ones."""
+def _plain_type(type: pa.DataType) -> pa.DataType:
+    """The plain type of one of Delta's view or large types: files are read and joined in plain types."""
     if pa.types.is_string_view(type) or pa.types.is_large_string(type):
         return pa.string()
     if pa.types.is_binary_view(type) or pa.types.is_large_binary(type):
         return pa.binary()
     if pa.types.is_list(type) or pa.types.is_large_list(type):
-        return pa.list_(_plain(type.value_type))
+        return pa.list_(_plain_type(type.value_type))
     if pa.types.is_struct(type):
-        return pa.struct([pa.field(f.name, _plain(f.type)) for f in type])
+        return pa.struct([pa.field(member.name, _plain_type(member.type)) for member in type])
     return type
 
 
-def _add(file: ShardFile) -> AddAction:
+def _add_action(file: ShardFile) -> AddAction:
     statistics = {
         "numRecords": file.rows,
         "minValues": {"id": file.first},
@@ -338,12 +324,12 @@ def _add(file: ShardFile) -> AddAction:
         "nullCount": {"id": 0},
     }
     partition: dict[str, str | None] = {"bucket": str(file.bucket)}
-    return AddAction(file.path, file.size, partition, _now(), True, json.dumps(statistics))
+    return AddAction(file.path, file.size, partition, _now_ms(), True, json.dumps(statistics))
 
 
-def _remove(path: str, bucket: int) -> RemoveAction:
-    return RemoveAction(path, True, _now(), partition_values={"bucket": str(bucket)})
+def _remove_action(path: str, bucket: int) -> RemoveAction:
+    return RemoveAction(path, True, _now_ms(), partition_values={"bucket": str(bucket)})
 
 
-def _now() -> int:
+def _now_ms() -> int:
     return int(time.time() * 1000)

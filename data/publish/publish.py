@@ -15,8 +15,9 @@ from data.encoders.embed import dim_of, texts_of
 from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.pictures.prepare import PictureSettings, shrink_pictures
 from data.publish.hf_features import hf_metadata
 from data.scorers.scorer import Scorer

@@ -12,8 +12,9 @@ from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures, read_rows
 from data.lake.schemas import IMAGES, PAIRS, VERDICTS
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.pictures.prepare import decode
 from data.scorers.scorer import AHEAD, UNKNOWN, CaptionScorer, PictureScorer, Scorer, VectorScorer, unpacked
 

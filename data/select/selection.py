@@ -20,8 +20,9 @@ import pyarrow as pa
 from data.fetch.due import EVENTS, REPLACED
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, VERDICTS
+from data.lake.shard_file import write_file
 from data.lake.sql import query, quote_name, quote_text
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.pictures.clusters import near_vector_pairs
 from data.pictures.near_duplicates import PairFinder, find_leaders, near_hash_pairs, near_known, near_thumbnail_pairs
 from data.scorers.scorer import Scorer, unpacked

@@ -33,8 +33,9 @@ from data.lake.layout import (
     TRAINING_RECORD,
 )
 from data.lake.schemas import bucket_of, text_id
+from data.lake.shard_file import ShardFile, digest, encode, write_file
 from data.lake.sql import query, quote_text
-from data.lake.table import ShardFile, Table, digest, encode, write_file
+from data.lake.table import Table
 from data.publish.versions import versions
 
 BESIDE = ("files", "blocklist", MODELS_TABLE)  # tables that know nothing of pairs

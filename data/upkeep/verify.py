@@ -13,7 +13,8 @@ from data.build.recipe import Recipe
 from data.errors import ModelError
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.table import Table, digest
+from data.lake.shard_file import digest
+from data.lake.table import Table
 from data.publish.versions import Version, version_of
 from data.select.selection import Judgement, Selection
 from data.upkeep.forget import rewritten_files

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 
 TABLE = "evals"
 EVALS = pa.schema(

@@ -20,8 +20,9 @@ from data.engine.stage import Shard, ShardResult
 from data.lake import storage
 from data.lake.lake import Lake, LakeConfig
 from data.lake.schemas import IMAGES, PAIRS, pair_id
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.scorers.clip import device_of
 from imagen.metrics.suites import Suite
 from imagen.models.model import Imagen

@@ -17,8 +17,9 @@ from pydantic import Field
 from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import Table, write_file
+from data.lake.table import Table
 from data.pictures.prepare import decode
 from data.scorers import pretrained
 from data.scorers.clip import device_of

@@ -25,7 +25,7 @@ from data.encoders.settings import BUILT_IN, EncoderSettings
 from data.engine.stage import run_stage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, VERDICTS, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from tests.engines import InProcessEngine
 
 ROWS, AGAIN, TURNS, BATCH = 1000, 0.2, 3, 32

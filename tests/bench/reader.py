@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.lake.lake import Lake
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.publish.publish import SAMPLE
 from data.world.draw import draw
 from data.world.grammar import caption_of

@@ -12,7 +12,7 @@ from data.encoders.encoder import encode, encoder_of, load
 from data.encoders.settings import EncoderSettings
 from data.lake.lake import Lake, LakeConfig
 from data.lake.schemas import IMAGES, PAIRS, bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.publish.publish import SAMPLE
 from data.world.draw import draw
 from data.world.grammar import caption_of, plain_caption

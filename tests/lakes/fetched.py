@@ -13,7 +13,7 @@ from data.build.build import Built, build
 from data.build.recipe import Recipe, parse_recipe
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from tests.engines import InProcessEngine
 
 RECIPE = """

@@ -25,7 +25,7 @@ from data.engine.pool import Engine
 from data.lake.append import split_by_bucket
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
 from tests.bench.increment import files_of, needless

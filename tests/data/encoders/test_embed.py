@@ -30,8 +30,8 @@ from data.engine.stage import make_plan, run_stage
 from data.errors import ModelError
 from data.lake.lake import Lake
 from data.lake.schemas import EMBEDDINGS, IMAGES, PAIRS, VERDICTS, bucket_of, pair_id, text_id
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import write_file
 from data.scorers import clip
 from tests.engines import InProcessEngine
 from tests.servers.small_world import jpeg

@@ -136,8 +136,16 @@ def test_the_environment_chooses_the_engine(cluster: Cluster, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("IMAGEN_ENGINE", "rya", "the environment says IMAGEN_ENGINE=rya, input should be 'local' or 'ray'"),
-        ("IMAGEN_WORKERS", "0", "the environment says IMAGEN_WORKERS=0, input should be greater than or equal to 1"),
+        (
+            "IMAGEN_ENGINE",
+            "rya",
+            "invalid environment variable IMAGEN_ENGINE=rya: input should be 'local' or 'ray'",
+        ),
+        (
+            "IMAGEN_WORKERS",
+            "0",
+            "invalid environment variable IMAGEN_WORKERS=0: input should be greater than or equal to 1",
+        ),
     ],
 )
 def test_a_wrong_variable_is_one_sentence(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import data.export.in_order
-import data.lake.table
+import data.lake.shard_file
 from data.engine.stage import make_plan
 from data.errors import DatasetVersionNotFound, ExportError, SampleDamaged
 from data.export.export import MARKER, Exported, Format, export
@@ -28,7 +28,7 @@ from data.fetch.download import Download, DownloadSettings
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.schemas import bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.publish.publish import SAMPLE
 from data.reader import order
 from data.sources.ingest import ingest
@@ -98,7 +98,7 @@ def versioned_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """shapes@3: three files in each of four buckets, of several row groups."""
     made = unprobed_lake(tmp_path_factory.mktemp("export"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.lake.table, "BINARY_ROW_GROUP", 4)
+        patch.setattr(data.lake.shard_file, "BINARY_ROW_GROUP", 4)
         for start in range(0, ROWS, 30):
             publish(made, [row(number) for number in range(start, start + 30)])
     return made

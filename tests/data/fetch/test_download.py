@@ -22,7 +22,7 @@ from data.fetch.blocklist import Entry, add
 from data.fetch.download import Download, DownloadSettings
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, changed_pair_id, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.pictures.phash import perceptual_hash
 from data.select.funnel import funnel
 from data.select.selection import Selection, select

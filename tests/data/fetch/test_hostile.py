@@ -15,7 +15,7 @@ from data.engine.stage import run_stage
 from data.fetch.download import Download, DownloadSettings
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.world.server import start_process
 from tests.data.pictures.hostile_corpus import BOMBS, HEAVY, worker_peak, write_corpus
 

@@ -14,7 +14,8 @@ from data.errors import DatasetVersionNotFound, LakeNotFound, LakeTooNew, NotALa
 from data.lake.lake import Lake
 from data.lake.layout import MARKER
 from data.lake.schemas import PAIRS, bucket_of, pair_id
-from data.lake.table import Table, write_file
+from data.lake.shard_file import write_file
+from data.lake.table import Table
 
 WRITERS = 8
 
@@ -34,7 +35,7 @@ def test_a_missing_lake_is_told_from_a_folder_that_is_none(tmp_path: Path) -> No
     with pytest.raises(LakeNotFound, match="imagen build"):
         Lake.open(str(tmp_path / "nothing"))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotALake, match="is no lake"):
+    with pytest.raises(NotALake, match="is not a lake"):
         Lake.open(str(tmp_path))
     with pytest.raises(NotALake, match="not empty"):
         Lake.make(str(tmp_path))

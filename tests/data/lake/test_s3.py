@@ -13,7 +13,7 @@ from data.errors import UnsafeStore
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.upkeep.forget import forget
 from data.upkeep.vacuum import vacuum
 from data.upkeep.verify import verify

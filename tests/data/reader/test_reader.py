@@ -22,7 +22,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from data.errors import ColumnNotFound, DatasetNotFound, DatasetVersionNotFound, SampleDamaged, StateMismatch
 from data.lake import storage
 from data.lake.lake import Lake
-from data.lake.table import Table, write_file
+from data.lake.shard_file import write_file
+from data.lake.table import Table
 from data.publish.publish import SAMPLE
 from data.reader import order
 from data.reader.order import Order, Spans, Unit, count_positions, join_spans, share_of_spans, slice_spans

@@ -18,7 +18,7 @@ from data.engine.stage import run_stage
 from data.errors import ModelError
 from data.lake.lake import Lake
 from data.lake.schemas import IMAGES, PAIRS, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.pictures.prepare import decode
 from data.scorers.caption import Caption, personal
 from data.scorers.clip import BUILT_IN, ClipScore

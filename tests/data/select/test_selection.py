@@ -20,7 +20,7 @@ from PIL import Image
 from data.build.recipe import Recipe, load_recipe, parse_recipe, shipped
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, pair_id
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.scorers.phash import PerceptualHash
 from data.scorers.scorer import Scorer
 from data.select.selection import Cuts, Judgement, Selection, select

@@ -21,7 +21,8 @@ from data.errors import RecipeError, SourceError, SourceUnreachable
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS, bucket_of, pair_id
-from data.lake.table import Table, write_file
+from data.lake.shard_file import write_file
+from data.lake.table import Table
 from data.sources.formats import read_rows
 from data.sources.ingest import IngestSummary, ingest
 from data.sources.presets import PRESETS

@@ -13,8 +13,8 @@ from data.errors import PairNotFound
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.schemas import PAIRS
+from data.lake.shard_file import write_file
 from data.lake.sql import query
-from data.lake.table import write_file
 from data.publish.versions import versions
 from data.upkeep.forget import forget
 from data.upkeep.vacuum import vacuum

@@ -203,7 +203,7 @@ def requests(origin: OriginProcess) -> int:
         (("build", "shapes", "--source", "s3://nowhere/pairs.parquet"), "can't be reached"),
         (("build", "shapes", "--source", "pairs.csv", "--lake", "/proc/lake"), "can't be written"),
         (("versions", "shapes", "--lake", "nothing"), "holds no lake"),
-        (("versions", "shapes", "--lake", "."), "is no lake"),
+        (("versions", "shapes", "--lake", "."), "is not a lake"),
         (("lake", "make", "lake", "--buckets", "3"), "no power of two"),
         (("world", "serve", "nothing"), "imagen world make"),
         (("recipe", "mine"), "There are: clip-l14-top30, "),

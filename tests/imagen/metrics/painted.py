@@ -7,7 +7,7 @@ import pyarrow as pa
 from PIL import Image
 
 from data.lake.schemas import IMAGES
-from data.lake.table import write_file
+from data.lake.shard_file import write_file
 from data.world.draw import draw
 from data.world.grammar import claim_of
 from data.world.scene import COLOURS, SIZES, Scene, Shape
