@@ -10,7 +10,7 @@ from data.engine.pool import Engine
 from data.engine.stage import Plan, ShardResult, run_stage
 from data.lake.lake import Lake
 from data.publish.publish import Publication
-from data.report.write import note_built, report_url
+from data.report.write import record_build, report_url
 
 
 @dataclass
@@ -66,8 +66,8 @@ def published(ways: Pipeline, built: Built, publication: Publication, version: i
     """Note what was published, and write what lies beside it."""
     built.version, built.kept = version, publication.kept
     built.added, built.removed, built.changed = publication.added, publication.removed, publication.changed
-    built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_beside(version)
-    note_built(ways.lake, built.dataset, version)
+    built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_pages(version)
+    record_build(ways.lake, built.dataset, version)
     return built
 
 

@@ -13,7 +13,7 @@ from data.lake.lineage import lineage
 from data.publish.gates import pass_gates
 from data.publish.publish import EmbeddingSource, Publication, Publish
 from data.publish.versions import newest_version
-from data.report.write import write_beside
+from data.report.write import write_pages
 from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
 from data.scorers.stages import Judge, Look, Read
 from data.select.selection import Selection, select
@@ -60,10 +60,10 @@ class Pipeline:
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 
-    def write_beside(self, version: int) -> str | None:
+    def write_pages(self, version: int) -> str | None:
         """Write the version's card and report. What went wrong, in words: the version stands all the same."""
         try:
-            write_beside(self.lake, self.recipe.card, self.selection, self.publish, version)
+            write_pages(self.lake, self.recipe.card, self.selection, self.publish, version)
         except Exception as error:  # noqa: BLE001 - told: whatever is wrong with a page, what it describes is published
             return (
                 f"its card and report could not be written: {type(error).__name__}: {error}. Build again to write them"

@@ -1,4 +1,4 @@
-"""What a person reads about a version: report page, dataset card, histograms, examples, charts.
+"""Pages and pictures about a dataset version: report, dataset card, histograms, example rows, charts.
 
-Figures come from tables; nothing here decides what is kept. Start with `summary.py`, then `report.py`.
+Everything is read from the lake's tables; nothing here decides what is kept. Start with `summary.py`, then `report.py`.
 """

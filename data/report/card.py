@@ -1,4 +1,7 @@
-"""The dataset's card: `README.md` in the Hub's form beside the table, by which `datasets` loads the folder as it is."""
+"""The dataset card: `README.md` beside the dataset's table, in the form of the Hugging Face Hub.
+
+Its front matter names the current version's files, so that `datasets.load_dataset` loads the table's folder as it is.
+"""
 
 from functools import lru_cache
 from typing import Any
@@ -9,111 +12,130 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.lake import storage
 from data.publish.hf_features import card_features, size_category
-from data.report.summary import Account, Score
+from data.report.summary import ScoreSummary, VersionSummary
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class CardSettings(BaseModel):
-    """What nobody but the dataset's owner can say of it."""
+    """The parts of a card that only the dataset's owner can write."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    license: str | None = Field(None, description="of the selection, as the Hub names licences: cc-by-4.0, other, ...")
-    description: str | None = Field(None, description="what it is and what it is for; Markdown")
+    license: str | None = Field(
+        None, description="licence of the selection, by the Hub's identifier: cc-by-4.0, other, ..."
+    )
+    description: str | None = Field(None, description="what the dataset is and what it is for; Markdown")
     tags: tuple[str, ...] = Field((), description="further tags on the Hub")
 
 
-def card(account: Account, settings: CardSettings, url: str, mark: str) -> str:
-    """The card's text. `url` is the table's, for the loading lines; `mark` says what it was made of."""
-    record = account.version.record
-    return _page().render(
+def render_card(summary: VersionSummary, settings: CardSettings, url: str, mark: str) -> str:
+    """The card as Markdown with front matter.
+
+    Args:
+        summary: the version to describe
+        settings: the recipe's `card`
+        url: of the dataset's table, for the code that loads it
+        mark: a line that identifies version and settings; see `data/report/write.py`
+    """
+    record = summary.version.record
+    return _template().render(
         mark=mark,
-        front=as_yaml(front_matter(account, settings)),
-        name=account.version.dataset,
-        version=account.version,
-        before=account.before,
+        front_matter=as_yaml(front_matter(summary, settings)),
+        name=summary.version.dataset,
+        version=summary.version,
+        before=summary.before,
         settings=settings,
         rows=record["kept"],
-        files=account.files,
+        files=summary.files,
         url=url,
-        local=storage.is_local(url),
-        columns=_columns(account),
-        steps=account.steps,
+        is_local=storage.is_local(url),
+        columns=_describe_columns(summary),
+        steps=summary.steps,
         recipe=record["recipe"],
-        recipe_text=as_yaml(written(record["recipe"])),
+        recipe_text=as_yaml(settings_as_written(record["recipe"])),
     )
 
 
-def front_matter(account: Account, settings: CardSettings) -> dict[str, Any]:
-    """The card's metadata. The files are named one by one: a pattern would load those of other versions too."""
-    rows = account.version.record["kept"]
-    front: dict[str, Any] = {"license": settings.license} if settings.license else {}
-    front |= {
-        "pretty_name": account.version.dataset,
+def front_matter(summary: VersionSummary, settings: CardSettings) -> dict[str, Any]:
+    """The card's metadata. It names each file: a pattern would also match the files of other versions."""
+    rows = summary.version.record["kept"]
+    metadata: dict[str, Any] = {"license": settings.license} if settings.license else {}
+    metadata |= {
+        "pretty_name": summary.version.dataset,
         "task_categories": ["text-to-image"],
         "size_categories": [size_category(rows)],
         "tags": ["imagen", *settings.tags],
     }
-    if account.files:
-        files = [{"split": "train", "path": account.files}]
-        front["configs"] = [{"config_name": "default", "data_files": files}]
-    front["dataset_info"] = {
-        "features": card_features(account.columns),
-        "splits": [{"name": "train", "num_bytes": account.bytes, "num_examples": rows}],
-        "download_size": account.bytes,
-        "dataset_size": account.bytes,
+    if summary.files:
+        files = [{"split": "train", "path": summary.files}]
+        metadata["configs"] = [{"config_name": "default", "data_files": files}]
+    metadata["dataset_info"] = {
+        "features": card_features(summary.columns),
+        "splits": [{"name": "train", "num_bytes": summary.bytes, "num_examples": rows}],
+        "download_size": summary.bytes,
+        "dataset_size": summary.bytes,
     }
-    return front
+    return metadata
 
 
-def written(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as its owner would write it, without what only its owner may know."""
-    return {name: value for name, value in _dense(recipe).items() if name != "card" and value != {}}
+def settings_as_written(settings: dict[str, Any]) -> dict[str, Any]:
+    """A recipe or configuration for display: without unset values, secrets in URLs, and the recipe's `card`."""
+    shown = _without_unset(settings)
+    return {name: value for name, value in shown.items() if name != "card" and value != {}}
 
 
 def as_yaml(value: Any) -> str:
+    """YAML in the order of the keys, without wrapping long lines."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def cell(text: object) -> str:
-    """A text as the cell of a table."""
+def table_cell(text: object) -> str:
+    """A text as one line with Markdown's table and HTML characters escaped."""
     return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 @lru_cache(maxsize=1)
-def _page() -> Template:
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("data", "pages"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"cell": cell, "public": lambda url: storage.without_secrets(url).replace("`", "'")}
+    environment.filters |= {
+        "cell": table_cell,
+        "public": lambda url: storage.without_secrets(url).replace("`", "'"),
+    }
     return environment.get_template("card.md")
 
 
-def _columns(account: Account) -> list[dict[str, str]]:
-    scores = {score.fact: score for score in account.scores}
-    found = []
-    for column, feature in zip(account.columns, card_features(account.columns), strict=True):
-        kind = str(feature.get("dtype", column.type))
-        found.append({"name": column.name, "type": kind, **_distribution(scores.get(column.name))})
-    return found
+def _describe_columns(summary: VersionSummary) -> list[dict[str, str]]:
+    """For each column its name, type and, if it is a score, its distribution."""
+    scores = {score.fact: score for score in summary.scores}
+    columns = []
+    for column, feature in zip(summary.columns, card_features(summary.columns), strict=True):
+        dtype = str(feature.get("dtype", column.type))
+        columns.append({"name": column.name, "type": dtype, **_describe_distribution(scores.get(column.name))})
+    return columns
 
 
-def _distribution(score: Score | None) -> dict[str, str]:
-    """How what is kept lies, in one line of text."""
-    if score is None or score.histogram is None or not score.tenths:
+def _describe_distribution(score: ScoreSummary | None) -> dict[str, str]:
+    """Smallest value, median, largest value and a histogram in block characters, of the kept rows."""
+    if score is None or score.histogram is None or not score.deciles:
         return {"low": "", "median": "", "high": "", "bars": ""}
     counts = score.histogram.counts["kept"]
-    filled = [place for place, count in enumerate(counts) if count]
-    most = max(counts)
-    bars = "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for count in counts[filled[0] : filled[-1] + 1])
-    low, median, high = (f"{score.tenths[place]:.4g}" for place in (0, 5, 10))
+    filled = [index for index, count in enumerate(counts) if count]
+    largest = max(counts)
+    bars = "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // largest)] for count in counts[filled[0] : filled[-1] + 1])
+    low, median, high = (f"{score.deciles[index]:.4g}" for index in (0, 5, 10))
     return {"low": low, "median": median, "high": high, "bars": bars}
 
 
-def _dense(value: Any) -> Any:
+def _without_unset(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _dense(one) for name, one in value.items() if one not in (None, [], ()) and name != "fact"}
+        return {
+            name: _without_unset(item)
+            for name, item in value.items()
+            if item not in (None, [], ()) and name != "fact"  # a criterion's fact is its key in the recipe
+        }
     if isinstance(value, list):
-        return [_dense(one) for one in value]
+        return [_without_unset(item) for item in value]
     return storage.without_secrets(value) if isinstance(value, str) else value

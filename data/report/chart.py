@@ -1,13 +1,13 @@
-"""Curves as a drawing (SVG) that stands in a page or alone: losses over steps, distance over score."""
+"""Line charts as SVG, for a page or a file of their own: losses over steps, one metric over another."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 28, 30, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 28, 30, 40  # margins
 TICKS = 5
 COLOURS = ("#1f7a5c", "#c0631c", "#4667c8", "#a8456f", "#7a6a1f", "#5a5a66")
 STYLE = "text{font:12px system-ui,sans-serif;fill:#75797e}.axis{stroke:#9a9ea3;stroke-width:.5}"
@@ -15,96 +15,114 @@ STYLE += (
     ".curve{fill:none;stroke-width:1.8}.range{stroke-width:1;opacity:.45}.ring{fill:none;stroke:#b3261e;stroke-width:2}"
 )
 
+Scale = Callable[[float], float]  # from a value to a coordinate of the drawing
+
 
 @dataclass(frozen=True)
 class Point:
+    """A point of a curve. Label, intervals and ring are drawn only for curves with dots."""
+
     x: float
     y: float
-    words: str = ""  # beside it
-    x_range: tuple[float, float] | None = None
+    label: str = ""
+    x_range: tuple[float, float] | None = None  # an interval, such as a confidence interval
     y_range: tuple[float, float] | None = None
     ringed: bool = False
 
 
 @dataclass(frozen=True)
 class Curve:
+    """A named line through points; `dots` marks each point."""
+
     name: str
     points: Sequence[Point]
     dots: bool = False
 
 
-def chart(curves: Sequence[Curve], x_name: str, y_name: str, log: bool = False) -> Markup:
-    """`log`: of y, where all are above 0."""
+def draw_chart(curves: Sequence[Curve], x_name: str, y_name: str, log: bool = False) -> Markup:
+    """Draw curves over common axes. Names and labels are escaped.
+
+    Args:
+        curves: at least one point in all
+        x_name: label of the x axis
+        y_name: label of the y axis
+        log: make the y axis logarithmic, if all values are above 0
+    """
     points = [point for curve in curves for point in curve.points]
-    across, x_ticks = _axis([end for one in points for end in (one.x, *(one.x_range or ()))], LEFT, WIDTH - RIGHT)
-    ends = [end for one in points for end in (one.y, *(one.y_range or ()))]
-    down, y_ticks = _axis(ends, HEIGHT - BOTTOM, TOP, log and min(ends) > 0)
-    parts = [_grid(x_ticks, y_ticks, across, down), _names(x_name, y_name), _key(curves)]
-    parts += [_curve(curve, COLOURS[number % len(COLOURS)], across, down) for number, curve in enumerate(curves)]
+    x_values = [point.x for point in points] + _interval_ends(point.x_range for point in points)
+    y_values = [point.y for point in points] + _interval_ends(point.y_range for point in points)
+    x_scale, x_ticks = _axis(x_values, LEFT, WIDTH - RIGHT)
+    y_scale, y_ticks = _axis(y_values, HEIGHT - BOTTOM, TOP, log and min(y_values) > 0)
+    parts = [_draw_grid(x_ticks, y_ticks, x_scale, y_scale), _draw_axis_names(x_name, y_name), _draw_legend(curves)]
+    parts += [_draw_curve(curve, COLOURS[n % len(COLOURS)], x_scale, y_scale) for n, curve in enumerate(curves)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     return Markup(f"{head}<style>{STYLE}</style>{''.join(parts)}</svg>")
 
 
-def _axis(
-    values: Sequence[float], first: float, last: float, log: bool = False
-) -> tuple[Callable[[float], float], list[float]]:
-    """Where a value lies between two ends of the drawing, and round values to name."""
+def _interval_ends(intervals: Iterable[tuple[float, float] | None]) -> list[float]:
+    return [end for interval in intervals for end in interval or ()]
+
+
+def _axis(values: Sequence[float], start: float, stop: float, log: bool = False) -> tuple[Scale, list[float]]:
+    """The scale of an axis that runs between two coordinates, and the round values at its ticks."""
     low, high = min(values), max(values)
     if low == high:
         low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
     if log:
         ticks = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-        from_, to = math.log10(ticks[0]), math.log10(ticks[-1])
-        return lambda value: round(first + (math.log10(value) - from_) / (to - from_) * (last - first), 1), ticks
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
+        first, last = math.log10(ticks[0]), math.log10(ticks[-1])
+        return lambda value: round(start + (math.log10(value) - first) / (last - first) * (stop - start), 1), ticks
+    step = round_step((high - low) / TICKS)
     ticks = [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
-    return lambda value: round(first + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (last - first), 1), ticks
+    return lambda value: round(start + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (stop - start), 1), ticks
 
 
-def _grid(
-    x_ticks: list[float], y_ticks: list[float], across: Callable[[float], float], down: Callable[[float], float]
-) -> Markup:
+def round_step(smallest: float) -> float:
+    """The smallest step of the form 1, 2 or 5 times a power of ten that is at least `smallest`."""
+    power = 10.0 ** math.floor(math.log10(smallest))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= smallest)
+
+
+def _draw_grid(x_ticks: list[float], y_ticks: list[float], x_scale: Scale, y_scale: Scale) -> Markup:
     parts = []
     for tick in y_ticks:
-        y = down(tick)
+        y = y_scale(tick)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{tick:.4g}</text>')
     for tick in x_ticks:
-        words = f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:.4g}"
-        parts.append(f'<text x="{across(tick)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{words}</text>')
+        label = f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:.4g}"
+        parts.append(f'<text x="{x_scale(tick)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{label}</text>')
     return Markup("".join(parts))
 
 
-def _names(x_name: str, y_name: str) -> Markup:
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    high = (TOP + HEIGHT - BOTTOM) / 2
+def _draw_axis_names(x_name: str, y_name: str) -> Markup:
+    x_middle = (LEFT + WIDTH - RIGHT) / 2
+    y_middle = (TOP + HEIGHT - BOTTOM) / 2
     return Markup(
         '<text x="{}" y="{}" text-anchor="middle">{}</text>'
         '<text x="12" y="{}" text-anchor="middle" transform="rotate(-90 12 {})">{}</text>'
-    ).format(middle, HEIGHT - 6, x_name, high, high, y_name)
+    ).format(x_middle, HEIGHT - 6, x_name, y_middle, y_middle, y_name)
 
 
-def _curve(curve: Curve, colour: str, across: Callable[[float], float], down: Callable[[float], float]) -> Markup:
-    places = " ".join(f"{across(one.x)},{down(one.y)}" for one in curve.points)
-    parts = [Markup('<polyline class="curve" stroke="{}" points="{}"/>').format(colour, places)]
-    for one in curve.points if curve.dots else ():
-        x, y = across(one.x), down(one.y)
+def _draw_curve(curve: Curve, colour: str, x_scale: Scale, y_scale: Scale) -> Markup:
+    coordinates = " ".join(f"{x_scale(point.x)},{y_scale(point.y)}" for point in curve.points)
+    parts = [Markup('<polyline class="curve" stroke="{}" points="{}"/>').format(colour, coordinates)]
+    for point in curve.points if curve.dots else ():
+        x, y = x_scale(point.x), y_scale(point.y)
         line = Markup('<line class="range" stroke="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>')
-        if one.x_range:
-            parts.append(line.format(colour, *map(across, one.x_range), y, y))
-        if one.y_range:
-            parts.append(line.format(colour, x, x, *map(down, one.y_range)))
-        if one.ringed:
+        if point.x_range:
+            parts.append(line.format(colour, *map(x_scale, point.x_range), y, y))
+        if point.y_range:
+            parts.append(line.format(colour, x, x, *map(y_scale, point.y_range)))
+        if point.ringed:
             parts.append(Markup('<circle class="ring" cx="{}" cy="{}" r="8"/>').format(x, y))
         parts.append(Markup('<circle cx="{}" cy="{}" r="3.5" fill="{}"/>').format(x, y, colour))
-        parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 7, y - 7, one.words))
+        parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 7, y - 7, point.label))
     return Markup("").join(parts)
 
 
-def _key(curves: Sequence[Curve]) -> Markup:
-    """The names of several curves, in a row above them."""
+def _draw_legend(curves: Sequence[Curve]) -> Markup:
+    """The curves' names in a row above them; nothing for a single curve."""
     parts, x = [], LEFT
     for number, curve in enumerate(curves if len(curves) > 1 else ()):
         colour = COLOURS[number % len(COLOURS)]

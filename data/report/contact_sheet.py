@@ -1,8 +1,9 @@
-"""A contact sheet of a dataset: some samples that were kept, and some that were not, with the reason, as one PNG."""
+"""A contact sheet of a dataset as one PNG: some kept pictures, and some dropped ones with the reason."""
 
 import textwrap
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,19 +12,27 @@ from data.lake.reading import read_pictures
 from data.lake.sql import query
 from data.pictures.prepare import decode
 
-CELL, TEXT, COLUMNS = 180, 56, 6
+CELL, TEXT, COLUMNS = 180, 56, 6  # pixels of a picture's side and of the text below it; cells in a row
 INK, GREEN, RED = "#222222", "#1a7f37", "#cf222e"
 
 
-def write_sheet(lake: Lake, dataset: str, out: Path, kept: int = 12, dropped: int = 6) -> None:
-    """Draw the first samples by id, kept ones first, into `out`."""
-    cells = [cell for wanted, count in ((True, kept), (False, dropped)) for cell in _pick(lake, dataset, wanted, count)]
+class Cell(NamedTuple):
+    """A picture on the sheet; a kept one has no reason."""
+
+    picture: Image.Image
+    caption: str
+    reason: str | None
+
+
+def write_contact_sheet(lake: Lake, dataset: str, out: Path, kept: int = 12, dropped: int = 6) -> None:
+    """Draw the first pairs by id, kept ones before dropped ones, and write them to `out`, whose folder is made."""
+    cells = [*_pick_cells(lake, dataset, True, kept), *_pick_cells(lake, dataset, False, dropped)]
     rows = -(-len(cells) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (CELL + 12) + 12, rows * (CELL + TEXT + 12) + 12), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, (picture, caption, reason) in enumerate(cells):
-        x = 12 + place % COLUMNS * (CELL + 12)
-        y = 12 + place // COLUMNS * (CELL + TEXT + 12)
+    for index, (picture, caption, reason) in enumerate(cells):
+        x = 12 + index % COLUMNS * (CELL + 12)
+        y = 12 + index // COLUMNS * (CELL + TEXT + 12)
         picture.thumbnail((CELL, CELL))
         sheet.paste(picture, (x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2))
         draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=RED if reason else GREEN, width=2)
@@ -35,9 +44,10 @@ def write_sheet(lake: Lake, dataset: str, out: Path, kept: int = 12, dropped: in
     sheet.save(out, optimize=True)
 
 
-def _pick(lake: Lake, dataset: str, kept: bool, count: int) -> list[tuple[Any, str, str | None]]:
-    """Picture, caption and reason; of the dropped a few for each reason, so that one doesn't fill the sheet."""
-    cells: list[tuple[Any, str, str | None]] = []
+def _pick_cells(lake: Lake, dataset: str, kept: bool, count: int) -> list[Cell]:
+    """Kept or dropped pairs. Reasons take turns, so that a frequent one does not fill the sheet."""
+    ranked: list[tuple[int, Cell]] = []  # each cell with its rank among those of its reason
+    ranks = Counter[str | None]()
     for bucket in lake.buckets:
         rows = query(
             "SELECT id, caption, file, reasons[1] AS reason FROM verdicts JOIN pairs USING (id) JOIN images USING (id) "
@@ -49,10 +59,7 @@ def _pick(lake: Lake, dataset: str, kept: bool, count: int) -> list[tuple[Any, s
         )
         pictures = read_pictures(lake, rows)
         for row, picture in zip(rows.to_pylist(), pictures, strict=True):
-            cells.append((decode(picture), row["caption"], row["reason"]))
-    turn: dict[str | None, int] = {}
-    order: list[tuple[int, int, tuple[Any, str, str | None]]] = []
-    for cell in cells:
-        turn[cell[2]] = turn.get(cell[2], 0) + 1
-        order.append((turn[cell[2]], len(order), cell))
-    return [cell for _, _, cell in sorted(order, key=lambda item: item[:2])][:count]
+            ranked.append((ranks[row["reason"]], Cell(decode(picture), row["caption"], row["reason"])))
+            ranks[row["reason"]] += 1
+    ranked.sort(key=lambda item: item[0])  # stable: equal ranks stay in the order of ids
+    return [cell for _, cell in ranked[:count]]

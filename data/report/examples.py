@@ -1,4 +1,4 @@
-"""A few samples to look at: kept ones and dropped ones for each reason, with thumbnails; few, however large a lake."""
+"""Example rows for the report: kept ones, and dropped ones for each reason, with thumbnails; at most MAX_EXAMPLES."""
 
 import base64
 import io
@@ -13,78 +13,98 @@ from data.lake.reading import id_filter
 from data.lake.schemas import bucket_of
 from data.lake.sql import query, quote_text
 from data.pictures.prepare import decode
-from data.report.summary import facts_of
+from data.report.summary import fact_queries
 from data.scorers.scorer import UNKNOWN
 from data.select.funnel import fell_to, labels_of
 from data.select.selection import NOT_FETCHED, Selection
 
-MOST, KEPT, A_REASON = 60, 18, 6
-SIDE = 160
-CAPTION, URL = 300, 200  # characters shown of each
+MAX_EXAMPLES = 60
+MAX_KEPT = 18
+MAX_PER_REASON = 6
+THUMBNAIL_SIDE = 160  # pixels
+CAPTION_LENGTH, URL_LENGTH = 300, 200  # characters; longer ones are truncated
 
 
 @dataclass(frozen=True)
-class Sample:
-    thumbnail: str | None  # as data: URI; none where the picture can't be decoded
+class Example:
+    """One pair as the report shows it."""
+
+    thumbnail: str | None  # a data: URI; None if the picture can't be decoded
     caption: str
     url: str
-    reasons: list[str]
+    reasons: list[str]  # why it was dropped
     facts: dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Samples that fell at one step of the funnel, or were kept."""
+class ExampleGroup:
+    """Examples of the kept pairs, or of those that one step of the funnel dropped."""
 
     step: str
-    rows: int
-    samples: list[Sample]
+    rows: int  # pairs in all, of which the examples are some
+    samples: list[Example]
 
 
-def pick(lake: Lake, selection: Selection, facts: list[str]) -> list[Group]:
-    """Kept samples, then those of each reason in the order of the funnel; the smallest ids, a draw that is fixed."""
+def pick_examples(lake: Lake, selection: Selection, facts: list[str]) -> list[ExampleGroup]:
+    """Pick kept pairs, then dropped ones for each step in the order of the funnel.
+
+    Each group has its smallest ids. Ids are hashes, so this is a random sample, and the same one in every call.
+
+    Args:
+        lake: the lake to read
+        selection: whose verdicts to use
+        facts: the values to show with each pair
+    """
     labels = labels_of(selection)
-    found = query(
-        f"SELECT step, count(*) AS rows, min(id, {KEPT}) AS ids FROM (SELECT id, {fell_to(labels)} AS step "
+    rows = query(
+        f"SELECT step, count(*) AS rows, min(id, {MAX_KEPT}) AS ids FROM (SELECT id, {fell_to(labels)} AS step "
         f"FROM verdicts WHERE kept OR NOT starts_with(reasons[1], '{NOT_FETCHED}')) GROUP BY step",
         verdicts=lake.table(selection.table).dataset(),
     ).to_pylist()
-    groups = {row["step"]: row for row in found}
-    order = [step for step in ["kept", *labels] if step in groups]
-    each = max(1, min(A_REASON, (MOST - KEPT) // max(1, len(order) - 1)))
-    wanted = {step: groups[step]["ids"][: KEPT if step == "kept" else each] for step in order}
-    ids = [id for step in order for id in wanted[step]][:MOST]
-    samples = _samples(lake, selection, facts, ids)
-    return [Group(step, groups[step]["rows"], [samples[id] for id in wanted[step] if id in samples]) for step in order]
+    row_of_step = {row["step"]: row for row in rows}
+    steps = [step for step in ["kept", *labels] if step in row_of_step]
+    per_reason = max(1, min(MAX_PER_REASON, (MAX_EXAMPLES - MAX_KEPT) // max(1, len(steps) - 1)))
+    ids_of_step = {step: row_of_step[step]["ids"][: MAX_KEPT if step == "kept" else per_reason] for step in steps}
+    ids = [id for step in steps for id in ids_of_step[step]][:MAX_EXAMPLES]
+    examples = _read_examples(lake, selection, facts, ids)
+    groups = []
+    for step in steps:
+        samples = [examples[id] for id in ids_of_step[step] if id in examples]
+        groups.append(ExampleGroup(step, row_of_step[step]["rows"], samples))
+    return groups
 
 
-def _samples(lake: Lake, selection: Selection, facts: list[str], ids: list[str]) -> dict[str, Sample]:
-    samples: dict[str, Sample] = {}
-    buckets = {bucket_of(id, lake.config.buckets) for id in ids}
+def _read_examples(lake: Lake, selection: Selection, facts: list[str], ids: list[str]) -> dict[str, Example]:
+    """Id → example."""
+    ids_of_bucket: dict[int, list[str]] = {}
+    for id in sorted(ids):
+        ids_of_bucket.setdefault(bucket_of(id, lake.config.buckets), []).append(id)
     images, pairs = lake.table("images"), lake.table("pairs")
-    asked = facts_of(lake, selection, facts, "facts.id AS id, reasons")
-    for bucket, (sql, tables) in zip(lake.buckets, asked, strict=True):
-        if bucket not in buckets:
+    examples: dict[str, Example] = {}
+    queries = fact_queries(lake, selection, facts, "facts.id AS id, reasons")
+    for bucket, (sql, tables) in zip(lake.buckets, queries, strict=True):
+        bucket_ids = ids_of_bucket.get(bucket)
+        if not bucket_ids:
             continue
-        own = sorted(id for id in ids if bucket_of(id, lake.config.buckets) == bucket)
-        wanted = id_filter(own)
-        said = query(f"{sql} WHERE facts.id IN ({', '.join(map(quote_text, own))})", **tables).to_pylist()
-        texts = _by_id(pairs.dataset(bucket).to_table(columns=["id", "url", "caption"], filter=wanted))
-        pictures = _by_id(images.dataset(bucket).to_table(columns=["id", "image"], filter=wanted))
-        for row in said:
+        has_id = id_filter(bucket_ids)
+        rows = query(f"{sql} WHERE facts.id IN ({', '.join(map(quote_text, bucket_ids))})", **tables).to_pylist()
+        texts = _by_id(pairs.dataset(bucket).to_table(columns=["id", "url", "caption"], filter=has_id))
+        pictures = _by_id(images.dataset(bucket).to_table(columns=["id", "image"], filter=has_id))
+        for row in rows:
             id = row["id"]
-            samples[id] = Sample(
+            examples[id] = Example(
                 _thumbnail(pictures[id]["image"]),
-                shortened(texts[id]["caption"], CAPTION),
-                shortened(texts[id]["url"], URL),
-                [shortened(reason, CAPTION) for reason in row["reasons"]],
+                truncate_text(texts[id]["caption"], CAPTION_LENGTH),
+                truncate_text(texts[id]["url"], URL_LENGTH),
+                [truncate_text(reason, CAPTION_LENGTH) for reason in row["reasons"]],
                 {fact: row[fact] for fact in facts},
             )
-    return samples
+    return examples
 
 
-def shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def truncate_text(text: str, length: int) -> str:
+    """The text, or its start and an ellipsis if it is longer than `length` characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _by_id(rows: pa.Table) -> dict[str, dict[str, Any]]:
@@ -96,7 +116,7 @@ def _thumbnail(picture: bytes) -> str | None:
         image = decode(picture)
     except (*UNKNOWN, Image.DecompressionBombError):
         return None
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

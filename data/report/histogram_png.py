@@ -1,54 +1,56 @@
-"""The report's histograms as one PNG, for pages that show a picture and no page of ours."""
+"""The report's histograms as one PNG, for places that can show a picture but no HTML, such as a flow run's page."""
 
 import io
 
 from PIL import Image, ImageDraw, ImageFont
 
 from data.publish.distributions import Histogram
-from data.report.report import HEIGHT, WIDTH, plot
-from data.report.summary import Account, Score
+from data.report.report import HEIGHT, WIDTH, plot_histogram
+from data.report.summary import ScoreSummary, VersionSummary
 
-COLUMNS, GAP, LINE = 3, 24, 16
+COLUMNS, GAP, LINE = 3, 24, 16  # plots in a row; pixels between plots; pixels of a line of text
 INK, SOFT, AXIS = "#1d1f21", "#646a70", "#e4e1dc"
 KEPT, DROPPED, CUT = "#1f7a5c", "#e3a977", "#b3261e"
 
 
-def histograms(account: Account) -> bytes | None:
-    """One for each fact that differs among the pairs, those that a criterion looks at first; none if there is none."""
-    shown = [(score, score.histogram) for score in account.scores if score.histogram]
-    shown = sorted((one for one in shown if one[1].low < one[1].high), key=lambda one: not one[0].thresholds)
-    if not shown:
+def draw_histograms(summary: VersionSummary) -> bytes | None:
+    """A histogram of each fact that has more than one value, those with a threshold first; None if there is none."""
+    plots = [(score, score.histogram) for score in summary.scores if score.histogram]
+    plots = [(score, histogram) for score, histogram in plots if histogram.low < histogram.high]
+    plots.sort(key=lambda plot: not plot[0].thresholds)
+    if not plots:
         return None
-    rows, (wide, high) = -(-len(shown) // COLUMNS), (WIDTH + GAP, HEIGHT + 3 * LINE + GAP)
-    across = min(COLUMNS, len(shown))
-    picture = Image.new("RGB", (across * wide + GAP, rows * high + 2 * GAP), "white")
+    rows, (cell_width, cell_height) = -(-len(plots) // COLUMNS), (WIDTH + GAP, HEIGHT + 3 * LINE + GAP)
+    columns = min(COLUMNS, len(plots))
+    picture = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + 2 * GAP), "white")
     draw = ImageDraw.Draw(picture)
-    for place, (score, histogram) in enumerate(shown):
-        _draw(draw, GAP + place % COLUMNS * wide, GAP + place // COLUMNS * high, score, histogram)
-    _write(draw, GAP, GAP + rows * high, "green: kept; orange: dropped; dashed: a threshold", SOFT)
+    for index, (score, histogram) in enumerate(plots):
+        x, y = GAP + index % COLUMNS * cell_width, GAP + index // COLUMNS * cell_height
+        _draw_histogram(draw, x, y, score, histogram)
+    _write(draw, GAP, GAP + rows * cell_height, "green: kept; orange: dropped; dashed: a threshold", SOFT)
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=True)
     return png.getvalue()
 
 
-def _draw(draw: ImageDraw.ImageDraw, x: int, y: int, score: Score, histogram: Histogram) -> None:
-    found = plot(histogram, score.thresholds)
+def _draw_histogram(draw: ImageDraw.ImageDraw, x: int, y: int, score: ScoreSummary, histogram: Histogram) -> None:
+    plot = plot_histogram(histogram, score.thresholds)
     _write(draw, x, y, score.fact, INK)
-    floor = y + LINE + HEIGHT
-    for bar in found.bars:
+    baseline = y + LINE + HEIGHT
+    for bar in plot.bars:
         left, right = x + bar.x, x + max(bar.x + 1, bar.x + bar.width - 1)
         for top, bottom, colour in ((bar.kept + bar.dropped, bar.kept, DROPPED), (bar.kept, 0, KEPT)):
             if top > bottom:
-                draw.rectangle((left, floor - top, right, floor - bottom), colour)
-    draw.line((x, floor, x + WIDTH, floor), AXIS)
-    for cut in found.cuts:
-        for dash in range(y + LINE, floor, 6):
-            draw.line((x + cut.x, dash, x + cut.x, min(dash + 3, floor)), CUT, 2)
-    for tick in found.ticks:
-        _write(draw, x + tick.x, floor + 3, tick.words, SOFT, "ma")
-    if found.cuts:
-        _write(draw, x + WIDTH, y, ", ".join(dict.fromkeys(cut.words for cut in found.cuts[:2])), CUT, "ra")
+                draw.rectangle((left, baseline - top, right, baseline - bottom), colour)
+    draw.line((x, baseline, x + WIDTH, baseline), AXIS)
+    for cut in plot.cuts:
+        for dash in range(y + LINE, baseline, 6):
+            draw.line((x + cut.x, dash, x + cut.x, min(dash + 3, baseline)), CUT, 2)
+    for tick in plot.ticks:
+        _write(draw, x + tick.x, baseline + 3, tick.text, SOFT, "ma")
+    if plot.cuts:
+        _write(draw, x + WIDTH, y, ", ".join(dict.fromkeys(cut.text for cut in plot.cuts[:2])), CUT, "ra")
 
 
-def _write(draw: ImageDraw.ImageDraw, x: float, y: float, words: str, ink: str, anchor: str = "la") -> None:
-    draw.text((x, y), words, ink, ImageFont.load_default(12), anchor)
+def _write(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, colour: str, anchor: str = "la") -> None:
+    draw.text((x, y), text, colour, ImageFont.load_default(12), anchor)

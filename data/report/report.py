@@ -1,7 +1,7 @@
-"""`report.html`: one self-contained page on a dataset version, for whoever wants to see what was kept and what was not.
+"""`report.html`: one self-contained page about a dataset version, for people who check what was kept and what was not.
 
-Captions, URLs and reasons are hostile text: the template escapes all that it is given, makes no links of it, and the
-page's own policy forbids scripts and requests.
+Captions, URLs and reasons are untrusted text: the template escapes all values and makes no links of them, and the
+page's content security policy forbids scripts and requests.
 """
 
 import math
@@ -11,107 +11,134 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from data.publish.distributions import Histogram
-from data.report.card import as_yaml, written
-from data.report.examples import Group
-from data.report.summary import Account
+from data.report.card import as_yaml, settings_as_written
+from data.report.chart import round_step
+from data.report.examples import ExampleGroup
+from data.report.summary import VersionSummary
 from data.select.funnel import Step
 from data.select.selection import NOT_FETCHED
 from data.select.thresholds import Threshold
 
-WIDTH, HEIGHT = 320, 84  # of a plot's bars, in the units of its drawing
-LINE = 11  # of the labels above them
+WIDTH, HEIGHT = 320, 84  # of a histogram's bars, in units of its drawing
+LABEL_LINE = 11  # height of a threshold's label
 TICKS = 5
-MOST_CUTS = 6  # thresholds drawn for one fact: one for each of a hundred languages would hide the rest
+MAX_CUTS = 6  # thresholds drawn for one fact: one for each of a hundred languages would hide the bars
 
 
 @dataclass(frozen=True)
 class Bar:
+    """A bar of a histogram: kept pairs below, dropped ones on top."""
+
     x: float
     width: float
-    kept: float  # heights
-    dropped: float
-    words: str
+    kept: float  # height
+    dropped: float  # height
+    tooltip: str
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A labelled place on the axis; `place` numbers the labels that lie above one another."""
+class Label:
+    """A label at a place on the x axis. Labels of thresholds are stacked by `line`."""
 
     x: float
-    words: str
+    text: str
     anchor: str = "middle"
-    place: int = 0
+    line: int = 0
 
 
 @dataclass(frozen=True)
 class Plot:
+    """A histogram's drawing."""
+
     bars: list[Bar]
-    cuts: list[Mark]
-    more_cuts: int
-    ticks: list[Mark]
-    beyond: str  # what the outer bins hold besides
+    cuts: list[Label]  # thresholds
+    more_cuts: int  # thresholds that are not drawn
+    ticks: list[Label]
+    outliers: str  # the extreme values that the outermost bars also hold; empty if there are none
 
 
-def report(account: Account, groups: list[Group], mark: str) -> str:
-    """The page's text. `mark` says what it was made of."""
-    record = account.version.record
-    shown = [(score, score.histogram) for score in account.scores if score.histogram]
-    return _page().render(
+def render_report(summary: VersionSummary, groups: list[ExampleGroup], mark: str) -> str:
+    """The page as HTML.
+
+    Args:
+        summary: the version to describe
+        groups: example pairs
+        mark: a line that identifies version and settings; see `data/report/write.py`
+    """
+    record = summary.version.record
+    histograms = [(score, score.histogram) for score in summary.scores if score.histogram]
+    return _template().render(
         mark=mark,
-        account=account,
-        version=account.version,
-        before=account.before,
+        summary=summary,
+        version=summary.version,
+        before=summary.before,
         record=record,
         pictures=sum(group.rows for group in groups),
-        steps=_funnel(account.steps),
-        not_fetched=[step for step in account.steps if step.name.startswith(NOT_FETCHED)],
-        plots=[(score, plot(one, score.thresholds)) for score, one in shown if one.low < one.high],
-        constant=[(score, one.low) for score, one in shown if one.low == one.high],
-        silent=[score for score in account.scores if not score.histogram],
-        shifts=sorted((score for score in account.scores if score.apart), key=lambda score: -(score.apart or 0)),
+        steps=_merge_not_fetched(summary.steps),
+        not_fetched=[step for step in summary.steps if step.name.startswith(NOT_FETCHED)],
+        plots=[
+            (score, plot_histogram(histogram, score.thresholds))
+            for score, histogram in histograms
+            if histogram.low < histogram.high
+        ],
+        constant=[(score, histogram.low) for score, histogram in histograms if histogram.low == histogram.high],
+        unknown=[score for score in summary.scores if not score.histogram],
+        shifts=sorted(
+            (score for score in summary.scores if score.ks_distance), key=lambda score: -(score.ks_distance or 0)
+        ),
         groups=groups,
-        recipe=as_yaml(written(record["recipe"])),
-        size={"width": WIDTH, "height": HEIGHT, "line": LINE},
+        recipe=as_yaml(settings_as_written(record["recipe"])),
+        size={"width": WIDTH, "height": HEIGHT, "line": LABEL_LINE},
     )
 
 
-def plot(histogram: Histogram, cuts: list[Threshold]) -> Plot:
-    """Where the bars, the thresholds and the ticks of a histogram lie."""
+def plot_histogram(histogram: Histogram, cuts: list[Threshold]) -> Plot:
+    """Lay out the bars, thresholds and ticks of a histogram with the parts `kept` and `dropped`."""
     first, last = histogram.edges[0], histogram.edges[-1]
+    counts = list(zip(histogram.counts["kept"], histogram.counts["dropped"], strict=True))
+    largest = max(kept + dropped for kept, dropped in counts)
 
-    def across(value: float) -> float:
+    def x_of(value: float) -> float:
         return round(min(1.0, max(0.0, (value - first) / (last - first))) * WIDTH, 1)
 
-    def tall(count: int) -> float:
-        return round(max(1.0, count / most * HEIGHT), 1) if count else 0.0
+    def height_of(count: int) -> float:
+        return round(max(1.0, count / largest * HEIGHT), 1) if count else 0.0
 
-    both = list(zip(histogram.counts["kept"], histogram.counts["dropped"], strict=True))
-    most = max(sum(pair) for pair in both)
     bars = []
-    for (kept, dropped), left, right in zip(both, histogram.edges, histogram.edges[1:], strict=False):
+    for (kept, dropped), left, right in zip(counts, histogram.edges, histogram.edges[1:], strict=False):
         if kept or dropped:
-            where = number(left) if histogram.is_integer and right - left == 1 else f"{number(left)} to {number(right)}"
-            words = f"{where}: {kept:,} kept, {dropped:,} dropped"
-            bars.append(Bar(across(left), round(across(right) - across(left), 1), tall(kept), tall(dropped), words))
-    marks = []
-    for place, cut in enumerate(sorted(cuts[:MOST_CUTS], key=lambda cut: cut.value)):
-        value = _between_bars(cut) if histogram.is_integer else cut.value
-        outside = " ←" if value < first else " →" if value > last else ""
-        marks.append(Mark(across(value), cut.words + outside, "start" if across(value) < WIDTH / 2 else "end", place))
-    ticks = [Mark(across(tick + (0.5 if histogram.is_integer else 0)), number(tick)) for tick in _ticks(histogram)]
-    beyond = [f"smallest {number(histogram.low)}"] if histogram.low < first else []
-    beyond += [f"largest {number(histogram.high)}"] if histogram.high > last else []
-    return Plot(bars, marks, len(cuts[MOST_CUTS:]), ticks, ", ".join(beyond))
+            is_single_value = histogram.is_integer and right - left == 1
+            values = format_number(left) if is_single_value else f"{format_number(left)} to {format_number(right)}"
+            tooltip = f"{values}: {kept:,} kept, {dropped:,} dropped"
+            width = round(x_of(right) - x_of(left), 1)
+            bars.append(Bar(x_of(left), width, height_of(kept), height_of(dropped), tooltip))
+    labels = []
+    for line, cut in enumerate(sorted(cuts[:MAX_CUTS], key=lambda cut: cut.value)):
+        value = _bar_edge_of(cut) if histogram.is_integer else cut.value
+        arrow = " ←" if value < first else " →" if value > last else ""  # the threshold is outside the plot
+        anchor = "start" if x_of(value) < WIDTH / 2 else "end"
+        labels.append(Label(x_of(value), cut.words + arrow, anchor, line))
+    middle_of_bar = 0.5 if histogram.is_integer else 0
+    ticks = [Label(x_of(tick + middle_of_bar), format_number(tick)) for tick in _tick_values(histogram)]
+    outliers = [f"smallest {format_number(histogram.low)}"] if histogram.low < first else []
+    outliers += [f"largest {format_number(histogram.high)}"] if histogram.high > last else []
+    return Plot(bars, labels, len(cuts[MAX_CUTS:]), ticks, ", ".join(outliers))
 
 
-def number(value: float | None) -> str:
-    """A figure as short as a person wants it."""
+def format_number(value: float | None) -> str:
+    """A number for display: three significant digits, or a whole number with separators of thousands."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
-def in_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
+    """A size for display, in decimal units.
+
+    Example:
+        >>> format_bytes(123_456)
+        '123 kB'
+    """
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -120,7 +147,7 @@ def in_bytes(size: float) -> str:
 
 
 @lru_cache(maxsize=1)
-def _page() -> Template:
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("data", "pages"),
         autoescape=True,
@@ -128,30 +155,33 @@ def _page() -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": number, "count": "{:,}".format, "share": "{:.1%}".format, "bytes": in_bytes}
+    environment.filters |= {
+        "number": format_number,
+        "count": "{:,}".format,
+        "share": "{:.1%}".format,
+        "bytes": format_bytes,
+    }
     return environment.get_template("report.html")
 
 
-def _between_bars(cut: Threshold) -> float:
-    """The bar of a whole number begins at it: a threshold lies where the first bar on its right begins."""
+def _bar_edge_of(cut: Threshold) -> float:
+    """Where to draw a threshold among whole numbers: at the left edge of the first bar on its right side."""
     return math.floor(cut.value) + 1 if cut.keeps_right != cut.keeps_itself else math.ceil(cut.value)
 
 
-def _ticks(histogram: Histogram) -> list[float]:
-    """Round numbers along the axis."""
+def _tick_values(histogram: Histogram) -> list[float]:
+    """Round numbers within the range of the axis."""
     first, last = histogram.edges[0], histogram.edges[-1]
-    rough = (last - first) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
+    step = round_step((last - first) / TICKS)
     step = max(1.0, step) if histogram.is_integer else step
     last -= 1 if histogram.is_integer else 0
     return [n * step for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
 
 
-def _funnel(steps: list[Step]) -> list[Step]:
-    """The funnel with all that was not fetched as one step."""
-    missing = [step for step in steps if step.name.startswith(NOT_FETCHED)]
-    if not missing:
+def _merge_not_fetched(steps: list[Step]) -> list[Step]:
+    """The funnel with all reasons for not being fetched as one step."""
+    not_fetched = [step for step in steps if step.name.startswith(NOT_FETCHED)]
+    if not not_fetched:
         return steps
-    one = Step(NOT_FETCHED, missing[-1].left, sum(step.dropped for step in missing))
-    return [steps[0], one, *(step for step in steps[1:] if step not in missing)]
+    merged = Step(NOT_FETCHED, not_fetched[-1].left, sum(step.dropped for step in not_fetched))
+    return [steps[0], merged, *(step for step in steps[1:] if step not in not_fetched)]

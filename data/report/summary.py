@@ -1,8 +1,9 @@
-"""What there is to say of the version that was just published: its funnel, its scores, its change against the last.
+"""What card and report show of a version that was just published: funnel, scores, and change since the version before.
 
-Card and report are two ways to say it. Everything is counted by SQL, a bucket at a time.
+All figures are computed by SQL, one bucket at a time.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,125 +21,154 @@ from data.select.funnel import Step, fell_to, funnel, labels_of
 from data.select.selection import Selection, across
 from data.select.thresholds import Threshold, thresholds
 
-TENTHS = tuple(n / 10 for n in range(11))
+DECILES = tuple(n / 10 for n in range(11))  # with the smallest and the largest value
 
 
 @dataclass(frozen=True)
-class Score:
-    """How one fact is distributed over the pairs with a picture, and over the version before."""
+class ScoreSummary:
+    """The distribution of one fact over all pairs with a picture, compared with the version before."""
 
     fact: str
     thresholds: list[Threshold]
-    histogram: Histogram | None  # parts kept and dropped
-    unknown: int
-    tenths: list[float]  # of what is kept: the smallest, nine deciles, the largest
-    tenths_before: list[float]
-    apart: float | None  # from the version before, as Kolmogorov-Smirnov distance
+    histogram: Histogram | None  # its parts are `kept` and `dropped`; None if no value is known
+    unknown: int  # pairs without a value
+    deciles: list[float]  # of the kept pairs; empty if no value is known
+    deciles_before: list[float]  # of the version before; empty if there is none
+    ks_distance: float | None  # Kolmogorov-Smirnov distance from the version before
 
 
 @dataclass(frozen=True)
-class Account:
+class VersionSummary:
+    """A dataset version with the figures that describe it."""
+
     version: Version
     before: Version | None
-    steps: list[Step]
-    scores: list[Score]
+    steps: list[Step]  # of the funnel
+    scores: list[ScoreSummary]
     columns: pa.Schema
-    files: list[str]  # relative to the table, in no order of arrival
+    files: list[str]  # paths within the table, ordered by their random names
     bytes: int
-    came: dict[str, int]  # rows that are new: why they were not there before
-    went: dict[str, int]  # rows that are gone: why
-    lost: str | None = None  # why there is no comparison with the version before
+    added: dict[str, int]  # why added rows were not in the version before → rows
+    removed: dict[str, int]  # why removed rows are not in this version → rows
+    comparison_error: str | None = None  # why there is no comparison with the version before
 
 
-def account(lake: Lake, selection: Selection, publish: Publish, version: Version, before: Version | None) -> Account:
+def summarize_version(
+    lake: Lake, selection: Selection, publish: Publish, version: Version, before: Version | None
+) -> VersionSummary:
+    """Compute the figures of the current version.
+
+    Args:
+        lake: a snapshot of the lake in which `version` is current
+        selection: the recipe's selection, whose verdicts made the version
+        publish: the stage that published it
+        version: the version to describe
+        before: the version to compare with; if its files are gone, the summary says so
+    """
     table = lake.table(publish.table, version.version)
     sizes = table.file_sizes()
-    came, went, lost = dict[str, int](), dict[str, int](), None
-    earlier: Table | None = None
+    added, removed, comparison_error = Counter[str](), Counter[str](), None
+    table_before: Table | None = None
     if before:
         try:
-            earlier = lake.table(publish.table, before.version)
-            came, went = _change(lake, selection, table, earlier, before)
-        except (OSError, DeltaError) as error:  # its files were vacuumed, or a picture in them taken down
-            earlier, lost = None, f"{before.dataset}@{before.version} can't be read any more: {error}"
-    return Account(
+            table_before = lake.table(publish.table, before.version)
+            added, removed = _count_changes(lake, selection, table, table_before, before)
+        except (OSError, DeltaError) as error:  # its files were vacuumed, or a row in them was forgotten
+            table_before = None
+            comparison_error = f"{before.dataset}@{before.version} can't be read any more: {error}"
+    return VersionSummary(
         version,
         before,
         funnel(lake, selection),
-        _scores(lake, selection, publish, earlier),
+        _summarize_scores(lake, selection, publish, table_before),
         table.file_schema(),
         sorted(sizes, key=lambda path: path.rpartition("/")[2]),
         sum(sizes.values()),
-        came,
-        went,
-        lost,
+        dict(added),
+        dict(removed),
+        comparison_error,
     )
 
 
-def facts_of(lake: Lake, selection: Selection, facts: list[str], more: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """SQL a bucket, and its tables: facts of every pair with its verdict (`more` is what else to select)."""
+def fact_queries(
+    lake: Lake, selection: Selection, facts: list[str], columns: str
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """For each bucket a query for facts of all pairs, joined with their verdicts.
+
+    Args:
+        lake: the lake to read
+        selection: whose facts and verdicts to read
+        facts: the facts to select
+        columns: further SQL expressions to select, over `facts` and `verdicts`
+
+    Returns:
+        SQL, and the tables that it names.
+    """
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
-    every = across(inputs, facts)
-    columns = ", ".join([more, *(f'facts."{fact}"' for fact in facts)])
-    sql = f"SELECT {columns} FROM ({selection.facts(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
+    whole_tables = across(inputs, facts)
+    select = ", ".join([columns, *(f'facts."{fact}"' for fact in facts)])
+    sql = f"SELECT {select} FROM ({selection.facts(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
     for bucket in lake.buckets:
         tables: dict[str, object] = {table: rows.dataset(bucket) for table, rows in inputs.items()}
-        yield sql, {**tables, **every, "verdicts": verdicts.dataset(bucket)}
+        yield sql, {**tables, **whole_tables, "verdicts": verdicts.dataset(bucket)}
 
 
-def _scores(lake: Lake, selection: Selection, publish: Publish, earlier: Table | None) -> list[Score]:
-    drawn = thresholds(selection, lake.table(selection.table).last_record().get("cuts", {}))
-    facts = [*drawn, *(fact for fact in publish.numeric_columns if fact not in drawn)]
-    with Distributions(facts) as told:
+def _summarize_scores(
+    lake: Lake, selection: Selection, publish: Publish, table_before: Table | None
+) -> list[ScoreSummary]:
+    cuts = thresholds(selection, lake.table(selection.table).last_record().get("cuts", {}))
+    facts = [*cuts, *(column for column in publish.numeric_columns if column not in cuts)]
+    with Distributions(facts) as distributions:
         part = "CASE WHEN kept THEN 'kept' ELSE 'dropped' END AS part"
-        for sql, tables in facts_of(lake, selection, facts, part):
-            told.add(f"{sql} WHERE sha256 IS NOT NULL", facts, **tables)
-        if earlier is not None:
-            there = [fact for fact in publish.numeric_columns if fact in earlier.file_schema().names]
+        for sql, tables in fact_queries(lake, selection, facts, part):
+            distributions.add(f"{sql} WHERE sha256 IS NOT NULL", facts, **tables)
+        if table_before is not None:
+            names_before = table_before.file_schema().names
+            columns = [column for column in publish.numeric_columns if column in names_before]
+            sql = "SELECT 'before' AS part, * FROM published"
             for bucket in lake.buckets:
-                told.add("SELECT 'before' AS part, * FROM published", there, published=earlier.dataset(bucket))
+                distributions.add(sql, columns, published=table_before.dataset(bucket))
         return [
-            Score(
+            ScoreSummary(
                 fact,
-                drawn.get(fact, []),
-                told.histogram(fact, ("kept", "dropped")),
-                told.unknown(fact, "kept") + told.unknown(fact, "dropped"),
-                told.quantiles(fact, "kept", TENTHS),
-                told.quantiles(fact, "before", TENTHS),
-                told.ks_distance(fact, "before", "kept"),
+                cuts.get(fact, []),
+                distributions.histogram(fact, ("kept", "dropped")),
+                distributions.unknown(fact, "kept") + distributions.unknown(fact, "dropped"),
+                distributions.quantiles(fact, "kept", DECILES),
+                distributions.quantiles(fact, "before", DECILES),
+                distributions.ks_distance(fact, "before", "kept"),
             )
             for fact in facts
         ]
 
 
-def _change(
-    lake: Lake, selection: Selection, table: Table, earlier: Table, before: Version
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows that came, by what was the matter with them before; rows that went, by what is the matter now."""
-    fell = fell_to(labels_of(selection))
-    now = lake.table(selection.table)
-    read = before.record["inputs"].get(selection.table)
-    then = None if read is None else lake.table(selection.table, read)
-    came, went = dict[str, int](), dict[str, int]()
+def _count_changes(
+    lake: Lake, selection: Selection, table: Table, table_before: Table, before: Version
+) -> tuple[Counter[str], Counter[str]]:
+    """Added rows by the verdicts of the version before, and removed rows by those of now."""
+    step = fell_to(labels_of(selection))
+    verdicts = lake.table(selection.table)
+    version_read = before.record["inputs"].get(selection.table)
+    verdicts_before = None if version_read is None else lake.table(selection.table, version_read)
+    no_verdict = "new pair" if verdicts_before else "verdict not recorded"
+    why_added = f"CASE WHEN reasons IS NULL THEN '{no_verdict}' ELSE {step} END"
+    why_removed = f"CASE WHEN reasons IS NULL THEN 'no longer in the lake' ELSE {step} END"
+    added, removed = Counter[str](), Counter[str]()
     for bucket in lake.buckets:
-        sides = {"now": table.dataset(bucket), "before": earlier.dataset(bucket)}
-        known = then.dataset(bucket) if then else VERDICTS.empty_table()
-        new = f"CASE WHEN reasons IS NULL THEN '{'new' if then else 'not noted'}' ELSE {fell} END"
-        _count(came, "now", "before", new, known, sides)
-        gone = f"CASE WHEN reasons IS NULL THEN 'no longer in the lake' ELSE {fell} END"
-        _count(went, "before", "now", gone, now.dataset(bucket), sides)
-    return came, went
+        rows, rows_before = table.dataset(bucket), table_before.dataset(bucket)
+        known_before = verdicts_before.dataset(bucket) if verdicts_before else VERDICTS.empty_table()
+        added.update(_count_missing(rows, rows_before, why_added, known_before))
+        removed.update(_count_missing(rows_before, rows, why_removed, verdicts.dataset(bucket)))
+    return added, removed
 
 
-def _count(
-    counts: dict[str, int], there: str, not_there: str, why: str, verdicts: object, sides: dict[str, object]
-) -> None:
-    """Add up the ids that are on one side alone, by what verdicts say of them."""
-    found = query(
-        f"SELECT {why} AS why, count(*) AS times FROM (SELECT id FROM {there} ANTI JOIN {not_there} USING (id)) "
+def _count_missing(rows: object, other_rows: object, why: str, verdicts: object) -> dict[str, int]:
+    """The ids of `rows` that are not in `other_rows`, counted by the SQL expression `why` over their verdicts."""
+    counts = query(
+        f"SELECT {why} AS why, count(*) AS times FROM (SELECT id FROM rows ANTI JOIN other_rows USING (id)) "
         "LEFT JOIN verdicts USING (id) GROUP BY why",
+        rows=rows,
+        other_rows=other_rows,
         verdicts=verdicts,
-        **sides,
     )
-    for row in found.to_pylist():
-        counts[row["why"]] = counts.get(row["why"], 0) + row["times"]
+    return {row["why"]: row["times"] for row in counts.to_pylist()}

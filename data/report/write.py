@@ -1,8 +1,8 @@
-"""What lies beside a published version: its card (`README.md`), its report, and the report's histograms as a picture.
+"""Writing the pages beside a published version: card (`README.md`), report, and the report's histograms as a PNG.
 
-They are written after the version is there and can't undo it; Delta takes no notice of them. Card and report come last
-and begin with a mark of what they were made of, so that a build finds in one look what a killed one left behind, or an
-owner's new words, and nothing else is written again.
+They are written after the version's commit and can't undo it; Delta ignores them. Card and report are written last, and
+start with a mark that identifies version and settings. So a build can tell cheaply whether the pages are missing, as
+after an interrupted build, or outdated, as after a change of the recipe's `card`. Otherwise it writes nothing.
 """
 
 import hashlib
@@ -14,57 +14,62 @@ from data.lake.lake import Lake
 from data.lake.layout import CARD, HISTOGRAMS, LAST_BUILD, REPORT
 from data.publish.publish import Publish
 from data.publish.versions import newest_version
-from data.report.card import CardSettings, card
-from data.report.examples import pick
-from data.report.histogram_png import histograms
-from data.report.report import report
-from data.report.summary import account
+from data.report.card import CardSettings, render_card
+from data.report.examples import pick_examples
+from data.report.histogram_png import draw_histograms
+from data.report.report import render_report
+from data.report.summary import summarize_version
 from data.select.selection import Selection
 
-PAGES = 2  # of the form of all: another one is written anew
-HEAD = 200  # bytes that hold the mark
+PAGE_FORMAT = 3  # of both pages; pages of another format are written again
+HEAD = 200  # bytes of a page that hold the mark
 
 
-def write_beside(lake: Lake, settings: CardSettings, selection: Selection, publish: Publish, version: int) -> None:
-    """Write card and report of the version that was just published, or found to be current, unless they are there."""
+def write_pages(lake: Lake, settings: CardSettings, selection: Selection, publish: Publish, version: int) -> None:
+    """Write the pages of the current version, unless they are up to date.
+
+    If another build has published since, nothing is written: that build describes its own version.
+    """
     url = lake.table_url(publish.table)
-    digest = hashlib.sha256(f"{PAGES} {settings.model_dump_json()}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{PAGE_FORMAT} {settings.model_dump_json()}".encode()).hexdigest()[:12]
     mark = f"imagen {publish.dataset}@{version} {digest}"
-    if all(_marked(storage.join(url, page), mark) for page in (REPORT, CARD)):
+    if all(_has_mark(storage.join(url, page), mark) for page in (REPORT, CARD)):
         return
     lake = lake.snapshot()
     current = newest_version(lake, publish.dataset)
     if current is None or current.version != version:
-        return  # somebody published since, and describes it
-    found = account(lake, selection, publish, current, newest_version(lake, publish.dataset, below=version))
-    groups = pick(lake, selection, [score.fact for score in found.scores if score.thresholds])
-    if png := histograms(found):
+        return
+    before = newest_version(lake, publish.dataset, below=version)
+    summary = summarize_version(lake, selection, publish, current, before)
+    groups = pick_examples(lake, selection, [score.fact for score in summary.scores if score.thresholds])
+    if png := draw_histograms(summary):
         storage.write(storage.join(url, HISTOGRAMS), png)
-    storage.write(storage.join(url, REPORT), report(found, groups, mark).encode())
-    storage.write(storage.join(url, CARD), card(found, settings, url, mark).encode())
+    storage.write(storage.join(url, REPORT), render_report(summary, groups, mark).encode())
+    storage.write(storage.join(url, CARD), render_card(summary, settings, url, mark).encode())
 
 
-def histograms_of(lake: Lake, dataset: str) -> bytes | None:
-    """As of its newest version; none where no fact differs among the pairs."""
+def read_histograms(lake: Lake, dataset: str) -> bytes | None:
+    """The histograms of a dataset's newest version as PNG; None if there are none."""
     url = storage.join(lake.table_url(f"datasets/{dataset}"), HISTOGRAMS)
     return storage.read(url) if storage.exists(url) else None
 
 
 def report_url(lake: Lake, dataset: str) -> str:
+    """The URL of a dataset's report, whether it exists or not."""
     return storage.join(lake.table_url(f"datasets/{dataset}"), REPORT)
 
 
-def note_built(lake: Lake, dataset: str, version: int) -> None:
-    """Also where nothing had changed: that it was looked after is what somebody wants to know in the morning."""
-    said = {"version": version, "at": datetime.now(UTC).isoformat()}
-    storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD), json.dumps(said).encode())
+def record_build(lake: Lake, dataset: str, version: int) -> None:
+    """Record that a build has finished now, also one that changed nothing: it shows that the dataset is up to date."""
+    record = {"version": version, "at": datetime.now(UTC).isoformat()}
+    storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD), json.dumps(record).encode())
 
 
-def built_at(lake: Lake, dataset: str) -> datetime | None:
-    """When a build of it came to a good end the last time."""
+def last_build_at(lake: Lake, dataset: str) -> datetime | None:
+    """When a build of the dataset last finished; None if none has."""
     url = storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD)
     return datetime.fromisoformat(json.loads(storage.read(url))["at"]) if storage.exists(url) else None
 
 
-def _marked(url: str, mark: str) -> bool:
+def _has_mark(url: str, mark: str) -> bool:
     return storage.exists(url) and f" {mark} " in storage.read(url, HEAD).decode(errors="replace").replace("\n", " ")

@@ -17,7 +17,7 @@ from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import TRAINING_FOLDER
 from data.publish.versions import datasets, newest_version
-from data.report.write import built_at
+from data.report.write import last_build_at
 from imagen.models.registry import champion_of, decisions
 from imagen.train.measures import newest_measure
 
@@ -90,7 +90,7 @@ def _datasets(lake: Lake) -> Iterator[Metric]:
         labels=["dataset"],
     )
     for name in datasets(lake):
-        if last := built_at(lake, name):
+        if last := last_build_at(lake, name):
             built.add_metric([name], last.timestamp())
         if found := newest_version(lake, name):
             version.add_metric([name], found.version)

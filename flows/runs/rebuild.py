@@ -13,7 +13,7 @@ from data.engine.progress import watcher
 from data.engine.stage import ShardResult, Stage
 from data.lake.lake import Lake
 from data.publish.publish import Publication
-from data.report.write import histograms_of
+from data.report.write import read_histograms
 from data.select.funnel import funnel
 from data.sources.sources import open_checked_lake
 from flows.runs.stages import BatchesFailed, Failure, as_run, by_recipe, map_batches, run_stage
@@ -129,7 +129,7 @@ def report(ways: Pipeline) -> None:
 
 def show_histograms(lake: Lake, built: Built) -> None:
     """How what was kept and what was dropped differ, for whoever looks at the run."""
-    if png := histograms_of(lake, built.dataset):
+    if png := read_histograms(lake, built.dataset):
         show_markdown(
             f"{built.dataset}@{built.version}, {built.kept:,} samples; the whole report is {built.report}\n\n"
             + picture("kept and dropped by their scores", png),

@@ -11,7 +11,7 @@ from data.build.pipeline import pipeline_of
 from data.build.recipe import load_recipe
 from data.engine.progress import watcher
 from data.lake.lake import Lake
-from data.report.contact_sheet import write_sheet
+from data.report.contact_sheet import write_contact_sheet
 from data.select.funnel import funnel
 from data.world.make import HOST, make_world, same_world
 from data.world.server import OriginServer
@@ -56,7 +56,7 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
             built = rebuild(recipe="shapes", lake=lake, sources=[str(world / "pairs.parquet")], workers=workers)
     sheet = world / "sheet.png"
     if built.anything_done or not sheet.exists():
-        write_sheet(target, "shapes", sheet)
+        write_contact_sheet(target, "shapes", sheet)
     show_build(built, lake, world, sheet, time.monotonic() - began)
     model = train_and_show(target, built, world / "model.png", minutes) if minutes else None
     show_next(lake, model, time.monotonic() - began)

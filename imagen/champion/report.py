@@ -20,8 +20,8 @@ from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import GRIDS_PAGE
 from data.publish.versions import version_of
-from data.report.card import as_yaml, written
-from data.report.report import number
+from data.report.card import as_yaml, settings_as_written
+from data.report.report import format_number
 from imagen.champion.promote import gate_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
@@ -82,8 +82,8 @@ def report(
         state=state_of(past, trained.number),
         decisions=[one for one in past if one.number == trained.number],
         version=version,
-        recipe=as_yaml(written(version.record["recipe"])),
-        config=as_yaml(written(trained.config)),
+        recipe=as_yaml(settings_as_written(version.record["recipe"])),
+        config=as_yaml(settings_as_written(trained.config)),
         stages=_stages(lake, trained),
         evaluation=evaluation,
         rows=_in_order(rows),
@@ -194,5 +194,5 @@ def _page() -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": number, "count": "{:,}".format}
+    environment.filters |= {"number": format_number, "count": "{:,}".format}
     return environment.get_template("model.html")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from data.engine.pool import Engine
 from data.engine.stage import Plan, ShardResult
 from data.lake.lake import Lake
-from data.report.chart import Curve, chart
+from data.report.chart import Curve, draw_chart
 from data.report.chart import Point as Dot
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
@@ -111,7 +111,7 @@ def plot(points: Sequence[Point], axes: tuple[str, str]) -> Markup:
             point
         )
     across = f"{axes[0]}; the numbers are weights of guidance"
-    return chart([Curve(name, _dots(of), dots=True) for name, of in curves.items()], across, axes[1])
+    return draw_chart([Curve(name, _dots(of), dots=True) for name, of in curves.items()], across, axes[1])
 
 
 def _dots(points: Sequence[Point]) -> list[Dot]:

@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data.lake import storage
-from data.report.chart import Curve, Point, chart
+from data.report.chart import Curve, Point, draw_chart
 
 EVERY = 15.0  # seconds after which a growing segment is written again
 LINES = "lines"
@@ -83,7 +83,7 @@ def loss_curve(url: str) -> Markup | None:
     if len(losses) < 2:
         return None
     means = [part.mean(axis=0).tolist() for part in np.array_split(losses, min(POINTS, len(losses)))]
-    return chart([Curve("loss", [Point(step, loss) for step, loss in means])], "step", "loss", log=True)
+    return draw_chart([Curve("loss", [Point(step, loss) for step, loss in means])], "step", "loss", log=True)
 
 
 def _events(rows: list[dict[str, Any]]) -> bytes:

@@ -23,9 +23,9 @@ from data.lake.layout import REPORT
 from data.publish.distributions import Histogram
 from data.publish.versions import newest_version, versions
 from data.report.histogram_png import CUT, DROPPED, GAP, KEPT
-from data.report.report import HEIGHT, WIDTH, plot
-from data.report.summary import account
-from data.report.write import histograms_of
+from data.report.report import HEIGHT, WIDTH, plot_histogram
+from data.report.summary import summarize_version
+from data.report.write import read_histograms
 from data.select.thresholds import Threshold, thresholds
 from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
 from tests.servers.chromium import needs_chromium, opened
@@ -173,30 +173,30 @@ def test_the_report_says_what_came_what_went_and_why(described_lake: tuple[Lake,
     lake, recipe = described_lake
     now, before = versions(lake, "small")[:2]
     ways = pipeline_of(lake, recipe)
-    found = account(lake, ways.selection, ways.publish, now, before)
-    assert (now.record["added"], now.record["removed"]) == (sum(found.came.values()), sum(found.went.values()))
-    assert set(found.came) == {"new"}
-    assert found.went["picture_brightness"] > 3
-    assert set(found.went) <= {"picture_brightness", "best 0.9 of picture_contrast"}
+    found = summarize_version(lake, ways.selection, ways.publish, now, before)
+    assert (now.record["added"], now.record["removed"]) == (sum(found.added.values()), sum(found.removed.values()))
+    assert set(found.added) == {"new pair"}
+    assert found.removed["picture_brightness"] > 3
+    assert set(found.removed) <= {"picture_brightness", "best 0.9 of picture_contrast"}
     brightness = next(score for score in found.scores if score.fact == "picture_brightness")
-    assert brightness.tenths_before[0] < 0.4 <= brightness.tenths[0]
-    assert brightness.apart is not None
-    assert brightness.apart > 0.1
+    assert brightness.deciles_before[0] < 0.4 <= brightness.deciles[0]
+    assert brightness.ks_distance is not None
+    assert brightness.ks_distance > 0.1
     assert brightness.histogram is not None
     assert sum(brightness.histogram.counts["kept"]) == now.record["kept"]
     shown = "".join(Page(page(lake, REPORT)).text)
     assert 30 < page(lake, REPORT).count("data:image/jpeg") <= 60
-    for words in ("Against small@1", "Dropped by picture_brightness", "min 0.4", "best 0.9", "not fetched: gone"):
+    for words in ("Compared with small@1", "Dropped by picture_brightness", "min 0.4", "best 0.9", "not fetched: gone"):
         assert words in shown, words
 
 
 def test_the_histograms_of_the_report_are_a_picture_too(described_lake: tuple[Lake, Recipe]) -> None:
     lake, recipe = described_lake
-    png = histograms_of(lake, "small")
+    png = read_histograms(lake, "small")
     assert png is not None
     picture = Image.open(BytesIO(png)).convert("RGB")
     ways = pipeline_of(lake, recipe)
-    found = account(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
+    found = summarize_version(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
     plots = [one.histogram for one in found.scores if one.histogram and one.histogram.low < one.histogram.high]
     assert picture.width == 3 * (WIDTH + GAP) + GAP
     assert picture.height // (HEIGHT + GAP) >= -(-len(plots) // 3) >= 2
@@ -283,5 +283,5 @@ def test_a_threshold_on_whole_numbers_lies_between_the_bars_that_it_parts(
     right: bool, itself: bool, value: float, at: int
 ) -> None:
     histogram = Histogram([float(n) for n in range(11)], {"kept": [1] * 10, "dropped": [0] * 10}, 0, 9, True)
-    drawn = plot(histogram, [Threshold("words", value, "min", right, itself)])
+    drawn = plot_histogram(histogram, [Threshold("words", value, "min", right, itself)])
     assert drawn.cuts[0].x == drawn.bars[at].x

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from data.lake.lake import Lake
-from data.report.write import note_built
+from data.report.write import record_build
 from flows.platform.metrics import serve
 from imagen.models.registry import add_decision
 from tests.conftest import write_recipe
@@ -29,7 +29,7 @@ Told = dict[str, dict[tuple[tuple[str, str], ...], float]]  # by name and labels
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = trained_lake(tmp_path_factory.mktemp("watched"))
     add_decision(lake, "little", "promote", 1, None, "the first", who="ann")
-    note_built(lake, "drawn", 1)
+    record_build(lake, "drawn", 1)
     return lake
 
 

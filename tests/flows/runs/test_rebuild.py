@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from data.lake.lake import Lake
-from data.report.write import built_at
+from data.report.write import last_build_at
 from data.world.check import caption_is_true
 from data.world.make import HOST
 from data.world.server import OriginProcess
@@ -99,10 +99,10 @@ def test_the_second_build_fetches_nothing_and_loads_no_model(
     built: tuple[Lake, Path], origin: OriginProcess, imagen: Command
 ) -> None:
     lake, recipe = built
-    before, first = requests(origin), built_at(lake, "shapes")
+    before, first = requests(origin), last_build_at(lake, "shapes")
     done = imagen("build", str(recipe), "--lake", lake.url, "--json", PYTHONPROFILEIMPORTTIME="1")
     assert first is not None
-    assert first < built_at(lake, "shapes")  # type: ignore[operator]
+    assert first < last_build_at(lake, "shapes")  # type: ignore[operator]
     assert json.loads(done.stdout) == {
         **{"dataset": "shapes", "version": 1, "new_pairs": 0},
         **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},

@@ -8,7 +8,7 @@ import pytest
 
 from data.engine.stage import Plan
 from data.lake.lake import Lake
-from data.report.chart import Curve, Point, chart
+from data.report.chart import Curve, Point, draw_chart
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
@@ -70,11 +70,11 @@ def test_the_best_score_that_is_near_enough_is_chosen() -> None:
 
 def test_a_drawing_escapes_its_words_and_takes_what_does_not_vary() -> None:
     hostile = '<script>alert("x")</script>'
-    drawn = chart([Curve(hostile, [Point(1, 5, hostile)], dots=True), Curve("b", [Point(1, 5)])], hostile, "y")
+    drawn = draw_chart([Curve(hostile, [Point(1, 5, hostile)], dots=True), Curve("b", [Point(1, 5)])], hostile, "y")
     assert "<script" not in drawn
     texts = [one.text for one in ElementTree.fromstring(drawn).iter() if one.tag.endswith("text")]
     assert texts.count(hostile) == 3
-    losses = chart([Curve("loss", [Point(0, 1.0), Point(10, 0.01)])], "step", "loss", log=True)
+    losses = draw_chart([Curve("loss", [Point(0, 1.0), Point(10, 0.01)])], "step", "loss", log=True)
     assert {"1", "0.1", "0.01"} <= {one.text for one in ElementTree.fromstring(losses).iter()}
 
 
