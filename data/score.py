@@ -1,6 +1,6 @@
-"""The classes that scorers of one's own are made from, by the name that they had in 0.1.0.
+"""The classes that scorers derive from, under the module's name in 0.1.0.
 
-Scorers that were written then go on working; new ones import from `data.scorers.scorer`.
+Scorers written for 0.1.0 go on working; new ones import from `data.scorers`.
 """
 
 from data.scorers.scorer import (
@@ -11,9 +11,11 @@ from data.scorers.scorer import (
     PictureVectors,
     Scorer,
     VectorScorer,
-    packed,
-    unpacked,
+    pack_vectors,
+    unpack_vectors,
 )
+
+packed, unpacked = pack_vectors, unpack_vectors
 
 __all__ = [
     "CaptionScorer",

@@ -26,7 +26,7 @@ from data.lake.schemas import PAIRS, bucket_of
 from data.lake.shard_file import write_file
 from data.lake.sql import query
 from data.lake.table import Table
-from data.scorers.stages import Read
+from data.scorers.stages import ScoreCaptions
 from data.select.selection import Judgement, Selection
 from data.sources.ingest import preview_ingest
 
@@ -139,7 +139,7 @@ def plan(lake: Lake, recipe: Recipe) -> BuildPlan:
             expected = pending + found.new
             pictures = round(expected * arrive)
         else:
-            expected = pending + (found.new if isinstance(stage, Read) else pictures)
+            expected = pending + (found.new if isinstance(stage, ScoreCaptions) else pictures)
         steps.append(Step(stage.name, pending, expected, _seconds(glimpse, stage, expected)))
     size = _size_of_pictures(glimpse)
     bytes = None if size is None else round(pictures * size)

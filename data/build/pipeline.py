@@ -15,7 +15,7 @@ from data.publish.publish import EmbeddingSource, Publication, Publish
 from data.publish.versions import newest_version
 from data.report.write import write_pages
 from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
-from data.scorers.stages import Judge, Look, Read
+from data.scorers.stages import ScoreCaptions, ScorePictures, ScoreVectors
 from data.select.selection import Selection, select
 from data.sources.ingest import IngestSummary, ingest
 
@@ -76,14 +76,16 @@ def pipeline_of(lake: Lake, recipe: Recipe) -> Pipeline:
     vectors = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, VectorScorer)}
     describers = recipe.describers
     looking = [one for name, one in scorers.items() if isinstance(one, PictureScorer) and name not in describers]
-    looking += [one for scorer in vectors.values() for one in scorer.sees()]
+    looking += [one for scorer in vectors.values() for one in scorer.inputs()]
     stages: list[Stage] = [Download(lake, recipe.download)]
-    stages += [Read(lake, one, f"score-{name}") for name, one in scorers.items() if isinstance(one, CaptionScorer)]
-    stages += [Look(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
-    stages += [Judge(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
+    stages += [
+        ScoreCaptions(lake, one, f"score-{name}") for name, one in scorers.items() if isinstance(one, CaptionScorer)
+    ]
+    stages += [ScorePictures(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
+    stages += [ScoreVectors(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
     selection = Selection(recipe.name, recipe.criteria, recipe.judged)
     later: list[Stage] = [
-        Look(lake, (one,), f"describe-{name}", kept_by=recipe.name) for name, one in describers.items()
+        ScorePictures(lake, (one,), f"describe-{name}", kept_by=recipe.name) for name, one in describers.items()
     ]
     joined = {}
     for name, one in recipe.embed.items():

@@ -46,13 +46,13 @@ class T5:
     @cached_property
     def weights_digest(self) -> str:
         """Of weights, configuration and tokenizer."""
-        files = pretrained.model_files(self.settings.folder or pretrained.hub_folder(self.settings.model))
+        files = pretrained.model_files(self.settings.folder or pretrained.fetch_model(self.settings.model))
         if not files:
             raise ModelError(
                 f"{self.settings.model} holds no whole T5: config.json, a tokenizer, and model.safetensors or "
                 "pytorch_model.bin. Correct embed.*.model"
             )
-        return pretrained.digest_of(files)
+        return pretrained.digest_files(files)
 
     def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
         return encode(load(self.settings), captions, self.settings)
@@ -104,7 +104,7 @@ def load(settings: EncoderSettings) -> Tower:
     """The model of these settings, once a process."""
     if settings.encoder == "clip":
         return ClipTower(settings.as_clip, settings.pooled)
-    folder = settings.folder or pretrained.hub_folder(settings.model)
+    folder = settings.folder or pretrained.fetch_model(settings.model)
     return T5Tower(folder, settings.max_length, settings.precision, settings.device)
 
 

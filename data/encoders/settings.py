@@ -57,7 +57,7 @@ class EncoderSettings(BaseModel):
     @cached_property
     def folder(self) -> Path | None:
         """The folder that holds the whole model, if it is one."""
-        return pretrained.folder_of(self.model, BUILT_IN if self.encoder == "t5" else clip.BUILT_IN)
+        return pretrained.local_folder(self.model, BUILT_IN if self.encoder == "t5" else clip.BUILT_IN)
 
     @property
     def as_clip(self) -> clip.ClipModel:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import ModelError
-from data.scorers.clip import ClipModel, device_of
+from data.scorers.clip import ClipModel, resolve_device
 
 
 class Tower(Protocol):
@@ -32,7 +32,7 @@ class T5Tower:
 
         logging.disable_progress_bar()
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        self.device, self.longest = device_of(device), max_length
+        self.device, self.longest = resolve_device(device), max_length
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = T5EncoderModel.from_pretrained(folder, dtype=dtype).to(self.device).eval()

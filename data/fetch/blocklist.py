@@ -91,10 +91,8 @@ class Blocklist:
             values[kind].append(value)
         self._domains = frozenset(values["domain"])
         self._urls, self._bodies = DigestSet.from_hex(32, values["url"]), DigestSet.from_hex(32, values["sha256"])
-        self._pairs, self.perceptual = (
-            DigestSet.from_hex(16, values["pair"]),
-            PerceptualHashSet.from_hex(values["phash"], distance),
-        )
+        self._pairs = DigestSet.from_hex(16, values["pair"])
+        self.perceptual = PerceptualHashSet.from_hex(values["phash"], distance)
 
     def has_pair(self, id: str) -> bool:
         """Whether a pair is blocked by its id."""

@@ -14,7 +14,7 @@ from data.lake.schemas import bucket_of
 from data.lake.sql import query, quote_text
 from data.pictures.prepare import decode
 from data.report.summary import fact_queries
-from data.scorers.scorer import UNKNOWN
+from data.scorers.scorer import SCORER_ERRORS
 from data.select.funnel import fell_to, labels_of
 from data.select.selection import NOT_FETCHED, Selection
 
@@ -114,7 +114,7 @@ def _by_id(rows: pa.Table) -> dict[str, dict[str, Any]]:
 def _thumbnail(picture: bytes) -> str | None:
     try:
         image = decode(picture)
-    except (*UNKNOWN, Image.DecompressionBombError):
+    except (*SCORER_ERRORS, Image.DecompressionBombError):
         return None
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()

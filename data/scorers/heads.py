@@ -1,7 +1,7 @@
-"""What small heads say of a picture's CLIP vector: its beauty, whether it is safe to show, whether it has a watermark.
+"""Small heads over a picture's CLIP vector: how beautiful it is, whether it is safe to show, whether it is watermarked.
 
-A head is a file of linear layers (`weights`: .safetensors, .pth or .pt), as LAION's published ones are. Where none is
-given, safety and watermark are said zero-shot, by the prompts that a picture is nearer to.
+A head is a file of linear layers (`weights`: .safetensors, .pth or .pt) such as LAION's published ones. Without a file,
+safety and watermark are classified zero-shot, by two lists of prompts.
 """
 
 import re
@@ -15,77 +15,85 @@ from pydantic import Field
 
 from data.errors import ModelError
 from data.scorers.clip import ClipModel
-from data.scorers.pretrained import digest
+from data.scorers.pretrained import digest_file
 from data.scorers.scorer import Columns, PictureScorer, VectorScorer
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Head(ClipModel, VectorScorer):
-    """Linear layers on the vectors of a CLIP model."""
+    """Linear layers over the vectors of a CLIP model."""
 
     runs_by: ClassVar[frozenset[str]] = ClipModel.runs_by | {"weights"}
 
-    weights: str | None = Field(None, description="file of the head's layers; must be trained on the same CLIP model")
-    between: Literal["none", "relu"] = Field("none", description="what lies between the layers")
+    weights: str | None = Field(None, description="file of the head's layers, trained on the same CLIP model")
+    between: Literal["none", "relu"] = Field("none", description="activation between the layers")
 
     @property
     def id(self) -> str:
-        return super().id + (f"-{_digest(self.weights)[:8]}" if self.weights else "")
+        """Names the scorer, its CLIP model, and its weights by their digest."""
+        return super().id + (f"-{_digest_weights(self.weights)[:8]}" if self.weights else "")
 
-    def sees(self) -> tuple[PictureScorer, ...]:
+    def inputs(self) -> tuple[PictureScorer, ...]:
+        """The vectors of the CLIP model."""
         return (self.vectors(),)
 
-    def through(self, vectors: np.ndarray) -> np.ndarray:
-        """The head's answer, one number a picture."""
+    def run_layers(self, vectors: np.ndarray) -> np.ndarray:
+        """The head's output (n) for vectors (n d).
+
+        Raises:
+            ModelError: the file can't be read, or is made for vectors of another size.
+        """
         assert self.weights is not None
-        layers = _layers(self.weights)
-        for place, (weight, bias) in enumerate(layers):
+        layers = _read_layers(self.weights)
+        for index, (weight, bias) in enumerate(layers):
             if weight.shape[1] != vectors.shape[1]:
                 raise ModelError(
                     f"{self.weights} takes vectors of {weight.shape[1]} numbers, {self.model} gives {vectors.shape[1]}"
                 )
             vectors = vectors @ weight.T + bias
-            if self.between == "relu" and place < len(layers) - 1:
+            if self.between == "relu" and index < len(layers) - 1:
                 vectors = np.maximum(vectors, 0)
         return vectors[:, 0]
 
 
 class Aesthetic(Head):
-    """LAION's aesthetic score, about 1 to 10: its linear head, or its later one of layers with nothing between."""
+    """LAION's aesthetic score, about 1 to 10: by its linear head, or by its later one of several linear layers."""
 
     columns = pa.schema({"score": pa.float32()})
 
     weights: str = Field(description="file of the head's layers, e.g. sa_0_4_vit_l_14_linear.pth")
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        return {"score": np.round(self.through(vectors[0]), 4).tolist()}
+        """The aesthetic scores."""
+        return {"score": np.round(self.run_layers(vectors[0]), 4).tolist()}
 
 
 class ZeroShot(Head):
-    """The probability that a picture is what `prompts` say rather than what `others` say."""
+    """The probability that a picture matches `prompts` rather than `others`; by a head's sigmoid if it has weights."""
 
     columns = pa.schema({"probability": pa.float32()})
 
-    prompts: tuple[str, ...] = Field(min_length=1)
-    others: tuple[str, ...] = Field(min_length=1)
+    prompts: tuple[str, ...] = Field(min_length=1, description="texts of the class whose probability is the score")
+    others: tuple[str, ...] = Field(min_length=1, description="texts of the opposite class")
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
+        """The probabilities."""
         if self.weights:
-            probability = 1 / (1 + np.exp(-self.through(vectors[0])))
+            probability = 1 / (1 + np.exp(-self.run_layers(vectors[0])))
         else:
-            logits = vectors[0] @ self._prompts.T * self.load().temperature
-            shares = np.exp(logits - logits.max(1, keepdims=True))
-            probability = shares[:, : len(self.prompts)].sum(1) / shares.sum(1)
+            logits = vectors[0] @ self._prompt_vectors.T * self.load().temperature
+            weights = np.exp(logits - logits.max(1, keepdims=True))
+            probability = weights[:, : len(self.prompts)].sum(1) / weights.sum(1)
         return {"probability": np.round(probability, 5).tolist()}
 
     @cached_property
-    def _prompts(self) -> np.ndarray:
+    def _prompt_vectors(self) -> np.ndarray:
         return self.texts([*self.prompts, *self.others])
 
 
 class Safety(ZeroShot):
-    """How probably a picture is not safe to show."""
+    """The probability that a picture is not safe to show."""
 
     prompts: tuple[str, ...] = (
         "an explicit pornographic photo",
@@ -102,7 +110,7 @@ class Safety(ZeroShot):
 
 
 class Watermark(ZeroShot):
-    """How probably a picture carries a watermark."""
+    """The probability that a picture has a watermark."""
 
     prompts: tuple[str, ...] = (
         "a stock photo with a watermark across it",
@@ -117,16 +125,16 @@ class Watermark(ZeroShot):
 
 
 @lru_cache(maxsize=8)
-def _digest(weights: str) -> str:
+def _digest_weights(weights: str) -> str:
     try:
-        return digest(Path(weights))
+        return digest_file(Path(weights))
     except OSError as error:
         raise ModelError(f"the head {weights} can't be read: {error.strerror}. Correct scores.*.weights") from None
 
 
 @lru_cache(maxsize=8)
-def _layers(weights: str) -> Layers:
-    """The linear layers of a file, in the order of their numbers."""
+def _read_layers(weights: str) -> Layers:
+    """The weight and bias of each linear layer of a file, in the order of their numbers."""
     import torch
     from safetensors.torch import load_file
 
@@ -137,14 +145,18 @@ def _layers(weights: str) -> Layers:
             state = torch.load(weights, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise ModelError(f"the head {weights} can't be read: {str(error).splitlines()[0]}") from error
-    names = sorted((n for n in state if n.endswith("weight")), key=lambda n: [int(d) for d in re.findall(r"\d+", n)])
     layers = []
-    for name in names:
+    for name in sorted((name for name in state if name.endswith("weight")), key=_layer_numbers):
         weight = state[name].float().numpy()
         bias = state.get(name.removesuffix("weight") + "bias")
         if weight.ndim != 2:
-            raise ModelError(f"the head {weights} has {name}, which is no linear layer")
+            raise ModelError(f"the head {weights} has {name}, which is not a linear layer")
         layers.append((weight, bias.float().numpy() if bias is not None else np.zeros(len(weight), "f4")))
     if not layers or len(layers[-1][0]) != 1:
         raise ModelError(f"the head {weights} does not end in one number")
     return layers
+
+
+def _layer_numbers(name: str) -> list[int]:
+    """The numbers in a parameter's name, by which layers are ordered."""
+    return [int(digits) for digits in re.findall(r"\d+", name)]

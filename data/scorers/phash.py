@@ -1,7 +1,8 @@
-"""By what pictures are recognised: a perceptual hash of 64 bits, as lists of known pictures carry it, and a thumbnail.
+"""What duplicates are recognised by: a perceptual hash of 64 bits, as lists of known pictures use it, and a thumbnail.
 
-The hash sees no colour and moves when a picture is cropped; the thumbnail of 8 × 8 sees and bears both, and tells near
-duplicates from look-alikes (data/pictures/near_duplicates.py).
+The hash ignores colour and changes when a picture is cropped. The thumbnail of 8 x 8 pixels has colour and changes
+little by cropping; it tells near duplicates from pictures that only have the same composition
+(data/pictures/near_duplicates.py).
 """
 
 from typing import Any
@@ -16,9 +17,12 @@ from data.scorers.scorer import PictureScorer
 
 
 class PerceptualHash(PictureScorer):
+    """Computes a picture's perceptual hash (16 hex digits) and its thumbnail (RGB bytes)."""
+
     columns = pa.schema({"hash": pa.string(), "thumbnail": pa.binary()})
 
     def look(self, picture: Image.Image) -> dict[str, Any]:
+        """The picture's hash and thumbnail."""
         pixels = np.asarray(picture)
         thumbnail = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         return {"hash": f"{perceptual_hash(picture):016x}", "thumbnail": thumbnail.tobytes()}

@@ -1,4 +1,4 @@
-"""What can be measured on the pixels of a picture: sharpness, light, colour, how much there is to see."""
+"""Measurements of a picture's pixels: sharpness, brightness, contrast, entropy, border, colourfulness."""
 
 from typing import Any
 
@@ -9,11 +9,13 @@ from PIL import Image
 
 from data.scorers.scorer import PictureScorer
 
-SIDE = 256  # pixels of the longer side at which all is measured, so that figures of different sizes compare
-FLAT = 6  # grey levels within which a border is one colour
+SIDE = 256  # pixels of the longer side at which pictures are measured, so that their sizes do not matter
+BORDER_TOLERANCE = 6  # grey levels within which a border counts as one colour
 
 
 class PictureFacts(PictureScorer):
+    """Measures a picture's pixels."""
+
     columns = pa.schema(
         {
             "blur": pa.float32(),  # variance of the Laplacian: low is blurred
@@ -26,28 +28,33 @@ class PictureFacts(PictureScorer):
     )
 
     def look(self, picture: Image.Image) -> dict[str, Any]:
+        """The picture's measurements by column."""
         scale = min(1.0, SIDE / max(picture.size))
         size = (max(3, round(picture.width * scale)), max(3, round(picture.height * scale)))
         pixels = cv2.resize(np.asarray(picture), size, interpolation=cv2.INTER_AREA)
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        shares = np.bincount(grey.ravel(), minlength=256) / grey.size
-        present = shares[shares > 0]
-        spread = pixels.max(2).astype(np.float32) - pixels.min(2)
+        level_shares = np.bincount(grey.ravel(), minlength=256) / grey.size
+        p = level_shares[level_shares > 0]
+        chroma = pixels.max(2).astype(np.float32) - pixels.min(2)
         return {
             "blur": round(float(cv2.Laplacian(grey, cv2.CV_32F).var()), 3),
             "brightness": round(float(grey.mean()) / 255, 4),
             "contrast": round(float(grey.std()) / 255, 4),
-            "entropy": round(abs(float(-(present * np.log2(present)).sum())), 4),
-            "border": round(border(pixels), 4),
-            "colour": round(float(spread.mean()) / 255, 4),
+            "entropy": round(abs(float(-(p * np.log2(p)).sum())), 4),
+            "border": round(border_share(pixels), 4),
+            "colour": round(float(chroma.mean()) / 255, 4),
         }
 
 
-def border(pixels: np.ndarray) -> float:
-    """The share of a picture's area that lies outside the smallest box with all that differs from its corner."""
-    differs = (np.abs(pixels.astype(np.int16) - pixels[0, 0]).max(2)) > FLAT
+def border_share(pixels: np.ndarray) -> float:
+    """The share of a picture's area that is a border in the colour of its corner.
+
+    Args:
+        pixels: h w 3, uint8.
+    """
+    differs = (np.abs(pixels.astype(np.int16) - pixels[0, 0]).max(2)) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
     if not len(rows):
         return 1.0
-    inside = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
-    return 1.0 - float(inside) / differs.size
+    inner_area = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+    return 1.0 - float(inner_area) / differs.size

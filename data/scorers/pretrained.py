@@ -1,7 +1,7 @@
-"""Where a model's weights lie and what their digest is, both told without loading the model or importing torch.
+"""The files of pretrained models and their digests, without loading a model or importing torch.
 
-A plan asks for the digest every time, and reading 40 GB takes minutes. So a large file in the hub's cache is taken at
-its name, which is its SHA-256, and what was once read of any other is noted in the user's cache folder.
+Every plan needs the digests, and reading 40 GB takes minutes. So the digest of a large file is read once: in the hub's
+cache it is the file's name (its SHA-256), for any other file it is noted in the user's cache folder.
 """
 
 import hashlib
@@ -15,99 +15,126 @@ from pathlib import Path
 from data.errors import ModelError
 from data.lake import storage
 
-SMALL = 64 << 20  # bytes: read in a moment, not worth a note
-WEIGHTS = (  # what `transformers` loads, in its order: one file, or an index of shards
+SMALL = 64 << 20  # bytes of a file that is read so fast that its digest is not noted
+WEIGHTS = (  # what `transformers` loads, in its order of preference: one file, or an index and shards
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
 )
 TOKENIZER = ("tokenizer.json", "spiece.model")
-BESIDE = ("config.json", "tokenizer_config.json", *TOKENIZER)
+SETTINGS_FILES = ("config.json", "tokenizer_config.json", *TOKENIZER)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-WORDS = (*TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model")  # a captioner's tokenizer is one of these
-PREPARE = ("preprocessor_config.json", "processor_config.json")  # its pictures are prepared by one of these
-CAPTIONER = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # what is read of its folder
+CAPTIONER_TOKENIZERS = (*TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model")  # a captioner has one of these
+CAPTIONER_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # and one of these
+CAPTIONER_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # all that is read of its folder
 
 
-def folder_of(model: str, built_in: Path) -> Path | None:
-    """The folder that holds the whole model, if what a recipe says is one."""
+def local_folder(model: str, built_in: Path) -> Path | None:
+    """The folder of a model that a recipe names by a path; None if it is not a folder.
+
+    Args:
+        model: a recipe's name of a model: `built-in`, a path, or a name of the hub.
+        built_in: the folder that `built-in` means.
+    """
     path = built_in if model == "built-in" else Path(model)
     return path if path.is_dir() else None
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file's content."""
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file's content, as hex digits. A large file is read only once, until it changes.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     file = path.resolve()
     if file.parent.name == "blobs" and _is_digest(file.name):
-        return file.name  # links of the hub's cache lead there
+        return file.name  # a link of the hub's cache, whose files are named by their digests
     stat = file.stat()
     if stat.st_size < SMALL:
-        return _read(file)
+        return _read_digest(file)
     key = hashlib.sha256(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     note = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagen" / "digests" / key
-    if note.is_file() and _is_digest(noted := note.read_text()):
-        return noted
-    found = _read(file)
-    with suppress(OSError):  # a home that can't be written costs another reading, no more
-        storage.write(str(note), found.encode())
-    return found
+    if note.is_file():
+        noted = note.read_text()
+        if _is_digest(noted):
+            return noted
+    digest = _read_digest(file)
+    with suppress(OSError):  # where the cache can't be written, the file is read again the next time
+        storage.write(str(note), digest.encode())
+    return digest
 
 
-def digest_of(paths: Iterable[Path]) -> str:
-    """One digest of several files and their names."""
-    return hashlib.sha256("".join(f"{path.name} {digest(path)}\n" for path in paths).encode()).hexdigest()
+def digest_files(paths: Iterable[Path]) -> str:
+    """One digest of several files, by their names and contents."""
+    return hashlib.sha256("".join(f"{path.name} {digest_file(path)}\n" for path in paths).encode()).hexdigest()
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Weights, configuration and tokenizer of a `transformers` model; nothing where one of them is not whole."""
-    weights = next((found for names in WEIGHTS if (found := _weights(folder, *names[:2]))), [])
-    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
-    tokenizer = any(path.name in TOKENIZER for path in beside)
-    whole = weights and tokenizer and all(path.is_file() for path in [*weights, folder / "config.json"])
-    return [*weights, *beside] if whole else []
+    """The weights, configuration and tokenizer of a `transformers` model; empty if any of them is missing."""
+    weights: list[Path] = []
+    for whole, index, _ in WEIGHTS:
+        weights = weights or _weight_files(folder, whole, index)
+    settings = [folder / name for name in SETTINGS_FILES if (folder / name).is_file()]
+    has_tokenizer = any(path.name in TOKENIZER for path in settings)
+    complete = weights and has_tokenizer and all(path.is_file() for path in [*weights, folder / "config.json"])
+    return [*weights, *settings] if complete else []
 
 
 def captioner_files(folder: Path) -> list[Path]:
-    """Everything that an image-to-text model of `transformers` is made of; nothing where a part of it is missing."""
-    files = sorted(path for pattern in CAPTIONER for path in folder.glob(pattern))
+    """All files of an image-to-text model of `transformers`; empty if a part of it is missing."""
+    files = sorted(path for pattern in CAPTIONER_FILES for path in folder.glob(pattern))
     names = {path.name for path in files}
-    parts = all(names & {*one} for one in (("config.json",), PREPARE, WORDS))
-    weights = _weights(folder, *WEIGHTS[0][:2])
-    return files if parts and weights and all(path.is_file() for path in weights) else []
+    needed = (("config.json",), CAPTIONER_PROCESSORS, CAPTIONER_TOKENIZERS)
+    has_settings = all(names.intersection(alternatives) for alternatives in needed)
+    whole, index, _ = WEIGHTS[0]
+    weights = _weight_files(folder, whole, index)
+    return files if has_settings and weights and all(path.is_file() for path in weights) else []
 
 
-def hub_captioner(model: str) -> Path:
-    """The folder of a hub's captioner in the cache, fetched where it is not whole; never its pickles or its code."""
+def fetch_captioner(model: str) -> Path:
+    """The folder of a captioner from the hub; downloaded if the cache lacks a part, without pickles and code.
+
+    Raises:
+        ModelError: it can't be downloaded.
+    """
     from huggingface_hub import snapshot_download
 
-    with suppress(FileNotFoundError):  # never fetched
+    with suppress(FileNotFoundError):  # never downloaded
         folder = Path(snapshot_download(model, local_files_only=True))
         if captioner_files(folder):
             return folder
     try:
-        return Path(snapshot_download(model, allow_patterns=list(CAPTIONER)))
+        return Path(snapshot_download(model, allow_patterns=list(CAPTIONER_FILES)))
     except OSError as error:
-        said = str(error).splitlines()[0]
-        raise ModelError(f"{model} is no folder here and can't be fetched from the hub: {said}") from error
+        raise _not_fetched(model, error) from error
 
 
-def hub_folder(model: str) -> Path:
-    """The folder of a hub's model in the cache, fetched where it is not whole. An idle build asks nobody."""
+def fetch_model(model: str) -> Path:
+    """The folder of a model from the hub; downloaded if the cache lacks a part. With a full cache, no request is sent.
+
+    Raises:
+        ModelError: it can't be downloaded.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
-    with suppress(FileNotFoundError):  # never fetched
+    with suppress(FileNotFoundError):  # never downloaded
         folder = Path(snapshot_download(model, local_files_only=True))
         if model_files(folder):
             return folder
     try:
-        there = set(HfApi().list_repo_files(model))
-        weights = next((names for names in WEIGHTS if there & set(names)), ())
-        return Path(snapshot_download(model, allow_patterns=[*weights, *BESIDE]))
+        published = set(HfApi().list_repo_files(model))
+        weights = next((names for names in WEIGHTS if published & set(names)), ())
+        return Path(snapshot_download(model, allow_patterns=[*weights, *SETTINGS_FILES]))
     except OSError as error:
-        said = str(error).splitlines()[0]
-        raise ModelError(f"{model} is no folder here and can't be fetched from the hub: {said}") from error
+        raise _not_fetched(model, error) from error
 
 
-def _weights(folder: Path, whole: str, index: str) -> list[Path]:
+def _not_fetched(model: str, error: OSError) -> ModelError:
+    reason = str(error).splitlines()[0]
+    return ModelError(f"{model} is not a folder here, and can't be downloaded from the hub: {reason}")
+
+
+def _weight_files(folder: Path, whole: str, index: str) -> list[Path]:
+    """A model's one file of weights, or the shards that its index names; empty if it has neither."""
     if (folder / whole).is_file():
         return [folder / whole]
     if (folder / index).is_file():
@@ -120,6 +147,6 @@ def _is_digest(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
-def _read(file: Path) -> str:
+def _read_digest(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,9 +1,8 @@
-"""Scores are facts: what a scorer says of a picture or a caption, a row once for each of them and scorer.
+"""The classes that scorers derive from. A score is a fact about a picture or a caption, computed once by each scorer.
 
-There are three kinds of scorer, and a stage for each. `Look`: a picture is read and decoded once for all scorers that
-have not seen it; one of these keeps the vectors of a CLIP model, and one that writes of pictures sees those that are
-kept alone. `Judge` says what can be said from such vectors,
-`Read` what can be said from the caption alone: neither touches a picture, so a new head over old pictures is cheap.
+Pictures are read and decoded once for all picture scorers that lack them; one such scorer stores CLIP vectors. Vector
+scorers compute from these vectors, and caption scorers from the text: neither reads a picture, so a new head over old
+pictures is cheap. Not here: the stages that run scorers (stages.py), and thresholds (data/select).
 """
 
 import hashlib
@@ -17,26 +16,44 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-AHEAD = 128  # pictures decoded before they are asked for
-UNKNOWN = (OSError, ValueError, SyntaxError)  # what a scorer raises, in words, where it can't say
+DECODE_AHEAD = 128  # pictures that are decoded before they are needed
+SCORER_ERRORS = (OSError, ValueError, SyntaxError)  # what a scorer raises, in words, where it can't score a picture
+RENAMED = {"say": "score_batch", "at_once": "max_batch", "sees": "inputs"}  # methods by their names in 0.1.0
 
 Columns = dict[str, Sequence[Any]]
 
 
 class Scorer(BaseModel):
-    """Settings, the columns it says, and an id. Cheap to make and to send; models are loaded by the first batch."""
+    """Settings, the columns of its table, and an id. Cheap to make and to pickle: the first batch loads the model.
+
+    Derive from one of the classes below, not from this one.
+
+    Attributes:
+        columns: the columns that it computes, with their types.
+        version: of its arithmetic. Another version has another table, for which all rows are pending.
+        runs_by: settings that do not change the scores, such as the device, and so are not part of the id.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: ClassVar[pa.Schema]
-    version: ClassVar[int] = 1  # of its arithmetic: another one is another table, whose work is pending
-    runs_by: ClassVar[frozenset[str]] = frozenset()  # settings that don't change what it says
+    version: ClassVar[int] = 1
+    runs_by: ClassVar[frozenset[str]] = frozenset()
 
-    scorer: str = Field("", description="which scorer; its name in the recipe if not given")
+    scorer: str = Field("", description="name or dotted path of the scorer; its key in the recipe if not given")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Give a method that was renamed both names, so that scorers written for 0.1.0 go on working."""
+        for old, new in RENAMED.items():
+            if old in vars(cls):
+                setattr(cls, new, vars(cls)[old])
+            elif new in vars(cls):
+                setattr(cls, old, vars(cls)[new])
 
     @property
     def id(self) -> str:
-        """Names the scorer, its version, and whatever else changes what it says."""
+        """Names the class, its version, and a digest of all settings that change the scores."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
         settings = self.model_dump_json(exclude={"scorer", *self.runs_by}, exclude_defaults=True)
         digest = "" if settings == "{}" else f"-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
@@ -44,81 +61,99 @@ class Scorer(BaseModel):
 
     @cached_property
     def table(self) -> str:
+        """The table of its scores."""
         return f"scores/{self.id}"
 
     @property
     def facts(self) -> list[str]:
-        """The columns that a dataset carries: numbers and words. A recipe may ask for the others too."""
+        """The columns that a dataset gets by default: numbers and texts. A recipe can ask for the others too."""
         return [c.name for c in self.columns if not pa.types.is_binary(c.type) and not pa.types.is_list(c.type)]
 
     @property
     def schema(self) -> pa.Schema:
+        """The schema of its table: the id, its columns, and why there is no score."""
         return pa.schema([("id", pa.string()), *self.columns, ("error", pa.string())])
 
 
 class PictureScorer(Scorer):
-    """Looks at pictures: `look` at each in a thread, `say` for many at once. Simple ones need only `look`."""
+    """Scores pictures. A simple scorer needs only `look`; one with a model prepares there and runs in `score_batch`."""
 
     @property
-    def at_once(self) -> int:
-        """How many `say` gets; the last time fewer."""
-        return AHEAD
+    def max_batch(self) -> int:
+        """How many pictures `score_batch` gets at once; the last batch of a shard may be smaller."""
+        return DECODE_AHEAD
 
     def look(self, picture: Image.Image) -> Any:
-        """What is needed of one picture, as RGB; by default its columns."""
+        """Look at one RGB picture; called in a thread, before `score_batch`.
+
+        Returns:
+            The picture's scores by column; or, if `score_batch` is overridden, what that needs of the picture.
+
+        Raises:
+            ValueError: no score for this picture. The text becomes the row's error.
+        """
         raise NotImplementedError
 
-    def say(self, seen: list[Any]) -> Columns:
-        return {name: [one[name] for one in seen] for name in self.columns.names}
+    def score_batch(self, batch: list[Any]) -> Columns:
+        """The columns for what `look` returned, of one or more pictures."""
+        return {name: [row[name] for row in batch] for name in self.columns.names}
 
 
 class PictureVectors(PictureScorer):
-    """Says of each picture a vector, in float16, by a model that looks at a batch at a time."""
+    """Computes a vector of each picture, stored as float16, by a model that runs on a batch at a time."""
 
     columns = pa.schema({"vector": pa.binary()})
 
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="pictures that the model gets at once")
 
     @cached_property
     def table(self) -> str:
+        """The table of its vectors."""
         return f"embeddings/{self.id}"
 
     @property
-    def at_once(self) -> int:
+    def max_batch(self) -> int:
+        """The batch size."""
         return self.batch_size
 
 
 class Describer(PictureScorer):
-    """Writes a text of each picture that is kept. That is dear, and nothing that selecting could ask for."""
+    """Writes a text about each picture that is kept. Expensive: runs after selection, so criteria cannot use it."""
 
     columns = pa.schema({"text": pa.string()})
 
 
 class VectorScorer(Scorer):
-    """Judges pictures by the vectors that other scorers made of them, and by their captions."""
+    """Scores pictures by vectors that picture scorers have stored, and by their captions."""
 
-    def sees(self) -> tuple[PictureScorer, ...]:
-        """The scorers whose vectors it judges by."""
+    def inputs(self) -> tuple[PictureScorer, ...]:
+        """The scorers whose vectors `judge` gets, in this order."""
         raise NotImplementedError
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        """`vectors`: for each that it sees, n × d in float32."""
+        """The columns for n pictures.
+
+        Args:
+            vectors: for each scorer of `inputs`, its vectors (n d), float32.
+            captions: the n captions.
+        """
         raise NotImplementedError
 
 
 class CaptionScorer(Scorer):
-    """Reads captions."""
+    """Scores captions, one at a time."""
 
     def read(self, caption: str) -> dict[str, Any]:
+        """The caption's scores by column."""
         raise NotImplementedError
 
 
-def packed(vectors: np.ndarray) -> list[bytes]:
-    """Vectors (n d) as a table holds them, little-endian."""
+def pack_vectors(vectors: np.ndarray) -> list[bytes]:
+    """Vectors (n d) as a table stores them: float16, little-endian."""
     return [vector.astype("<f2").tobytes() for vector in vectors]
 
 
-def unpacked(vectors: Sequence[bytes | None]) -> np.ndarray:
-    """Vectors as a table holds them, none of them null, as n × d in float32."""
-    packed = b"".join(one for one in vectors if one is not None)
-    return np.frombuffer(packed, "<f2").reshape(len(vectors), -1).astype(np.float32)
+def unpack_vectors(vectors: Sequence[bytes | None]) -> np.ndarray:
+    """Vectors as a table stores them, none of them null, as an array (n d), float32."""
+    joined = b"".join(vector for vector in vectors if vector is not None)
+    return np.frombuffer(joined, "<f2").reshape(len(vectors), -1).astype(np.float32)

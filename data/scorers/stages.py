@@ -1,4 +1,4 @@
-"""The stages that run scorers: `Look` at pictures, `Judge` vectors, `Read` captions."""
+"""The stages that run scorers: over pictures, over stored vectors, and over captions. Each scorer has its own table."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -16,59 +16,74 @@ from data.lake.shard_file import write_file
 from data.lake.sql import query
 from data.lake.table import Table
 from data.pictures.prepare import decode
-from data.scorers.scorer import AHEAD, UNKNOWN, CaptionScorer, PictureScorer, Scorer, VectorScorer, unpacked
+from data.scorers.scorer import (
+    DECODE_AHEAD,
+    SCORER_ERRORS,
+    CaptionScorer,
+    Columns,
+    PictureScorer,
+    Scorer,
+    VectorScorer,
+    unpack_vectors,
+)
 
-THREADS = 2  # that decode the next pictures while a model is at these
+THREADS = 2  # that decode the next pictures while a model runs
 
 
 @dataclass(frozen=True)
-class Look:
-    """The stage: `images` → a table of each picture scorer; of all pictures, or of those that a dataset keeps."""
+class ScorePictures:
+    """The stage: `images` to a table for each picture scorer. Each picture is read and decoded once for all of them.
+
+    Attributes:
+        kept_by: a dataset's name: only pictures that it keeps are scored. By default all are.
+    """
 
     lake: Lake
     scorers: tuple[PictureScorer, ...]
     name: str = "look"
-    kept_by: str | None = None  # the dataset
+    kept_by: str | None = None
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
+        """The tables of the scorers, in their order."""
         return [lake.table_or_make(scorer.table, scorer.schema) for scorer in self.scorers]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """Pictures that some scorer has not seen; `todo` says which scorers."""
-        seen = {f"seen{n}": table.dataset(bucket) for n, table in enumerate(outputs)}
-        todo = ", ".join(f"CASE WHEN {name}.id IS NULL THEN {n} END" for n, name in enumerate(seen))
-        joins = "".join(f" LEFT JOIN {name} ON {name}.id = images.id" for name in seen)
-        kept = {}
+        """The pictures that some scorer has not scored; `todo` holds the indices of these scorers."""
+        scores = {f"scores{n}": table.dataset(bucket) for n, table in enumerate(outputs)}
+        todo = ", ".join(f"CASE WHEN {name}.id IS NULL THEN {n} END" for n, name in enumerate(scores))
+        joins = "".join(f" LEFT JOIN {name} ON {name}.id = images.id" for name in scores)
+        verdicts = {}
         if self.kept_by is not None:
-            kept = {"verdicts": lake.table_or_make(f"verdicts/{self.kept_by}", VERDICTS).dataset(bucket)}
+            verdicts = {"verdicts": lake.table_or_make(f"verdicts/{self.kept_by}", VERDICTS).dataset(bucket)}
             joins += " SEMI JOIN (SELECT id FROM verdicts WHERE kept) AS kept ON kept.id = images.id"
         return query(
             f"SELECT * FROM (SELECT images.id AS id, file, "
-            f"list_filter([{todo}], lambda one: one IS NOT NULL) AS todo FROM images{joins}) "
+            f"list_filter([{todo}], lambda n: n IS NOT NULL) AS todo FROM images{joins}) "
             "WHERE len(todo) > 0 ORDER BY id",
             images=lake.table_or_make("images", IMAGES).read_with_files(bucket, ["id"]),
-            **seen,
-            **kept,
+            **scores,
+            **verdicts,
         )
 
     def work(self, shard: Shard) -> ShardResult:
-        said = [_Said(scorer) for scorer in self.scorers]
+        """Score a shard's pictures, decoding the next ones in threads while a model runs."""
+        batches = [_ScorerBatches(scorer) for scorer in self.scorers]
         ids, todos = shard.rows["id"].to_pylist(), shard.rows["todo"].to_pylist()
         with ThreadPoolExecutor(THREADS, "look") as pool:
-            ahead: deque[tuple[str, list[int], Future[list[Any]]]] = deque()
+            waiting: deque[tuple[str, list[int], Future[list[Any]]]] = deque()
             for id, todo, picture in zip(ids, todos, read_pictures(self.lake, shard.rows), strict=True):
-                ahead.append((id, todo, pool.submit(_look, picture, [self.scorers[n] for n in todo])))
-                if len(ahead) > AHEAD:
-                    _tell(said, *ahead.popleft())
-            while ahead:
-                _tell(said, *ahead.popleft())
-        return _written(self.lake, shard, [(one.scorer, one.rows()) for one in said if one.ids])
+                waiting.append((id, todo, pool.submit(_look, picture, [self.scorers[n] for n in todo])))
+                if len(waiting) > DECODE_AHEAD:
+                    _add_looks(batches, *waiting.popleft())
+            while waiting:
+                _add_looks(batches, *waiting.popleft())
+        return _write(self.lake, shard, [(batch.scorer, batch.rows()) for batch in batches if batch.ids])
 
 
 @dataclass(frozen=True)
-class _ToOneTable:
-    """What the stages of one scorer share."""
+class _OneScorerStage:
+    """What the stages of a single scorer share."""
 
     lake: Lake
     scorer: Any
@@ -80,50 +95,62 @@ class _ToOneTable:
 
 
 @dataclass(frozen=True)
-class Judge(_ToOneTable):
-    """The stage: vectors and captions → the table of one vector scorer."""
+class ScoreVectors(_OneScorerStage):
+    """The stage: stored vectors and captions to the table of a vector scorer. It reads no picture."""
 
     scorer: VectorScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        seen = {
-            f"seen{n}": lake.table_or_make(one.table, one.schema).read_with_files(bucket, ["id"])
-            for n, one in enumerate(self.scorer.sees())
+        """The pairs without a score whose vectors are all there, with the files that hold these."""
+        inputs = {
+            f"vectors{n}": lake.table_or_make(scorer.table, scorer.schema).read_with_files(bucket, ["id"])
+            for n, scorer in enumerate(self.scorer.inputs())
         }
-        files = ", ".join(f"{name}.file AS {name}" for name in seen)
-        joins = "".join(f" JOIN {name} ON {name}.id = pairs.id" for name in seen)
+        files = ", ".join(f"{name}.file AS {name}" for name in inputs)
+        joins = "".join(f" JOIN {name} ON {name}.id = pairs.id" for name in inputs)
         return query(
             f"SELECT pairs.id AS id, caption, {files} FROM pairs ANTI JOIN scores ON scores.id = pairs.id{joins} "
             "ORDER BY pairs.id",
             pairs=lake.table_or_make("pairs", PAIRS).dataset(bucket),
             scores=outputs[0].dataset(bucket),
-            **seen,
+            **inputs,
         )
 
     def work(self, shard: Shard) -> ShardResult:
+        """Score a shard's pairs. A pair without a vector gets the error of the vector's scorer."""
         rows = shard.rows
-        read = [self._vectors(scorer, rows, f"seen{n}") for n, scorer in enumerate(self.scorer.sees())]
-        errors = [next((one for one in told if one), None) for told in zip(*(e for _, e in read), strict=True)]
-        known = [n for n, error in enumerate(errors) if error is None]
-        vectors = [unpacked([packed[n] for n in known]) for packed, _ in read]
-        captions = rows["caption"].take(pa.array(known, pa.int64())).to_pylist()
-        said = self.scorer.judge(vectors, captions) if known else {}
-        return _written(self.lake, shard, [(self.scorer, _rows(self.scorer, rows["id"], errors, known, said))])
+        packed: list[list[bytes | None]] = []
+        errors: list[str | None] = [None] * rows.num_rows
+        for n, scorer in enumerate(self.scorer.inputs()):
+            vectors, vector_errors = self._read_vectors(scorer, rows, f"vectors{n}")
+            packed.append(vectors)
+            errors = [error or other for error, other in zip(errors, vector_errors, strict=True)]
+        scored = [index for index, error in enumerate(errors) if error is None]
+        columns: Columns = {}
+        if scored:
+            arrays = [unpack_vectors([vectors[index] for index in scored]) for vectors in packed]
+            captions = rows["caption"].take(pa.array(scored, pa.int64())).to_pylist()
+            columns = self.scorer.judge(arrays, captions)
+        return _write(self.lake, shard, [(self.scorer, _rows(self.scorer, rows["id"], errors, scored, columns))])
 
-    def _vectors(self, scorer: PictureScorer, rows: pa.Table, file: str) -> tuple[list[bytes | None], list[str | None]]:
-        places = pa.table({"id": rows["id"], "file": rows[file]})
-        parts = list(read_rows(self.lake, scorer.table, scorer.schema, ["vector", "error"], places))
-        found = pa.concat_tables(parts) if parts else pa.table({"vector": [], "error": []})
-        return found["vector"].to_pylist(), found["error"].to_pylist()
+    def _read_vectors(
+        self, scorer: PictureScorer, rows: pa.Table, file_column: str
+    ) -> tuple[list[bytes | None], list[str | None]]:
+        """The vectors of some rows as they are stored, and the error where there is none."""
+        rows_with_files = pa.table({"id": rows["id"], "file": rows[file_column]})
+        parts = list(read_rows(self.lake, scorer.table, scorer.schema, ["vector", "error"], rows_with_files))
+        table = pa.concat_tables(parts) if parts else pa.table({"vector": [], "error": []})
+        return table["vector"].to_pylist(), table["error"].to_pylist()
 
 
 @dataclass(frozen=True)
-class Read(_ToOneTable):
-    """The stage: `pairs` → the table of one caption scorer. It needs no picture, and does not wait for one."""
+class ScoreCaptions(_OneScorerStage):
+    """The stage: `pairs` to the table of a caption scorer. It does not wait for pictures."""
 
     scorer: CaptionScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The pairs whose captions have no score."""
         return query(
             "SELECT id, caption FROM pairs ANTI JOIN scores USING (id) ORDER BY id",
             pairs=lake.table_or_make("pairs", PAIRS).dataset(bucket),
@@ -131,72 +158,74 @@ class Read(_ToOneTable):
         )
 
     def work(self, shard: Shard) -> ShardResult:
-        said = [self.scorer.read(caption) for caption in shard.rows["caption"].to_pylist()]
-        rows = pa.Table.from_pylist(said, self.scorer.columns)
+        """Score a shard's captions."""
+        scores = [self.scorer.read(caption) for caption in shard.rows["caption"].to_pylist()]
+        rows = pa.Table.from_pylist(scores, self.scorer.columns)
         rows = rows.add_column(0, "id", shard.rows["id"]).append_column("error", pa.nulls(rows.num_rows, pa.string()))
-        return _written(self.lake, shard, [(self.scorer, rows)])
+        return _write(self.lake, shard, [(self.scorer, rows)])
 
 
 @dataclass
-class _Said:
-    """What one picture scorer says of a shard, gathered in batches of the size that it asks for."""
+class _ScorerBatches:
+    """The rows of one picture scorer in a shard, scored in batches of the size that it asks for."""
 
     scorer: PictureScorer
     ids: list[str] = field(default_factory=list)
     errors: list[str | None] = field(default_factory=list)
-    seen: list[Any] = field(default_factory=list)  # not yet said
-    known: list[int] = field(default_factory=list)
+    batch: list[Any] = field(default_factory=list)  # what `look` returned, not yet scored
+    scored: list[int] = field(default_factory=list)  # indices of the rows without an error
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
-    def add(self, id: str, seen: Any) -> None:
+    def add(self, id: str, look: Any) -> None:
+        """Add what `look` returned or raised for one picture; a full batch is scored at once."""
         self.ids.append(id)
-        self.errors.append(str(seen) if isinstance(seen, Exception) else None)
-        if not isinstance(seen, Exception):
-            self.known.append(len(self.ids) - 1)
-            self.seen.append(seen)
-            if len(self.seen) == self.scorer.at_once:
-                self._say()
+        self.errors.append(str(look) if isinstance(look, Exception) else None)
+        if not isinstance(look, Exception):
+            self.scored.append(len(self.ids) - 1)
+            self.batch.append(look)
+            if len(self.batch) == self.scorer.max_batch:
+                self._score_batch()
 
-    def _say(self) -> None:
-        for name, values in self.scorer.say(self.seen).items():
+    def _score_batch(self) -> None:
+        for name, values in self.scorer.score_batch(self.batch).items():
             self.columns.setdefault(name, []).extend(values)
-        self.seen = []
+        self.batch = []
 
     def rows(self) -> pa.Table:
-        if self.seen:
-            self._say()
-        return _rows(self.scorer, self.ids, self.errors, self.known, self.columns)
+        if self.batch:
+            self._score_batch()
+        return _rows(self.scorer, self.ids, self.errors, self.scored, self.columns)
 
 
 def _look(picture: bytes, scorers: list[PictureScorer]) -> list[Any]:
-    """What each scorer sees in a picture, or the exception that says why nothing."""
+    """What each scorer's `look` returns for a picture, or the exception that it raises."""
     try:
         image = decode(picture)
-    except UNKNOWN as error:
+    except SCORER_ERRORS as error:
         return [error] * len(scorers)
-    seen = []
+    looks = []
     for scorer in scorers:
         try:
-            seen.append(scorer.look(image))
-        except UNKNOWN as error:
-            seen.append(error)
-    return seen
+            looks.append(scorer.look(image))
+        except SCORER_ERRORS as error:
+            looks.append(error)
+    return looks
 
 
-def _tell(said: list[_Said], id: str, todo: list[int], seen: "Future[list[Any]]") -> None:
-    for n, one in zip(todo, seen.result(), strict=True):
-        said[n].add(id, one)
+def _add_looks(batches: list[_ScorerBatches], id: str, todo: list[int], looks: "Future[list[Any]]") -> None:
+    for n, look in zip(todo, looks.result(), strict=True):
+        batches[n].add(id, look)
 
 
-def _rows(scorer: Scorer, ids: Any, errors: list[str | None], known: list[int], said: Mapping[str, Any]) -> pa.Table:
-    """What was said at the places that are known, among nulls."""
+def _rows(scorer: Scorer, ids: Any, errors: list[str | None], scored: list[int], scores: Mapping[str, Any]) -> pa.Table:
+    """A scorer's rows: its scores at the indices in `scored`, nulls elsewhere."""
     columns: dict[str, list[Any]] = {name: [None] * len(errors) for name in scorer.columns.names}
-    for name, values in said.items():
-        for place, value in zip(known, values, strict=True):
-            columns[name][place] = value
+    for name, values in scores.items():
+        for index, value in zip(scored, values, strict=True):
+            columns[name][index] = value
     return pa.table({"id": ids, **columns, "error": pa.array(errors, pa.string())}).cast(scorer.schema)
 
 
-def _written(lake: Lake, shard: Shard, said: list[tuple[Any, pa.Table]]) -> ShardResult:
-    files = {s.table: write_file(lake.table_url(s.table), shard.bucket, rows) for s, rows in said}
+def _write(lake: Lake, shard: Shard, tables: list[tuple[Any, pa.Table]]) -> ShardResult:
+    files = {scorer.table: write_file(lake.table_url(scorer.table), shard.bucket, rows) for scorer, rows in tables}
     return ShardResult(shard.rows.num_rows, files)

@@ -25,7 +25,7 @@ from data.lake.sql import query, quote_name, quote_text
 from data.lake.table import Table
 from data.pictures.clusters import near_vector_pairs
 from data.pictures.near_duplicates import PairFinder, find_leaders, near_hash_pairs, near_known, near_thumbnail_pairs
-from data.scorers.scorer import Scorer, unpacked
+from data.scorers.scorer import Scorer, unpack_vectors
 from data.select.criteria import (
     CARRIED,
     Balance,
@@ -290,7 +290,7 @@ def _comparable(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndar
     if criterion.by == "look":
         thumbnails = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
         return thumbnails, partial(near_thumbnail_pairs, distance=criterion.most)
-    return unpacked(values), partial(near_vector_pairs, distance=criterion.most)
+    return unpack_vectors(values), partial(near_vector_pairs, distance=criterion.most)
 
 
 def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:

@@ -27,8 +27,8 @@ from data.pictures.prepare import decode
 from data.publish.versions import version_of
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
-from data.scorers.scorer import PictureScorer, Scorer, unpacked
-from data.scorers.stages import Judge, Look
+from data.scorers.scorer import PictureScorer, Scorer, unpack_vectors
+from data.scorers.stages import ScorePictures, ScoreVectors
 from data.world.grammar import claim_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.config.training import TrainConfig
@@ -156,12 +156,12 @@ class Evaluation:
         made = self.made
         yield made, Make(made, self.asking.model, self.asking.sampling), BATCH
         looking: list[PictureScorer] = [*self.features.values()]
-        looking += [one for score in self.scores.values() for one in score.sees()]
+        looking += [one for score in self.scores.values() for one in score.inputs()]
         looking += [ShapesSeen()] if self.checked else []
         if looking:
-            yield made, Look(made, tuple({one.table: one for one in looking}.values())), SHARD_ROWS
+            yield made, ScorePictures(made, tuple({one.table: one for one in looking}.values())), SHARD_ROWS
         for name, score in self.scores.items():
-            yield made, Judge(made, score, f"score-{name}"), SHARD_ROWS
+            yield made, ScoreVectors(made, score, f"score-{name}"), SHARD_ROWS
         if self.settings.vqa:
             yield made, asking(made, self.settings.vqa, self.asking.suite), ASK_ROWS
         if self.features:
@@ -202,7 +202,7 @@ class Evaluation:
         """How far made pictures are from real ones: the groups that are resampled for each figure, and how often."""
         for name, scorer in self.features.items():
             real = vectors_of(self.lake, scorer, f"datasets/{self.dataset}", self.version)
-            made = unpacked(self.rows[f"{name}_vector"])
+            made = unpack_vectors(self.rows[f"{name}_vector"])
             for distance, of, n, resamples in distances(real, made, self.distances_of(name), self.asking.seed):
                 groups = np.arange(n) if distance in OF_REAL else self.numbers
                 yield f"{distance}_{name}", of, groups, resamples
@@ -251,7 +251,7 @@ class Evaluation:
         return np.array([vqa_right(*of) for of in zip(self.rows["vqa_answers"], checks, strict=True)])
 
     def _diversity(self, name: str) -> np.ndarray:
-        return diversity(unpacked(self.rows[f"{name}_vector"]), self.numbers)
+        return diversity(unpack_vectors(self.rows[f"{name}_vector"]), self.numbers)
 
     @cached_property
     def rows(self) -> dict[str, list[Any]]:

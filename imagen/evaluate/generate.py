@@ -23,7 +23,7 @@ from data.lake.schemas import IMAGES, PAIRS, pair_id
 from data.lake.shard_file import write_file
 from data.lake.sql import query
 from data.lake.table import Table
-from data.scorers.clip import device_of
+from data.scorers.clip import resolve_device
 from imagen.metrics.suites import Suite
 from imagen.models.model import Imagen
 
@@ -112,7 +112,7 @@ def seed_of(seed: int, number: int, again: int) -> int:
 
 @lru_cache(maxsize=1)
 def _loaded(url: str) -> Imagen:
-    return Imagen.from_pretrained(url, device=torch.device(device_of("auto")))
+    return Imagen.from_pretrained(url, device=torch.device(resolve_device("auto")))
 
 
 def image_row(id: str, picture: Image.Image) -> dict[str, Any]:

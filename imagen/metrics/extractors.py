@@ -14,8 +14,8 @@ from pydantic import Field
 
 from data.pictures.square import square
 from data.scorers import pretrained
-from data.scorers.clip import device_of
-from data.scorers.scorer import Columns, PictureVectors, packed
+from data.scorers.clip import resolve_device
+from data.scorers.scorer import Columns, PictureVectors, pack_vectors
 from imagen.errors import WeightsNotUsable
 from imagen.metrics.hub_models import files_of
 
@@ -45,14 +45,14 @@ class Extractor(PictureVectors):
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
         return self.prepared(square(pixels, self.side, self.fit).permute(1, 2, 0).numpy())
 
-    def say(self, seen: list[Any]) -> Columns:
+    def score_batch(self, seen: list[Any]) -> Columns:
         """A batch is always full, so that a vector does not depend on its company."""
         import torch
 
         batch = torch.stack([*seen, *[torch.zeros_like(seen[0])] * (self.batch_size - len(seen))])
         with torch.inference_mode():
-            found = self.features(batch.to(device_of(self.device)))[: len(seen)].float().cpu().numpy()
-        return {"vector": packed(found)}
+            found = self.features(batch.to(resolve_device(self.device)))[: len(seen)].float().cpu().numpy()
+        return {"vector": pack_vectors(found)}
 
     def prepared(self, pixels: np.ndarray) -> "Tensor":  # h w 3, uint8
         raise NotImplementedError
@@ -70,7 +70,7 @@ class Inception(Extractor):
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{pretrained.digest(_there(self.weights))[:8]}"
+        return f"{super().id}-{pretrained.digest_file(_there(self.weights))[:8]}"
 
     def prepared(self, pixels: np.ndarray) -> "Tensor":
         import torch
@@ -94,7 +94,7 @@ class Dinov2(Extractor):
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{pretrained.digest_of(files_of(self.model))[:8]}"
+        return f"{super().id}-{pretrained.digest_files(files_of(self.model))[:8]}"
 
     def prepared(self, pixels: np.ndarray) -> "Tensor":
         processor, _ = _transformer(self.model, "cpu")

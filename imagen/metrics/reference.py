@@ -8,13 +8,13 @@ import pyarrow as pa
 from data.lake.lake import Lake
 from data.lake.sql import query
 from data.lake.table import Table
-from data.scorers.scorer import PictureScorer, unpacked
-from data.scorers.stages import Look
+from data.scorers.scorer import PictureScorer, unpack_vectors
+from data.scorers.stages import ScorePictures
 from imagen.errors import TooFewSamples
 
 
 @dataclass(frozen=True)
-class LookAtVersion(Look):
+class LookAtVersion(ScorePictures):
     """The stage: of `images` those that a dataset version holds. What was seen for another version is not pending."""
 
     dataset: str = ""
@@ -41,4 +41,4 @@ def vectors_of(lake: Lake, scorer: PictureScorer, table: str, version: int | Non
         raise TooFewSamples(
             f"{lake.url} has no picture of {table.removeprefix('datasets/')}{at} that could be looked at"
         )
-    return unpacked(found["vector"].to_pylist())
+    return unpack_vectors(found["vector"].to_pylist())

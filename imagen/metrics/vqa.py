@@ -22,8 +22,8 @@ from data.lake.sql import query
 from data.lake.table import Table
 from data.pictures.prepare import decode
 from data.scorers import pretrained
-from data.scorers.clip import device_of
-from data.scorers.scorer import UNKNOWN, Scorer
+from data.scorers.clip import resolve_device
+from data.scorers.scorer import SCORER_ERRORS, Scorer
 from imagen.errors import SuiteError
 from imagen.metrics.answers import answering, knows, plain
 from imagen.metrics.hub_models import TEXT_TOO, files_of
@@ -43,7 +43,7 @@ class Vqa(Scorer):
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{pretrained.digest_of(files_of(self.model, TEXT_TOO))[:8]}"
+        return f"{super().id}-{pretrained.digest_files(files_of(self.model, TEXT_TOO))[:8]}"
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Ask:
             return {"answers": [], "probabilities": []}
         try:
             image = decode(picture)
-        except UNKNOWN as error:
+        except SCORER_ERRORS as error:
             return {"error": str(error)}
-        found = answering(self.scorer.model, device_of(self.scorer.device)).answers(image, checks)
+        found = answering(self.scorer.model, resolve_device(self.scorer.device)).answers(image, checks)
         return {"answers": [answer for answer, _ in found], "probabilities": [probability for _, probability in found]}
 
 

@@ -55,5 +55,5 @@ def describe(
     captioner = load(os.fspath(model))
     captions: list[str] = []
     for start in range(0, len(images), BATCH):
-        captions += captioner.say(images[start : start + BATCH], prompt, max_tokens)
+        captions += captioner.describe(images[start : start + BATCH], prompt, max_tokens)
     return captions[0] if isinstance(image, Image.Image) else captions

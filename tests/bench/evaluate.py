@@ -24,8 +24,8 @@ from data.engine.stage import make_plan
 from data.lake.lake import Lake
 from data.scorers import stages
 from data.scorers.clip import ClipScore, ClipVectors
-from data.scorers.scorer import packed
-from data.scorers.stages import Look
+from data.scorers.scorer import pack_vectors
+from data.scorers.stages import ScorePictures
 from imagen.config.evaluation import EvaluateSettings
 from imagen.config.stage import TrainSettings
 from imagen.config.training import TrainConfig
@@ -68,7 +68,7 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
 
 
 def looking(lake: Lake) -> tuple[str, float, float, bool, str]:
-    look = Look(lake, CLIP.sees())
+    look = ScorePictures(lake, CLIP.inputs())
     shards = make_plan(lake, look, PICTURES).shards
     files = lake.table("images").dataset().files
     filesystem = lake.table("images").dataset().filesystem
@@ -86,10 +86,10 @@ def looking(lake: Lake) -> tuple[str, float, float, bool, str]:
             for picture in part["image"]:
                 waiting.append(model.transform(Image.open(io.BytesIO(picture.as_py())).convert("RGB")))
                 if len(waiting) == CLIP.batch_size:
-                    vectors += packed(model.encode_pictures(waiting, CLIP.batch_size))
+                    vectors += pack_vectors(model.encode_pictures(waiting, CLIP.batch_size))
                     waiting = []
         if waiting:
-            vectors += packed(model.encode_pictures(waiting, CLIP.batch_size))
+            vectors += pack_vectors(model.encode_pictures(waiting, CLIP.batch_size))
         assert len(vectors) == PICTURES
 
     cores = os.sched_getaffinity(0)

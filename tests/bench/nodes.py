@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.engine.pool import Engine
 from data.engine.stage import Shard, make_plan
-from data.scorers.stages import Look
+from data.scorers.stages import ScorePictures
 from tests.bench.score import filled, of_real_size, seconds
 from tests.servers.ray_cluster import two_nodes
 
@@ -18,7 +18,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     from data.engine.ray import RayEngine
 
     lake = filled(folder)
-    look = Look(lake, of_real_size(folder).sees())
+    look = ScorePictures(lake, of_real_size(folder).inputs())
     shards = make_plan(lake, look, SHARD).shards[:SHARDS]
     with two_nodes(), RayEngine(1, 1, cpus=0.5) as one, RayEngine(2, 1, cpus=0.5) as two:
         for engine in (one, two):
@@ -30,5 +30,5 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     yield "two workers of Ray beside one, ViT-B/32's looking", ratio, 1.7, True, f"{note}, {pictures} pictures"
 
 
-def run(engine: Engine, look: Look, shards: list[Shard]) -> None:
+def run(engine: Engine, look: ScorePictures, shards: list[Shard]) -> None:
     list(engine.map(look.work, shards))

@@ -18,7 +18,7 @@ from data.engine.local import LocalEngine
 from data.engine.stage import make_plan, run_stage
 from data.lake.lake import Lake
 from data.scorers.clip import ClipScore
-from data.scorers.stages import Judge, Look
+from data.scorers.stages import ScorePictures, ScoreVectors
 from data.world.make import HOST, make_world
 from data.world.server import start_process
 
@@ -44,7 +44,7 @@ def of_real_size(folder: Path) -> ClipScore:
 
 def compared(lake: Lake, clip: ClipScore) -> list[tuple[float, float]]:
     """Seconds of the bare model and of the two stages, in turn, on as many pictures."""
-    look, judge = Look(lake, clip.sees()), Judge(lake, clip, "score")
+    look, judge = ScorePictures(lake, clip.inputs()), ScoreVectors(lake, clip, "score")
     seen = make_plan(lake, look, PICTURES).shards[0]
     run_stage(lake, look, LocalEngine(1), PICTURES)
     said = make_plan(lake, judge, PICTURES).shards[0]

@@ -33,7 +33,7 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
         (GOOD + "select:\n  - side: {top: 2}\n", 5, "select.0.side.top: Input should be less than or equal to 1"),
         (GOOD + "select:\n  - any_of:\n    - side: {mist: 3}\n", 6, "there is no such field"),
         (GOOD + "scores:\n  clap: {}\n", 5, "there is no scorer 'clap'; there are caption"),
-        (GOOD + "scores:\n  mine: {scorer: json.JSONDecoder}\n", 5, "is no scorer"),
+        (GOOD + "scores:\n  mine: {scorer: json.JSONDecoder}\n", 5, "is not a scorer"),
         (GOOD + "scores:\n  picture: {size: 3}\n", 5, "scores.picture.size: there is no such field"),
         (GOOD + "scores:\n  clip: {model: ViT-L-14}\n", 5, "`pretrained` must name its weights"),
         (GOOD + "embed:\n  t5: {encoder: t5, model: built-in, pooled: true}\n", 5, "`pooled` are for encoder: clip"),

@@ -39,7 +39,7 @@ def drawn(count: int, shapes: int, wide: float = 1.6) -> list[Image.Image]:
 
 def captions(pictures: list[Image.Image]) -> list[str]:
     scorer = Captioner()
-    said = [scorer.say(pictures[at : at + 16])["text"] for at in range(0, len(pictures), 16)]
+    said = [scorer.score_batch(pictures[at : at + 16])["text"] for at in range(0, len(pictures), 16)]
     return [text for batch in said for text in batch]
 
 
@@ -95,11 +95,11 @@ def blip(folder: Path) -> Path:
 def test_another_kind_of_model_is_read_from_its_folder_and_begins_as_it_is_asked(tmp_path: Path) -> None:
     model = load(str(blip(tmp_path)))
     pictures = drawn(2, 1)
-    plain, begun = (model.say(pictures, prompt, 6) for prompt in (None, "a photo of"))
+    plain, begun = (model.describe(pictures, prompt, 6) for prompt in (None, "a photo of"))
     assert [len(one) for one in (plain, begun)] == [2, 2]
     assert set(" ".join([*plain, *begun]).split()) <= set(WORDS)
-    assert Captioner(model=str(tmp_path), batch_size=2).say(pictures)["text"] == [
-        text or None for text in model.say(pictures, None, 64)
+    assert Captioner(model=str(tmp_path), batch_size=2).score_batch(pictures)["text"] == [
+        text or None for text in model.describe(pictures, None, 64)
     ]
 
 
@@ -116,9 +116,9 @@ def test_another_file_is_another_table_and_where_it_runs_is_not(tmp_path: Path) 
 def test_what_is_no_captioner_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no folder \./nowhere.* A captioner's folder holds config\.json"):
         weights_folder("./nowhere")
-    with pytest.raises(ModelError, match="is no folder here and can't be fetched from the hub"):
+    with pytest.raises(ModelError, match="is not a folder here, and can't be downloaded from the hub"):
         weights_folder("nobody/no-such-captioner")
-    with pytest.raises(ModelError, match=r"holds no whole captioner: config\.json"):
+    with pytest.raises(ModelError, match=r"is not a complete captioner, which has config\.json"):
         weights_folder(str(tmp_path))
     copy = Path(shutil.copytree(BUILT_IN, tmp_path / "pickled"))
     torch.save({"weights": torch.zeros(1)}, copy / "pytorch_model.bin")

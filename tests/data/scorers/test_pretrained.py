@@ -25,15 +25,15 @@ def test_a_large_file_is_read_once_while_its_size_and_time_stay(
     file.write_bytes(b"first weights")
     os.utime(file, ns=(0, 10**18))
     first = hashlib.sha256(b"first weights").hexdigest()
-    assert pretrained.digest(file) == first
+    assert pretrained.digest_file(file) == first
     file.write_bytes(b"other weights")
     os.utime(file, ns=(0, 10**18))
-    assert pretrained.digest(file) == first, "it was not read again"
+    assert pretrained.digest_file(file) == first, "it was not read again"
     os.utime(file, ns=(0, 2 * 10**18))
-    assert pretrained.digest(file) == hashlib.sha256(b"other weights").hexdigest()
+    assert pretrained.digest_file(file) == hashlib.sha256(b"other weights").hexdigest()
     (tmp_path / "no folder").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
-    assert pretrained.digest(file) == hashlib.sha256(b"other weights").hexdigest()
+    assert pretrained.digest_file(file) == hashlib.sha256(b"other weights").hexdigest()
 
 
 def test_a_model_in_shards_is_whole_only_with_all_of_them(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_a_model_in_the_hubs_cache_is_found_offline_and_never_read_for_its_diges
         blob = place / "blobs" / ("d" * 64 if file.suffix == ".safetensors" else f"{len(file.name):040x}")
         shutil.copy(file, blob)
         (snapshot / file.name).symlink_to(blob)
-    assert pretrained.digest(snapshot / "model.safetensors") == "d" * 64
-    assert pretrained.digest(snapshot / "config.json") == pretrained.digest(BUILT_IN / "config.json")
+    assert pretrained.digest_file(snapshot / "model.safetensors") == "d" * 64
+    assert pretrained.digest_file(snapshot / "config.json") == pretrained.digest_file(BUILT_IN / "config.json")
     found = encoder_of(EncoderSettings(encoder="t5", model="someone/small-t5"))
     assert found.id.startswith("t5-1-small-t5-")
     assert found.encode(["a red circle"])["length"] == [4]

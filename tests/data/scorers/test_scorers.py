@@ -20,12 +20,13 @@ from data.lake.lake import Lake
 from data.lake.schemas import IMAGES, PAIRS, pair_id
 from data.lake.shard_file import write_file
 from data.pictures.prepare import decode
-from data.scorers.caption import Caption, personal
+from data.scorers import PictureScorer, VectorScorer
+from data.scorers.caption import Caption, count_personal_data
 from data.scorers.clip import BUILT_IN, ClipScore
 from data.scorers.heads import Aesthetic, Safety
 from data.scorers.phash import PerceptualHash
 from data.scorers.pixels import PictureFacts
-from data.scorers.stages import Judge, Look
+from data.scorers.stages import ScorePictures, ScoreVectors
 from data.world.draw import draw
 from data.world.scene import random_scene
 from tests.engines import InProcessEngine
@@ -64,7 +65,7 @@ def test_a_caption_is_read(caption: str, said: dict[str, Any]) -> None:
     ],
 )
 def test_personal_data_is_counted(text: str, count: int) -> None:
-    assert personal(text) == count
+    assert count_personal_data(text) == count
 
 
 def test_english_is_english() -> None:
@@ -94,10 +95,10 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
     decoded = []
     monkeypatch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
     clip = ClipScore(model="built-in", flip=True)
-    two = Look(lake, (PictureFacts(), PerceptualHash()))
+    two = ScorePictures(lake, (PictureFacts(), PerceptualHash()))
     assert run_stage(lake, two, InProcessEngine(), 8) == 21
     assert len(decoded) == 21
-    more = Look(lake, (PictureFacts(), PerceptualHash(), *clip.sees()))  # the first two have nothing to do
+    more = ScorePictures(lake, (PictureFacts(), PerceptualHash(), *clip.inputs()))  # the first two have nothing to do
     assert run_stage(lake, more, InProcessEngine(), 8) == 21
     assert run_stage(lake, more, InProcessEngine(), 8) == 0
     assert len(decoded) == 42
@@ -109,7 +110,7 @@ def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
         assert "cannot identify image" in failed[0]["error"]
         assert all(failed[0][name] is None for name in scorer.columns.names)
     before = len(decoded)
-    assert run_stage(lake, Judge(lake, clip, "score-clip"), InProcessEngine(), 8) == 21
+    assert run_stage(lake, ScoreVectors(lake, clip, "score-clip"), InProcessEngine(), 8) == 21
     assert len(decoded) == before, "a head looks at vectors"
     scores = lake.table(clip.table).dataset().to_table().to_pylist()
     assert sum(row["score"] is None for row in scores) == sum(row["error"] is not None for row in scores) == 1
@@ -121,8 +122,8 @@ def test_the_score_is_the_cosine_that_open_clip_itself_gives() -> None:
     captions = ["a red circle", "a blue star", "a red circle", "", "two squares"]
     clip = ClipScore(model="built-in", flip=True)
     vectors = []
-    for tower in clip.sees():
-        packed = b"".join(tower.say([tower.look(picture) for picture in pictures])["vector"])
+    for tower in clip.inputs():
+        packed = b"".join(tower.score_batch([tower.look(picture) for picture in pictures])["vector"])
         vectors.append(np.frombuffer(packed, "<f2").reshape(5, -1).astype(np.float32))
     said = clip.judge(vectors, captions)
     name = f"local-dir:{BUILT_IN}"
@@ -165,7 +166,7 @@ def test_zero_shot_prefers_the_prompt_that_is_nearer() -> None:
 
 def test_a_scorer_of_ones_own_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "roundness.py").write_text(
-        "import pyarrow as pa\nfrom data.scorers.scorer import PictureScorer\n\n"
+        "import pyarrow as pa\nfrom data.scorers import PictureScorer\n\n"
         "class Roundness(PictureScorer):\n"
         "    columns = pa.schema({'ratio': pa.float32()})\n\n"
         "    def look(self, picture):\n"
@@ -179,8 +180,44 @@ def test_a_scorer_of_ones_own_is_one_file_and_one_line(tmp_path: Path, monkeypat
     )
     scorer = recipe.scores["round"]
     lake = lake_of(tmp_path, [jpeg(64, 48)])
-    assert run_stage(lake, Look(lake, (scorer,)), InProcessEngine(), 8) == 1
+    assert run_stage(lake, ScorePictures(lake, (scorer,)), InProcessEngine(), 8) == 1
     assert lake.table("scores/roundness-1").dataset().to_table()["ratio"].to_pylist() == [0.75]
+
+
+class OldMean(PictureScorer):
+    """Written for 0.1.0, by the names that its methods had then."""
+
+    columns = pa.schema({"mean": pa.float32()})
+
+    @property
+    def at_once(self) -> int:
+        return 2
+
+    def look(self, picture: Image.Image) -> float:
+        return float(np.asarray(picture).mean())
+
+    def say(self, seen: list[float]) -> dict[str, list[float]]:
+        assert len(seen) <= 2
+        return {"mean": seen}
+
+
+class OldDifference(VectorScorer):
+    columns = pa.schema({"difference": pa.float32()})
+
+    def sees(self) -> tuple[PictureScorer, ...]:
+        return ClipScore(model="built-in", flip=True).sees()
+
+    def judge(self, vectors: list[np.ndarray], captions: list[str]) -> dict[str, list[float]]:
+        return {"difference": np.abs(vectors[0] - vectors[1]).mean(1).tolist()}
+
+
+def test_a_scorer_with_the_method_names_of_the_last_release_still_runs(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(3)])
+    old = OldDifference()
+    assert run_stage(lake, ScorePictures(lake, (OldMean(), *old.inputs())), InProcessEngine(), 8) == 3
+    assert run_stage(lake, ScoreVectors(lake, old, "score-old"), InProcessEngine(), 8) == 3
+    assert min(lake.table("scores/old-mean-1").dataset().to_table()["mean"].to_pylist()) > 0
+    assert min(lake.table("scores/old-difference-1").dataset().to_table()["difference"].to_pylist()) > 0
 
 
 def lake_of(folder: Path, pictures: list[bytes]) -> Lake:

@@ -21,8 +21,8 @@ CLIP = ClipScore(model="built-in")
 def scores_of(pictures: list[Image.Image], captions: list[str]) -> list[float]:
     tower = CLIP.vectors()
     seen = [tower.look(picture) for picture in pictures]
-    batches = [seen[at : at + tower.at_once] for at in range(0, len(seen), tower.at_once)]
-    packed = b"".join(vector for batch in batches for vector in tower.say(batch)["vector"])
+    batches = [seen[at : at + tower.max_batch] for at in range(0, len(seen), tower.max_batch)]
+    packed = b"".join(vector for batch in batches for vector in tower.score_batch(batch)["vector"])
     vectors = np.frombuffer(packed, "<f2").reshape(len(pictures), -1).astype(np.float32)
     return list(CLIP.judge([vectors], captions)["score"])
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from transformers import BitImageProcessor, Dinov2Model
 
-from data.scorers.scorer import unpacked
+from data.scorers.scorer import unpack_vectors
 from imagen.errors import WeightsNotUsable
 from imagen.metrics.extractors import INCEPTION_SIDE, Dinov2, Inception
 
@@ -25,10 +25,10 @@ def test_inceptions_features_are_the_librarys(inception: Path) -> None:
     """On pictures that need no resizing, which it does otherwise."""
     extractor = Inception(weights=str(inception), side=INCEPTION_SIDE, batch_size=2)
     asked = pictures(3, INCEPTION_SIDE)
-    ours = unpacked(
+    ours = unpack_vectors(
         [
-            *extractor.say([extractor.look(one) for one in asked[:2]])["vector"],
-            *extractor.say([extractor.look(asked[2])])["vector"],
+            *extractor.score_batch([extractor.look(one) for one in asked[:2]])["vector"],
+            *extractor.score_batch([extractor.look(asked[2])])["vector"],
         ]
     )
     theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(inception))
@@ -52,7 +52,7 @@ def test_small_pictures_are_enlarged_without_rounding(inception: Path) -> None:
 def test_dinov2s_features_are_its_class_tokens(dinov2: Path) -> None:
     extractor = Dinov2(model=str(dinov2), side=28, batch_size=4)
     asked = pictures(3, 28)
-    ours = unpacked(extractor.say([extractor.look(one) for one in asked])["vector"])
+    ours = unpack_vectors(extractor.score_batch([extractor.look(one) for one in asked])["vector"])
     model, processor = Dinov2Model.from_pretrained(dinov2).eval(), BitImageProcessor.from_pretrained(dinov2)
     with torch.no_grad():
         expected = model(**processor(asked, return_tensors="pt")).last_hidden_state[:, 0].numpy()
@@ -77,7 +77,7 @@ def test_weights_that_are_not_there_are_named_with_where_they_are_published(tmp_
     other = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.zeros(2)}, other)
     with pytest.raises(WeightsNotUsable, match=r"other.pth does not hold the weights of FID's Inception"):
-        Inception(weights=str(other), side=16).say([torch.zeros(3, INCEPTION_SIDE, INCEPTION_SIDE)])
+        Inception(weights=str(other), side=16).score_batch([torch.zeros(3, INCEPTION_SIDE, INCEPTION_SIDE)])
     with pytest.raises(WeightsNotUsable, match=r"can't be loaded: .* Give a folder with config.json"):
         Dinov2(model=str(tmp_path)).look(pictures(1, 8)[0])
 
@@ -91,5 +91,5 @@ def test_a_pickle_that_would_run_something_is_not_opened(tmp_path: Path) -> None
 
     file.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(WeightsNotUsable, match=r"evil.pth does not hold"):
-        Inception(weights=str(file), side=16).say([torch.zeros(3, INCEPTION_SIDE, INCEPTION_SIDE)])
+        Inception(weights=str(file), side=16).score_batch([torch.zeros(3, INCEPTION_SIDE, INCEPTION_SIDE)])
     assert not mark.exists()

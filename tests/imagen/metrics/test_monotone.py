@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
-from data.scorers.scorer import PictureVectors, unpacked
+from data.scorers.scorer import PictureVectors, unpack_vectors
 from imagen.errors import TooFewSamples
 from imagen.evaluate.evaluation import diversity
 from imagen.metrics.distances import DISTANCES, distances
@@ -152,7 +152,7 @@ def spoilt(picture: Image.Image, corruption: str, level: float, seed: int) -> Im
 def vectors_of(extractor: PictureVectors, pictures: list[Image.Image]) -> np.ndarray:
     seen, size = [extractor.look(picture) for picture in pictures], extractor.batch_size
     batches = [seen[at : at + size] for at in range(0, len(seen), size)]
-    return unpacked([vector for batch in batches for vector in extractor.say(batch)["vector"]])
+    return unpack_vectors([vector for batch in batches for vector in extractor.score_batch(batch)["vector"]])
 
 
 def head_of(folder: Path) -> Aesthetic:
