@@ -205,7 +205,7 @@ class OldDifference(VectorScorer):
     columns = pa.schema({"difference": pa.float32()})
 
     def sees(self) -> tuple[PictureScorer, ...]:
-        return ClipScore(model="built-in", flip=True).sees()
+        return ClipScore(model="built-in", flip=True).sees()  # type: ignore[attr-defined]  # its old name
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> dict[str, list[float]]:
         return {"difference": np.abs(vectors[0] - vectors[1]).mean(1).tolist()}
