@@ -12,11 +12,12 @@ from deltalake.exceptions import DeltaError
 
 from data.lake.lake import Lake
 from data.lake.schemas import VERDICTS
-from data.lake.sql import query
+from data.lake.sql import query, quote_name
 from data.lake.table import Table
 from data.publish.distributions import Distributions, Histogram
 from data.publish.publish import Publish
 from data.publish.versions import Version
+from data.select.criteria import number
 from data.select.funnel import Step, fell_to, funnel, labels_of
 from data.select.selection import Selection, across
 from data.select.thresholds import Threshold, thresholds
@@ -93,7 +94,7 @@ def summarize_version(
 def fact_queries(
     lake: Lake, selection: Selection, facts: list[str], columns: str
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """For each bucket a query for facts of all pairs, joined with their verdicts.
+    """For each bucket a query for facts of all pairs, joined with their verdicts. Columns of the source become numbers.
 
     Args:
         lake: the lake to read
@@ -106,7 +107,7 @@ def fact_queries(
     """
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
     whole_tables = across(inputs, facts)
-    select = ", ".join([columns, *(f'facts."{fact}"' for fact in facts)])
+    select = ", ".join([columns, *(f"{number(fact)} AS {quote_name(fact)}" for fact in facts)])
     sql = f"SELECT {select} FROM ({selection.facts(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
     for bucket in lake.buckets:
         tables: dict[str, object] = {table: rows.dataset(bucket) for table, rows in inputs.items()}

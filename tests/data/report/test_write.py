@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image, ImageColor
@@ -253,6 +255,17 @@ def test_a_report_that_cannot_be_written_is_told_and_unpublishes_nothing(tmp_pat
     in_the_way.rmdir()
     assert build_small(lake, small_recipe(source)).warning is None
     assert in_the_way.is_file()
+
+
+def test_a_bound_on_a_column_of_the_source_is_drawn(tmp_path: Path) -> None:
+    lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
+    add_pairs(lake, source, plain_pairs(12))
+    rows = pq.read_table(source)
+    pq.write_table(rows.append_column("punsafe", pa.array([n / 12 for n in range(12)])), source)
+    sources = [{"path": str(source), "columns": {"extra": ["punsafe"]}}]
+    values = {"name": "small", "sources": sources, "select": [{"extra.punsafe": {"max": 0.5}}]}
+    assert build_small(lake, Recipe.model_validate(values)).warning is None
+    assert "extra.punsafe" in page(lake, REPORT)
 
 
 def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
