@@ -17,6 +17,7 @@ html_css_files = ["site.css"]
 highlight_language = "none"  # of a block that names no language: commands and messages
 smartquotes = False  # options keep their two hyphens
 myst_heading_anchors = 3
+napoleon_use_ivar = True  # "Attributes:" in a docstring does not describe an attribute a second time
 default_role = "code"  # docstrings mark code by single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
