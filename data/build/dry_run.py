@@ -120,11 +120,11 @@ class EmptyTable:
     def dataset(self, bucket: int | None = None) -> pads.Dataset:
         return pads.dataset(self._schema.empty_table())
 
-    def located(self, bucket: int, columns: Sequence[str]) -> pa.Table:
+    def read_with_files(self, bucket: int, columns: Sequence[str]) -> pa.Table:
         found = self._schema.empty_table().select(columns)
         return found.append_column("file", pa.array([], pa.string()))
 
-    def record(self) -> dict[str, Any]:
+    def last_record(self) -> dict[str, Any]:
         return {}
 
 
