@@ -102,7 +102,7 @@ def test_a_sweep_is_drawn(imagen: Run, folder: Path) -> None:
         (["compare", "little/1", "little/9"], "has no model little/9; there are: little/2, little/1"),
         (["promote", "little/9"], "has no model little/9; there are: little/2, little/1"),
         (["promote", "./folder"], "has no model ./folder"),
-        (["promote", "little/2", "--anyway"], "gives a reason: --why"),
+        (["promote", "little/2", "--anyway"], "needs a reason: --why"),
         (
             ["promote", "little/2", "--config", "wrong.yaml"],
             "wrong.yaml, line 5: gate.rules.0.metric: Field required",
