@@ -1,4 +1,4 @@
-"""The flow `approve-model`: a person's word, given in a form, and the promotion that waited for it."""
+"""The flow `approve-model`: a person approves a model in a form, and it is promoted."""
 
 from prefect import flow, get_run_logger
 
@@ -10,16 +10,16 @@ from imagen.models.table import find_model
 
 @flow(name="approve-model", flow_run_name="approve-{model}", persist_result=False)
 def approve_model(model: str, who: str, why: str, lake: str = "lake", workers: int | None = None) -> str:
-    """Say that a model may become champion where its gate asks for a person; then its promotion is asked for again.
+    """Approve a model whose gate asks for a person, then promote it.
 
     Args:
-        model: NAME/NUMBER; your word is for the weights that it has now
-        who: decides
-        why: kept with your word
+        model: NAME/NUMBER; the approval is tied to the digest of its weights
+        who: the person who decides
+        why: the reason, stored with the approval
         lake: folder or URL of the lake
-        workers: of the engine; as many as there are cores unless told otherwise
+        workers: worker processes; one per core if not given
     """
     opened = Lake.open(lake)
-    given = approve(opened, find_model(opened, model), why, who)
-    get_run_logger().info("%s is approved by %s: %s", given.model, given.who, given.why)
+    approval = approve(opened, find_model(opened, model), why, who)
+    get_run_logger().info("%s is approved by %s: %s", approval.model, approval.who, approval.why)
     return str(promote(model, lake, workers))

@@ -1,6 +1,6 @@
-"""The flow `backfill`: what a recipe's scorers have not seen yet of an old lake, a bucket at a time.
+"""The flow `backfill`: run a recipe's scorers over pictures that they have not scored yet, a bucket at a time.
 
-Nothing is selected or published: the next build finds the scores there and goes on from them.
+Nothing is selected or published; the next build finds the scores done.
 """
 
 from prefect import flow
@@ -19,13 +19,16 @@ from flows.server.artifacts import key_of, show_table
 def backfill(
     recipe: str, lake: str = "lake", stages: list[str] | None = None, workers: int | None = None
 ) -> dict[str, int]:
-    """Score what is there. Ended at any time it goes on where it was; the rows that each stage did come back.
+    """Score the pictures of a lake that a recipe's scorers have not seen. It can be stopped and run again.
 
     Args:
-        recipe: a recipe's file, or the name of a shipped one
+        recipe: a recipe (.yaml), or the name of a shipped one
         lake: folder or URL of the lake
-        stages: of the recipe that are done, by their names in a plan, such as score-clip; all but download if not given
-        workers: of the engine; as many as there are cores unless told otherwise
+        stages: stages to run, by their names in a plan, such as score-clip; all but download if not given
+        workers: worker processes; one per core if not given
+
+    Returns:
+        The rows done by each stage.
     """
     opened, loaded = Lake.open(lake), load_recipe(recipe)
     chosen = _chosen({stage.name: stage for stage in pipeline_of(opened, loaded).stages[1:]}, stages, recipe)
@@ -38,13 +41,13 @@ def backfill(
                 except BatchesFailed as error:
                     failures += error.failures
     rows = [{"stage": name, "rows": count} for name, count in done.items()]
-    show_table(key=key_of("backfill", loaded.name), table=rows, description=f"Rows that were scored in {lake}")
+    show_table(key=key_of("backfill", loaded.name), table=rows, description=f"Rows scored in {lake}")
     if failures:
         raise BatchesFailed(failures)
     return done
 
 
-def _chosen(there: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
-    if unknown := set(names or ()) - there.keys():
-        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(there)}")
-    return [stage for name, stage in there.items() if names is None or name in names]
+def _chosen(known: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
+    if unknown := set(names or ()) - known.keys():
+        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(known)}")
+    return [stage for name, stage in known.items() if names is None or name in names]

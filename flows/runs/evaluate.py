@@ -1,4 +1,4 @@
-"""The flow `evaluate`: pictures of a suite's prompts by a model, looked at and measured, in batches as tasks."""
+"""The flow `evaluate`: generate a suite's prompts with a model, score the pictures and store the figures."""
 
 from typing import Any
 
@@ -19,13 +19,16 @@ from imagen.models.table import find_model
 
 @flow(name="evaluate", flow_run_name="evaluate-{model}", persist_result=False)
 def evaluate(model: str, lake: str = "lake", config: str | None = None, workers: int | None = None) -> dict[str, float]:
-    """Measure a model: rows of the table `evals`. What is there already is not done again.
+    """Measure a model and store the figures in `evals`. Work that is done already is not repeated.
 
     Args:
         model: NAME/NUMBER, or NAME/champion
         lake: folder or URL of the lake
-        config: a .yaml of what is asked and measured; what the model's gate asks if not given
-        workers: of the engine; as many as there are cores unless told otherwise
+        config: evaluation settings (.yaml); those of the model's gate if not given
+        workers: worker processes; one per core if not given
+
+    Returns:
+        The figures over all prompts, by metric.
     """
     opened = Lake.open(lake)
     trained = find_model(opened, model)
@@ -39,12 +42,12 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
 
 
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
-    """The rows of `evals`, after doing whatever of them is missing."""
+    """The rows of `evals` of an evaluation, after doing the work that is missing."""
     return completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
 
 
 def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
-    """The figures, for whoever looks at the run, and where the page of the model lies."""
+    """Show the figures, and where the report page is, as an artifact of the run."""
     show_table(
         key=key_of("evals", evaluation.model),
         table=[
@@ -63,4 +66,4 @@ def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str |
 
 
 def whole_report(page: str | None) -> str:
-    return f"; the whole report is {page}" if page else ""
+    return f"; report: {page}" if page else ""

@@ -1,4 +1,4 @@
-"""The flow `forget`: pairs leave every table and storage for good; who had seen them is a table on the run's page."""
+"""The flow `forget`: erase pairs from the lake for good, and show which versions and models had seen them."""
 
 from typing import Literal
 
@@ -13,21 +13,24 @@ from flows.server.artifacts import show_table
 def forget(
     kind: Literal["url", "pair", "domain", "sha256"], what: str, reason: str = "asked to", lake: str = "lake"
 ) -> list[str]:
-    """Forget pairs for good, and never let them in again. The versions and models that had seen them come back.
+    """Erase pairs from the lake for good and block them.
 
     Args:
-        kind: what names them: a url, a pair's id, a domain, or the sha256 of what the origin sent
+        kind: what identifies them: a URL, a pair's id, a domain, or the SHA-256 of the bytes that the origin sent
         what: the URL, id, domain or SHA-256
-        reason: kept on the blocklist
+        reason: stored in the blocklist
         lake: folder or URL of the lake
+
+    Returns:
+        The dataset versions and models that had seen them.
     """
-    found = run_forget(Lake.open(lake), kind, what, reason)
-    seen = [{"seen by": one, "is a": "version"} for one in found.seen_by]
-    seen += [{"seen by": one, "is a": "model, trained on it"} for one in found.models]
+    forgotten = run_forget(Lake.open(lake), kind, what, reason)
+    seen = [{"seen by": version, "is a": "version"} for version in forgotten.seen_by]
+    seen += [{"seen by": model, "is a": "model trained on it"} for model in forgotten.models]
     show_table(
         key="forgotten",
         table=seen,
-        description=f"{len(found.pairs)} pairs were forgotten, {sum(found.rows.values())} rows, {found.files} files of "
-        f"older versions written again: {reason}",
+        description=f"{len(forgotten.pairs)} pairs were erased, {sum(forgotten.rows.values())} rows, "
+        f"{forgotten.files} files of older versions rewritten: {reason}",
     )
-    return [*found.seen_by, *found.models]
+    return [*forgotten.seen_by, *forgotten.models]

@@ -1,7 +1,7 @@
-"""The flow `promote`: a model is held against the champion, and takes its place if the gate says so.
+"""The flow `promote`: compare a model with the champion and promote it if its gate allows it.
 
-Where the gate asks for a person, only an approval in the lake answers, tied to the model's weights: no run of this
-flow, however often it was killed or tried again, promotes without it.
+If the gate asks for a person, the flow needs an approval in the lake, tied to the digest of the weights. No run
+promotes without it, however often it was killed or retried.
 """
 
 from prefect import flow
@@ -22,17 +22,20 @@ NEEDS_APPROVAL = "NeedsApproval"
 
 @flow(name="promote", flow_run_name="promote-{model}", persist_result=False)
 def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str | State[str]":
-    """Judge a model by its gate. Promoted, rejected, or a person is asked: imagen approve MODEL --why ...
+    """Judge a model by its gate: promote it, reject it, or ask for a person (imagen approve MODEL --why ...).
 
     Args:
         model: NAME/NUMBER
         lake: folder or URL of the lake
-        workers: of the engine; as many as there are cores unless told otherwise
+        workers: worker processes; one per core if not given
+
+    Returns:
+        promote, reject or ask.
     """
     opened = Lake.open(lake)
     trained = find_model(opened, model)
     if champion_of(decisions(opened, trained.name)) == trained.number:
-        return "promote"  # by the run that was killed before this one, or by somebody else
+        return "promote"  # a run that was killed, or somebody else, did it
     asked = candidate(opened, model)
     with open_engine(workers, threads=1) as engine:
         rows = measured(asked.evaluation, engine)
@@ -46,13 +49,15 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     show(judged, page)
     if decision.act == "ask":
         return Completed(
-            name=NEEDS_APPROVAL, message=f"imagen approve {model} --why ..., and run this again", data="ask"
+            name=NEEDS_APPROVAL,
+            message=f"approve it with `imagen approve {model} --why ...` and run this again",
+            data="ask",
         )
     return decision.act
 
 
 def show(judged: Judged, page: str | None) -> None:
-    """The gate's reasons, for whoever looks at the run."""
+    """Show the gate's reasons as an artifact of the run."""
     decision = judged.decision
     show_table(
         key=key_of("gate", decision.name, str(decision.number)),

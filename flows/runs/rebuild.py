@@ -1,4 +1,4 @@
-"""The flow `rebuild`: every stage of the data way in order, each a flow run of its own, and the version at the end."""
+"""The flow `rebuild`: run every data stage as a flow run of its own, then publish the version."""
 
 from collections.abc import Sequence
 
@@ -39,99 +39,104 @@ def rebuild(
     workers: int | None = None,
     buckets: int = 4,
 ) -> Built:
-    """Bring a dataset up to date with its sources and its recipe, and publish the version if anything changed.
+    """Build a dataset by its recipe, and publish a version if anything changed.
 
     Args:
-        recipe: a recipe's file, or the name of a shipped one
-        lake: folder or URL of the lake; made if nothing is there
-        sources: read these instead of the recipe's own sources
+        recipe: a recipe (.yaml), or the name of a shipped one
+        lake: folder or URL of the lake; made if it does not exist
+        sources: files to read instead of the recipe's sources
         changes: values of the recipe to change, such as select.clip_score.min=0.3
-        repin: make the cuts of `top` anew, which are pinned otherwise
-        workers: of the engine; as many as there are cores unless told otherwise
-        buckets: of a lake that is made now
+        repin: compute the cuts of `top` criteria again instead of keeping them
+        workers: worker processes; one per core if not given
+        buckets: number of buckets if the lake is new
     """
     if count := patiently(supersede):
-        get_run_logger().info("%d more runs were due by now: this one does their work", count)
+        get_run_logger().info("%d more runs are due: this run does their work", count)
     loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
-    ways = pipeline_of(open_checked_lake(lake, loaded.sources, buckets), loaded)
-    built = Built(loaded.name, 0, ways.ingest().new)
+    pipeline = pipeline_of(open_checked_lake(lake, loaded.sources, buckets), loaded)
+    built = Built(loaded.name, 0, pipeline.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)
     with open_engine(workers) as engine:
-        run_stages(ways, ways.stages, engine, built)
-        ways.select(repin)
-        report(ways)  # also where a gate is closed
-        run_stages(ways, ways.later, engine, built)
-        publish(ways, engine, built)
+        run_stages(pipeline, pipeline.stages, engine, built)
+        pipeline.select(repin)
+        report(pipeline)  # also where a gate is closed
+        run_stages(pipeline, pipeline.later, engine, built)
+        publish(pipeline, engine, built)
     return built
 
 
-def run_stages(ways: Pipeline, stages: Sequence[Stage], engine: Engine, built: Built) -> None:
-    """Each in turn, also where one before it left something undone; then nothing is selected or published after it."""
+def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, built: Built) -> None:
+    """Run stages in order. Later stages run even if one left failed batches; then nothing is selected or published.
+
+    Raises:
+        BatchesFailed: some stage left failed batches.
+    """
     failures: list[Failure] = []
     for stage in stages:
         try:
-            built.rows[stage.name] = run_stage(ways.lake, stage, engine, ways.recipe.shard_rows)
+            built.rows[stage.name] = run_stage(pipeline.lake, stage, engine, pipeline.recipe.shard_rows)
         except BatchesFailed as error:
             get_run_logger().error("%s", error)
             failures += error.failures
     if failures:
         show_table(
-            key=key_of("failed", ways.recipe.name),
-            table=[vars(one) for one in failures],
-            description=f"What this run left undone of {ways.recipe.name}; the next one does it",
+            key=key_of("failed", pipeline.recipe.name),
+            table=[vars(failure) for failure in failures],
+            description=f"Batches of {pipeline.recipe.name} that failed; the next run does them",
         )
         raise BatchesFailed(failures)
 
 
-def publish(ways: Pipeline, engine: Engine, built: Built) -> None:
+def publish(pipeline: Pipeline, engine: Engine, built: Built) -> None:
+    """Publish a version if anything changed; plan again if somebody else published meanwhile."""
     while True:
-        publication: Publication = ways.plan_publication()
-        ways.pass_gates(publication)
+        publication: Publication = pipeline.plan_publication()
+        pipeline.pass_gates(publication)
         watcher.get().planned("publish", publication.rows)
-        version = ways.commit(publication, write_files(ways, publication, engine))
+        version = pipeline.commit(publication, write_files(pipeline, publication, engine))
         if version is not None:
-            published(ways, built, publication, version)
-            show_histograms(ways.lake, built)
+            published(pipeline, built, publication, version)
+            show_histograms(pipeline.lake, built)
             if built.anything_changed:
-                dataset_made(ways.lake, ways.recipe, built)
-                dataset_published(ways.lake.url, built.dataset, version, samples=built.kept, added=built.added)
+                dataset_made(pipeline.lake, pipeline.recipe, built)
+                dataset_published(pipeline.lake.url, built.dataset, version, samples=built.kept, added=built.added)
             if built.warning:
                 get_run_logger().warning("%s@%d is published, but %s", built.dataset, version, built.warning)
             return
 
 
-def write_files(ways: Pipeline, publication: Publication, engine: Engine) -> list[ShardResult]:
-    """All of a version's files, or none of them is named."""
+def write_files(pipeline: Pipeline, publication: Publication, engine: Engine) -> list[ShardResult]:
+    """Write the files of a version. Nothing is published unless all are written."""
     if not publication.shards:
         return []
 
     def work() -> list[ShardResult]:
         failures: list[Failure] = []
-        batches = list(map_batches(ways.publish, publication.shards, engine, failures))
+        batches = list(map_batches(pipeline.publish, publication.shards, engine, failures))
         if failures:
             raise BatchesFailed(failures)
-        return [one for written in batches for one in written]
+        return [result for results in batches for result in results]
 
     return as_run("publish", engine, work, len(publication.shards), publication.rows)
 
 
-def report(ways: Pipeline) -> None:
-    """The funnel, for whoever looks at the run."""
-    steps = funnel(ways.lake, ways.selection)
+def report(pipeline: Pipeline) -> None:
+    """Show the funnel as an artifact of the run."""
+    steps = funnel(pipeline.lake, pipeline.selection)
     total = steps[0].left or 1
     show_table(
-        key=key_of("funnel", ways.recipe.name),
+        key=key_of("funnel", pipeline.recipe.name),
         table=[{"step": s.name, "dropped": s.dropped, "left": s.left, "share": f"{s.left / total:.1%}"} for s in steps],
-        description=f"What became of the {steps[0].left:,} pairs of {ways.recipe.name}",
+        description=f"Funnel of the {steps[0].left:,} pairs of {pipeline.recipe.name}",
     )
 
 
 def show_histograms(lake: Lake, built: Built) -> None:
-    """How what was kept and what was dropped differ, for whoever looks at the run."""
+    """Show the score histograms of kept and dropped pairs as an artifact of the run."""
     if png := read_histograms(lake, built.dataset):
         show_markdown(
-            f"{built.dataset}@{built.version}, {built.kept:,} samples; the whole report is {built.report}\n\n"
-            + picture("kept and dropped by their scores", png),
+            f"{built.dataset}@{built.version}, {built.kept:,} samples; report: {built.report}\n\n"
+            + picture("scores of kept and dropped pairs", png),
             key=key_of("histograms", built.dataset),
         )

@@ -1,6 +1,6 @@
-"""The flow `reconcile`: what the lake says is undone is done, however its event was lost or its run ended.
+"""The flow `reconcile`: compare the lake with what was trained and judged, and do what is missing.
 
-While another run trains or judges in the same lake it does nothing: two would train the same into the same place.
+It makes up for lost events and killed runs. It does nothing while another run trains or judges in the same lake.
 """
 
 from prefect import flow, get_client, get_run_logger
@@ -23,7 +23,7 @@ from imagen.champion.reconcile import Step, undone
 from imagen.champion.retrain import RetrainPolicy
 from imagen.config.training import load_config
 
-MOST = 3  # steps from a version to a judged model
+MOST = 3  # steps between a version and a judged model
 MODELLING = ("retrain", "train", "promote")
 LIVELY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
@@ -39,39 +39,42 @@ def reconcile(
     workers: int | None = None,
     policy: RetrainPolicy | None = None,
 ) -> list[Step]:
-    """Do what is missing between the newest version of a dataset and a judged model of it. Says what was.
+    """Do what is missing between the newest version of a dataset and a judged model of it.
 
     Args:
         dataset: the dataset's name
-        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
+        config: a configuration (.yaml), or a preset: tiny, small, imagen-2b
         lake: folder or URL of the lake
-        name: of the model; the configuration's if not given
-        minutes: for which each stage is trained, instead of what the configuration says
-        processes: on this machine, that train
-        workers: of the engine, that evaluate
+        name: name of the model; the configuration's if not given
+        minutes: minutes of training per stage, instead of the configuration's steps
+        processes: training processes on this machine
+        workers: worker processes of the evaluation
         policy: when a version is worth a training
+
+    Returns:
+        The steps that were done.
     """
-    opened, called = Lake.open(lake), name or load_config(config).name
+    opened, model_name = Lake.open(lake), name or load_config(config).name
     if busy := others(opened):
-        get_run_logger().info("nothing is done while %s runs", busy[0])
+        get_run_logger().info("nothing to do while %s runs", busy[0])
         return []
     done: list[Step] = []
-    while (found := undone(opened, called, dataset)) and len(done) < MOST:
+    while (found := undone(opened, model_name, dataset)) and len(done) < MOST:
         step, number = found
-        get_run_logger().info("%s: %s %d was left undone", called, step, number)
+        get_run_logger().info("%s: %s %d is missing", model_name, step, number)
         if step == "retrain":
             retrain(dataset, config, number, lake, name, minutes, processes, workers, policy)
         elif step == "train":
             train(config, dataset, number, lake, name, minutes, processes)
         else:
-            evaluate(f"{called}/{number}", lake, workers=workers)
-            promote(f"{called}/{number}", lake, workers)
+            evaluate(f"{model_name}/{number}", lake, workers=workers)
+            promote(f"{model_name}/{number}", lake, workers)
         done.append(step)
     return done
 
 
 def others(lake: Lake) -> list[str]:
-    """The names of runs that train or judge in this lake now."""
+    """The names of runs that train or judge models of this lake now."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODELLING))),

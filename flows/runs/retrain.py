@@ -1,6 +1,6 @@
-"""The flow `retrain`: a policy says whether a dataset version is worth a training, and if it is, all that follows.
+"""The flow `retrain`: decide by a policy whether to train on a dataset version; if so, train, evaluate and promote.
 
-The decision and its figures are a row of `retrains` and a table on the run's page, either way.
+The decision and its figures are recorded either way: a row of `retrains` and a table artifact.
 """
 
 from prefect import flow
@@ -26,22 +26,25 @@ def retrain(
     workers: int | None = None,
     policy: RetrainPolicy | None = None,
 ) -> str | None:
-    """Decide, and if it is worth it train, evaluate and promote. NAME/NUMBER comes back, or nothing.
+    """Decide whether to train; if so, train, evaluate and promote.
 
     Args:
         dataset: the dataset's name
-        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
-        version: of the dataset; the newest if not given
+        config: a configuration (.yaml), or a preset: tiny, small, imagen-2b
+        version: version of the dataset; the newest if not given
         lake: folder or URL of the lake
-        name: of the model; the configuration's if not given
-        minutes: for which each stage is trained, instead of what the configuration says
-        processes: on this machine, that train
-        workers: of the engine, that evaluate
+        name: name of the model; the configuration's if not given
+        minutes: minutes of training per stage, instead of the configuration's steps
+        processes: training processes on this machine
+        workers: worker processes of the evaluation
         policy: when a version is worth a training
+
+    Returns:
+        NAME/NUMBER of the trained model; None if nothing was trained.
     """
     opened, policy = Lake.open(lake), policy or RetrainPolicy()
-    called = name or load_config(config).name
-    decided = decide(opened, called, dataset, version, policy)
+    model_name = name or load_config(config).name
+    decided = decide(opened, model_name, dataset, version, policy)
     record(opened, decided, policy)
     show(decided)
     if not decided.train:
@@ -53,7 +56,7 @@ def retrain(
 
 
 def show(decided: Decided) -> None:
-    """The decision, for whoever looks at the run."""
+    """Show the decision as an artifact of the run."""
     show_table(
         key=key_of("retrain", decided.name, decided.dataset),
         table=[{"figure": name, "value": f"{value:.3f}"} for name, value in decided.figures.items()],

@@ -1,7 +1,7 @@
-"""A stage of the data way as a flow run of its own: batches of its shards are tasks, few and bounded in flight.
+"""A data stage as a flow run: its tasks are batches of shards, few in number and two in flight.
 
-A batch that fails does not take the others with it: they are done and committed first, then the stage fails and says
-which were left. Those are still pending, for the lake is the memory, not Prefect's cache: the next run does them alone.
+A failed batch does not stop the others: they finish and are committed, then the stage fails and names what is left.
+The lake is the memory, not Prefect's cache, so the next run finds exactly those rows pending.
 """
 
 import time
@@ -26,19 +26,19 @@ from data.lake.lake import Lake
 from flows.server.artifacts import begin_progress, key_of, show_progress
 from flows.server.retry import patiently
 
-MOST_TASKS = 200  # batches a stage, however large the lake: a task run costs milliseconds and memory for ever
-MOST_TASKS_OF_MANY = 20  # a plan, where a stage needs many of them
-IN_FLIGHT = 2  # batches at once: the engine never idles at the edge of a batch
+MOST_TASKS = 200  # batches a stage, however large the lake: each task run costs time, memory and database rows
+MOST_TASKS_OF_MANY = 20  # batches a plan, if a stage needs many plans
+IN_FLIGHT = 2  # batches at once, so that the engine stays busy between two batches
 RETRY_DELAYS = [1.0, 5.0, 30.0]
-SHOW_SECONDS = 2.0  # between two looks at the progress, for the page
-GIVE_UP = 3  # batches in a row: then it is the stage that does not work
+SHOW_SECONDS = 2.0  # between two updates of the progress artifact
+GIVE_UP = 3  # failed batches in a row after which the stage is given up
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A batch that was left undone."""
+    """A batch that failed, or that was not tried."""
 
     stage: str
     batch: str
@@ -49,27 +49,38 @@ class Failure:
 
 
 class BatchesFailed(ImagenError):
-    """A stage ended with batches undone, after everything else was done."""
+    """A stage ended with failed batches, after all others were committed."""
 
     def __init__(self, failures: list[Failure]) -> None:
-        first, rows = failures[0], sum(one.rows for one in failures)
+        first, rows = failures[0], sum(failure.rows for failure in failures)
         batches = "a batch" if len(failures) == 1 else f"{len(failures)} batches"
         super().__init__(
-            f"{batches} of {', '.join(dict.fromkeys(one.stage for one in failures))} failed, {rows:,} rows are left "
-            f"undone ({first.batch}: {first.error}). What else there was is done; run it again for the rest"
+            f"{batches} of {', '.join(dict.fromkeys(failure.stage for failure in failures))} failed, {rows:,} rows are "
+            f"left ({first.batch}: {first.error}). The other batches are committed; run it again for the rest"
         )
         self.failures = failures
 
 
 def by_recipe() -> str:
-    """The name of a flow run, by the name of its recipe's file."""
+    """The name of a flow run: the flow and the recipe's file name."""
     return f"{runtime.flow_run.flow_name}-{PurePath(runtime.flow_run.parameters['recipe']).stem}"
 
 
 def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: int | None = None) -> int:
-    """Plan, map, commit, until nothing is pending; a batch is committed while the next ones run. The rows done.
+    """Run a stage until nothing is pending; each batch is committed while the next ones run.
 
-    In all buckets, or in one `only`.
+    Args:
+        lake: the lake
+        stage: the stage
+        engine: maps shards over workers
+        shard_rows: rows a shard
+        only: a single bucket; all if not given
+
+    Returns:
+        The number of rows done.
+
+    Raises:
+        BatchesFailed: some batches failed; their rows are still pending.
     """
     plan = make_plan(lake, stage, shard_rows, only)
     watcher.get().planned(stage.name, plan.rows)
@@ -77,18 +88,18 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
         return 0
 
     def work() -> int:
-        rows, todo, failures = 0, plan, list[Failure]()
+        rows, pending, failures = 0, plan, list[Failure]()
         while True:
             lost, before = 0, len(failures)
-            for written in map_batches(stage, todo.shards, engine, failures, tasks_for(todo)):
-                lost += todo.commit(written)
-                rows += sum(one.rows for one in written)
+            for written in map_batches(stage, pending.shards, engine, failures, most_tasks(pending)):
+                lost += pending.commit(written)
+                rows += sum(result.rows for result in written)
             failed = len(failures) > before
-            start = todo.start if lost and not failed else todo.next_bucket
+            start = pending.start if lost and not failed else pending.next_bucket
             if start is None or (failed and not failures[-1].tried):
                 break
-            todo = make_plan(lake, stage, shard_rows, only, start)
-            watcher.get().planned(stage.name, todo.rows)
+            pending = make_plan(lake, stage, shard_rows, only, start)
+            watcher.get().planned(stage.name, pending.rows)
         if failures:
             raise BatchesFailed(failures)
         return rows
@@ -97,38 +108,52 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
     return as_run(name, engine, work, len(plan.shards), plan.rows)
 
 
-def tasks_for(plan: Plan) -> int:
+def most_tasks(plan: Plan) -> int:
+    """The largest number of batches for a plan: fewer where a stage needs several plans."""
     return MOST_TASKS if plan.next_bucket is None else MOST_TASKS_OF_MANY
 
 
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
-    """Do the work in a flow run under the one that calls, whose parameters say how much it is."""
+    """Run `work` in a flow run of its own below the current one; its parameters show the amount of work.
 
-    begun: list[bool] = []
+    If the run is cancelled, the engine is killed, so that no task waits for its shards.
+    """
+    started: list[bool] = []
 
     @flow(
         name="stage", flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT), persist_result=False
     )
     def stage(shards: int, rows: int) -> Any:
-        begun.append(True)
+        started.append(True)
         try:
             return work()
         except Exception:
             raise
-        except BaseException:  # told to stop: the tasks wait for shards, and this run would wait for them
+        except BaseException:  # cancelled: the tasks wait for their shards, and this run would wait for the tasks
             engine.kill()
             raise
 
-    done: Result = patiently(lambda: stage(shards, rows), again=lambda: not begun)
+    done: Result = patiently(lambda: stage(shards, rows), may_retry=lambda: not started)
     return done
 
 
 def map_batches(
     stage: Any, shards: list[Shard], engine: Engine, failures: list[Failure], most: int = MOST_TASKS
 ) -> Iterator[list[ShardResult]]:
-    """Run shards in few, bounded batches as tasks; yields what each batch wrote, in order, and notes who failed.
+    """Run shards in batches as tasks, two in flight.
 
-    What a person can mend is wrong with every batch, and is raised at once.
+    Args:
+        stage: the stage whose `work` turns a shard into files
+        shards: all shards
+        engine: maps the shards of a batch over workers
+        failures: failed batches are added here
+        most: the largest number of batches
+
+    Yields:
+        The results of each batch, in order.
+
+    Raises:
+        ImagenError: a mistake that a person can correct would fail every batch, so it is raised at once.
     """
     if not shards:
         return
@@ -136,8 +161,8 @@ def map_batches(
     size = max(engine.workers, -(-len(shards) // most))
     batches = [shards[at : at + size] for at in range(0, len(shards), size)]
     named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
-    submitted = (  # one by one; quoted, for Prefect is not to look into them
-        (number, named.submit(*(quote(each) for each in (stage, batch, engine)), number))
+    submitted = (  # lazily; quoted, so that Prefect does not search the arguments for futures
+        (number, named.submit(*(quote(argument) for argument in (stage, batch, engine)), number))
         for number, batch in enumerate(batches)
     )
     running: deque[tuple[int, PrefectFuture[list[ShardResult]]]] = deque(islice(submitted, IN_FLIGHT))
@@ -163,17 +188,17 @@ def map_batches(
             shown = time.monotonic()
             show_progress(progress, round(100 * tried / len(batches), 1))
     if rest := [shard for batch in batches[tried:] for shard in batch]:
-        why = f"not tried, as {GIVE_UP} batches in a row had failed"
+        why = f"not tried, because {GIVE_UP} batches in a row had failed"
         failures.append(_failure(stage, tried, rest, why, tried=False))
 
 
 def _failure(stage: Any, number: int, shards: list[Shard], why: str, tried: bool = True) -> Failure:
-    rows = sum(one.rows.num_rows for one in shards)
+    rows = sum(shard.rows.num_rows for shard in shards)
     return Failure(stage.name, f"{stage.name}-{number:05d}", len(shards), rows, why, tried)
 
 
 def worth_retrying(_: Any, __: Any, state: Any) -> bool:
-    """A store or a network that failed may have recovered; anything else fails again in the same way."""
+    """Whether a task is worth another try: a store or network may recover, other errors repeat themselves."""
     try:
         state.result()
     except OSError:
@@ -191,9 +216,9 @@ def worth_retrying(_: Any, __: Any, state: Any) -> bool:
     retry_condition_fn=worth_retrying,
 )
 def run_batch(stage: Any, shards: list[Shard], engine: Engine, number: int) -> list[ShardResult]:
-    """Do a batch of shards. Their files are seen by nobody until the flow commits them."""
-    written = []
-    for one in engine.map(stage.work, shards):
-        watcher.get().done(stage.name, one.rows)
-        written.append(one)
-    return written
+    """Work on a batch of shards. The files stay invisible until the flow commits them."""
+    results = []
+    for result in engine.map(stage.work, shards):
+        watcher.get().done(stage.name, result.rows)
+        results.append(result)
+    return results

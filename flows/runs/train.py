@@ -1,7 +1,7 @@
-"""The flow `train`: a cascade on a dataset version, a tracked subflow for each stage, each in processes of its own.
+"""The flow `train`: train a cascade on a dataset version, each stage as a subflow with processes of its own.
 
-Training goes on from its checkpoints, so a stage whose processes died is started again for as long as it gets on. Told
-to stop, from the page or by a signal, the flow lets them write a checkpoint first.
+Training resumes from checkpoints, so a stage whose processes died is started again as long as it makes progress. When
+the flow is cancelled, the processes write a checkpoint first.
 """
 
 import math
@@ -29,15 +29,15 @@ from imagen.train.checkpoint import Checkpoints
 from imagen.train.measures import loss_curve, newest_measure
 from imagen.train.setup import Training, grid_urls, plan_training
 
-LOOK_SECONDS = 5.0  # between two looks at what was measured
-CHECKPOINT_SECONDS = 25.0  # for the last checkpoint: a worker kills after 30
-DRAW_SECONDS = 60.0  # between two drawings, and more where
-DRAW_SHARE = 0.05  # of the time would go into them
-TRIES = 3  # in a row without a checkpoint
+LOOK_SECONDS = 5.0  # between two readings of the measures
+CHECKPOINT_SECONDS = 25.0  # to write the last checkpoint in: a Prefect worker kills after 30
+DRAW_SECONDS = 60.0  # between two drawings, at least
+DRAW_SHARE = 0.05  # of the training time may go into drawing
+TRIES = 3  # starts in a row without a new checkpoint
 
 
 class StageFailed(ImagenError):
-    """The processes of a stage ended again and again, and it got no further."""
+    """The processes of a stage ended several times without progress."""
 
 
 @flow(name="train", flow_run_name="train-on-{dataset}", persist_result=False)
@@ -50,16 +50,19 @@ def train(
     minutes: float | None = None,
     processes: int = 1,
 ) -> str:
-    """Train a cascade on a dataset version. Killed or stopped, the same parameters go on; NAME/NUMBER comes back.
+    """Train a cascade on a dataset version. A run with the same parameters continues from the last checkpoint.
 
     Args:
-        config: a configuration's .yaml file, or a preset: tiny, small, imagen-2b
+        config: a configuration (.yaml), or a preset: tiny, small, imagen-2b
         dataset: the dataset's name
-        version: of it; the newest if not given
+        version: version of the dataset; the newest if not given
         lake: folder or URL of the lake
-        name: of the model; the configuration's if not given
-        minutes: for which each stage is trained, instead of what the configuration says
-        processes: on this machine, by accelerate; a GPU each where there are some
+        name: name of the model; the configuration's if not given
+        minutes: minutes of training per stage, instead of the configuration's steps
+        processes: processes on this machine, started by accelerate; one per GPU
+
+    Returns:
+        NAME/NUMBER of the trained model.
     """
     changes = {"name": name} if name else {}
     times = {"minutes": minutes} if minutes else {}
@@ -75,7 +78,7 @@ def train(
         )
     trained = model_by_id(training.lake, training.id)
     if trained is None:
-        raise StageFailed(f"every stage of {training.config.name} ended, and it is no model of {lake}")
+        raise StageFailed(f"all stages of {training.config.name} ended, but {lake} has no model of it")
     show_grids(training)
     model_made(training.lake, trained)
     model_trained(lake, trained.reference, trained.dataset, trained.version)
@@ -84,7 +87,11 @@ def train(
 
 @flow(name="train-stage", persist_result=False)
 def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> None:
-    """One stage, in processes that go on from its last checkpoint."""
+    """Train one stage in processes that resume from its last checkpoint.
+
+    Raises:
+        StageFailed: the processes ended several times without a new checkpoint.
+    """
     place, log = storage.join(url, f"stage-{stage + 1}"), get_run_logger()
     checkpoints = Checkpoints(storage.join(place, "checkpoints"))
     command = [sys.executable, "-m", "flows.command", *words]
@@ -94,7 +101,7 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         command[2:3] = [*launch, "-m", "flows.command"]
     key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
     artifact = begin_progress(key=key, description=f"stage {stage + 1} of {url}")
-    drawn = Drawn(place, key)
+    artifacts = StageArtifacts(place, key)
     left, reached = TRIES, checkpoints.steps()[-1:]
     while True:
         with processes_of(command) as running:
@@ -102,8 +109,8 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
                 time.sleep(LOOK_SECONDS)
                 if last := newest_measure(storage.join(place, "measures")):
                     show_progress(artifact, round(100 * last["done"], 1))
-                    drawn.look()
-        drawn.draw()
+                    artifacts.refresh()
+        artifacts.draw()
         if running.returncode == 0:
             show_progress(artifact, 100.0)
             return
@@ -111,17 +118,17 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         left, reached = (left - 1, reached) if now == reached else (TRIES, now)
         if not left:
             raise StageFailed(
-                f"stage {stage + 1} ended {TRIES} times without a further checkpoint, the last time with code "
-                f"{running.returncode}; its words are in the log of the worker"
+                f"stage {stage + 1} ended {TRIES} times without a new checkpoint, the last time with exit "
+                f"code {running.returncode}; its output is in the log of the worker"
             )
         log.warning(
-            "stage %d ended with code %d; it goes on from %s", stage + 1, running.returncode, now or "its start"
+            "stage %d ended with exit code %d; it resumes from %s", stage + 1, running.returncode, now or "its start"
         )
 
 
 @contextmanager
 def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
-    """Running, in a group of their own. Whatever ends this, they are told to stop, with time for a checkpoint."""
+    """Run a command in a process group. At the end it is told to stop, with time to write a checkpoint."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as running:
         try:
             yield running
@@ -135,20 +142,21 @@ def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
 
 
 @dataclass
-class Drawn:
-    """What is to be seen of a stage while it is trained: its losses and its newest grid, each drawn in one place."""
+class StageArtifacts:
+    """The artifacts of a stage while it is trained: its loss curve and its newest sample grid."""
 
     place: str
     name: str
     artifacts: dict[str, UUID] = field(default_factory=dict)
     due: float = -math.inf
 
-    def look(self) -> None:
-        """Draw, if the last time is long enough ago: the longer a training, the longer its measures take to read."""
+    def refresh(self) -> None:
+        """Draw if the last drawing is old enough. Reading the measures of a long training takes longer."""
         if time.monotonic() >= self.due:
             self.draw()
 
     def draw(self) -> None:
+        """Draw loss curve and grid now."""
         began = time.monotonic()
         for key, text in (("loss", losses(self.place)), ("grid", grid(self.place))):
             if text and key in self.artifacts:
@@ -160,18 +168,19 @@ class Drawn:
 
 
 def losses(place: str) -> str | None:
+    """The loss curve of a stage as Markdown; None if nothing was measured yet."""
     curve = loss_curve(storage.join(place, "measures"))
     return picture("losses", curve.encode(), "svg+xml") if curve else None
 
 
 def grid(place: str) -> str | None:
-    """The last one of a stage."""
+    """The newest sample grid of a stage as Markdown; None if there is none yet."""
     grids = grid_urls(place)
     return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
 
 
 def show_grids(training: Training) -> None:
-    """The last grid of each stage, for whoever looks at the run."""
+    """Show the newest grid of each stage as an artifact of the run."""
     grids = [grid(training.stage_url(stage)) for stage in range(len(training.cascade.stages))]
     parts = [f"Stage {number}:\n\n{png}" for number, png in enumerate(grids, start=1) if png]
     if parts:

@@ -1,4 +1,4 @@
-"""The flow `verify`: is every dataset what its lineage says it is? Its selection again, and its files again."""
+"""The flow `verify`: check the newest version of each dataset against its lineage."""
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -12,31 +12,39 @@ from flows.server.artifacts import show_table
 
 
 class VersionDiffers(ImagenError):
-    """A version is not what its lineage says."""
+    """A version differs from what its lineage describes."""
 
 
 @flow(name="verify", flow_run_name="verify", persist_result=False)
 def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
-    """Verify the newest version of each dataset. What was verified comes back; the run fails if anything differs.
+    """Verify the newest version of each dataset; the run fails if one differs.
 
     Args:
         lake: folder or URL of the lake
-        dataset: only this one
+        dataset: only this dataset
+
+    Returns:
+        The versions that were verified.
     """
-    opened, found = Lake.open(lake), dict[str, Verified]()
+    opened, checks = Lake.open(lake), dict[str, Verified]()
     for name in [dataset] if dataset else datasets(opened):
-        one = found[name] = verify_one.with_options(task_run_name=f"verify-{name}")(name, opened.url)
-        get_run_logger().info("%s@%d: %s", name, one.version, "as it was made" if one.same else "differs")
+        check = checks[name] = verify_one.with_options(task_run_name=f"verify-{name}")(name, opened.url)
+        get_run_logger().info("%s@%d: %s", name, check.version, "as published" if check.same else "differs")
     show_table(
-        key="verified", table=[_row(name, one) for name, one in found.items()], description=f"Newest versions of {lake}"
+        key="verified",
+        table=[_row(name, check) for name, check in checks.items()],
+        description=f"Newest versions of {lake}",
     )
-    if wrong := [f"{name}@{one.version}" for name, one in found.items() if not one.same]:
-        raise VersionDiffers(f"{', '.join(wrong)} of {lake} is not what was made: imagen verify {wrong[0]} says how")
-    return [f"{name}@{one.version}" for name, one in found.items()]
+    if wrong := [f"{name}@{check.version}" for name, check in checks.items() if not check.same]:
+        raise VersionDiffers(
+            f"{', '.join(wrong)} of {lake} differs from its lineage; see how: imagen verify {wrong[0]}"
+        )
+    return [f"{name}@{check.version}" for name, check in checks.items()]
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def verify_one(dataset: str, lake: str) -> Verified:
+    """Verify one dataset, in a task."""
     return find_verified(Lake.open(lake), dataset)
 
 

@@ -1,4 +1,7 @@
-"""What the artifacts of all runs have in common: keys, patience, and how a picture is put into one."""
+"""Artifacts of flow runs: tables, Markdown, progress, and pictures inside Markdown.
+
+Every call waits for a server that is restarting (`retry.py`).
+"""
 
 import base64
 import re
@@ -19,16 +22,18 @@ from flows.server.retry import patiently
 
 
 def show_table(key: str, table: Sequence[dict[str, Any]], description: str) -> None:
+    """Create a table artifact in the current run."""
     patiently(lambda: create_table_artifact(key=key, table=list(table), description=description))
 
 
 def show_markdown(text: str, key: str) -> UUID:
-    made: UUID = patiently(lambda: create_markdown_artifact(text, key=key))
-    return made
+    """Create a Markdown artifact in the current run; returns its id."""
+    artifact: UUID = patiently(lambda: create_markdown_artifact(text, key=key))
+    return artifact
 
 
 def show_instead(artifact: UUID, text: str) -> None:
-    """In the place of what was shown before."""
+    """Replace the text of a Markdown artifact."""
 
     def write() -> None:
         with get_client(sync_client=True) as client:
@@ -38,19 +43,21 @@ def show_instead(artifact: UUID, text: str) -> None:
 
 
 def begin_progress(key: str, description: str) -> UUID:
-    made: UUID = patiently(lambda: create_progress_artifact(0.0, key=key, description=description))
-    return made
+    """Create a progress artifact at 0 %; returns its id."""
+    artifact: UUID = patiently(lambda: create_progress_artifact(0.0, key=key, description=description))
+    return artifact
 
 
 def show_progress(artifact: UUID, percent: float) -> None:
+    """Update a progress artifact."""
     patiently(lambda: update_progress_artifact(artifact, percent))
 
 
 def key_of(*words: str) -> str:
-    """With what Prefect lets a key have."""
+    """An artifact key from words: lower case, digits and dashes, as Prefect requires."""
     return re.sub(r"[^a-z0-9-]", "-", "-".join(words).lower())
 
 
 def picture(words: str, content: bytes, kind: str = "png") -> str:
-    """Markdown that holds the picture."""
+    """Markdown with the picture inside, as a data URI. Prefect removes SVG from artifacts unless it is an image."""
     return f"![{words}](data:image/{kind};base64,{base64.b64encode(content).decode()})"

@@ -1,4 +1,4 @@
-"""Datasets and models as Prefect's assets: which run made which of them, and from what."""
+"""Datasets and models as Prefect assets: which run made them, and from which sources."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
 
 def dataset_made(lake: Lake, recipe: Recipe, built: Built) -> None:
+    """Record that the current run materialized a dataset from its sources."""
     asset = _asset(lake.table_url(f"datasets/{built.dataset}"), f"dataset {built.dataset}")
     sources = [_key(storage.without_secrets(source.path)) for source in recipe.sources]
     _note(asset, sources, {"version": built.version, "samples": built.kept, "recipe": recipe.name})
 
 
 def model_made(lake: Lake, trained: "TrainedModel") -> None:
+    """Record that the current run materialized a model from its dataset."""
     asset = _asset(storage.join(lake.url, "models", trained.name), f"models {trained.name}")
     dataset = _key(lake.table_url(f"datasets/{trained.dataset}"))
     _note(asset, [dataset], {"number": trained.number, "digest": trained.digest, "version": trained.version})
 
 
 def _note(asset: Asset, of: Sequence[str], metadata: dict[str, Any]) -> None:
-    """A task of Prefect's kind for it, in the run that calls; what it says is kept with the asset's event."""
+    """Materialize an asset in a task of the current run; the metadata is stored with the asset's event."""
 
     @materialize(asset, asset_deps=list(of), by="imagen", name="materialize", cache_policy=NO_CACHE)
     def note() -> None:
@@ -45,7 +47,7 @@ def _asset(url: str, name: str) -> Asset:
 
 
 def _key(url: str) -> str:
-    """Prefect wants a URL, and no blanks or braces in it."""
+    """The key of an asset: a URL without the characters that Prefect forbids."""
     key = Path(url).absolute().as_uri() if storage.is_local(url) else url
     plain = "".join("_" if letter in RESTRICTED_ASSET_CHARACTERS else letter for letter in key)
     return plain[:MAX_ASSET_KEY_LENGTH]

@@ -1,4 +1,4 @@
-"""A lake's platform as others find and ask it: where its server is noted, and the password that it wants."""
+"""Finding and calling the Prefect server of a lake's platform: its folder, its URL, its password."""
 
 import hashlib
 import os
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-FOLDER = "platform"  # under the lake, where the server keeps its runs
-URL = "url"  # file in it: of the API
-AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD, in the environment alone
+FOLDER = "platform"  # under the lake: the server's database and files
+URL = "url"  # the file in it with the URL of the API
+AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD; never stored, only in the environment
 
 
 def home_of(lake: Lake) -> Path:
-    """Beside the tables of a lake on a disk; for one on a store, in the user's folder."""
+    """The folder of a lake's platform: in the lake if it is on a disk, else under the user's home."""
     if storage.is_local(lake.url):
         return Path(lake.url).absolute() / FOLDER
     return Path.home() / ".imagen" / hashlib.sha256(lake.url.encode()).hexdigest()[:12]
 
 
 def of_lake(run: "FlowRun", lake: Lake) -> bool:
-    """Whether a run's parameters name this lake, by whatever path."""
-    named = run.parameters.get("lake", "lake")
-    if storage.is_local(named) and storage.is_local(lake.url):
-        return Path(named).absolute() == Path(lake.url).absolute()
-    return bool(named == lake.url)
+    """Whether a run's parameters name this lake, by an absolute or a relative path."""
+    url = run.parameters.get("lake", "lake")
+    if storage.is_local(url) and storage.is_local(lake.url):
+        return Path(url).absolute() == Path(lake.url).absolute()
+    return bool(url == lake.url)
 
 
 @contextmanager
 def asking(url: str) -> "Iterator[SyncPrefectClient]":
-    """A client of the server at this address, which says the password that the environment has for one."""
+    """Open a client of the server at this URL, with the password of the environment if there is one."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 

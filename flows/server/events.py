@@ -1,5 +1,7 @@
-"""What happened, for whoever acts on it: events whose payload is enough to act on. The lake is the truth all the same:
-an event may be lost, and nothing waits for one alone.
+"""Events for triggers: a dataset was published, a model was trained, evaluated or judged.
+
+The payload is enough to act on. Events can be lost, so nothing depends on one alone: `reconcile` compares the lake with
+what was done.
 """
 
 from typing import Any
@@ -13,24 +15,28 @@ JUDGED = "imagen.model.judged"
 
 
 def dataset_published(lake: str, dataset: str, version: int, **more: Any) -> None:
+    """A version of a dataset was published."""
     _emit(PUBLISHED, "dataset", dataset, {"lake": lake, "dataset": dataset, "version": version, **more})
 
 
 def model_trained(lake: str, model: str, dataset: str, version: int) -> None:
+    """A model was trained on a dataset version."""
     _emit(TRAINED, "model", _name(model), {"lake": lake, "model": model, "dataset": dataset, "version": version})
 
 
 def model_evaluated(lake: str, model: str, suite: str, figures: dict[str, float]) -> None:
+    """A model was measured on a suite."""
     _emit(EVALUATED, "model", _name(model), {"lake": lake, "model": model, "suite": suite, "figures": figures})
 
 
 def model_judged(lake: str, model: str, act: str, champion: int | None, why: str) -> None:
+    """The gate judged a model: it was promoted or rejected, or a person must decide."""
     payload = {"lake": lake, "model": model, "act": act, "champion": champion, "why": why}
     _emit(JUDGED, "model", _name(model), payload, {"imagen.act": act})
 
 
 def _emit(event: str, kind: str, name: str, payload: dict[str, Any], labels: dict[str, str] | None = None) -> None:
-    """The resource is the dataset or the name of the models, so that a trigger may ask for one by its name."""
+    """Emit an event whose resource is the dataset, or the name of the models, so that triggers can match it."""
     resource = {"prefect.resource.id": f"imagen.{kind}.{name}", "prefect.resource.name": name, **(labels or {})}
     emit_event(event, resource, payload=payload)
 

@@ -1,4 +1,4 @@
-"""What to do while the server is gone for a while."""
+"""Retrying calls while the Prefect server restarts."""
 
 import time
 from collections.abc import Callable
@@ -8,20 +8,27 @@ from httpx import ConnectError
 
 Result = TypeVar("Result")
 
-WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # until it has been started again
+WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # seconds; a restart takes less than their sum
 
 
-def patiently(ask: Callable[[], Result], again: Callable[[], bool] = lambda: True) -> Result:
-    """Ask again while nobody listens.
+def patiently(call: Callable[[], Result], may_retry: Callable[[], bool] = lambda: True) -> Result:
+    """Call, and retry while the server refuses connections.
 
-    Prefect's clients do so where they were connected before. A new one gives up at once, and runs and artifacts have
-    one each.
+    A Prefect client retries by itself once it was connected, but a new client gives up at once, and each run and
+    artifact opens a new one.
+
+    Args:
+        call: what to do; it must be safe to repeat
+        may_retry: whether another try is still allowed
+
+    Raises:
+        ConnectError: the server stayed away for as long as all waits together.
     """
     for wait in WAITS:
         try:
-            return ask()
+            return call()
         except ConnectError:
-            if not again():
+            if not may_retry():
                 raise
             time.sleep(wait)
-    return ask()
+    return call()

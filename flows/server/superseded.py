@@ -1,4 +1,4 @@
-"""What was missed while no worker was there is one run, not ten: the first to start stands for all that were due."""
+"""Runs that became due while no worker was there: the first to start does the work of all of them."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,11 @@ SUPERSEDED = "Superseded"
 
 
 def supersede() -> int:
-    """End the runs of this run's deployment that were due by now with the same parameters, and wait. How many."""
+    """Cancel the other runs of this deployment that are due with the same parameters.
+
+    Returns:
+        The number of runs that this run replaces; 0 outside a deployment.
+    """
     if runtime.deployment.id is None:
         return 0
     with get_client(sync_client=True) as client:
@@ -31,8 +35,8 @@ def supersede() -> int:
                 expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
             )
         )
-        same = [one for one in due if one.parameters == own.parameters]
-        for one in same:
+        same = [run for run in due if run.parameters == own.parameters]
+        for run in same:
             state = Cancelled(name=SUPERSEDED, message=f"{own.name} of {own.expected_start_time} does its work")
-            client.set_flow_run_state(one.id, state, force=True)
+            client.set_flow_run_state(run.id, state, force=True)
     return len(same)

@@ -1,8 +1,8 @@
-"""Where runs are tracked: the Prefect server that is configured, else a temporary one of ours.
+"""Tracking runs: on the configured Prefect server, else on a temporary one.
 
-Prefect would start one by itself, too. Ours is ready sooner, as it starts while Prefect is being imported; it ends with
-this process however that ends; and a stray `dataclasses` in site-packages, which img2dataset drags in where pip
-installs it, can't shadow the standard library's there.
+Prefect can start a temporary server too. Ours is ready sooner, because it starts while Prefect is being imported. It
+ends with this process, even after a kill. And the package `dataclasses`, which img2dataset installs with pip, cannot
+shadow the standard library there.
 """
 
 import os
@@ -37,7 +37,13 @@ SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFEC
 
 @contextmanager
 def tracking() -> Iterator[None]:
-    """Flow runs inside are tracked. Import Prefect's other parts inside: they load while the server starts."""
+    """Track flow runs inside the block.
+
+    Import the rest of Prefect inside the block: it loads while the server starts.
+
+    Raises:
+        ServerError: the temporary server did not start.
+    """
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_LOGGING_TO_API_ENABLED,
@@ -74,7 +80,7 @@ def tracking() -> Iterator[None]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    """The socket listens already, so a request waits for the server rather than being refused."""
+    """Wait until the server answers. The socket listens already, so the request waits instead of being refused."""
     try:
         with urllib.request.urlopen(url, timeout=START_SECONDS):
             return
@@ -82,6 +88,6 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
         code = process.poll()
         what = f"did not answer within {START_SECONDS} s ({error})" if code is None else f"ended with exit code {code}"
         raise ServerError(
-            f"Prefect's temporary server {what}; its words are above. "
-            "Or start a server, prefect server start, and set PREFECT_API_URL"
+            f"Prefect's temporary server {what}; its output is above. "
+            "Or start a server with `prefect server start` and set PREFECT_API_URL"
         ) from None

@@ -121,7 +121,7 @@ def test_a_version_becomes_a_champion_and_the_next_decision_is_told(
     keys = {one["key"] for one in artifacts}
     (page,) = folder.glob("lake/training/*/report.html")
     assert "little<span>/1" in page.read_text()
-    told = [one["key"] for one in artifacts if str(one["description"]).endswith(f"; the whole report is {page}")]
+    told = [one["key"] for one in artifacts if str(one["description"]).endswith(f"; report: {page}")]
     assert set(told) == {"evals-little-1", "gate-little-1"}
     assert {"retrain-little-drawn", "evals-little-1", "gate-little-1"} <= keys
     for drawn in ("loss", "grid"):

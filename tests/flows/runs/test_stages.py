@@ -52,7 +52,7 @@ def test_what_failed_is_told_when_the_rest_is_done_and_is_all_that_is_done_again
     broken = build()
     assert broken.returncode == 2, broken.stderr
     said = broken.stderr.splitlines()[-1]
-    assert "a batch of score-letters failed, 10 rows are left undone (score-letters-000" in said
+    assert "a batch of score-letters failed, 10 rows are left (score-letters-000" in said
     assert "RuntimeError: a bug of mine)" in said
     assert lake.find("datasets/shapes") is None
     (artifact,) = ask(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["failed-shapes"]}}})
@@ -98,7 +98,7 @@ def test_a_stage_that_does_not_work_at_all_is_given_up(
     )
     rows = json.loads(str(artifact["data"]))
     assert [row["shards"] for row in rows[:-1]] == [1] * 4  # one was under way
-    assert rows[-1]["error"] == "not tried, as 3 batches in a row had failed"
+    assert rows[-1]["error"] == "not tried, because 3 batches in a row had failed"
     assert [row["tried"] for row in rows] == [True] * 4 + [False]
     (first, *_) = lake.buckets
     assert sum(row["rows"] for row in rows) == lake.table("pairs").dataset(first).count_rows(), "no other is begun"
