@@ -41,9 +41,7 @@ from imagen.metrics.reference import LookAtVersion, vectors_of
 from imagen.metrics.shapes import ShapesSeen, shows
 from imagen.metrics.suites import load_suite
 from imagen.metrics.vqa import ASK_ROWS, asking, vqa_right, vqa_score
-from imagen.models.folder import digest_of
-from imagen.models.model import Imagen, model_url
-from imagen.models.table import TrainedModel, models
+from imagen.models.table import TrainedModel, model_url, models
 
 Row = tuple[str, str, Figure]  # metric, slice
 SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])
@@ -66,7 +64,7 @@ def plan_evaluation(
         assert known is not None
         dataset, version = known.dataset, known.version
     real = version_of(lake, dataset, version)
-    digest = known.digest if known else digest_of(Imagen.from_pretrained(url))
+    digest = known.digest if known else _digest_of_weights(url)
     known_scores = SCORERS.validate_python(real.record["recipe"].get("scores", {}))
     scores: dict[str, ClipScore | Aesthetic] = {}
     for asked, kind in ((settings.clip, ClipScore), (settings.aesthetic, Aesthetic)):
@@ -78,6 +76,14 @@ def plan_evaluation(
     asking = Asking(url, digest, suite, settings.n, settings.seed, settings.sampling)
     name = known.reference if known else model
     return Evaluation(lake, name, asking, real.dataset, real.version, settings, scores)
+
+
+def _digest_of_weights(url: str) -> str:
+    """Of a folder that no table of the lake names."""
+    from imagen.models.folder import digest_of
+    from imagen.models.model import Imagen
+
+    return digest_of(Imagen.from_pretrained(url))
 
 
 def _as_shown(settings: EvaluateSettings, model: TrainedModel) -> EvaluateSettings:

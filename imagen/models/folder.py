@@ -22,10 +22,10 @@ from imagen.cascade.prompts import load_t5
 from imagen.cascade.settings import DiffusionSettings, SampleSettings
 from imagen.cascade.unet import UNet
 from imagen.errors import ModelNotUsable
+from imagen.models.table import INDEX
 
 FORMAT = 1
 CLASS = ["pipeline", "ImagenPipeline"]
-INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name

@@ -5,20 +5,15 @@ code, the scheduler of each, and the text encoder or its id. A damaged folder is
 """
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from data.environment import read_settings
-from data.lake import storage
-from data.lake.lake import Lake
 from imagen.cascade.checks import NotPossible
 from imagen.cascade.pipeline import ImagenPipeline
-from imagen.errors import ModelNotFound
-from imagen.models.folder import INDEX, load_components, write_folder
-from imagen.models.table import find_model
+from imagen.models.folder import load_components, write_folder
+from imagen.models.table import model_url
 
 if TYPE_CHECKING:
     from data.encoders.settings import EncoderSettings
@@ -81,19 +76,3 @@ def encoder_settings(text: dict[str, Any]) -> "EncoderSettings":
     from data.encoders.settings import EncoderSettings
 
     return EncoderSettings(**{name: value for name, value in text.items() if name in EncoderSettings.model_fields})
-
-
-def model_url(where: str, lake: str | None = None) -> str:
-    """The URL of a cascade's folder, named by itself or as NAME/NUMBER or NAME/champion of a lake.
-
-    Raises:
-        ModelNotFound: there is no such folder and no such model.
-    """
-    if storage.exists(storage.join(where, INDEX)):
-        return where
-    if re.fullmatch(r"[a-z][a-z0-9_-]*/(\d+|champion)", where):
-        opened = Lake.open(lake or read_settings().lake)
-        return storage.join(opened.url, find_model(opened, where).folder)
-    raise ModelNotFound(
-        f"{where} is neither a cascade's folder (it has no {INDEX}) nor a lake's model (NAME/NUMBER or NAME/champion)"
-    )

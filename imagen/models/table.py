@@ -1,17 +1,21 @@
 """The trained cascades of a lake, as rows of the table `models`. Not here: how a model is added (assemble.py)."""
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
+from data.environment import read_settings
+from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import MODELS_TABLE as TABLE
 from imagen.errors import ModelNotFound
 from imagen.models.registry import champion_of, decisions
 
+INDEX = "model_index.json"  # of a cascade's folder; it is written last
 CHAMPION = "champion"  # the alias of the model that the registry names as that
 MODELS = pa.schema(
     {
@@ -90,3 +94,19 @@ def find_model(lake: Lake, reference: str) -> TrainedModel:
             return model
     existing = ", ".join(model.reference for model in trained) or "none"
     raise ModelNotFound(f"{lake.url} has no model {name}/{number}; there are: {existing}")
+
+
+def model_url(where: str, lake: str | None = None) -> str:
+    """The URL of a cascade's folder, named by itself or as NAME/NUMBER or NAME/champion of a lake.
+
+    Raises:
+        ModelNotFound: there is no such folder and no such model.
+    """
+    if storage.exists(storage.join(where, INDEX)):
+        return where
+    if re.fullmatch(r"[a-z][a-z0-9_-]*/(\d+|champion)", where):
+        opened = Lake.open(lake or read_settings().lake)
+        return storage.join(opened.url, find_model(opened, where).folder)
+    raise ModelNotFound(
+        f"{where} is neither a cascade's folder (it has no {INDEX}) nor a lake's model (NAME/NUMBER or NAME/champion)"
+    )

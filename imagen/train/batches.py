@@ -1,8 +1,7 @@
 """Samples of a dataset version as what a stage is trained on: square pictures, and the embeddings of their captions."""
 
-import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -151,12 +150,6 @@ def _undisturbed(worker: int) -> None:
     """A signal to the whole group of processes is the trainer's to answer, who needs samples until its step is done."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def image_column(columns: Iterable[str], side: int) -> str:
-    """The smallest copy of the pictures that is large enough, or the picture itself."""
-    copies = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
-    return next((f"image_{size}" for size in copies if size >= side), "image")
 
 
 def collate(samples: list[dict[str, Any]], encoder: str | None, others: Sequence[str] = ()) -> Batch:

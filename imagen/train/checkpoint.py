@@ -10,12 +10,12 @@ import re
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
-
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from data.lake import storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STATE = "state.json"
 FOLDER = re.compile(r"step-(\d{9})")
@@ -26,7 +26,7 @@ class RunState:
     """All that a run needs to go on: tensors by group (weights, averages, optimizer), and what is no tensor."""
 
     step: int
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: "dict[str, dict[str, Tensor]]"
     more: dict[str, Any]
     over: bool = False  # its run is at its end
 
@@ -46,6 +46,8 @@ class Checkpoints:
 
     def save(self, state: RunState) -> None:
         """Write one, then take away those that need not stay."""
+        from safetensors.torch import save
+
         folder, files = self._folder(state.step), {}
         for group, tensors in state.tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -72,6 +74,8 @@ class Checkpoints:
         return storage.join(self.url, f"step-{step:09d}")
 
     def _read(self, folder: str, groups: Collection[str] | None) -> RunState | None:
+        from safetensors.torch import load
+
         if not storage.exists(storage.join(folder, STATE)):
             return None
         try:

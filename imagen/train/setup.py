@@ -1,14 +1,10 @@
-"""What a training is before its first step: a configuration, a dataset version, its text, and first weights."""
+"""What a training is: a configuration, a dataset version, its text, and where it is kept. It loads no torch."""
 
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from typing import Any
-
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from typing import TYPE_CHECKING, Any
 
 from data.encoders.settings import EncoderSettings
 from data.errors import DatasetNotFound, DatasetVersionNotFound
@@ -16,20 +12,14 @@ from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import GRIDS_FOLDER, TRAINING_FOLDER
 from data.publish.versions import Version, versions
-from data.reader.reader import Reader
-from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.unet import UNet
 from imagen.config.cascade import CascadeSettings
 from imagen.config.training import TrainConfig
 from imagen.errors import TextNotUsable
-from imagen.models.folder import check_shapes, load_stage_unet
-from imagen.models.model import model_url
 from imagen.models.table import CHAMPION, find_model
-from imagen.train.batches import BatchStream, SquareSamples, image_column
 from imagen.train.checkpoint import Checkpoints
-from imagen.train.lora import add_lora
-from imagen.train.loss import StageLoss
-from imagen.train.stage_run import Run
+
+if TYPE_CHECKING:
+    from data.reader.reader import Reader
 
 
 def training_url(lake: Lake, name: str, id: str) -> str:
@@ -72,8 +62,10 @@ class Training:
         settings = self.config.training(stage)
         return Checkpoints(storage.join(self.stage_url(stage), "checkpoints"), settings.keep, settings.for_good_every)
 
-    def reader(self, stage: int, **how: Any) -> Reader:
+    def reader(self, stage: int, **how: Any) -> "Reader":
         """Of what a stage reads: pictures no larger than it needs, and its text."""
+        from data.reader.reader import Reader
+
         side = self.cascade.stages[stage].resolution
         columns = [image_column(self.columns, side), *([self.config.text] if self.config.text else [])]
         columns += self.config.mix
@@ -117,6 +109,8 @@ def text_settings(lake: Lake, version: Version, column: str, columns: tuple[str,
             f"{version.dataset}@{version.version} has no embeddings {column!r}, it has {', '.join(there) or 'none'}: "
             f"build it with embed.{column} in its recipe, or say text: null to train without captions"
         )
+    from data.reader.reader import Reader
+
     settings = EncoderSettings(**version.record["recipe"]["embed"][column])
     reader = Reader(lake, version.dataset, version.version, columns=(column,), shuffle=False, rank=0, world=1)
     width = next((one[column].shape[1] for one in reader if one[column] is not None and len(one[column])), None)
@@ -134,45 +128,7 @@ def check_same_encoder(version: Version, name: str, text: dict[str, Any], other:
         )
 
 
-def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
-    """A stage before its first step."""
-    config, settings, own = training.config, training.config.training(stage), training.cascade.stages[stage]
-    torch.manual_seed(settings.seed)
-    AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision a process, our stages may differ
-    # Else DDP lays its gradients out anew after the first step of a sitting, and adds them up in another order.
-    same = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu, kwargs_handlers=[same])
-    unet = UNet(**training.cascade.unet_arguments(stage))
-    if config.init_from:
-        load_initial_weights(config.init_from, training, stage, unet)
-    if config.lora:
-        add_lora(unet, config.lora.rank, config.lora.alpha)
-    for name, parameter in unet.named_parameters():
-        if any(fnmatch(name, pattern) for pattern in config.freeze):
-            parameter.requires_grad = False
-    small = training.cascade.stages[stage - 1].resolution if stage else None
-    lesson = StageLoss(Diffusion(own.diffusion, own.resolution), small, own.crop, tuple(config.mix.values()))
-    squares = SquareSamples(training.reader(stage, seed=settings.seed, drop_uneven=True), own.resolution, config.fit)
-    batches = BatchStream(
-        squares,
-        settings.samples_per_process(accelerator.num_processes),
-        config.text,
-        settings.workers,
-        list(config.mix),
-    )
-    return Run(unet, lesson, batches, settings, accelerator)
-
-
-def load_initial_weights(where: str, training: Training, stage: int, unet: UNet) -> None:
-    """Weights of a trained model's stage of the same size."""
-    resolution = training.cascade.stages[stage].resolution
-    theirs, there = load_stage_unet(model_url(where, training.lake.url), resolution)
-    here = training.text and training.text["table"]
-    if there != here:
-        raise TextNotUsable(
-            f"{where} reads embeddings of {there}, and {training.dataset}@{training.version} has those of {here}: "
-            "build the dataset with the model's encoder"
-        )
-    if theirs is not None:
-        check_shapes(where, theirs.state_dict(), unet.state_dict())
-        unet.load_state_dict(theirs.state_dict())
+def image_column(columns: Iterable[str], side: int) -> str:
+    """The smallest copy of the pictures that is large enough, or the picture itself."""
+    copies = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
+    return next((f"image_{size}" for size in copies if size >= side), "image")

@@ -29,8 +29,9 @@ from imagen.train.distributed import broadcast_state
 from imagen.train.lora import add_lora, merge_lora
 from imagen.train.measures import Measures
 from imagen.train.sample_grid import write_grid
-from imagen.train.setup import Training, start_run
+from imagen.train.setup import Training
 from imagen.train.stage_run import Run, StepResult
+from imagen.train.start import start_run
 
 
 @dataclass

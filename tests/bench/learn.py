@@ -19,7 +19,8 @@ from data.world.server import start_process
 from flows.verbs.demo_run import tiny_for
 from imagen.models.assemble import assemble_pipeline
 from imagen.models.model import Imagen
-from imagen.train.setup import Training, plan_training, start_run
+from imagen.train.setup import Training, plan_training
+from imagen.train.start import start_run
 from imagen.train.train import train
 
 MINUTES, PAIRS = float(os.environ.get("LEARN_MINUTES", "30")), int(os.environ.get("LEARN_PAIRS", "10000"))

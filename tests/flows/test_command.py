@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from flows import runs
+
+RUNS = Path(runs.__file__).parent
 SLOW = {
     *("torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "cv2", "numpy", "PIL"),
     *("prefect", "fastapi", "sqlalchemy", "aiohttp", "pyarrow", "duckdb", "deltalake", "fsspec", "jinja2", "yaml"),
@@ -37,3 +41,11 @@ def test_help_imports_nothing_that_is_slow() -> None:
 @pytest.mark.parametrize("verb", ["build", "train", "up"])
 def test_a_verbs_help_imports_nothing_that_is_slow(verb: str) -> None:
     assert imported_by(verb, "--help") & SLOW == set()  # typer has pydantic for the types of options
+
+
+def test_deploying_a_flow_loads_no_model_library() -> None:
+    flows = [f"flows.runs.{path.stem}" for path in RUNS.glob("[a-z]*.py")]
+    code = f"import sys, {', '.join(flows)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"flows.runs.train", "flows.runs.retrain"} <= set(done.stdout.split())
+    assert {"torch", "diffusers", "transformers", "accelerate", "open_clip"} & set(done.stdout.split()) == set()

@@ -13,9 +13,8 @@ from imagen.config.gate import Gate
 from imagen.config.training import TrainConfig
 from imagen.errors import ChampionChanged, ModelNotFound, ModelNotUsable
 from imagen.models.approvals import approve
-from imagen.models.model import model_url
 from imagen.models.registry import add_decision, champion_of, champions_of, decisions, rival_of, rollback, state_of
-from imagen.models.table import find_model, models
+from imagen.models.table import find_model, model_url, models
 from imagen.train.setup import plan_training
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint

@@ -30,8 +30,9 @@ from imagen.config.training import TrainConfig
 from imagen.train.batches import Batch, BatchStream
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.distributed import broadcast_state
-from imagen.train.setup import Training, plan_training, start_run
+from imagen.train.setup import Training, plan_training
 from imagen.train.stage_run import Run, StepResult
+from imagen.train.start import start_run
 from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 

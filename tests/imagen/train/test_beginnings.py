@@ -14,8 +14,9 @@ from imagen.config.stage import TrainSettings
 from imagen.config.training import LoraSettings, TrainConfig
 from imagen.errors import ModelNotFound, ModelNotUsable, OutOfMemory, TextNotUsable
 from imagen.models.model import Imagen
-from imagen.train.setup import plan_training, start_run
+from imagen.train.setup import plan_training
 from imagen.train.stage_run import Run
+from imagen.train.start import start_run
 from imagen.train.train import train
 from tests.lakes.drawn import drawn_lake
 

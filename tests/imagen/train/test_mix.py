@@ -13,8 +13,9 @@ from imagen.errors import TextNotUsable
 from imagen.train.batches import Batch, collate
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.loss import draw
-from imagen.train.setup import plan_training, start_run
+from imagen.train.setup import plan_training
 from imagen.train.stage_run import Run
+from imagen.train.start import start_run
 from tests.imagen.train.killable import config_of, gradients, live
 from tests.lakes.drawn import drawn_lake
 
