@@ -1,7 +1,9 @@
 """The model's room: the cascade, its training, sampling and evaluation. Knows the data room and no Prefect."""
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from data.lazy import exports
 
 if TYPE_CHECKING:
     from imagen.models.captions import describe
@@ -10,15 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["Imagen", "describe"]
 __version__ = version("imagen")
 
-
-def __getattr__(name: str) -> Any:
-    """`from imagen import Imagen, describe`, without loading torch for who does not."""
-    if name == "Imagen":
-        from imagen.models.model import Imagen
-
-        return Imagen
-    if name == "describe":
-        from imagen.models.captions import describe
-
-        return describe
-    raise AttributeError(f"module 'imagen' has no attribute {name!r}")
+__getattr__ = exports(__name__, Imagen="imagen.models.model", describe="imagen.models.captions")

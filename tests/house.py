@@ -28,7 +28,9 @@ def module_of(path: Path) -> str:
 
 
 def folder_of(module: str, packages: set[str]) -> str:
-    return module if module in packages else module.rpartition(".")[0]
+    """The folder of a module. A module that lies in a room itself, such as data.errors, stands alone."""
+    folder = module.rpartition(".")[0]
+    return module if module in packages or folder in ROOMS else folder
 
 
 def top_level(nodes: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
@@ -132,18 +134,23 @@ def print_house() -> int:
         folders[folder].append(module)
         for other in at_any_time[module]:
             target = folder_of(other, packages)
-            if target != folder and other not in ("data.errors", "imagen.errors"):
+            if target != folder:
                 arrows[folder].add(target)
     lines = {module: len(path.read_text().splitlines()) for module, path in files.items()}
     for folder in folders:
         own = sorted(module for module in folders[folder] if module not in packages)
         total = sum(lines[module] for module in folders[folder])
-        sys.stdout.write(f"{folder.replace('.', '/')}/  {len(folders[folder])} files, {total} lines\n")
-        if own:
+        heading = folder.replace(".", "/")
+        if folder in packages:
+            sys.stdout.write(f"{heading}/  {len(folders[folder])} files, {total} lines\n")
+        else:
+            sys.stdout.write(f"{heading}.py  {total} lines\n")
+        if own and folder in packages:
             names = ", ".join(f"{module.rpartition('.')[2]} {lines[module]}" for module in own)
             sys.stdout.write(f"    {names}\n")
         if arrows[folder]:
-            targets = ", ".join(sorted(target.replace(".", "/") for target in arrows[folder]))
+            named = arrows[folder] - {f"{room}.errors" for room in ROOMS}  # which everybody imports
+            targets = ", ".join(sorted(target.replace(".", "/") for target in named))
             sys.stdout.write(f"    imports {targets}\n")
     longest = max(lines, key=lambda module: lines[module])
     sys.stdout.write(

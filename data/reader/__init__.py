@@ -4,7 +4,9 @@ Not here: batches and tensors of a training (imagen/train). Start with `reader.p
 `from data.reader import Reader, merge_states` is the public face.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from data.lazy import exports
 
 if TYPE_CHECKING:
     from data.reader.reader import Reader
@@ -12,15 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "merge_states"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that importing `data.reader.order` does not load torch."""
-    if name == "Reader":
-        from data.reader.reader import Reader
-
-        return Reader
-    if name == "merge_states":
-        from data.reader.states import merge_states
-
-        return merge_states
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(__name__, Reader="data.reader.reader", merge_states="data.reader.states")

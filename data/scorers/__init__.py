@@ -5,18 +5,13 @@ Belongs here: scorers, the stages that run them, the weights that they load. Not
 Start with `scorer.py`, the classes that scorers derive from; then `pixels.py`, a simple scorer.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from data.lazy import exports
 
 if TYPE_CHECKING:
     from data.scorers.scorer import CaptionScorer, Describer, PictureScorer, VectorScorer
 
 __all__ = ["CaptionScorer", "Describer", "PictureScorer", "VectorScorer"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the classes when they are used, so that `data.scorers.pretrained` alone stays cheap to import."""
-    if name in __all__:
-        from data.scorers import scorer
-
-        return getattr(scorer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(__name__, **dict.fromkeys(__all__, "data.scorers.scorer"))
