@@ -1,4 +1,5 @@
-"""How work is run: plan, map, commit, and the engines that map shards over workers.
+"""How work runs: plan, map, commit, and the engines that map shards over workers.
 
-Belongs here: stages as a protocol, process pools, Ray, progress. Not: any one stage. Start with `stage.py`.
+Belongs here: the protocol of a stage, the process pool, Ray, progress. Does not belong here: any particular stage.
+Start with `stage.py`, then `pool.py`.
 """

@@ -1,4 +1,4 @@
-"""Which engine the environment asks for."""
+"""Open the engine that the environment names."""
 
 from data.engine.local import LocalEngine
 from data.engine.pool import PoolEngine
@@ -7,13 +7,22 @@ from data.errors import EngineUnavailable
 
 
 def open_engine(workers: int | None = None, threads: int | None = None) -> PoolEngine:
-    """The engine that the environment asks for, with so many workers, of so many threads each."""
-    said = read_settings()
-    workers, patience = workers or said.workers, 60 * said.shard_minutes
-    if said.engine == "local":
-        return LocalEngine(workers, threads, patience)
+    """Open the engine that IMAGEN_ENGINE names.
+
+    Args:
+        workers: Number of workers; by default IMAGEN_WORKERS.
+        threads: Threads per worker; by default the cores divided by the workers.
+
+    Raises:
+        EngineUnavailable: Ray is not installed, or its cluster does not answer.
+        SettingsError: An environment variable has an invalid value.
+    """
+    settings = read_settings()
+    workers, stall_timeout = workers or settings.workers, 60 * settings.shard_minutes
+    if settings.engine == "local":
+        return LocalEngine(workers, threads, stall_timeout)
     try:
         from data.engine.ray import RayEngine
     except ImportError:
         raise EngineUnavailable("the engine ray needs its package: pip install 'imagen[ray]'") from None
-    return RayEngine(workers, threads, patience, said.worker_cpus, said.worker_gpus)
+    return RayEngine(workers, threads, stall_timeout, settings.worker_cpus, settings.worker_gpus)

@@ -13,21 +13,28 @@ from data.engine.pool import EngineKilled, Item, PoolEngine, Result, configure_w
 
 
 class LocalEngine(PoolEngine):
-    """A pool of processes on this machine, started at the first shard and kept until closed."""
+    """A pool of worker processes on this machine. They start with the first shard and stay until `close`.
+
+    Args:
+        workers: Number of processes; by default one per core.
+        threads: Threads per process; by default the cores divided by the workers.
+        stall_timeout: Seconds in which some shard must finish, else the workers are killed; by default no limit.
+    """
 
     def __init__(
         self, workers: int | None = None, threads: int | None = None, stall_timeout: float | None = None
     ) -> None:
         self.workers = workers or os.cpu_count() or 1
         self.stall_timeout = stall_timeout
-        self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)  # of each
+        self.threads = threads or max(1, (os.cpu_count() or 1) // self.workers)
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._heard, self._told = get_context("spawn").Pipe(duplex=False)  # workers end when it is closed
+        # Workers exit when this process closes its end of the pipe.
+        self._worker_end, self._engine_end = get_context("spawn").Pipe(duplex=False)
 
     @property
     def killed(self) -> bool:
-        return self._told.closed
+        return self._engine_end.closed
 
     def close(self) -> None:
         if self._pool is not None:
@@ -35,10 +42,10 @@ class LocalEngine(PoolEngine):
             self._pool = None
 
     def kill(self) -> None:
-        self._told.close()
-        self._end_workers()
+        self._engine_end.close()
+        self._kill_workers()
 
-    def _end_workers(self) -> None:
+    def _kill_workers(self) -> None:
         with self._lock:
             processes = list(self._pool._processes.values()) if self._pool else []  # kill_workers() from Python 3.14 on
         for process in processes:
@@ -47,18 +54,18 @@ class LocalEngine(PoolEngine):
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         with self._lock:
             if self.killed:
-                raise EngineKilled(f"the engine was ended before {item}")
+                raise EngineKilled(f"the engine was killed before it ran {item}")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     self.workers,
                     mp_context=get_context("spawn"),
-                    initializer=_warm_up,
-                    initargs=(self.workers, self.threads, self._heard),
+                    initializer=_initialize_worker,
+                    initargs=(self.workers, self.threads, self._worker_end),
                 )
             pool = self._pool
         try:
             return pool.submit(work, item)
-        except BrokenProcessPool:  # one of its workers died, and the others with it: make another pool
+        except BrokenProcessPool:  # a worker died, which ends the whole pool: start another one
             self._discard(pool)
             return self._submit(work, item)
 
@@ -69,16 +76,16 @@ class LocalEngine(PoolEngine):
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _warm_up(workers: int, threads: int, told: connection.Connection) -> None:
-    """Share the cores, and die when told to, or with the process that started us, however it dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
-    atexit.register(os._exit, 0)  # finalizing the interpreter races with Arrow's threads, and aborts
+def _initialize_worker(workers: int, threads: int, worker_end: connection.Connection) -> None:
+    """Set up a worker process: it exits when the engine closes the pipe, and when its parent dies in any way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
+    atexit.register(os._exit, 0)  # skip the interpreter's finalization, which races with Arrow's threads and aborts
     configure_worker(workers, threads)
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel, told), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent.sentinel, worker_end), daemon=True).start()
 
 
-def _die_with(sentinel: int, told: connection.Connection) -> None:
-    connection.wait([sentinel, told])
+def _exit_with(parent: int, worker_end: connection.Connection) -> None:
+    connection.wait([parent, worker_end])
     os._exit(1)

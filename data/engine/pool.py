@@ -1,4 +1,4 @@
-"""The `map` of plan, map, commit: shards go to warm workers that load each model once. Knows no Prefect."""
+"""The `map` of plan, map, commit: shards go to warm workers that load each model once. Knows nothing of Prefect."""
 
 import os
 import time
@@ -14,37 +14,51 @@ from data.errors import WorkerDied
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-DEATHS_ALLOWED = 3  # of a worker on the same shard: a picture that kills a worker must not stop the night
-WORKERS_VARIABLE = "IMAGEN_WORKERS_BESIDE"  # set by an engine for its workers
-STALLS_ALLOWED = 1  # of a map: what hangs is tried once more
-QUEUED_ITEMS = 1  # shards waiting beyond those in work, so that no worker idles
+DEATHS_ALLOWED = 3  # worker deaths on one item before the map fails, so that a fatal one is not retried forever
+STALLS_ALLOWED = 1  # timeouts of a map before it fails: items that hang are retried once
+WORKERS_VARIABLE = "IMAGEN_WORKERS_BESIDE"  # set by an engine in the environment of its workers
+QUEUED_ITEMS = 1  # items that wait beyond those that run, so that no worker idles
 
 
 class Engine(Protocol):
-    """What runs shards: bounded in flight, results in the order of completion."""
+    """Runs work on items in parallel, with a bounded number of items in flight."""
 
     workers: int
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]: ...
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `work(item)` of every item, in the order of completion."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Wait for the workers and end them."""
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """End the workers at once, in the middle of their items."""
 
 
 class EngineKilled(RuntimeError):
-    """The engine was told to end amid its shards."""
+    """The engine was killed while it had items to run."""
 
 
 class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
-    """What the engines have in common: what a worker had in hand when it died, or hung, runs again in another."""
+    """An engine that retries in another worker what a worker had in hand when it died or hung.
+
+    Leaving a `with` block closes the engine; leaving it by Ctrl-C kills it.
+    """
 
     workers: int
-    stall_timeout: float | None  # seconds in which some item must be done, of all that are mapped at once
+    stall_timeout: float | None  # seconds in which some item must finish, over all maps that run at the same time
     _last_done: float
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Run `work` on every item."""
+        """Yield `work(item)` of every item, in the order of completion.
+
+        Args:
+            work: A function that can be pickled. What it raises is raised here.
+
+        Raises:
+            WorkerDied: A worker died or hung repeatedly on the same item.
+            EngineKilled: The engine was killed meanwhile.
+        """
         waiting, self._last_done = iter(items), time.monotonic()
         deaths: dict[int, int] = {}
         stalls = 0
@@ -59,8 +73,8 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                 stalls += not done
                 if stalls > STALLS_ALLOWED:
                     raise WorkerDied(
-                        f"nothing was done in {self.stall_timeout:g} seconds, {stalls} times, with "
-                        f"{next(iter(running.values()))} in hand: IMAGEN_SHARD_MINUTES is how long it may take"
+                        f"nothing finished in {self.stall_timeout:g} seconds, {stalls} times; "
+                        f"{next(iter(running.values()))} was running. Raise IMAGEN_SHARD_MINUTES if it needs longer"
                     )
                 for future in done:
                     item = running.pop(future)
@@ -68,7 +82,7 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                         result = future.result()
                     except BrokenExecutor:
                         if self.killed:
-                            raise EngineKilled(f"the engine was ended amid {item}") from None
+                            raise EngineKilled(f"the engine was killed while it ran {item}") from None
                         deaths[id(item)] = deaths.get(id(item), 0) + 1
                         if deaths[id(item)] > DEATHS_ALLOWED:
                             raise WorkerDied(
@@ -83,34 +97,36 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                 future.cancel()
 
     def _wait_for_done(self, running: Collection["Future[Result]"]) -> "set[Future[Result]]":
-        """As soon as there are some; none where nothing got done for too long, after the workers are ended."""
+        """Wait until some futures are done. After a stall the workers are killed and the set is empty."""
         while True:
             done, _ = wait(running, self.stall_timeout, FIRST_COMPLETED)
             if not done and time.monotonic() - self._last_done < (self.stall_timeout or 0):
-                continue  # in another thread's map
+                continue  # an item of another thread's map finished meanwhile
             self._last_done = time.monotonic()
             if not done:
-                self._end_workers()
+                self._kill_workers()
             return done
 
     @property
     @abstractmethod
-    def killed(self) -> bool: ...
+    def killed(self) -> bool:
+        """Whether `kill` was called."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Wait for the workers and end them."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End the workers amid their shards, which nobody commits. Whoever waits for one is told."""
+        """End the workers at once. Nothing of their shards is committed, and a running `map` raises EngineKilled."""
 
     @abstractmethod
-    def _end_workers(self) -> None:
-        """Amid what they do, however they hang; others take their places."""
+    def _kill_workers(self) -> None:
+        """Kill the workers, also those that hang. Others take their place."""
 
     @abstractmethod
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Have a worker do it; the future holds a BrokenExecutor if the worker died."""
+        """Give an item to a worker. If the worker dies, the future holds a BrokenExecutor."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):  # such as Ctrl-C
@@ -119,12 +135,12 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
 
 
 def worker_count() -> int:
-    """How many workers there are, the one that asks included: what a site bears is shared by them."""
+    """The number of workers of the engine that runs this process, 1 outside: limits per site are divided by it."""
     return int(os.environ.get(WORKERS_VARIABLE, "1"))
 
 
 def configure_worker(workers: int, threads: int) -> None:
-    """Be one of so many workers, and keep quiet."""
+    """Set the environment of a worker process: the number of workers, its threads, no update checks of libraries."""
     os.environ[WORKERS_VARIABLE] = str(workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's dependency would ask the internet
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a dependency of img2dataset would access the internet

@@ -1,7 +1,7 @@
-"""The engine for more than one machine: its workers are actors of a Ray cluster, at RAY_ADDRESS or one started here.
+"""The engine for several machines: its workers are actors of a Ray cluster, at RAY_ADDRESS or started on this machine.
 
-A thread of ours serves each actor, and takes a shard when its actor is there and not before. So where a node is lost,
-its actors wait for room elsewhere, for minutes if need be, while the others do the work.
+Each actor is served by one thread here, which takes a shard only once its actor runs. When a node is lost, its actors
+wait for free resources elsewhere, for minutes if needed, while the other actors do the work.
 """
 
 import os
@@ -21,20 +21,20 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from data.engine.pool import EngineKilled, Item, PoolEngine, Result, configure_worker
 from data.errors import EngineUnavailable
 
-CAPACITY_SECONDS = 600.0  # for a cluster that grows by itself
+CAPACITY_SECONDS = 600.0  # to start an actor: an autoscaling cluster adds nodes meanwhile
 CONNECT_SECONDS = 10.0
 START_TRIES = 3  # to start an actor, in a row
-IDLE_SECONDS = 1.0  # after which an actor is asked whether it is alive before it gets a shard
+IDLE_SECONDS = 1.0  # an actor that was idle for longer is checked before it gets a shard
 
 
 class Worker:
-    """What runs on a node: keeps its process, and with it the models that stages have loaded."""
+    """An actor on a node. Its process, with the models that stages have loaded, lives as long as the engine."""
 
     def __init__(self, workers: int, threads: int) -> None:
         configure_worker(workers, threads)
 
     def ready(self) -> None:
-        """Answering is enough."""
+        """Do nothing: the response shows that the actor runs."""
 
     def do(self, work: Callable[[Item], Result], item: Item) -> Result:
         return work(item)
@@ -45,13 +45,26 @@ Actor: Any = ray.remote(Worker)
 
 @dataclass
 class Job:
+    """An item that waits for an actor, and the future of its result."""
+
     work: Callable[[Any], Any]
     item: Any
     future: "Future[Any]"
 
 
 class RayEngine(PoolEngine):
-    """Actors, each of which takes its share of cores and GPUs; as many as there is room for, unless told otherwise."""
+    """A pool of Ray actors. They start with the first shard and stay until `close`.
+
+    Args:
+        workers: Number of actors; by default as many as the cluster has resources for.
+        threads: Threads per actor; by default its cores.
+        stall_timeout: Seconds in which some shard must finish, else the actors are killed; by default no limit.
+        cpus: Cores that each actor reserves.
+        gpus: GPUs that each actor reserves; a fraction shares one.
+
+    Raises:
+        EngineUnavailable: The cluster does not answer, or Ray does not start.
+    """
 
     def __init__(
         self,
@@ -64,33 +77,33 @@ class RayEngine(PoolEngine):
         self.connected = connect()
         self.stall_timeout = stall_timeout
         self.cpus, self.gpus = cpus, gpus
-        self.workers = workers or _room(cpus, gpus)
+        self.workers = workers or _cluster_capacity(cpus, gpus)
         self.threads = threads or max(1, int(cpus))
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._actors: set[Any] = set()
-        self._servants: list[threading.Thread] = []
-        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []  # one per actor
+        self._killed = threading.Event()
         self._lock = threading.Lock()
-        self._useless: str | None = None  # why no servant is left
+        self._failure: str | None = None  # why the last thread ended
 
     @property
     def killed(self) -> bool:
-        return self._ended.is_set()
+        return self._killed.is_set()
 
     def close(self) -> None:
         self.kill()
-        for servant in self._servants:
-            servant.join()
+        for thread in self._threads:
+            thread.join()
         if self.connected:
             ray.shutdown()
             self.connected = False
 
     def kill(self) -> None:
-        self._ended.set()
-        self._end_workers()
+        self._killed.set()
+        self._kill_workers()
         self._jobs.put(None)
 
-    def _end_workers(self) -> None:
+    def _kill_workers(self) -> None:
         with self._lock:
             for actor in self._actors:
                 ray.kill(actor)
@@ -99,20 +112,20 @@ class RayEngine(PoolEngine):
         future: Future[Result] = Future()
         with self._lock:
             if self.killed:
-                raise EngineKilled(f"the engine was ended before {item}")
-            if self._useless is not None:
-                raise EngineUnavailable(self._useless)
+                raise EngineKilled(f"the engine was killed before it ran {item}")
+            if self._failure is not None:
+                raise EngineUnavailable(self._failure)
             self._jobs.put(Job(work, item, future))
-            if not self._servants:
-                self._servants = [threading.Thread(target=self._serve, daemon=True) for _ in range(self.workers)]
-                for servant in self._servants:
-                    servant.start()
+            if not self._threads:
+                self._threads = [threading.Thread(target=self._serve_actor, daemon=True) for _ in range(self.workers)]
+                for thread in self._threads:
+                    thread.start()
         return future
 
-    def _serve(self) -> None:
-        """Have an actor, and another when that is lost, and give it what there is to do."""
-        tries, why = 0, ""
-        while tries < START_TRIES and not self.killed:
+    def _serve_actor(self) -> None:
+        """Start an actor and run jobs in it; start another one when it is lost."""
+        failures, error_text = 0, ""
+        while failures < START_TRIES and not self.killed:
             with self._lock:
                 if self.killed:
                     break
@@ -120,24 +133,24 @@ class RayEngine(PoolEngine):
                 self._actors.add(actor)
             try:
                 ray.get(actor.ready.remote(), timeout=CAPACITY_SECONDS)
-                tries = 0
-                self._feed(actor)
+                failures = 0
+                self._run_jobs(actor)
             except GetTimeoutError:
-                tries, why = START_TRIES, f"no node has room for a worker of {self.cpus:g} cores and {self.gpus:g} GPUs"
+                failures, error_text = START_TRIES, f"no node has {self.cpus:g} cores and {self.gpus:g} GPUs free"
             except RayError as error:  # its node was lost, or it can't be started there
-                tries, why = tries + 1, str(error)
+                failures, error_text = failures + 1, str(error)
             finally:
                 with self._lock:
                     self._actors.discard(actor)
                 ray.kill(actor)
-        self._leave(why)
+        self._end_thread(error_text)
 
-    def _feed(self, actor: Any) -> None:
-        """Until the engine ends. Whatever goes wrong with the actor itself is raised."""
-        since = time.monotonic()
+    def _run_jobs(self, actor: Any) -> None:
+        """Run jobs in an actor until the engine ends. Raises what goes wrong with the actor itself."""
+        last_used = time.monotonic()
         while job := self._jobs.get():
             try:
-                if time.monotonic() - since > IDLE_SECONDS:
+                if time.monotonic() - last_used > IDLE_SECONDS:
                     ray.get(actor.ready.remote())
             except RayError:
                 self._jobs.put(job)
@@ -151,42 +164,46 @@ class RayEngine(PoolEngine):
             except RayError as error:
                 job.future.set_exception(BrokenExecutor(str(error)))
                 raise
-            since = time.monotonic()
+            last_used = time.monotonic()
 
-    def _leave(self, why: str) -> None:
-        """The last one tells those who wait that nobody will come."""
+    def _end_thread(self, error_text: str) -> None:
+        """End the current thread. The last thread fails the jobs that wait, since nobody will run them."""
         with self._lock:
-            self._servants = [one for one in self._servants if one is not threading.current_thread()]
-            if self._servants and not self.killed:
+            self._threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+            if self._threads and not self.killed:
                 return
             if not self.killed:
-                self._useless = f"the Ray cluster gives no worker: {why}. It has: {_resources()}"
+                self._failure = f"the Ray cluster starts no worker: {error_text}. It has: {_cluster_resources()}"
             while not self._jobs.empty():
                 job = self._jobs.get()
                 if job and job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(EngineUnavailable(self._useless) if self._useless else BrokenExecutor())
-            self._jobs.put(None)  # for whoever still waits
+                    job.future.set_exception(EngineUnavailable(self._failure) if self._failure else BrokenExecutor())
+            self._jobs.put(None)  # wakes a thread that still waits for a job
 
 
 def connect() -> bool:
-    """Be a driver of the cluster. Whether we were not before."""
+    """Connect this process to the cluster. Returns False if it was connected already.
+
+    Raises:
+        EngineUnavailable: The cluster does not answer, or Ray does not start.
+    """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _knock(os.environ.get("RAY_ADDRESS", "").removeprefix("ray://"))
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    _check_address(os.environ.get("RAY_ADDRESS", "").removeprefix("ray://"))
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise EngineUnavailable(f"Ray does not start: {error}") from None
-    if here:
-        signal.signal(signal.SIGTERM, before)  # Ray's would end the process at once, and flows are told by this signal
+    if in_main_thread:
+        signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the process at once
     return True
 
 
-def _knock(address: str) -> None:
-    """Ray itself would try for minutes."""
+def _check_address(address: str) -> None:
+    """Raise at once if nothing listens at the address: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
@@ -195,12 +212,15 @@ def _knock(address: str) -> None:
             raise EngineUnavailable(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
 
 
-def _room(cpus: float, gpus: float) -> int:
-    there = ray.cluster_resources()
-    rooms = [there.get("CPU", 0) / cpus, *([there.get("GPU", 0) / gpus] if gpus else [])]
-    return max(1, int(min(rooms)))
+def _cluster_capacity(cpus: float, gpus: float) -> int:
+    """How many workers of these resources the cluster has room for, at least 1."""
+    resources = ray.cluster_resources()
+    limits = [resources.get("CPU", 0) / cpus]
+    if gpus:
+        limits.append(resources.get("GPU", 0) / gpus)
+    return max(1, int(min(limits)))
 
 
-def _resources() -> str:
-    there = ray.cluster_resources()
-    return ", ".join(f"{there[name]:g} {name}" for name in ("CPU", "GPU") if name in there) or "nothing"
+def _cluster_resources() -> str:
+    resources = ray.cluster_resources()
+    return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if name in resources) or "nothing"

@@ -1,7 +1,8 @@
-"""Plan, map, commit: the three steps that every stage of the data way is made of.
+"""Plan, map, commit: the three steps of every stage of the data pipeline.
 
-A plan is an anti-join: what the stage's inputs hold and its output lacks, cut into shards of one bucket each. Workers
-turn shards into files. The caller commits the files. First build, increment, crash-resume and backfill are this alone.
+A plan is an anti-join: the rows that the stage's inputs hold and its outputs lack, split into shards of one bucket
+each. Workers turn shards into files, and the caller commits the files. A first build, an increment, the resumption
+after a crash and a backfill all run these steps and nothing else.
 """
 
 import time
@@ -17,123 +18,155 @@ from data.lake.lake import Lake
 from data.lake.shard_file import ShardFile
 from data.lake.table import Table
 
-PLAN_ROWS = 2_000_000  # that a plan holds, give or take a bucket: a gigabyte or so
+PLAN_ROWS = 2_000_000  # in one plan, exceeded by one bucket at most: about a gigabyte
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A stage's unit of work: pending rows of one bucket."""
+    """The unit of work of a stage: pending rows of one bucket."""
 
     bucket: int
     rows: pa.Table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as Arrow's stream: a pickled slice would carry the whole plan with it."""
+        """Pickle the rows as an Arrow stream: a pickled slice would contain the table that it is a slice of."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.rows.schema) as stream:
             stream.write_table(self.rows)
-        return _shard_from, (self.bucket, sink.getvalue().to_pybytes())
+        return _load_shard, (self.bucket, sink.getvalue().to_pybytes())
 
     def __str__(self) -> str:
         return f"a shard of {self.rows.num_rows} rows in bucket {self.bucket}"
 
 
-def _shard_from(bucket: int, stream: bytes) -> Shard:
+def _load_shard(bucket: int, stream: bytes) -> Shard:
     return Shard(bucket, pa.ipc.open_stream(stream).read_all())
 
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What became of one shard: for each table the file that the worker wrote there, and those for other buckets."""
+    """What a worker made of a shard.
+
+    Attributes:
+        rows: The number of rows of the shard.
+        files: For each table, by name, the file that was written in the shard's bucket.
+        files_in_other_buckets: For each table the files that were written in other buckets.
+    """
 
     rows: int
     files: dict[str, ShardFile]
     files_in_other_buckets: dict[str, list[ShardFile]] = field(default_factory=dict)
 
     def files_in(self, table: str) -> list[ShardFile]:
+        """All files that were written for a table."""
         return [*([self.files[table]] if table in self.files else []), *self.files_in_other_buckets.get(table, [])]
 
 
 class Stage(Protocol):
-    """One step of the way. Small enough to be sent to a worker; holds settings, never data."""
+    """A step of the pipeline. It is sent to the workers, so it holds settings and never data."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in progress bars, logs and run names."""
 
     @property
     def ordered_commits(self) -> bool:
-        """Whether each output tells of those before it: without their rows it would tell a tale."""
+        """Whether later tables refer to rows of earlier ones.
+
+        If so, a shard whose rows did not land in one table is skipped in those that follow.
+        """
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The tables it appends to, in the order of committing; made if they were not there."""
+        """The tables that the stage appends to, in the order of commits. Tables that do not exist are made."""
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The rows of a bucket that are still to do, with whatever a worker needs to do them."""
+        """The rows of a bucket that are not done yet, with the columns that a worker needs."""
 
     def work(self, shard: Shard) -> ShardResult:
-        """Do a shard, in a worker."""
+        """Do a shard and write its files. Runs in a worker."""
 
 
 @runtime_checkable
 class GatheringStage(Protocol):
-    """A stage whose rows lie in other buckets than what it reads: it looks through that once, for every bucket."""
+    """A stage that writes to other buckets than it reads: one pass over its inputs plans all buckets."""
 
     def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
-        """What is pending, bucket after bucket."""
+        """Yield each bucket with its pending rows."""
 
 
 @dataclass
 class Plan:
-    """Of very many rows those of some buckets: what is held at once does not grow with the lake."""
+    """Pending rows of a stage, split into shards; of a large lake those of some buckets, which bounds the memory.
+
+    Attributes:
+        start: The first bucket that was looked at.
+        next_bucket: The bucket at which the next plan starts; None if this plan covers the rest.
+        last_commit: The time of the last commit, at first that of the plan.
+    """
 
     stage: Stage
     outputs: list[Table]
     shards: list[Shard]
-    start: int = 0  # the first bucket it looked at
-    next_bucket: int | None = None  # the bucket to go on with, where there may be more
-    last_commit: float = field(default_factory=time.monotonic)  # the last commit, or the beginning
+    start: int = 0
+    next_bucket: int | None = None
+    last_commit: float = field(default_factory=time.monotonic)
 
     @property
     def rows(self) -> int:
+        """The number of planned rows."""
         return sum(shard.rows.num_rows for shard in self.shards)
 
-    def commit(self, written: Sequence[ShardResult]) -> int:
-        """Add the files of many shards, one commit a table. Returns how many were lost to somebody who was faster."""
+    def commit(self, results: Sequence[ShardResult]) -> int:
+        """Commit the files of shards, with one commit per table.
+
+        Returns:
+            The number of shards that did not land because another process committed some of their rows first.
+        """
         lost, now = 0, time.monotonic()
-        pace = {"rows": sum(w.rows for w in written), "seconds": round(now - self.last_commit, 3)}
+        pace = {"rows": sum(result.rows for result in results), "seconds": round(now - self.last_commit, 3)}
         self.last_commit = now
-        for place, table in enumerate(self.outputs):
-            files = [file for one in written for file in one.files_in(table.name)]
+        ordered = self.stage.ordered_commits
+        for position, table in enumerate(self.outputs):
+            files = [file for result in results for file in result.files_in(table.name)]
             landed = {file.path for file in table.append(files, pace)} if files else set()
-            kept = [one for one in written if landed.issuperset(file.path for file in one.files_in(table.name))]
-            leading = self.stage.ordered_commits and place < len(self.outputs) - 1
-            lost += len(written) - len(kept) if leading or not self.stage.ordered_commits else 0
-            written = kept if leading else written
+            complete = [
+                result for result in results if landed.issuperset(file.path for file in result.files_in(table.name))
+            ]
+            leading = ordered and position < len(self.outputs) - 1
+            if leading or not ordered:
+                lost += len(results) - len(complete)
+            if leading:
+                results = complete
         return lost
 
 
 def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None, start: int = 0) -> Plan:
-    """What is pending, in one bucket only or in all from `start` until there are enough rows for a plan."""
-    outputs, still = stage.outputs(lake), lake.snapshot()
+    """Plan the pending rows of a stage.
+
+    Args:
+        shard_rows: The most rows of a shard.
+        only: The bucket to plan; by default buckets from `start` on, until there are PLAN_ROWS rows.
+    """
+    outputs, snapshot = stage.outputs(lake), lake.snapshot()
     plan = Plan(stage, outputs, [], start)
     if isinstance(stage, GatheringStage):
-        for bucket, rows in stage.gather(still, outputs):
+        for bucket, rows in stage.gather(snapshot, outputs):
             if only in (None, bucket):
-                plan.shards += _cut(bucket, rows, shard_rows)
+                plan.shards += _split(bucket, rows, shard_rows)
         return plan
     planned = 0
     for bucket in lake.buckets[start:] if only is None else [only]:
         if planned >= PLAN_ROWS:
             plan.next_bucket = bucket
             break
-        rows = stage.pending(still, outputs, bucket)
-        plan.shards += _cut(bucket, rows, shard_rows)
+        rows = stage.pending(snapshot, outputs, bucket)
+        plan.shards += _split(bucket, rows, shard_rows)
         planned += rows.num_rows
     return plan
 
 
-def _cut(bucket: int, rows: pa.Table, size: int) -> list[Shard]:
-    return [Shard(bucket, rows.slice(at, size)) for at in range(0, rows.num_rows, size)]
+def _split(bucket: int, rows: pa.Table, size: int) -> list[Shard]:
+    return [Shard(bucket, rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
 
 
 def run_stage(
@@ -143,32 +176,42 @@ def run_stage(
     shard_rows: int,
     batch: int = 8,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[ShardResult], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda result: None,
 ) -> int:
-    """A stage without Prefect: plan, map, commit, until nothing is pending. Returns the rows done."""
+    """Run a stage without Prefect: plan, map, commit, until nothing is pending.
+
+    Args:
+        shard_rows: The most rows of a shard.
+        batch: The number of shards that are committed together.
+        on_plan: Called with each plan.
+        on_shard: Called with each finished shard, before it is committed.
+
+    Returns:
+        The number of rows done.
+    """
     rows = start = 0
     while True:
         plan = make_plan(lake, stage, shard_rows, start=start)
         on_plan(plan)
         lost = 0
-        for done in _groups(engine.map(stage.work, plan.shards), batch, on_shard):
-            lost += plan.commit(done)
-            rows += sum(written.rows for written in done)
+        for results in _batches(engine.map(stage.work, plan.shards), batch, on_shard):
+            lost += plan.commit(results)
+            rows += sum(result.rows for result in results)
         if not lost:
             if plan.next_bucket is None:
                 return rows
             start = plan.next_bucket
 
 
-def _groups(
+def _batches(
     results: Iterable[ShardResult], size: int, on_shard: Callable[[ShardResult], None]
 ) -> Iterator[list[ShardResult]]:
-    group: list[ShardResult] = []
-    for written in results:
-        on_shard(written)
-        group.append(written)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+    batch: list[ShardResult] = []
+    for result in results:
+        on_shard(result)
+        batch.append(result)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -52,7 +52,7 @@ def hung(engine: PoolEngine, folder: Path) -> None:
     items = ["before", "once", *(f"beside {number}" for number in range(4))]
     assert sorted(engine.map(partial(hang, folder), items)) == sorted(items)
     seen = list[str]()
-    with pytest.raises(WorkerDied, match="2 times, with always in hand"):
+    with pytest.raises(WorkerDied, match="2 times; always was running"):
         seen.extend(engine.map(partial(hang, folder), ["one", "always", "two", "three"]))
     assert sorted(seen) == ["one", "three", "two"]
     assert list(engine.map(double, [21])) == [42]

@@ -117,9 +117,7 @@ def test_a_cluster_without_room_says_so(cluster: Cluster, monkeypatch: pytest.Mo
     monkeypatch.setattr(ray_engine, "CAPACITY_SECONDS", 1.0)
     with RayEngine(1, gpus=0.5) as engine, pytest.raises(EngineUnavailable) as said:
         list(engine.map(double, [1, 2]))
-    assert str(said.value) == (
-        "the Ray cluster gives no worker: no node has room for a worker of 1 cores and 0.5 GPUs. It has: 2 CPU"
-    )
+    assert str(said.value) == ("the Ray cluster starts no worker: no node has 1 cores and 0.5 GPUs free. It has: 2 CPU")
 
 
 def test_the_environment_chooses_the_engine(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
