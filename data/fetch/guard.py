@@ -8,8 +8,9 @@ from typing import Any
 from data.fetch.blocklist import Blocklist, read_blocklist
 from data.fetch.forbidden import HashLists, read_lists
 from data.lake.lake import Lake
+from data.pictures.header import PictureError
 from data.pictures.phash import perceptual_hash
-from data.pictures.prepare import Picture, PictureError, PictureSettings, decode, prepare
+from data.pictures.prepare import Picture, PictureSettings, decode, prepare
 
 CROPPING_MODES = ("center_crop", "border")  # resize modes that change the perceptual hash
 UNCROPPED = {

@@ -1,4 +1,5 @@
-"""Pictures as pixels: decoding and resizing them safely, hashes, near duplicates, squares, contact sheets.
+"""Functions on pictures: checking, resizing, perceptual hashes, near-duplicates, contact sheets. None touches a lake.
 
-Belongs here: functions of pictures and arrays. Not: fetching, tables, scorers. Start with `prepare.py`.
+Belongs here: functions of bytes, pixels and vectors. Does not belong here: fetching pictures, scoring them with models.
+Start with `prepare.py`.
 """

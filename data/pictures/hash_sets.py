@@ -1,7 +1,7 @@
-"""Sets of hashes that every body is held against: exact ones, and perceptual ones within a distance.
+"""Sets of known hashes: cryptographic ones for exact lookup, perceptual ones for lookup within a distance.
 
-A set takes the bytes of its hashes and no more (32 MB a million of SHA-256), and is asked in microseconds; a perceptual
-one in about a millisecond a million.
+A set takes the bytes of its hashes and no more (32 MB per million of SHA-256). A lookup takes microseconds; in a
+perceptual set about a millisecond per million hashes.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,12 @@ BLOCK = 1 << 18  # perceptual hashes compared at once
 
 
 class DigestSet:
-    """Hashes of one width, in sorted order; `packed` is all of them one after the other, and is kept and sorted."""
+    """A set of cryptographic hashes of the same width. `digest in digests` is an exact lookup.
+
+    Args:
+        width: Bytes per hash.
+        packed: All hashes one after the other. The buffer is kept, and sorted in place.
+    """
 
     def __init__(self, width: int, packed: bytearray) -> None:
         self._values = np.frombuffer(packed, f"S{width}")
@@ -20,6 +25,7 @@ class DigestSet:
 
     @classmethod
     def from_hex(cls, width: int, hexes: Iterable[str]) -> "DigestSet":
+        """The set of hashes that are written in hex."""
         return cls(width, bytearray.fromhex("".join(hexes)))
 
     def __len__(self) -> int:
@@ -32,7 +38,11 @@ class DigestSet:
 
 
 class PerceptualHashSet:
-    """Perceptual hashes of 64 bits; one is like another that differs in few of them."""
+    """A set of 64-bit perceptual hashes. `hash in hashes` is true if one differs in at most `distance` bits.
+
+    Args:
+        packed: All hashes one after the other, big-endian.
+    """
 
     def __init__(self, packed: bytes | bytearray, distance: int) -> None:
         self._values = np.frombuffer(packed, ">u8").astype(np.uint64)
@@ -40,11 +50,12 @@ class PerceptualHashSet:
 
     @classmethod
     def from_hex(cls, hexes: Iterable[str], distance: int) -> "PerceptualHashSet":
+        """The set of hashes that are written in hex, 16 digits each."""
         return cls(bytes.fromhex("".join(hexes)), distance)
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __contains__(self, hash: int) -> bool:
-        parts = (self._values[at : at + BLOCK] for at in range(0, len(self), BLOCK))
-        return any(np.bitwise_count(part ^ np.uint64(hash)).min() <= self._distance for part in parts)
+        blocks = (self._values[start : start + BLOCK] for start in range(0, len(self), BLOCK))
+        return any(np.bitwise_count(block ^ np.uint64(hash)).min() <= self._distance for block in blocks)

@@ -1,9 +1,9 @@
-"""Duplicates without all-pairs: who is alike, and who of them stays.
+"""Near-duplicates without comparing all pairs: which rows are alike, and which of them are kept.
 
-Hashes and thumbnails are compared only if they share a key: of hashes the bands that cannot all differ, of thumbnails
-the sides of fixed random planes on which they lie (SimHash); vectors by clusters. Who is found like whom never depends
-on other rows, so that an increment doesn't change what was found before. Of those alike the first in order stays and
-the others don't; a row that is like a dropped one only, stays.
+Hashes and thumbnails are compared only if they share a key: for hashes a band of bits, of which one must be equal;
+for thumbnails the sides of fixed random planes on which they lie (SimHash). Vectors are compared by clusters
+(clusters.py). Whether two rows are found alike never depends on other rows, so an increment does not change earlier
+results. Of rows that are alike the first is kept; a row that is like a dropped row only is kept too.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,83 +12,85 @@ from itertools import pairwise
 
 import numpy as np
 
-THUMBNAIL_DISTANCE = (
-    3.7  # mean difference of thumbnails in grey levels that two encodings or slight crops of a picture keep
-)
-BANDS, BITS = 32, 24  # planes of SimHash; at 0.2 radians 99.9 % share a band (docs/log.md)
+# Mean difference of thumbnails in grey levels up to which re-encodings and slight crops of a picture stay.
+THUMBNAIL_DISTANCE = 3.7
+BANDS, BITS = 32, 24  # planes of SimHash; at an angle of 0.2 radians 99.9 % share a band (docs/log.md)
 CHUNK = 1 << 16  # pairs compared at once
 
-Pairs = np.ndarray  # n × 2 places, the earlier first
-PairTest = Callable[[np.ndarray, np.ndarray], np.ndarray]
-PairFinder = Callable[[np.ndarray], Pairs]
+Pairs = np.ndarray  # n × 2 row numbers, the smaller first
+PairTest = Callable[[np.ndarray, np.ndarray], np.ndarray]  # row numbers of two lists → whether each two are alike
+PairFinder = Callable[[np.ndarray], Pairs]  # values → the pairs of rows that are alike
 
 
-def find_leaders(values: np.ndarray, like: PairFinder) -> np.ndarray:
-    """For each row, in order, the first row like it that stays, or -1 for one that stays itself.
+def find_leaders(values: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
+    """Find for each row its leader: the first kept row that is like it, or -1 if the row itself is kept.
 
-    Rows of the same value are one row to `like`: a placeholder that is there a million times costs nothing.
+    Equal values are passed to `find_pairs` once: a placeholder picture that occurs a million times costs nothing.
     """
-    _, first, inverse = _distinct(values)
+    _, first, inverse = _unique_rows(values)
     order = np.argsort(first)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    rows, own = first[order], place[inverse]
-    leader = leaders_of_pairs(len(rows), like(values[rows]))[own]
-    found = np.where(leader >= 0, rows[leader], rows[own])
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    rows, ranks = first[order], rank[inverse]
+    leader = leaders_of_pairs(len(rows), find_pairs(values[rows]))[ranks]
+    found = np.where(leader >= 0, rows[leader], rows[ranks])
     return np.where(found == np.arange(len(values)), -1, found)
 
 
-def near_known(values: np.ndarray, known: np.ndarray, like: PairFinder) -> np.ndarray:
-    """Which rows are like any of some known ones."""
-    _, first, inverse = _distinct(values)
-    pairs = like(np.concatenate([known, values[first]]))
+def near_known(values: np.ndarray, known: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
+    """Whether each row is like any of the known values: an array of bool."""
+    _, first, inverse = _unique_rows(values)
+    pairs = find_pairs(np.concatenate([known, values[first]]))
     across = pairs[(pairs[:, 0] < len(known)) & (pairs[:, 1] >= len(known))]
-    found = np.zeros(len(first), bool)
-    found[across[:, 1] - len(known)] = True
-    return found[inverse]
+    matches = np.zeros(len(first), bool)
+    matches[across[:, 1] - len(known)] = True
+    return matches[inverse]
 
 
-def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """numpy's unique over rows: keys, the first row of each, and the key of each row."""
+def _unique_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """numpy's `unique` over rows: the distinct rows, the first number of each, and of each row which of them it is."""
     packed = np.ascontiguousarray(values.reshape(len(values), -1))
     keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
     return np.unique(keys, return_index=True, return_inverse=True)
 
 
-def leaders_of_pairs(count: int, alike: Pairs) -> np.ndarray:
-    """For each row its first like that stays, or -1 for one that stays itself. Rows are in order."""
+def leaders_of_pairs(count: int, pairs: Pairs) -> np.ndarray:
+    """Find for each of `count` rows the first kept row that is paired with it, or -1 if the row itself is kept."""
     leaders = np.full(count, -1, np.int64)
-    order = np.lexsort((alike[:, 0], alike[:, 1]))
-    for earlier, later in alike[order].tolist():
+    order = np.lexsort((pairs[:, 0], pairs[:, 1]))
+    for earlier, later in pairs[order].tolist():
         if leaders[later] < 0 and leaders[earlier] < 0:
             leaders[later] = earlier
     return leaders
 
 
 def near_hash_pairs(hashes: np.ndarray, distance: int) -> Pairs:
-    """Pairs of 64-bit hashes at most so many bits apart: of distance + 1 bands one must be the same."""
+    """Find all pairs of 64-bit hashes that differ in at most `distance` bits.
+
+    The bits are split into `distance` + 1 bands; two such hashes agree in at least one of them.
+    """
     hashes = hashes.astype(np.uint64)
     edges = np.linspace(0, 64, distance + 2).round().astype(int)
-    keys = [(hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges.tolist())]
+    bands = [(hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges.tolist())]
 
-    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def are_near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.bitwise_count(hashes[a] ^ hashes[b]) <= distance
 
-    return _confirmed(keys, near)
+    return _confirmed_pairs(bands, are_near)
 
 
 def near_thumbnail_pairs(thumbnails: np.ndarray, distance: float) -> Pairs:
-    """Pairs of thumbnails (n × values, 0 to 255) whose mean difference is at most `distance`."""
+    """Find pairs of thumbnails (n × values, 0 to 255) whose mean absolute difference is at most `distance`."""
     values = thumbnails.astype(np.float32)
 
-    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def are_near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.abs(values[a] - values[b]).mean(1) <= distance
 
-    return _confirmed(_sides(values - values.mean(1, keepdims=True)), near)
+    return _confirmed_pairs(_simhash(values - values.mean(1, keepdims=True)), are_near)
 
 
-def _sides(vectors: np.ndarray) -> list[np.ndarray]:
-    """A key a band: on which sides of its planes each vector lies. The direction counts, not the length."""
+def _simhash(vectors: np.ndarray) -> list[np.ndarray]:
+    """One key per band for each vector: on which sides of the band's planes it lies. Only its direction matters."""
     weights = 1 << np.arange(BITS, dtype=np.int64)
     return [(vectors @ planes > 0) @ weights for planes in _planes(vectors.shape[1])]
 
@@ -99,23 +101,24 @@ def _planes(size: int) -> list[np.ndarray]:
     return [rng.standard_normal((size, BITS)).astype(np.float32) for _ in range(BANDS)]
 
 
-def _confirmed(keys: list[np.ndarray], near: PairTest) -> Pairs:
+def _confirmed_pairs(keys: list[np.ndarray], are_near: PairTest) -> Pairs:
+    """The pairs of rows that share one of their keys and pass the test, each once, sorted."""
     found = [np.empty((0, 2), np.int64)]
     for key in keys:
-        for pairs in _sharing(key):
-            for at in range(0, len(pairs), CHUNK):
-                some = pairs[at : at + CHUNK]
-                found.append(some[near(some[:, 0], some[:, 1])])
+        for pairs in _pairs_of_equal_keys(key):
+            for start in range(0, len(pairs), CHUNK):
+                chunk = pairs[start : start + CHUNK]
+                found.append(chunk[are_near(chunk[:, 0], chunk[:, 1])])
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _sharing(key: np.ndarray) -> Iterator[Pairs]:
-    """Every pair of rows with the same key: neighbours in its order, then those two apart, and so on."""
+def _pairs_of_equal_keys(key: np.ndarray) -> Iterator[Pairs]:
+    """Yield every pair of rows with the same key: first neighbours in sorted order, then rows two apart, and so on."""
     order = np.argsort(key, kind="stable")
     ordered = key[order]
-    step, at = 1, np.flatnonzero(ordered[1:] == ordered[:-1])
-    while len(at):
-        yield np.column_stack([order[at], order[at + step]])
+    step, places = 1, np.flatnonzero(ordered[1:] == ordered[:-1])
+    while len(places):
+        yield np.column_stack([order[places], order[places + step]])
         step += 1
-        at = at[at + step < len(ordered)]
-        at = at[ordered[at] == ordered[at + step]]
+        places = places[places + step < len(ordered)]
+        places = places[ordered[places] == ordered[places + step]]

@@ -1,4 +1,4 @@
-"""The perceptual hash of a picture (pHash): 64 bits, as lists of known pictures carry it."""
+"""The perceptual hash (pHash) of a picture: 64 bits, as in published lists of known pictures."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,11 @@ SIDE = 8
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """pHash as the imagehash library has it: which of the 64 lowest frequencies of 32 × 32 exceed their median."""
+    """The pHash of a picture, the same as that of the imagehash library.
+
+    The picture is reduced to 32 × 32 grey values. Each bit says whether one of the 64 lowest frequencies of their
+    cosine transform exceeds the median of the 64.
+    """
     grey = np.asarray(picture.convert("L").resize((4 * SIDE, 4 * SIDE), Image.Resampling.LANCZOS), np.float32)
     low = cv2.dct(grey)[:SIDE, :SIDE]
     bits = (low > np.median(low)).ravel()

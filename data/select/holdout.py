@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from data.errors import SourceError
 from data.lake import storage
-from data.pictures.prepare import PictureError, PictureSettings, decode, prepare
+from data.pictures.header import PictureError
+from data.pictures.prepare import PictureSettings, decode, prepare
 from data.scorers.phash import PerceptualHash
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")

@@ -460,7 +460,8 @@ def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
             from concurrent.futures import ThreadPoolExecutor
             from PIL import Image
             from data.fetch.fetcher import Fetcher, FetchSettings
-            from data.pictures.prepare import PictureError, PictureSettings, prepare
+            from data.pictures.header import PictureError
+            from data.pictures.prepare import PictureSettings, prepare
 
             async def main():
                 settings = FetchSettings(per_host=64, per_host_rate=10_000.0)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.pictures.prepare import Picture, PictureError, PictureSettings, decode, prepare
+from data.pictures.header import PictureError
+from data.pictures.prepare import Picture, PictureSettings, decode, prepare
 
 WHOLE = PictureSettings(resize_mode="no", encode_format="png")
 
