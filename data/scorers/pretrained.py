@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,6 +90,16 @@ def captioner_files(folder: Path) -> list[Path]:
     return files if has_settings and weights and all(path.is_file() for path in weights) else []
 
 
+def _cached(model: str, files_of: Callable[[Path], list[Path]]) -> Path | None:
+    """The folder of a model in the hub's cache, if it is complete there."""
+    from huggingface_hub import snapshot_download
+
+    with suppress(FileNotFoundError):  # never downloaded
+        folder = Path(snapshot_download(model, local_files_only=True))
+        return folder if files_of(folder) else None
+    return None
+
+
 def fetch_captioner(model: str) -> Path:
     """The folder of a captioner from the hub; downloaded if the cache lacks a part, without pickles and code.
 
@@ -98,10 +108,8 @@ def fetch_captioner(model: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with suppress(FileNotFoundError):  # never downloaded
-        folder = Path(snapshot_download(model, local_files_only=True))
-        if captioner_files(folder):
-            return folder
+    if folder := _cached(model, captioner_files):
+        return folder
     try:
         return Path(snapshot_download(model, allow_patterns=list(CAPTIONER_FILES)))
     except OSError as error:
@@ -116,10 +124,8 @@ def fetch_model(model: str) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    with suppress(FileNotFoundError):  # never downloaded
-        folder = Path(snapshot_download(model, local_files_only=True))
-        if model_files(folder):
-            return folder
+    if folder := _cached(model, model_files):
+        return folder
     try:
         published = set(HfApi().list_repo_files(model))
         weights = next((names for names in WEIGHTS if published & set(names)), ())

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe (.yaml), or the name of a shipped one.")]
 LakeOption = Annotated[str, typer.Option("--lake", envvar="IMAGEN_LAKE", help="Folder or URL of the lake.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 WorkersOption = Annotated[

@@ -8,6 +8,7 @@ import typer
 from flows.terminal.options import (
     JsonOption,
     LakeOption,
+    RecipeArgument,
     SetOption,
     SourceOption,
     WorkersOption,
@@ -18,7 +19,7 @@ from flows.terminal.quiet import quiet_prefect
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="A recipe (.yaml), or the name of a shipped one.")],
+    recipe: RecipeArgument,
     lake: LakeOption = "lake",
     source: SourceOption = None,
     change: SetOption = None,

@@ -8,6 +8,7 @@ import typer
 from flows.terminal.options import (
     JsonOption,
     LakeOption,
+    RecipeArgument,
     SetOption,
     SourceOption,
     WorkersOption,
@@ -17,7 +18,7 @@ from flows.terminal.options import (
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe (.yaml), or the name of a shipped one.")],
+    recipe: RecipeArgument,
     lake: LakeOption = "lake",
     source: SourceOption = None,
     change: SetOption = None,
