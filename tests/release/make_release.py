@@ -6,7 +6,8 @@ the paths of that time: don't bring them up to date. With a clone of that commit
     PYTHONPATH=release python tests/release/make_release.py release-0.1.0.tar.xz
 
 The archive holds a lake with a dataset of several versions, three models, decisions about them and an unfinished
-training; the files of `written/`; and `answers.json`. `test_release.py` opens it with the code of today.
+training; the files of `written/`; `answers.json`; and these scripts, which a test holds to be the ones that made it.
+`test_release.py` opens it with the code of today.
 """
 
 import json
@@ -46,7 +47,7 @@ from imagen.retrain import decide as decide_training
 from imagen.train import Watch, train
 from imagen.training import planned
 
-WRITTEN = Path(__file__).parent / "written"
+HERE = Path(__file__).parent  # whose scripts go into the archive too: see test_release.py
 PAIRS, SEED = 40, 5
 
 
@@ -55,6 +56,7 @@ def make(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as moved:
         os.chdir(folder)
         sys.path.append(folder)
+        shutil.copytree(HERE, "made_by", ignore=shutil.ignore_patterns("__*", "*.xz", "test_*"))
         write_files()
         lake = make_dataset()
         make_models(lake)
@@ -75,7 +77,7 @@ def make(out: Path) -> None:
 
 def write_files() -> None:
     """The user's own files."""
-    for path in WRITTEN.iterdir():
+    for path in (HERE / "written").iterdir():
         if path.is_file():
             shutil.copy(path, ".")
     Path("concepts.txt").write_text(
@@ -114,7 +116,7 @@ def make_dataset() -> Lake:
     """`shapes`: built, built anew by stricter criteria, after a picture changed, and after a pair was forgotten."""
     lake = Lake.make("lake", 2)
     with OriginServer(Path("world")) as server:
-        lake.allow_host(HOST, server.address)
+        lake.allow(HOST, server.address)
         fewer = recipe(select=[{"caption_words": {"min": 2}}, {"clip_score": {"top": 0.9}}])
         build(lake, fewer, Here())
         build(lake, recipe(), Here())

@@ -107,7 +107,7 @@ def answer(folder: str) -> dict[str, Any]:
     answers["world"] = drawn_world()
     answers["suite"] = load_suite("shapes").id
     answers["platform"] = platform(lake)
-    answers["versions"] = {name: lake.table(name).version for name in lake.table_names()}
+    answers["versions"] = {name: lake.table(name).version for name in lake.tables()}
     answers["commands"] = [command(argv) for argv in commands(lake)]
     answers["reader"] = read(lake)
     answers["picture"] = paint()

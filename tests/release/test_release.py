@@ -141,6 +141,13 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def test_the_scripts_are_those_that_made_the_archive(unpacked: Path) -> None:
+    """They run with the release's code: names that change today stay in them."""
+    made_by = unpacked / "made_by"
+    for path in made_by.rglob("*.*"):
+        assert (ARCHIVE.parent / path.relative_to(made_by)).read_bytes() == path.read_bytes(), path.name
+
+
 def test_recipes_and_configurations_mean_the_same(folder: Path, answers: dict[str, Any]) -> None:
     for name, expected in answers["yaml"].items():
         values = yaml.safe_load(Path(name).read_text())

@@ -18,6 +18,23 @@ class Squareness(PictureScorer):
         return {"ratio": max(self.least, min(picture.size) / max(picture.size))}
 
 
+class Light(PictureScorer):
+    """Says of several pictures at once."""
+
+    columns = pa.schema({"mean": pa.float32(), "most": pa.int32()})
+
+    @property
+    def at_once(self) -> int:
+        return 5
+
+    def look(self, picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.convert("L"))
+
+    def say(self, seen: list[np.ndarray]) -> Columns:
+        assert len(seen) <= self.at_once
+        return {"mean": [round(float(one.mean()), 2) for one in seen], "most": [int(one.max()) for one in seen]}
+
+
 class Vowels(CaptionScorer):
     columns = pa.schema({"share": pa.float32()})
     version = 2
