@@ -1,5 +1,6 @@
-"""The `imagen` command. Each verb does one thing and exists in Python too; heavy modules are imported by the verb that
-needs them, so that help answers at once.
+"""The `imagen` command: all verbs, grouped in panels.
+
+Each verb exists in Python too. Heavy modules are imported inside the verb that needs them, so that `--help` stays fast.
 """
 
 import atexit
@@ -65,28 +66,28 @@ add_panel(app, "World", [demo.demo], [worlds])
 
 
 def main() -> None:
-    """Run the command; what a person can mend ends in one sentence and exit code 2."""
+    """Run the command. An error that the user can correct is printed as one line, with exit code 2."""
     from data.errors import ImagenError
 
     code: Any = 1
-    warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's call, nobody's here
+    warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata calls it; our code does not
 
-    def leave() -> None:
-        """End without finalizing the interpreter: a thread of Arrow's that still lets go of a buffer would abort it."""
+    def exit_now() -> None:
+        """Exit without finalizing the interpreter: a thread of Arrow that still frees a buffer then would abort it."""
         try:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
             os._exit(code if isinstance(code, int) else int(code is not None))
 
-    atexit.register(leave)  # the first in is the last to run
+    atexit.register(exit_now)  # registered first, so it runs last
     try:
         app()
     except ImagenError as error:
         sys.stderr.write(f"Error: {error}\n")
         code = error.code
-    except SystemExit as end:
-        code = end.code
+    except SystemExit as exit_request:
+        code = exit_request.code
 
 
 if __name__ == "__main__":  # torchrun -m flows.command train ...

@@ -1,4 +1,4 @@
-"""The platform: starting it on this machine, deploying, its status and metrics.
+"""The platform: run it on this machine, deploy to a server, show status and metrics.
 
 Start with `up.py`, then `deploy.py`.
 """

@@ -1,4 +1,4 @@
-"""`imagen deploy`: every deployment of `prefect.yaml` on a server, for a lake, its recipes and what is trained."""
+"""`imagen deploy`: put the deployments of `prefect.yaml` on a Prefect server, for a lake and its recipes."""
 
 import os
 import shutil
@@ -19,107 +19,130 @@ from data.lake.lake import Lake
 from flows.server.client import AUTH, asking
 from imagen.config.training import load_config
 
-DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")  # a link to that of the checkout; a wheel has a copy
-AUTOMATIONS = Path(__file__).with_name("automations.yaml")  # as well
-CODE = Path(__file__).parents[2]  # the folder of our packages: a checkout, or site-packages
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")  # a link to the file of the checkout; a wheel has a copy
+AUTOMATIONS = Path(__file__).with_name("automations.yaml")  # the same
+CODE = Path(__file__).parents[2]  # the folder with our packages: a checkout, or site-packages
 CHECKOUT = (CODE / "prefect.yaml").exists()
 POOLS = ("data", "gpu")
 
 
 def run_deploy(lake: str, recipes: Sequence[str], config: str, workers: str) -> None:
-    """On the server at PREFECT_API_URL."""
+    """Deploy to the server at PREFECT_API_URL.
+
+    Raises:
+        ServerError: PREFECT_API_URL is not set, or a command of Prefect failed.
+    """
     if "PREFECT_API_URL" not in os.environ:
         raise ServerError("set PREFECT_API_URL to the server's address, such as http://127.0.0.1:4200/api")
-    said = deployments(Lake.open_or_make(lake), recipes, config, workers)
+    definition = deployments(Lake.open_or_make(lake), recipes, config, workers)
     environment = dict(os.environ)
     if AUTH in os.environ:
         environment.setdefault("PREFECT_API_AUTH_STRING", os.environ[AUTH])
     with tempfile.TemporaryDirectory() as folder:
-        deploy(said, workers, environment, Path(folder))
+        deploy(definition, workers, environment, Path(folder))
 
 
-def deploy(said: dict[str, Any], workers: str, environment: dict[str, str], folder: Path) -> None:
-    """Make the pools, the deployments and the automations; what is there already is brought up to date."""
+def deploy(definition: dict[str, Any], workers: str, environment: dict[str, str], folder: Path) -> None:
+    """Create work pools, deployments and automations; those that exist are updated.
+
+    Args:
+        definition: the content of a `prefect.yaml`, as `deployments` returns it
+        workers: type of the work pools: process, docker or kubernetes
+        environment: variables of the `prefect` commands; has PREFECT_API_URL
+        folder: where the `prefect.yaml` for these commands is written
+
+    Raises:
+        ServerError: a pool exists with another type, or a command of Prefect failed.
+    """
     file = folder / "prefect.yaml"
-    file.write_text(yaml.safe_dump(said, sort_keys=False))
-    _same_kind(environment["PREFECT_API_URL"], workers)
-    made = (["work-pool", "create", pool, "--type", workers, "--overwrite"] for pool in POOLS)
-    with ThreadPoolExecutor() as both:  # each a command of seconds
-        list(both.map(lambda words: _run(words, environment), made))
+    file.write_text(yaml.safe_dump(definition, sort_keys=False))
+    _check_pool_types(environment["PREFECT_API_URL"], workers)
+    commands = [["work-pool", "create", pool, "--type", workers, "--overwrite"] for pool in POOLS]
+    with ThreadPoolExecutor() as threads:  # each command takes seconds
+        list(threads.map(lambda arguments: _run(arguments, environment), commands))
     _run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
     automate(environment["PREFECT_API_URL"])
 
 
 def deployments(lake: Lake, recipes: Sequence[str], config: str, workers: str = "process") -> dict[str, Any]:
-    """What `prefect.yaml` says, for this lake and kind of workers, and each recipe with what follows from it."""
-    load_config(config)  # what is wrong with it is told now, not by a run at night
-    said: dict[str, Any] = yaml.safe_load(DEPLOYMENTS.read_text())
-    kinds = said["definitions"]["workers"]
-    if workers not in kinds:
-        raise ServerError(f"prefect.yaml knows no workers of the kind {workers}, but: {', '.join(kinds)}")
+    """The content of `prefect.yaml` for a lake: deployments of a recipe or dataset are repeated for each recipe.
+
+    Raises:
+        ServerError: `prefect.yaml` has no such type of workers.
+        ImagenError: the configuration or a recipe is wrong.
+    """
+    load_config(config)  # so that a mistake in it shows now, not in a run at night
+    definition: dict[str, Any] = yaml.safe_load(DEPLOYMENTS.read_text())
+    job_variables = definition["definitions"]["workers"]
+    if workers not in job_variables:
+        raise ServerError(f"prefect.yaml has no workers of type {workers}. It has: {', '.join(job_variables)}")
     url = str(Path(lake.url).absolute()) if storage.is_local(lake.url) else lake.url
-    every = []
-    for one in said["deployments"]:
-        named = recipes if {"recipe", "dataset"} & one["parameters"].keys() else [None]
-        for recipe in named:
-            made = _deployment(one, url, recipe, config)
-            every.append({**made, "work_pool": {**made["work_pool"], "job_variables": kinds[workers]}})
-    return {**said, "deployments": every}
+    adapted = []
+    for template in definition["deployments"]:
+        for recipe in recipes if {"recipe", "dataset"} & template["parameters"].keys() else [None]:
+            deployment = _adapt(template, url, recipe, config)
+            work_pool = {**deployment["work_pool"], "job_variables": job_variables[workers]}
+            adapted.append({**deployment, "work_pool": work_pool})
+    return {**definition, "deployments": adapted}
 
 
-def _deployment(one: dict[str, Any], lake: str, recipe: str | None, config: str) -> dict[str, Any]:
-    parameters = {**one["parameters"], "lake": lake}
-    made = {**one, "entrypoint": entrypoint(one["entrypoint"]), "parameters": parameters}
+def _adapt(template: dict[str, Any], lake: str, recipe: str | None, config: str) -> dict[str, Any]:
+    """A deployment of `prefect.yaml` for a lake, and for a recipe if it takes one: parameters, name, tags, triggers."""
+    parameters = {**template["parameters"], "lake": lake}
+    deployment = {**template, "entrypoint": entrypoint(template["entrypoint"]), "parameters": parameters}
     if recipe is None:
-        return made
+        return deployment
     name = load_recipe(recipe).name
     changes = {"recipe": _absolute(recipe), "dataset": name, "config": _absolute(config), "name": name}
     parameters |= {field: value for field, value in changes.items() if field in parameters}
-    made |= {"name": f"{one['name']}-{name}", "tags": [tag for tag in one["tags"] if tag != "shapes"] + [name]}
-    made["description"] = one["description"].replace("`shapes`", f"`{name}`")
-    if "triggers" in one:
+    deployment["name"] = f"{template['name']}-{name}"
+    deployment["tags"] = [*(tag for tag in template["tags"] if tag != "shapes"), name]
+    deployment["description"] = template["description"].replace("`shapes`", f"`{name}`")
+    if "triggers" in template:
         match = {"prefect.resource.id": f"imagen.dataset.{name}"}
-        made["triggers"] = [{**trigger, "match": match} for trigger in one["triggers"]]
-    return made
+        deployment["triggers"] = [{**trigger, "match": match} for trigger in template["triggers"]]
+    return deployment
 
 
 def entrypoint(file: str, checkout: bool = CHECKOUT) -> str:
-    """The flow that `prefect.yaml` names by its file, `flows/runs/verify.py:verify`, as a run can load it.
+    """The entry point from which a run loads a flow.
 
-    Outside of a checkout that is the module, `flows.runs.verify.verify`, as files are looked up from a run's folder.
+    In a checkout it is the file that `prefect.yaml` names, such as `flows/runs/verify.py:verify`. Elsewhere it is the
+    module, `flows.runs.verify.verify`, because a run looks files up in its current folder.
     """
     return file if checkout else file.replace(".py:", ".").replace("/", ".")
 
 
 def run_folder() -> Path:
-    """The current folder of servers, workers and runs: a checkout, or the user's where a wheel is installed.
+    """The working directory of servers, workers and runs: the checkout, or the user's if a wheel is installed.
 
-    Never site-packages: `python -m` looks in the current folder before the standard library.
+    Never site-packages: `python -m` imports from the working directory before the standard library.
     """
     return CODE if CHECKOUT else Path.cwd()
 
 
-def _same_kind(url: str, workers: str) -> None:
-    """Prefect keeps the kind of a pool that is there, whatever it is told."""
+def _check_pool_types(url: str, workers: str) -> None:
+    """Refuse a pool that exists with another type: Prefect cannot change it, and would silently keep it."""
     with asking(url) as client:
-        there = {pool.name: pool.type for pool in client.read_work_pools()}
+        types = {pool.name: pool.type for pool in client.read_work_pools()}
     for pool in POOLS:
-        if there.get(pool, workers) != workers:
+        if types.get(pool, workers) != workers:
             raise ServerError(
-                f"the pool {pool} is of the kind {there[pool]} there: prefect work-pool delete {pool}, and deploy again"
+                f"the work pool {pool} exists with type {types[pool]}, which cannot be changed. "
+                f"Delete it and deploy again: prefect work-pool delete {pool}"
             )
 
 
 def automate(url: str) -> None:
-    """Make the automations, or bring those of a former run up to date."""
+    """Create the automations of `automations.yaml`, or update those with the same names."""
     from prefect.events.schemas.automations import AutomationCore
 
     with asking(url) as client:
-        for said in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
-            automation = AutomationCore.model_validate(said)
-            there = client.read_automations_by_name(automation.name)
-            if there:
-                client.update_automation(there[0].id, automation)
+        for definition in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+            automation = AutomationCore.model_validate(definition)
+            existing = client.read_automations_by_name(automation.name)
+            if existing:
+                client.update_automation(existing[0].id, automation)
             else:
                 client.create_automation(automation)
 
@@ -128,15 +151,20 @@ def _absolute(file: str) -> str:
     return str(Path(file).absolute()) if Path(file).exists() else file
 
 
-def _run(words: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(  # in a session of its own: Ctrl-C is for us
-        [prefect(), *words], env=environment, cwd=run_folder(), capture_output=True, text=True, start_new_session=True
+def _run(arguments: list[str], environment: dict[str, str]) -> None:
+    result = subprocess.run(
+        [prefect(), *arguments],
+        env=environment,
+        cwd=run_folder(),
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # so that Ctrl-C reaches only this process
     )
-    if done.returncode:
-        raise ServerError(f"prefect {' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    if result.returncode:
+        raise ServerError(f"prefect {' '.join(arguments)} failed: {(result.stderr or result.stdout).strip()[-500:]}")
 
 
 def prefect() -> str:
-    """Its command, beside ours."""
-    beside = Path(sys.executable).with_name("prefect")
-    return str(beside) if beside.exists() else shutil.which("prefect") or "prefect"
+    """The path of the `prefect` command: that of this environment, else the one on PATH."""
+    command = Path(sys.executable).with_name("prefect")
+    return str(command) if command.exists() else shutil.which("prefect") or "prefect"

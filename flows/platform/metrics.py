@@ -1,9 +1,10 @@
-"""What Prometheus asks a lake for, read from the lake when it asks: no run has to be there, and it may run anywhere.
+"""`imagen metrics`: metrics of a lake for Prometheus, read from the lake at each scrape.
 
-What Prefect knows of runs is its own exporter's to say.
+It needs no running flow and may run on any machine that reaches the lake. Metrics of runs come from Prefect itself.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
 
@@ -21,43 +22,56 @@ from data.report.write import last_build_at
 from imagen.models.registry import champion_of, decisions
 from imagen.train.measures import newest_measure
 
-MEASURED = {  # of a training's last row, and what each is called here
+TRAINING_METRICS = {  # columns of a training's last measures, and the metrics' names
     "loss": "loss",
     "gradient_norm": "gradient_norm",
     "samples_per_second": "samples_per_second",
     "data_wait": "data_wait_ratio",
     "done": "done_ratio",
 }
-RECENT_SECONDS = 24 * 3600.0  # a training that measured nothing for so long is none that anybody watches
+RECENT_SECONDS = 24 * 3600.0  # older trainings are not exported
 
 
 class LakeMetrics(Collector):
-    """Counted anew at most `every` seconds: many may ask, and the lake may be large and far."""
+    """Metrics of a lake, cached for `every` seconds: there may be many scrapers, and the lake large and remote."""
 
     def __init__(self, lake: Lake, recipes: Sequence[Recipe] = (), every: float = 60.0) -> None:
         self.lake, self.recipes, self.every = lake, recipes, every
         self._lock = Lock()
-        self._known: list[Metric] = []
-        self._at = float("-inf")
+        self._cached: list[Metric] = []
+        self._read_at = float("-inf")
 
     def describe(self) -> Iterable[Metric]:
-        return []  # nothing is read before somebody asks
+        """Nothing: otherwise registering the collector would read the lake."""
+        return []
 
     def collect(self) -> Iterable[Metric]:
+        """All metrics, from one snapshot of the lake."""
         with self._lock:
-            if time.monotonic() - self._at > self.every:
+            if time.monotonic() - self._read_at > self.every:
                 began = time.perf_counter()
                 lake = self.lake.snapshot()
-                self._known = [*_tables(lake), *_datasets(lake), *_pending(lake, self.recipes), *_models(lake)]
-                self._known.append(_took(time.perf_counter() - began))
-                self._at = time.monotonic()
-            return self._known
+                self._cached = [*_tables(lake), *_datasets(lake), *_pending(lake, self.recipes), *_models(lake)]
+                self._cached.append(_read_seconds(time.perf_counter() - began))
+                self._read_at = time.monotonic()
+            return self._cached
 
 
 def serve(lake: str, recipes: Sequence[str], host: str, port: int, every: float) -> tuple[int, Callable[[], None]]:
-    """Answer at http://HOST:PORT/metrics, in a thread. The port, as 0 is any that is free, and what stops it."""
+    """Serve http://HOST:PORT/metrics in a thread.
+
+    Args:
+        lake: folder or URL of the lake
+        recipes: recipes whose pending rows are exported
+        host: address to listen on
+        port: port to listen on; 0 for any free port
+        every: seconds for which values are cached
+
+    Returns:
+        The port, and a function that stops the server.
+    """
     registry = CollectorRegistry()
-    registry.register(LakeMetrics(Lake.open(lake), [load_recipe(one) for one in recipes], every))
+    registry.register(LakeMetrics(Lake.open(lake), [load_recipe(recipe) for recipe in recipes], every))
     server, thread = start_http_server(port, host, registry)
 
     def stop() -> None:
@@ -69,9 +83,9 @@ def serve(lake: str, recipes: Sequence[str], host: str, port: int, every: float)
 
 
 def _tables(lake: Lake) -> Iterator[Metric]:
-    rows = GaugeMetricFamily("imagen_table_rows", "Rows of a table: what a stage has done", labels=["table"])
-    size = GaugeMetricFamily("imagen_table_bytes", "Bytes of its files, as they are stored", labels=["table"])
-    files = GaugeMetricFamily("imagen_table_files", "Files that it consists of", labels=["table"])
+    rows = GaugeMetricFamily("imagen_table_rows", "Rows of a table", labels=["table"])
+    size = GaugeMetricFamily("imagen_table_bytes", "Bytes of a table's files, as stored", labels=["table"])
+    files = GaugeMetricFamily("imagen_table_files", "Files of a table", labels=["table"])
     for name in lake.table_names():
         table = lake.table(name)
         sizes = table.file_sizes()
@@ -81,46 +95,52 @@ def _tables(lake: Lake) -> Iterator[Metric]:
 
 
 def _datasets(lake: Lake) -> Iterator[Metric]:
-    version = GaugeMetricFamily("imagen_dataset_version", "The newest version", labels=["dataset"])
-    samples = GaugeMetricFamily("imagen_dataset_samples", "Samples of the newest version", labels=["dataset"])
-    at = GaugeMetricFamily("imagen_dataset_published_timestamp_seconds", "When it was published", labels=["dataset"])
+    version = GaugeMetricFamily("imagen_dataset_version", "Newest version of a dataset", labels=["dataset"])
+    samples = GaugeMetricFamily(
+        "imagen_dataset_samples", "Samples of the newest version of a dataset", labels=["dataset"]
+    )
+    published = GaugeMetricFamily(
+        "imagen_dataset_published_timestamp_seconds", "When the newest version was published", labels=["dataset"]
+    )
     built = GaugeMetricFamily(
         "imagen_dataset_built_timestamp_seconds",
-        "When a build of it came to a good end, also if nothing had changed",
+        "When the last build succeeded, even if it changed nothing",
         labels=["dataset"],
     )
     for name in datasets(lake):
         if last := last_build_at(lake, name):
             built.add_metric([name], last.timestamp())
-        if found := newest_version(lake, name):
-            version.add_metric([name], found.version)
-            samples.add_metric([name], found.record["kept"])
-            at.add_metric([name], found.at.timestamp())
-    yield from (version, samples, at, built)
+        if newest := newest_version(lake, name):
+            version.add_metric([name], newest.version)
+            samples.add_metric([name], newest.record["kept"])
+            published.add_metric([name], newest.at.timestamp())
+    yield from (version, samples, published, built)
 
 
 def _pending(lake: Lake, recipes: Sequence[Recipe]) -> Iterator[Metric]:
-    found = GaugeMetricFamily("imagen_pending_rows", "Rows that a stage has still to do", labels=["dataset", "stage"])
+    pending = GaugeMetricFamily("imagen_pending_rows", "Rows that a stage still has to do", labels=["dataset", "stage"])
     for recipe in recipes:
         for stage, rows in pending_rows(lake, recipe).items():
-            found.add_metric([recipe.name, stage], rows)
-    yield found
+            pending.add_metric([recipe.name, stage], rows)
+    yield pending
 
 
 def _models(lake: Lake) -> Iterator[Metric]:
     past = decisions(lake)
-    champion = GaugeMetricFamily("imagen_champion", "The number of a name's champion", labels=["name"])
-    counted = CounterMetricFamily("imagen_gate_decisions", "What was decided of models", labels=["name", "act"])
-    for name in sorted({one.name for one in past}):
-        own = [one for one in past if one.name == name]
-        if (number := champion_of(own)) is not None:
+    champion = GaugeMetricFamily(
+        "imagen_champion", "Number of the champion among the models of a name", labels=["name"]
+    )
+    acts = CounterMetricFamily("imagen_gate_decisions", "Decisions about models, by kind", labels=["name", "act"])
+    for name in sorted({decision.name for decision in past}):
+        of_name = [decision for decision in past if decision.name == name]
+        if (number := champion_of(of_name)) is not None:
             champion.add_metric([name], number)
-        for act in sorted({one.act for one in own}):
-            counted.add_metric([name, act], sum(one.act == act for one in own))
-    yield from (champion, counted)
+        for act, count in sorted(Counter(decision.act for decision in of_name).items()):
+            acts.add_metric([name, act], count)
+    yield from (champion, acts)
     measures = {
-        key: GaugeMetricFamily(f"imagen_training_{called}", f"{key} of a training", labels=["training", "stage"])
-        for key, called in MEASURED.items()
+        key: GaugeMetricFamily(f"imagen_training_{metric}", f"{key} of a training", labels=["training", "stage"])
+        for key, metric in TRAINING_METRICS.items()
     }
     for training, stage, row in _trainings(lake):
         for key, family in measures.items():
@@ -130,7 +150,7 @@ def _models(lake: Lake) -> Iterator[Metric]:
 
 
 def _trainings(lake: Lake) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """The last measures of each stage that was trained lately."""
+    """Training, stage and last measures of each stage that was trained in the last day."""
     url = storage.join(lake.url, TRAINING_FOLDER)
     for training in storage.folders(url) if storage.exists(url) else []:
         for stage in storage.folders(storage.join(url, training)):
@@ -139,5 +159,5 @@ def _trainings(lake: Lake) -> Iterator[tuple[str, str, dict[str, float]]]:
                 yield training, stage.removeprefix("stage-"), row
 
 
-def _took(seconds: float) -> Metric:
-    return GaugeMetricFamily("imagen_metrics_seconds", "What it took to read all of this from the lake", value=seconds)
+def _read_seconds(seconds: float) -> Metric:
+    return GaugeMetricFamily("imagen_metrics_seconds", "Seconds that reading these metrics took", value=seconds)

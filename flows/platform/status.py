@@ -1,4 +1,4 @@
-"""What the platform does: the runs of a lake that are under way, those to come, and who failed last and why."""
+"""`imagen status`: the runs of a lake that run now, that come next, and that failed last, with the reason."""
 
 import urllib.error
 import urllib.request
@@ -23,94 +23,103 @@ from data.errors import ServerError
 from data.lake.lake import Lake
 from flows.server.client import AUTH, URL, asking, home_of, of_lake
 
-RECENT = 200  # runs of a kind that are looked at, of all lakes that the server knows
+RECENT = 200  # runs read per state, over all lakes of the server
 UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that is under way, to come, or failed."""
+class RunSummary:
+    """A run that runs now, is scheduled, or failed."""
 
     name: str
     deployment: str | None
     state: str
-    at: datetime | None  # when it began, is to begin, or ended
+    at: datetime | None  # its start, its scheduled start, or its end
     why: str | None = None
-    since: datetime | None = None  # of a failed one: when the same came to a good end later
+    since: datetime | None = None  # for a failed run: when a later run of the same deployment completed
 
 
 @dataclass
 class Status:
+    """The runs of a lake on a server; each list is in the order of time."""
+
     url: str
-    running: list[Ran] = field(default_factory=list)
-    scheduled: list[Ran] = field(default_factory=list)
-    failed: list[Ran] = field(default_factory=list)
+    running: list[RunSummary] = field(default_factory=list)
+    scheduled: list[RunSummary] = field(default_factory=list)
+    failed: list[RunSummary] = field(default_factory=list)
 
 
 def status(lake: str) -> Status:
-    """Of the server that is configured, else of the one that `imagen up` started for the lake."""
+    """Read the runs of a lake from the server at PREFECT_API_URL, else from the one that `imagen up` started.
+
+    Raises:
+        ServerError: there is no such server, it does not answer, or it requires a password.
+    """
     opened = Lake.open(lake)
-    noted = home_of(opened) / URL
-    url = PREFECT_API_URL.value() or (noted.read_text() if noted.exists() else None)
+    url_file = home_of(opened) / URL
+    url = PREFECT_API_URL.value() or (url_file.read_text() if url_file.exists() else None)
     if url is None:
-        raise ServerError(f"no platform was ever started for {lake}: imagen up --lake {lake}")
+        raise ServerError(f"no platform was ever started for {lake}. Start it: imagen up --lake {lake}")
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=10):
             pass
     except (urllib.error.URLError, OSError):
-        raise ServerError(f"no server answers at {url}: imagen up --lake {lake}") from None
+        raise ServerError(f"no server answers at {url}. Start it: imagen up --lake {lake}") from None
     with asking(url) as client:
         try:
-            deployments = {one.id: one.name for one in client.read_deployments()}
+            deployments = {deployment.id: deployment.name for deployment in client.read_deployments()}
         except PrefectHTTPStatusError as error:
             if error.response.status_code != HTTPStatus.UNAUTHORIZED:
                 raise
-            raise ServerError(f"the server at {url} asks for a password: set {AUTH} to USER:PASSWORD") from None
+            raise ServerError(f"the server at {url} requires a password: set {AUTH} to USER:PASSWORD") from None
 
-        def ran(run: FlowRun, at: datetime | None, **more: Any) -> Ran:
+        def summarize(run: FlowRun, at: datetime | None, **more: Any) -> RunSummary:
             state = (run.state and run.state.name) or "unknown"
-            return Ran(run.name, deployments.get(run.deployment_id), state, at, **more)
+            return RunSummary(run.name, deployments.get(run.deployment_id), state, at, **more)
 
         def runs(order: FlowRunSort, *types: StateType) -> list[FlowRun]:
             return [run for run in _runs(client, order, *types) if of_lake(run, opened)]
 
-        ended = runs(FlowRunSort.END_TIME_DESC, StateType.COMPLETED)
+        running = runs(FlowRunSort.START_TIME_ASC, *UNDER_WAY)
+        scheduled = runs(FlowRunSort.EXPECTED_START_TIME_ASC, StateType.SCHEDULED)
+        completed = runs(FlowRunSort.END_TIME_DESC, StateType.COMPLETED)
         failed = runs(FlowRunSort.END_TIME_DESC, StateType.FAILED, StateType.CRASHED)
+        failures = []
+        for run in _first_of_each(failed):
+            why = run.state.message if run.state else None
+            failures.append(summarize(run, run.end_time, why=why, since=_completed_after(run, completed)))
         return Status(
             url.removesuffix("/api"),
-            [ran(one, one.start_time) for one in runs(FlowRunSort.START_TIME_ASC, *UNDER_WAY)],
-            [
-                ran(one, one.expected_start_time)
-                for one in _firsts(runs(FlowRunSort.EXPECTED_START_TIME_ASC, StateType.SCHEDULED))
-            ],
-            [
-                ran(one, one.end_time, why=one.state.message if one.state else None, since=_since(one, ended))
-                for one in _firsts(failed)
-            ],
+            [summarize(run, run.start_time) for run in running],
+            [summarize(run, run.expected_start_time) for run in _first_of_each(scheduled)],
+            failures,
         )
 
 
 def _runs(client: SyncPrefectClient, order: FlowRunSort, *types: StateType) -> list[FlowRun]:
-    wanted = FlowRunFilter(
+    matching = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))),
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
     )
-    return client.read_flow_runs(flow_run_filter=wanted, sort=order, limit=RECENT)
+    return client.read_flow_runs(flow_run_filter=matching, sort=order, limit=RECENT)
 
 
 def _kind(run: FlowRun) -> Any:
-    """Runs of one deployment are of a kind, or of one name where somebody ran them by hand."""
+    """What makes two runs the same work: their deployment, or their name if they have none."""
     return run.deployment_id or run.name
 
 
-def _firsts(runs: list[FlowRun]) -> list[FlowRun]:
-    """The first of each kind."""
-    found: dict[Any, FlowRun] = {}
+def _first_of_each(runs: list[FlowRun]) -> list[FlowRun]:
+    """The first run of each kind."""
+    firsts: dict[Any, FlowRun] = {}
     for run in runs:
-        found.setdefault(_kind(run), run)
-    return list(found.values())
+        firsts.setdefault(_kind(run), run)
+    return list(firsts.values())
 
 
-def _since(failed: FlowRun, ended: list[FlowRun]) -> datetime | None:
-    same = (one.end_time for one in ended if _kind(one) == _kind(failed))
-    return next((at for at in same if at and failed.end_time and at > failed.end_time), None)
+def _completed_after(failed: FlowRun, completed: list[FlowRun]) -> datetime | None:
+    """When the newest run of the same kind completed, if that was after the failure."""
+    for run in completed:
+        if _kind(run) == _kind(failed) and run.end_time and failed.end_time and run.end_time > failed.end_time:
+            return run.end_time
+    return None

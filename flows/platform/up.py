@@ -1,7 +1,7 @@
-"""`imagen up`: the platform on this machine. Prefect's server, its work pools, a worker for each, every deployment.
+"""`imagen up`: run the platform on this machine: Prefect's server, a worker for each work pool, every deployment.
 
-The server keeps its runs in SQLite beside the lake's tables, or in the database that is named. All of it are processes
-of ours: Ctrl-C ends them, and run again they take up where they were, for what is done lies in the lake.
+The server stores its runs in SQLite beside the lake's tables, or in another database. Server and workers are child
+processes: Ctrl-C stops them. Started again, they continue, because finished work is in the lake.
 """
 
 import os
@@ -24,23 +24,38 @@ from flows.platform.deploy import CHECKOUT, POOLS, deploy, deployments, prefect,
 from flows.server.client import AUTH, URL, home_of
 from flows.terminal.data_tables import console
 
-START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s for a checkpoint
-TOO_OFTEN, TOO_OFTEN_SECONDS = 4, 120.0  # starts of a process
+START_SECONDS, STOP_SECONDS = 120, 40  # a worker gives a training 30 s to write a checkpoint
+MAX_STARTS, STARTS_SECONDS = 4, 120.0  # a process that starts so often in this time is given up
 
 
 def run_up(
     lake: str, recipes: Sequence[str], config: str, host: str, port: int, database: str | None, auth: bool = False
 ) -> None:
-    """Until Ctrl-C."""
+    """Run the platform until Ctrl-C.
+
+    Args:
+        lake: folder or URL of the lake; made if it does not exist
+        recipes: recipes to rebuild every night
+        config: training configuration (.yaml) or preset for their datasets
+        host: address that the server listens on
+        port: port of the server
+        database: URL of the server's database; SQLite beside the lake if None
+        auth: require the USER:PASSWORD of the environment
+
+    Raises:
+        ServerError: the port is taken, the password is missing, or a process keeps exiting.
+    """
     if auth and ":" not in os.environ.get(AUTH, ""):
-        raise ServerError(f"set {AUTH} to the USER:PASSWORD that the server is to ask for")
+        raise ServerError(f"--auth needs the variable {AUTH}: set it to USER:PASSWORD")
     if AUTH not in os.environ and host not in ("127.0.0.1", "localhost", "::1"):
-        console.print(f"[yellow]Whoever reaches {host}:{port} may run anything here: use --auth.[/]", soft_wrap=True)
+        console.print(
+            f"[yellow]Anyone who can reach {host}:{port} can run code on this machine: use --auth.[/]", soft_wrap=True
+        )
     opened = Lake.open_or_make(lake)
-    said = deployments(opened, recipes, config)
+    definition = deployments(opened, recipes, config)
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
-            raise ServerError(f"something answers at {host}:{port} already: end it, or choose another --port")
+            raise ServerError(f"another server already listens on {host}:{port}. Stop it, or choose another --port")
     url, home = f"http://{host}:{port}", home_of(opened)
     home.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -48,49 +63,50 @@ def run_up(
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{home}/prefect.db",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # who falls silent has died
-        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server says while its database is started again
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; runs without heartbeats count as crashed
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database restarts
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
     if not CHECKOUT:
-        environment["PYTHONSAFEPATH"] = "1"  # modules of the current folder must not hide ours
+        environment["PYTHONSAFEPATH"] = "1"  # modules in the current folder must not shadow ours
     if AUTH in os.environ:
-        environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # of the workers and their runs
-    with suppress(KeyboardInterrupt), ExitStack() as stack, ending() as end:
-        words = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
-        server = stack.enter_context(Kept("server", words, environment, home))
-        with end.at_once(), console.status("Prefect's server starts"):
+        environment["PREFECT_API_AUTH_STRING"] = os.environ[AUTH]  # for the workers and their runs
+    with suppress(KeyboardInterrupt), ExitStack() as stack, handling_signals() as stop:
+        arguments = ["server", "start", "--host", host, "--port", str(port), "--log-level", "ERROR"]
+        server = stack.enter_context(Supervised("server", arguments, environment, home))
+        with stop.immediately(), console.status("Starting Prefect's server"):
             wait(server, url, home)
         (home / URL).write_text(f"{url}/api")
-        with end.at_once(), console.status(f"{len(said['deployments'])} deployments are made"):
-            deploy(said, "process", environment, home)
+        with stop.immediately(), console.status(f"Creating {len(definition['deployments'])} deployments"):
+            deploy(definition, "process", environment, home)
         workers = [
-            stack.enter_context(Kept(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
+            stack.enter_context(Supervised(f"worker-{pool}", ["worker", "start", "--pool", pool], environment, home))
             for pool in POOLS
         ]
-        console.print(f"[bold]{url}[/] shows what runs; the lake is {lake}. Ctrl-C ends all of it.", soft_wrap=True)
-        while not end.told:
-            for one in (server, *workers):
-                one.keep()
+        console.print(f"[bold]{url}[/] shows what runs; the lake is {lake}. Stop it with Ctrl-C.", soft_wrap=True)
+        while not stop.requested:
+            for process in (server, *workers):
+                process.restart_if_exited()
             time.sleep(0.5)
-    console.print("ended")
+    console.print("stopped")
 
 
-class Kept(AbstractContextManager["Kept"]):
-    """A process of Prefect's, its words in a log: started again where it ends by itself, ended when this ends."""
+class Supervised(AbstractContextManager["Supervised"]):
+    """A process of Prefect that logs to a file. It is restarted if it exits, and stopped at the end of the block."""
 
-    def __init__(self, name: str, words: list[str], environment: dict[str, str], home: Path) -> None:
-        self.name, self.words, self.environment, self.home = name, words, environment, home
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], home: Path) -> None:
+        self.name, self.arguments, self.environment, self.home = name, arguments, environment, home
         self.starts: list[float] = []
         self.start()
 
     def start(self) -> None:
+        """Start the process in a session of its own, so that Ctrl-C reaches only this one."""
         self.starts.append(time.monotonic())
         with (self.home / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [prefect(), *self.words],
+                [prefect(), *self.arguments],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -99,12 +115,17 @@ class Kept(AbstractContextManager["Kept"]):
                 start_new_session=True,
             )
 
-    def keep(self) -> None:
+    def restart_if_exited(self) -> None:
+        """Start the process again if it has exited.
+
+        Raises:
+            ServerError: it has exited too often in a short time.
+        """
         if self.process.poll() is None:
             return
-        if sum(time.monotonic() - at < TOO_OFTEN_SECONDS for at in self.starts) == TOO_OFTEN:
-            raise ServerError(f"{self.name} ends again and again; its words are in {self.home}/{self.name}.log")
-        console.print(f"[yellow]{self.name} ended with code {self.process.returncode} and is started again[/]")
+        if sum(time.monotonic() - at < STARTS_SECONDS for at in self.starts) == MAX_STARTS:
+            raise ServerError(f"{self.name} keeps exiting. Its log: {self.home}/{self.name}.log")
+        console.print(f"[yellow]{self.name} ended with exit code {self.process.returncode}; starting it again[/]")
         self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -119,7 +140,7 @@ class Kept(AbstractContextManager["Kept"]):
             self.process.wait()
 
     def _end_runs(self) -> None:
-        """Of a worker, before it: ended by it, they would be gone before they could say so to the server."""
+        """Stop the runs of a worker before the worker: it would kill them before they report to the server."""
         runs = psutil.Process(self.process.pid).children()
         for run in runs:
             with suppress(psutil.NoSuchProcess):
@@ -127,7 +148,12 @@ class Kept(AbstractContextManager["Kept"]):
         psutil.wait_procs(runs, STOP_SECONDS)
 
 
-def wait(server: Kept, url: str, home: Path) -> None:
+def wait(server: Supervised, url: str, home: Path) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        ServerError: it exited, or did not answer in time.
+    """
     for _ in range(START_SECONDS * 2):
         try:
             with urllib.request.urlopen(f"{url}/api/health", timeout=5):
@@ -136,25 +162,27 @@ def wait(server: Kept, url: str, home: Path) -> None:
             if server.process.poll() is not None:
                 break
             time.sleep(0.5)
-    raise ServerError(f"Prefect's server does not answer at {url}; its words are in {home}/server.log")
+    raise ServerError(f"Prefect's server does not answer at {url}. Its log: {home}/server.log")
 
 
 @dataclass
-class Ending:
-    """Whether a signal told us to end; within `at_once` it interrupts, elsewhere what was begun is done first."""
+class StopSignal:
+    """Whether a signal asked the process to stop. Inside `immediately` the signal raises; elsewhere it is noted."""
 
-    told: bool = False
+    requested: bool = False
     interrupts: bool = False
 
-    def hear(self, *_: object) -> None:
-        self.told = True
+    def handle(self, *_: object) -> None:
+        """Handle SIGINT or SIGTERM."""
+        self.requested = True
         if self.interrupts:
             self.interrupts = False
             raise KeyboardInterrupt
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        if self.told:
+    def immediately(self) -> Iterator[None]:
+        """Let a signal raise KeyboardInterrupt inside the block, also one that came before it."""
+        if self.requested:
             raise KeyboardInterrupt
         self.interrupts = True
         try:
@@ -164,12 +192,12 @@ class Ending:
 
 
 @contextmanager
-def ending() -> Iterator[Ending]:
-    """Hears the signals."""
-    end = Ending()
-    before = {number: signal.signal(number, end.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+def handling_signals() -> Iterator[StopSignal]:
+    """Handle SIGINT and SIGTERM inside the block; the former handlers are restored after it."""
+    stop = StopSignal()
+    former = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield end
+        yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in former.items():
             signal.signal(number, handler)

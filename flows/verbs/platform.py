@@ -60,13 +60,13 @@ def status(lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
     """
     from flows.platform.status import status as find_status
 
-    found = find_status(lake)
+    current = find_status(lake)
     if as_json:
-        write_json(asdict(found))
+        write_json(asdict(current))
     else:
         from flows.platform.status_table import show_status
 
-        show_status(found)
+        show_status(current)
 
 
 def metrics(
@@ -89,8 +89,8 @@ def metrics(
     from flows.platform.metrics import serve
     from flows.terminal.data_tables import console
 
-    number, stop = serve(lake, recipe or [], host, port, every)
-    console.print(f"http://{host}:{number}/metrics. Ctrl-C ends it.", soft_wrap=True)
+    bound_port, stop = serve(lake, recipe or [], host, port, every)
+    console.print(f"Serving http://{host}:{bound_port}/metrics. Stop with Ctrl-C.", soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         signal.pause()

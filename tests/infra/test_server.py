@@ -119,7 +119,8 @@ def test_workers_of_each_kind_take_what_is_said_of_them(server: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     other = deploy("process")
     assert other.returncode == 2
-    assert f"the pool data is of the kind {kind} there: prefect work-pool delete data" in other.stderr
+    assert f"the work pool data exists with type {kind}, which cannot be changed" in other.stderr
+    assert "deploy again: prefect work-pool delete data" in other.stderr
     pool = ask(f"{server}/work_pools/data", login=LOGIN, method="GET")
     assert pool["type"] == kind
     kinds = yaml.safe_load((COMPOSE.parents[1] / "prefect.yaml").read_text())["definitions"]["workers"]

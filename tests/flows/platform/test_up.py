@@ -140,7 +140,7 @@ def platform(
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert "ended" in said
+    assert "stopped" in said
 
 
 def becomes_champion(api: Api, lake: Lake, process: "subprocess.Popen[str]", deployment: str) -> None:
@@ -311,7 +311,7 @@ def test_a_build_that_was_killed_with_its_worker_is_built_again(up: "tuple[Api, 
     words, environment = [IMAGEN, "status", "--lake", lake.url], {**os.environ, AUTH: f"ann:{SECRET}"}
     told = subprocess.run(words, capture_output=True, text=True)
     assert told.returncode == 2
-    assert "asks for a password" in told.stderr
+    assert "requires a password" in told.stderr
     assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
     made = {one["name"]: one for one in api("automations/filter")}
     mark, again = made["mark runs that died"], made["build again what died"]
@@ -420,8 +420,8 @@ def test_run_again_it_takes_up_where_it_was(lake: Lake, world: Path, tmp_path: P
     [
         (("nowhere.yaml",), "recipe nowhere.yaml does not exist"),
         (("--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
-        (("--auth",), f"set {AUTH} to the USER:PASSWORD"),
-        (("--port", "PORT"), "already: end it, or choose another --port"),
+        (("--auth",), f"{AUTH}: set it to USER:PASSWORD"),
+        (("--port", "PORT"), "Stop it, or choose another --port"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
