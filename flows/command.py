@@ -32,7 +32,7 @@ for verb in (world.make, world.serve, world.check, world.train_models):
 
 DATA = (
     build.build,
-    inspect.plan,
+    build.plan,
     build.recipe,
     inspect.versions,
     inspect.diff,

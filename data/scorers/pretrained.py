@@ -90,30 +90,13 @@ def captioner_files(folder: Path) -> list[Path]:
     return files if has_settings and weights and all(path.is_file() for path in weights) else []
 
 
-def _cached(model: str, files_of: Callable[[Path], list[Path]]) -> Path | None:
-    """The folder of a model in the hub's cache, if it is complete there."""
-    from huggingface_hub import snapshot_download
-
-    with suppress(FileNotFoundError):  # never downloaded
-        folder = Path(snapshot_download(model, local_files_only=True))
-        return folder if files_of(folder) else None
-    return None
-
-
 def fetch_captioner(model: str) -> Path:
     """The folder of a captioner from the hub; downloaded if the cache lacks a part, without pickles and code.
 
     Raises:
         ModelError: it can't be downloaded.
     """
-    from huggingface_hub import snapshot_download
-
-    if folder := _cached(model, captioner_files):
-        return folder
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(CAPTIONER_FILES)))
-    except OSError as error:
-        raise _not_fetched(model, error) from error
+    return _fetch(model, captioner_files, lambda: list(CAPTIONER_FILES))
 
 
 def fetch_model(model: str) -> Path:
@@ -122,14 +105,27 @@ def fetch_model(model: str) -> Path:
     Raises:
         ModelError: it can't be downloaded.
     """
-    from huggingface_hub import HfApi, snapshot_download
 
-    if folder := _cached(model, model_files):
-        return folder
-    try:
+    def patterns() -> list[str]:
+        from huggingface_hub import HfApi
+
         published = set(HfApi().list_repo_files(model))
         weights = next((names for names in WEIGHTS if published & set(names)), ())
-        return Path(snapshot_download(model, allow_patterns=[*weights, *SETTINGS_FILES]))
+        return [*weights, *SETTINGS_FILES]
+
+    return _fetch(model, model_files, patterns)
+
+
+def _fetch(model: str, files_of: Callable[[Path], list[Path]], patterns: Callable[[], list[str]]) -> Path:
+    """The folder of a model: from the cache if `files_of` finds it complete there, else downloaded by patterns."""
+    from huggingface_hub import snapshot_download
+
+    with suppress(FileNotFoundError):  # never downloaded
+        folder = Path(snapshot_download(model, local_files_only=True))
+        if files_of(folder):
+            return folder
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns()))
     except OSError as error:
         raise _not_fetched(model, error) from error
 

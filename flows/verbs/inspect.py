@@ -1,4 +1,4 @@
-"""The verbs that look at a lake and change nothing: plan, versions, diff, why, verify."""
+"""The verbs that look at a lake and change nothing: versions, diff, why, verify."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -8,69 +8,9 @@ import typer
 from flows.terminal.options import (
     JsonOption,
     LakeOption,
-    RecipeArgument,
-    SetOption,
-    SourceOption,
-    WorkersOption,
     parse_version,
     write_json,
 )
-
-
-def plan(
-    recipe: RecipeArgument,
-    lake: LakeOption = "lake",
-    source: SourceOption = None,
-    change: SetOption = None,
-    probe: Annotated[
-        str | None,
-        typer.Option(show_default=False, help="Fetch and score this share of the pending pairs first: 0.5%."),
-    ] = None,
-    workers: WorkersOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a build would do, without doing it.
-
-    Pending rows, bytes and time of each stage, and the pairs that the selection would keep of those already scored.
-    Nothing is written to the lake.
-
-    Example: imagen plan shapes --set select.clip_score.min=0.35
-    """
-    from data.build.dry_run import plan as find_plan
-    from data.build.recipe import load_recipe
-    from data.lake.lake import Lake
-
-    loaded, opened = load_recipe(recipe, tuple(source or ()), tuple(change or ())), Lake.open(lake)
-    share = None if probe is None else parse_share(probe)
-    found = find_plan(opened, loaded)
-    probed = None
-    if share is not None:
-        from data.build.dry_run import probe as run_probe
-        from data.engine.choose import open_engine
-
-        with open_engine(workers) as engine:
-            probed = run_probe(opened, loaded, share, engine)
-    if as_json:
-        told = {"pairs": probed.pairs, "seconds": probed.seconds} if probed else None
-        shares = [{**asdict(share), "interval": share.interval} for share in probed.shares] if probed else []
-        write_json({**asdict(found), "probe": told and {**told, "shares": shares}})
-    else:
-        from flows.terminal.data_tables import show_plan, show_probe
-
-        show_plan(found, loaded.name)
-        if probed:
-            show_probe(probed, found)
-
-
-def parse_share(text: str) -> float:
-    """Parse a share, 0.5% or 0.005, into a number from 0 to 1."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise typer.BadParameter(f"{text!r} is no share, such as 0.5%", param_hint="--probe")
-    return share
 
 
 def versions(
