@@ -86,7 +86,7 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
     )
     training = plan_training(lake, tiny_for(minutes), built.dataset, built.version)
     with watching():
-        ended = train(training, watch=bars(training))
+        ended = train(training, callbacks=bars(training))
     assert ended.trained is not None
     show_trained(ended, training)
     captions = lake.table(f"datasets/{built.dataset}").dataset().to_table(columns=["caption"])["caption"]

@@ -1,6 +1,7 @@
-"""What the U-Nets are made of: residual blocks, attention over pixels and text, and how a text becomes one vector.
+"""The parts of the U-Nets: residual blocks, attention over pixels and text, and the pooling of a text into one vector.
 
-Arxiv 2205.11487, section 2.4 and appendices B and F. Shapes: b samples, c channels, h w pixels, n tokens, d width.
+arXiv 2205.11487, section 2.4 and appendices B and F. Shapes: b samples, c channels, h w pixels, n tokens, d width.
+The names of layers are the names of tensors in models' folders and checkpoints, so they never change.
 """
 
 import math
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HEAD = 64  # channels of an attention head
+HEAD_CHANNELS = 64  # of an attention head
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class ResBlock(nn.Module):
-    """Two convolutions, the second scaled and shifted by time; `skip` more channels come across from the way down."""
+    """Two convolutions with a residual connection; the time embedding scales and shifts the second one's input.
+
+    `skip` counts the channels that the skip connection from the encoder adds to the input.
+    """
 
     def __init__(self, channels: int, out: int, width: int, skip: int = 0) -> None:
         super().__init__()
@@ -30,69 +34,72 @@ class ResBlock(nn.Module):
         y = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.time(F.silu(time))[:, :, None, None].chunk(2, dim=1)
         y = self.conv2(F.silu(self.norm2(y) * (1 + scale) + shift))
-        past: Tensor = self.past(x)
-        return past + y
+        residual: Tensor = self.past(x)
+        return residual + y
 
 
 class Attention(nn.Module):
-    """Pixels ask the text if they `read`, and each other if they `attend`; both in one softmax (appendix B)."""
+    """Self-attention over pixels and cross-attention to the text, together in one softmax (appendix B)."""
 
-    def __init__(self, channels: int, width: int, attend: bool, read: bool) -> None:
+    def __init__(self, channels: int, width: int, self_attention: bool, cross_attention: bool) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD)
+        self.heads = max(1, channels // HEAD_CHANNELS)
         self.norm = group_norm(channels)
-        self.ask = nn.Linear(channels, channels)
-        self.pixels = nn.Linear(channels, 2 * channels) if attend else None
-        self.text = nn.Linear(width, 2 * channels) if read else None
+        self.ask = nn.Linear(channels, channels)  # queries
+        self.pixels = nn.Linear(channels, 2 * channels) if self_attention else None  # keys and values
+        self.text = nn.Linear(width, 2 * channels) if cross_attention else None
         self.out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, text: Tensor, seen: Tensor) -> Tensor:  # b c h w, b n d, b n
+    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:  # b c h w, b n d, b n
         b, c, h, w = x.shape
         y = self.norm(x).flatten(2).transpose(1, 2)
-        told, visible = [], []
+        keys_values, masks = [], []
         if self.pixels is not None:
-            told.append(self.pixels(y))
-            visible.append(seen.new_ones(b, h * w))
+            keys_values.append(self.pixels(y))
+            masks.append(text_mask.new_ones(b, h * w))
         if self.text is not None:
-            told.append(self.text(text))
-            visible.append(seen)
-        key, value = torch.cat(told, 1).chunk(2, dim=-1)
-        # Without text nothing is hidden, and attention without a mask takes the faster way.
-        mask = torch.cat(visible, 1)[:, None, None] if self.text is not None else None
+            keys_values.append(self.text(text))
+            masks.append(text_mask)
+        key, value = torch.cat(keys_values, 1).chunk(2, dim=-1)
+        # Without text nothing is masked, and attention without a mask has a faster kernel.
+        mask = torch.cat(masks, 1)[:, None, None] if self.text is not None else None
         y = attention(self.ask(y), key, value, self.heads, mask)
         return x + self.out(y).transpose(1, 2).reshape(b, c, h, w)
 
 
 class TextPool(nn.Module):
-    """One vector of a text, to which its mean attends (section 2.4, appendix F: attention pooling)."""
+    """A text's tokens as one vector: their mean attends to them (section 2.4, appendix F: attention pooling)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // HEAD)
+        self.heads = max(1, width // HEAD_CHANNELS)
         self.norm = nn.LayerNorm(width)
-        self.ask = nn.Linear(width, width)
-        self.tell = nn.Linear(width, 2 * width)
+        self.ask = nn.Linear(width, width)  # query
+        self.tell = nn.Linear(width, 2 * width)  # keys and values
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, text: Tensor, seen: Tensor) -> Tensor:  # b n d, b n
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:  # b n d, b n
         y = self.norm(text)
-        mean = (y * seen[..., None]).sum(1, keepdim=True) / seen.sum(1).clamp(min=1)[:, None, None]
+        mean = (y * mask[..., None]).sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
         key, value = self.tell(y).chunk(2, dim=-1)
-        pooled: Tensor = self.out((mean + attention(self.ask(mean), key, value, self.heads, seen[:, None, None]))[:, 0])
+        attended = attention(self.ask(mean), key, value, self.heads, mask[:, None, None])
+        pooled: Tensor = self.out((mean + attended)[:, 0])
         return pooled
 
 
-def attention(ask: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:  # b n d, b m d
-    ask, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (ask, key, value))  # b heads n d
-    return F.scaled_dot_product_attention(ask, key, value, mask).transpose(1, 2).flatten(2)
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """Multi-head attention; `mask` is true where a query may look. Shapes: b n d, b m d, b m d."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))  # b heads n d
+    return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalization with as many groups, up to 32, as divide the channels into four or more."""
     return nn.GroupNorm(math.gcd(channels, min(32, channels // 4)), channels)
 
 
 def zero_init(layer: Layer) -> Layer:
-    """A block whose last layer this is begins as the identity."""
+    """Set a layer's weights to zero: a residual block that ends with it begins as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

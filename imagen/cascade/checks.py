@@ -1,5 +1,7 @@
-"""What is asked of a model, judged before anything is made: whatever is not possible is one sentence."""
+"""Checks of a request before anything is generated, and the stages, samplers and tensors that follow from it."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +17,12 @@ from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.sampling import is_compatible
 from imagen.cascade.settings import SampleSettings
 
-STRIDES = (DDIMScheduler, PNDMScheduler)  # with others than even parts they stop short of a picture
+MAX_SEED = 2**60
+EQUAL_STRIDES = (DDIMScheduler, PNDMScheduler)  # they stop early if their steps do not divide the model's
 
 
 class NotPossible(ValueError):
-    """What was asked for can't be made: the sentence says what to change."""
+    """A request that can't be served. Its one sentence says what to change."""
 
 
 @dataclass(frozen=True)
@@ -33,66 +36,126 @@ class Stage:
 
     @property
     def side(self) -> int:
+        """Pixels of a side of its images."""
         return self.diffusion.resolution
 
 
-def stage_settings(stages: Sequence[Stage], told: dict[str, Any]) -> list[SampleSettings]:
-    """Of each stage, as it was saved but for what is told now; a list has a value for each."""
-    for name, value in told.items():
+def stage_settings(stages: Sequence[Stage], changes: dict[str, Any]) -> list[SampleSettings]:
+    """The sampling settings of each stage: as they were saved, with changes.
+
+    Args:
+        changes: fields of SampleSettings; a list has a value for each stage.
+
+    Raises:
+        NotPossible: a field does not exist, a value is out of range, or a list has another length.
+    """
+    for name, value in changes.items():
         if name not in SampleSettings.model_fields:
             raise NotPossible(f"there is no setting {name!r}; there are {', '.join(SampleSettings.model_fields)}")
         if isinstance(value, list) and len(value) != len(stages):
             raise NotPossible(f"{name} has {len(value)} values, and the model has {len(stages)} stages")
-    found = []
-    for at, stage in enumerate(stages):
-        own = {name: value[at] if isinstance(value, list) else value for name, value in told.items()}
+    every = []
+    for number, stage in enumerate(stages):
+        own = {name: value[number] if isinstance(value, list) else value for name, value in changes.items()}
         try:
             settings = SampleSettings(**{**stage.settings.model_dump(), **own})
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
             raise NotPossible(f"{name} can't be {own.get(name)!r}: {first['msg']}") from None
-        most = stage.diffusion.settings.steps
-        if settings.steps > most:
-            raise NotPossible(f"steps can't be {settings.steps}: the model was trained with {most}")
-        found.append(settings)
-    return found
+        trained_steps = stage.diffusion.settings.steps
+        if settings.steps > trained_steps:
+            raise NotPossible(f"steps can't be {settings.steps}: the model was trained with {trained_steps}")
+        every.append(settings)
+    return every
 
 
-def stage_schedulers(stages: Sequence[Stage], told: dict[str, Any], settings: Sequence[SampleSettings]) -> list[Any]:
-    """Of each stage its scheduler, or none where a sampler is told now."""
-    if "sampler" in told:
+def stage_schedulers(
+    stages: Sequence[Stage], changes: dict[str, Any], settings: Sequence[SampleSettings]
+) -> list[Any | None]:
+    """The scheduler of each stage, or None for each if the request names a sampler.
+
+    Raises:
+        NotPossible: a scheduler does not fit its model or the number of steps.
+    """
+    if "sampler" in changes:
         return [None for _ in stages]
     for stage, own in zip(stages, settings, strict=True):
-        name, whole = type(stage.scheduler).__name__, stage.diffusion.settings.steps
-        if isinstance(stage.scheduler, STRIDES) and whole % own.steps:
-            raise NotPossible(f"the {name} takes strides of one length: {own.steps} steps are no even part of {whole}")
+        name, trained_steps = type(stage.scheduler).__name__, stage.diffusion.settings.steps
+        if isinstance(stage.scheduler, EQUAL_STRIDES) and trained_steps % own.steps:
+            raise NotPossible(
+                f"the {name} takes steps of equal length: {own.steps} steps do not divide the model's {trained_steps}"
+            )
         if not is_compatible(stage.scheduler, stage.diffusion):
             raise NotPossible(
                 f"the {name} does not fit the model of {stage.side} pixels: make it with {name}.from_config of the "
-                "config of the model's own scheduler, or take a class that knows its noise and asks once a step"
+                "config of the model's own scheduler, or take a class that uses this noise schedule and calls the "
+                "model once a step"
             )
     return [stage.scheduler for stage in stages]
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:  # 1 3 h w, -1 to 1
+    """A square image as a tensor.
+
+    Raises:
+        NotPossible: the image is not square.
+    """
     if image.width != image.height:
-        raise NotPossible(f"the picture is {image.width} x {image.height} pixels: it has to be square, crop it")
+        raise NotPossible(f"the image is {image.width} x {image.height} pixels: it has to be square, crop it")
     levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
     return levels.float() / 127.5 - 1
 
 
 def mask_to_tensor(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w, 1 where it is white
+    """The mask of an image as a tensor.
+
+    Raises:
+        NotPossible: mask and image have different sizes.
+    """
     if mask.size != image.size:
         raise NotPossible(
-            f"the mask is {mask.width} x {mask.height} pixels and the picture {image.width} x {image.height}: "
-            "make the mask of the picture's size"
+            f"the mask is {mask.width} x {mask.height} pixels and the image {image.width} x {image.height}: "
+            "make the mask of the image's size"
         )
     return (torch.from_numpy(np.array(mask.convert("L")))[None, None] > 127).float()
 
 
-def check_stage_count(stages: Sequence[Stage], asked: int | None) -> int:
-    """How many stages are run."""
-    if asked is not None and not 1 <= asked <= len(stages):
-        raise NotPossible(f"the model has {len(stages)} stages: it can't be stopped after {asked}")
-    return asked or len(stages)
+def tensor_to_image(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
+    """A tensor as an image of 8 bits a channel."""
+    levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def image_seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
+    """The seeds of the n images of each prompt, prompt after prompt: each next image adds 1.
+
+    Raises:
+        NotPossible: a seed is out of range, or there are neither one nor as many as prompts.
+    """
+    firsts = [seed] * prompts if isinstance(seed, int) else list(seed)
+    for first in firsts:
+        if not 0 <= first <= MAX_SEED:
+            raise NotPossible(f"seed is a number from 0 to {MAX_SEED}, not {first}")
+    if len(firsts) != prompts:
+        raise NotPossible(f"there are {len(firsts)} seeds for {prompts} prompts: give one, or one for each")
+    return [first + number for first in firsts for number in range(n)]
+
+
+def check_stage_count(stages: Sequence[Stage], requested: int | None) -> int:
+    """How many stages are run: all, or as many as requested.
+
+    Raises:
+        NotPossible: the model does not have so many.
+    """
+    if requested is not None and not 1 <= requested <= len(stages):
+        raise NotPossible(f"the model has {len(stages)} stages: it can't be stopped after {requested}")
+    return requested or len(stages)
+
+
+def warn_caller(pipeline: Any, message: str) -> None:
+    """Warn at the line of the user's code that called a pipeline, however deep inside its methods this is."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and (frame.f_locals.get("self") is pipeline or frame.f_globals["__name__"].startswith("torch.")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

@@ -1,11 +1,9 @@
-"""A trained cascade as a `diffusers` pipeline: prompts become pictures, and pictures other ones.
+"""A trained cascade as a diffusers pipeline: images from prompts, and from other images.
 
-This file and those it imports are written into a model's folder, where plain `diffusers` loads them; so they know
-nothing of datasets and lakes. `model.py` is what our own users load.
+This file and those that it imports are written into a model's folder, from which plain diffusers loads them. So they
+know no datasets and no lakes; `Imagen` in models/model.py adds those.
 """
 
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -20,26 +18,35 @@ from imagen.cascade.checks import (
     NotPossible,
     Stage,
     check_stage_count,
+    image_seeds,
     image_to_tensor,
     mask_to_tensor,
     stage_schedulers,
     stage_settings,
+    tensor_to_image,
+    warn_caller,
 )
 from imagen.cascade.diffusion import Diffusion
-from imagen.cascade.prompts import encode_prompt, load_t5, pad_embeddings
+from imagen.cascade.prompts import embed_prompts, encode_prompt, load_t5
 from imagen.cascade.resize import add_conditioning_noise, enlarge, shrink
 from imagen.cascade.sampling import Conditioning, KnownPixels, StartImage, draw_noise, repaint, sample
 from imagen.cascade.settings import DiffusionSettings, SampleSettings
 
-BATCH = 16  # pictures that are made at once
-MOST_SEED = 2**60
+BATCH = 16  # images that are made at once
 Prompts = str | Sequence[str] | None
-Progress = Callable[[int, int, int], None]  # stage, step, of so many steps
+Progress = Callable[[int, int, int], None]  # stage, steps done, steps of the stage
 
 
 class ImagenPipeline(DiffusionPipeline):
-    """`stages` says of each model its resolution, its diffusion, and how it is sampled unless told otherwise; `text`
-    which encoder reads prompts: `encoder`, `model`, `max_length`, `dtype`. Same seed, same picture, in any company.
+    """A cascade of up to three stages: a base model and super-resolution models.
+
+    The same seed gives the same image, whatever else is in its batch.
+
+    Args:
+        stages: of each model its `resolution`, its `diffusion` settings and, under `sample`, how it is sampled by
+            default.
+        text: settings of the encoder that embeds prompts, among them `encoder`, `model`, `max_length` and `dtype`;
+            None for models without text.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->unet_2->unet_3"
@@ -55,7 +62,7 @@ class ImagenPipeline(DiffusionPipeline):
         scheduler_3: Any = None,
         text_encoder: Any = None,
         tokenizer: Any = None,
-        stages: list = [],  # noqa: B006 - as diffusers reads it
+        stages: list = [],  # noqa: B006 - diffusers reads types and defaults
         text: dict | None = None,
     ) -> None:
         super().__init__()
@@ -73,19 +80,23 @@ class ImagenPipeline(DiffusionPipeline):
 
     @cached_property
     def diffusions(self) -> list[Diffusion]:
-        return [Diffusion(DiffusionSettings(**one["diffusion"]), one["resolution"]) for one in self.config.stages]
+        """The diffusion of each stage."""
+        return [Diffusion(DiffusionSettings(**stage["diffusion"]), stage["resolution"]) for stage in self.config.stages]
 
     @property
     def stages(self) -> list[Stage]:
+        """The stages with their models and schedulers as they are now."""
         models = [(self.unet, self.scheduler), (self.unet_2, self.scheduler_2), (self.unet_3, self.scheduler_3)]
-        said = zip(models, self.diffusions, self.config.stages, strict=False)
-        return [Stage(*model, diffusion, SampleSettings(**one["sample"])) for model, diffusion, one in said]
+        parts = zip(models, self.diffusions, self.config.stages, strict=False)
+        return [Stage(*model, diffusion, SampleSettings(**stage["sample"])) for model, diffusion, stage in parts]
 
-    def __call__(self, prompt: Prompts = None, **more: Any) -> ImagePipelineOutput:
-        return ImagePipelineOutput(images=self.generate_images(prompt, **more))
+    def __call__(self, prompt: Prompts = None, **options: Any) -> ImagePipelineOutput:
+        """`generate_images` as diffusers' pipelines have it: the images are in `.images`."""
+        return ImagePipelineOutput(images=self.generate_images(prompt, **options))
 
-    def generate_image(self, prompt: str | None = None, **more: Any) -> Image.Image:
-        return self.generate_images(prompt, **more)[0]
+    def generate_image(self, prompt: str | None = None, **options: Any) -> Image.Image:
+        """Generate one image of a prompt. Options are those of `generate_images`."""
+        return self.generate_images(prompt, **options)[0]
 
     def generate_images(
         self,
@@ -98,13 +109,25 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """`n` pictures of each prompt, the k-th from the seed + k, be it one for all prompts or one for each. `stages`
-        fewer than all stops early.
+        """Generate `n` images of each prompt.
 
-        `sampling` changes SampleSettings: guidance=3.0 for every stage, steps=[30, 10] for each.
+        Args:
+            prompts: a prompt, a list of them, or None: then the images show whatever the model makes.
+            seed: of the first image of a prompt, each next image adds 1; a list has a seed for each prompt.
+            negative_prompt: what the images should not show.
+            stages: how many stages are run; all if not given.
+            batch: how many images are made at once.
+            progress: called after each step with the stage, the steps done, and the stage's steps.
+            sampling: fields of SampleSettings; a list has a value for each stage.
+
+        Raises:
+            NotPossible: the request can't be served; the sentence says what to change.
+
+        Example:
+            model.generate_images(["a red circle", "a star"], n=2, guidance=3.0, steps=[30, 10])
         """
-        last = check_stage_count(self.stages, stages)
-        return self._make(prompts, n, seed, negative_prompt, 0, last, batch, progress, sampling)
+        count = check_stage_count(self.stages, stages)
+        return self._generate(prompts, n, seed, negative_prompt, 0, count, batch, progress, sampling)
 
     def upscale(
         self,
@@ -116,13 +139,18 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Image.Image:
-        """By the models that make larger pictures than this one."""
-        pixels, last = image_to_tensor(image), check_stage_count(self.stages, stages)
-        first = next((at for at, stage in enumerate(self.stages) if at and stage.side > image.width), None)
-        if first is None or first >= last:
-            sides = ", ".join(str(stage.side) for stage in self.stages[1:last]) or "none"
-            raise NotPossible(f"a picture of {image.width} pixels can't be enlarged: models make sides of {sides}")
-        return self._make(prompt, 1, seed, negative_prompt, first, last, 1, progress, sampling, small=pixels)[0]
+        """Enlarge an image by the stages whose images are larger. See `generate_images` for the other arguments.
+
+        Raises:
+            NotPossible: no stage makes larger images.
+        """
+        pixels, count = image_to_tensor(image), check_stage_count(self.stages, stages)
+        larger = [number for number, stage in enumerate(self.stages) if number and stage.side > image.width]
+        if not larger or larger[0] >= count:
+            sides = ", ".join(str(stage.side) for stage in self.stages[1:count]) or "none"
+            raise NotPossible(f"an image of {image.width} pixels can't be enlarged: the models make sides of {sides}")
+        first = larger[0]
+        return self._generate(prompt, 1, seed, negative_prompt, first, count, 1, progress, sampling, low_res=pixels)[0]
 
     def inpaint(
         self,
@@ -135,16 +163,26 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Image.Image:
-        """Paint where the mask is white; the rest stays as it is. Each step is made `repeats` times (RePaint)."""
+        """Paint where the mask is white, keep the rest (RePaint). Other arguments are those of `generate_images`.
+
+        Args:
+            repeats: how often each step is made; more fit the painted part better to the rest.
+
+        Raises:
+            NotPossible: mask and image have different sizes, or the sampler is dpm.
+        """
         if repeats < 1:
             raise NotPossible(f"repeats is 1 or more, not {repeats}")
         sampling = {"sampler": "ddim"} | sampling
-        if any(own.sampler == "dpm" for own in stage_settings(self.stages, sampling)):
-            raise NotPossible("inpainting repeats steps, which dpm can't undo: take ddim or ddpm")
-        given = KnownPixels(image_to_tensor(image), mask_to_tensor(mask, image), repeats)
-        made = self._make(prompt, 1, seed, negative_prompt, 0, len(self.stages), 1, progress, sampling, given=given)[0]
-        whole = mask.convert("L").resize(made.size, Image.Resampling.NEAREST).point(lambda level: 255 * (level > 127))
-        return Image.composite(made, image.convert("RGB").resize(made.size, Image.Resampling.BICUBIC), whole)
+        if any(settings.sampler == "dpm" for settings in stage_settings(self.stages, sampling)):
+            raise NotPossible("inpainting repeats steps, which dpm can't do: take ddim or ddpm")
+        known = KnownPixels(image_to_tensor(image), mask_to_tensor(mask, image), repeats)
+        count = len(self.stages)
+        painted = self._generate(prompt, 1, seed, negative_prompt, 0, count, 1, progress, sampling, source=known)[0]
+        white = (
+            mask.convert("L").resize(painted.size, Image.Resampling.NEAREST).point(lambda level: 255 * (level > 127))
+        )
+        return Image.composite(painted, image.convert("RGB").resize(painted.size, Image.Resampling.BICUBIC), white)
 
     def restyle(
         self,
@@ -158,128 +196,135 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """The picture as the prompt has it: noised up to `strength`, and made again from there (SDEdit)."""
+        """Noise an image up to `strength` and sample from there (SDEdit). Other arguments as in `generate_images`.
+
+        Args:
+            strength: from just above 0, where the image stays, to 1, where nothing of it is left.
+
+        Raises:
+            NotPossible: the strength is out of range.
+        """
         if not 0 < strength <= 1:
             raise NotPossible(f"strength is more than 0 and at most 1, not {strength:g}")
-        given, last = StartImage(image_to_tensor(image), strength), len(self.stages)
-        return self._make(prompt, n, seed, negative_prompt, 0, last, batch, progress, sampling, given=given)
+        start, count = StartImage(image_to_tensor(image), strength), len(self.stages)
+        return self._generate(prompt, n, seed, negative_prompt, 0, count, batch, progress, sampling, source=start)
 
     def variations(
-        self, image: Image.Image, n: int = 4, strength: float = 0.7, prompt: str | None = None, **more: Any
+        self, image: Image.Image, n: int = 4, strength: float = 0.7, prompt: str | None = None, **options: Any
     ) -> list[Image.Image]:
-        """Pictures like this one, each from a seed of its own."""
-        return self.restyle(image, prompt, strength, n, **more)
+        """Make `n` images similar to one, each with its own seed. Options are those of `restyle`."""
+        return self.restyle(image, prompt, strength, n, **options)
 
     @torch.no_grad()
-    def _make(
+    def _generate(
         self,
         prompts: Prompts,
         n: int,
         seed: int | Sequence[int],
         negative_prompt: str | None,
         first: int,
-        last: int,
+        count: int,
         batch: int,
         progress: Progress | None,
         sampling: dict[str, Any],
-        small: Tensor | None = None,
-        given: StartImage | KnownPixels | None = None,
+        low_res: Tensor | None = None,
+        source: StartImage | KnownPixels | None = None,
     ) -> list[Image.Image]:
+        """Run the stages from `first` to before `count`, batch after batch."""
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
-        asked = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-        first_seeds = [seed] * len(asked) if isinstance(seed, int) else list(seed)
-        if wrong := [one for one in first_seeds if not 0 <= one <= MOST_SEED]:
-            raise NotPossible(f"seed is a number of 0 to {MOST_SEED}, not {wrong[0]}")
-        if len(first_seeds) != len(asked):
-            raise NotPossible(f"there are {len(first_seeds)} seeds for {len(asked)} prompts: give one, or one for each")
-        if not asked:
+        each = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+        seeds = image_seeds(seed, len(each), n)
+        if not each:
             return []
         settings = stage_settings(self.stages, sampling)
-        samplers = stage_schedulers(self.stages, sampling, settings)
-        steps = list(zip(range(last), self.stages, settings, samplers, strict=False))[first:]
-        texts = self.encode([prompt for prompt in asked for _ in range(n)])
-        against = None if negative_prompt is None else self.encode([negative_prompt])
-        seeds = [one + number for one in first_seeds for number in range(n)]
-        made: list[Image.Image] = []
-        for at in range(0, len(seeds), batch):
-            part = slice(at, at + batch)
-            text = None if texts is None else (texts[0][part], texts[1][part])
+        schedulers = stage_schedulers(self.stages, sampling, settings)
+        runs = list(zip(range(count), self.stages, settings, schedulers, strict=False))[first:]
+        text = self.encode([prompt for prompt in each for _ in range(n)])
+        negative = None if negative_prompt is None else self.encode([negative_prompt])
+        images: list[Image.Image] = []
+        for begin in range(0, len(seeds), batch):
+            part = slice(begin, begin + batch)
+            part_text = None if text is None else (text[0][part], text[1][part])
             try:
-                pixels = self._cascade(seeds[part], text, against, steps, small, given, progress)
+                pixels = self._run_stages(seeds[part], part_text, negative, runs, low_res, source, progress)
             except torch.OutOfMemoryError as error:
                 raise NotPossible(
-                    f"out of memory with {len(seeds[part])} pictures at once of {self.stages[last - 1].side} pixels: "
+                    f"out of memory with {len(seeds[part])} images at once of {self.stages[count - 1].side} pixels: "
                     "lower the batch, stop at an earlier stage, or move one model at a time with "
                     "enable_model_cpu_offload()"
                 ) from error
-            made += [tensor_to_image(one) for one in pixels]
-        self.maybe_free_model_hooks()  # where models are moved one at a time, the last one goes too
-        return made
+            images += [tensor_to_image(image) for image in pixels]
+        self.maybe_free_model_hooks()  # with models that are moved one at a time, the last one goes too
+        return images
 
-    def _cascade(
+    def _run_stages(
         self,
         seeds: list[int],
         text: tuple[Tensor, Tensor] | None,
-        against: tuple[Tensor, Tensor] | None,
-        steps: list[tuple[int, Stage, SampleSettings, Any]],
-        small: Tensor | None,
-        given: StartImage | KnownPixels | None,
+        negative: tuple[Tensor, Tensor] | None,
+        runs: list[tuple[int, Stage, SampleSettings, Any]],
+        low_res: Tensor | None,
+        source: StartImage | KnownPixels | None,
         progress: Progress | None,
     ) -> Tensor:
-        """Stage after stage: of each its number, itself, how it is sampled and by what."""
+        """One batch through the stages: `runs` has each stage's number, itself, its settings and its scheduler."""
         count, device = len(seeds), self._execution_device
-        made = None if small is None else small.to(device).expand(count, -1, -1, -1)
-        told = {} if text is None else {"text": text[0], "seen": text[1]}
-        if against is not None:
-            told["against"] = against[0].expand(count, -1, -1), against[1].expand(count, -1)
-        for at, stage, own, sampler in steps:
-            rngs = [torch.Generator().manual_seed((seed << 2) + at) for seed in seeds]
-            noise, conditioning = draw_noise(rngs, torch.empty(count, 3, stage.side, stage.side, device=device)), None
-            if at:
-                assert made is not None
-                larger = enlarge(made, stage.side)
-                conditioning = add_conditioning_noise(
-                    larger, draw_noise(rngs, larger), larger.new_full((count,), own.level)
-                )
-            asked, tell = Conditioning(**told, small=conditioning), partial(progress, at) if progress else _nobody
-            if isinstance(given, KnownPixels):
-                kept = _kept(given, stage.side, count, device)
-                made = repaint(stage.unet, stage.diffusion, own, noise, rngs, asked, kept, tell)
+        pixels = None if low_res is None else low_res.to(device).expand(count, -1, -1, -1)
+        text_tensor, mask = text or (None, None)
+        if negative is not None:
+            negative = negative[0].expand(count, -1, -1), negative[1].expand(count, -1)
+        for number, stage, settings, scheduler in runs:
+            rngs = [torch.Generator().manual_seed((seed << 2) + number) for seed in seeds]
+            noise = draw_noise(rngs, torch.empty(count, 3, stage.side, stage.side, device=device))
+            noisy_low_res = None
+            if number:
+                assert pixels is not None
+                larger = enlarge(pixels, stage.side)
+                level = larger.new_full((count,), settings.level)
+                noisy_low_res = add_conditioning_noise(larger, draw_noise(rngs, larger), level)
+            conditioning = Conditioning(text_tensor, mask, negative, noisy_low_res)
+            on_step = partial(progress, number) if progress else None
+            if isinstance(source, KnownPixels):
+                known = source.at_size(stage.side, count, device)
+                pixels = repaint(stage.unet, stage.diffusion, settings, noise, rngs, conditioning, known, on_step)
                 continue
             start = None
-            if given is not None and at == 0:
-                start = StartImage(shrink(given.pixels.to(device), stage.side).expand_as(noise), given.strength)
-            made = sample(stage.unet, stage.diffusion, own, noise, rngs, asked, start, sampler, tell)
-        assert made is not None
-        return made.cpu()
+            if source is not None and number == 0:
+                start = StartImage(shrink(source.pixels.to(device), stage.side).expand_as(noise), source.strength)
+            pixels = sample(stage.unet, stage.diffusion, settings, noise, rngs, conditioning, start, scheduler, on_step)
+        assert pixels is not None
+        return pixels.cpu()
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor] | None:
-        """Vectors of each prompt (b n d) and which are there (b n); nothing where the model knows no text."""
+        """Embed prompts.
+
+        Returns:
+            The embeddings (b n d) and the mask of their tokens (b n); None for a model without text.
+
+        Raises:
+            NotPossible: a prompt is empty, or the model was trained without text.
+        """
         if self.config.text is None:
             if any(prompt is not None for prompt in prompts):
                 raise NotPossible("this model was trained without text: it takes no prompt")
             return None
-        distinct = list({prompt: None for prompt in prompts if prompt is not None})
-        if not all(prompt.strip() for prompt in distinct):
-            raise NotPossible("the prompt is empty: say what the picture should show, or None for whatever comes")
-        said = dict(zip(distinct, self._encode_distinct(distinct), strict=True)) if distinct else {}
-        if not all(one.isfinite().all() for one in said.values()):
-            raise NotPossible(f"the prompt has vectors beyond what {self.config.text['dtype']} holds: say it otherwise")
-        none = torch.zeros(0, self.unet.config.text_width)
-        padded, seen = pad_embeddings([none if prompt is None else said[prompt].float().cpu() for prompt in prompts])
-        return padded.to(self._execution_device), seen.to(self._execution_device)
+        embeddings, mask = embed_prompts(prompts, self.unet.config.text_width, self._encode_distinct)
+        return embeddings.to(self._execution_device), mask.to(self._execution_device)
 
     def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
-        """Each prompt's vectors, as a dataset's precomputed ones are."""
-        text, (tokenizer, encoder), found = self.config.text, self._t5(), []
+        """The embeddings of each prompt (n d), as a dataset's embeddings of captions are."""
+        text, (tokenizer, encoder) = self.config.text, self._t5()
+        embeddings = []
         for prompt in prompts:
-            vectors, rest = encode_prompt(tokenizer, encoder, prompt, text, self._execution_device)
+            embedding, rest = encode_prompt(tokenizer, encoder, prompt, text, self._execution_device)
             if rest:
-                self._warn(f"the prompt is longer than {text['max_length']} tokens; not seen: {rest!r}")
-            found.append(vectors)
-        return found
+                warn_caller(
+                    self, f"the prompt is longer than {text['max_length']} tokens; this part is ignored: {rest!r}"
+                )
+            embeddings.append(embedding)
+        return embeddings
 
     def _t5(self) -> tuple[Any, Any]:
         """The tokenizer and the text encoder, from the folder or by their id."""
@@ -287,36 +332,14 @@ class ImagenPipeline(DiffusionPipeline):
         if self.text_encoder is None:
             if text["encoder"] != "t5":
                 raise NotPossible(
-                    f"prompts are read by the {text['encoder']} model {text['model']!r}: "
+                    f"prompts are encoded by the {text['encoder']} model {text['model']!r}: "
                     "load this folder with imagen.Imagen"
                 )
             try:
                 tokenizer, encoder = load_t5(text["model"], text["model"], text["precision"])
             except (OSError, ValueError) as error:
-                said = str(error).splitlines()[0]
-                raise NotPossible(f"the text encoder {text['model']} can't be loaded: {said}") from None
+                raise NotPossible(
+                    f"the text encoder {text['model']} can't be loaded: {str(error).splitlines()[0]}"
+                ) from None
             self.register_modules(tokenizer=tokenizer, text_encoder=encoder.to(self._execution_device))
         return self.tokenizer, self.text_encoder
-
-    def _warn(self, message: str) -> None:
-        """Warn at the line that called us, however deep we are."""
-        frame, level = sys._getframe(1), 2
-        while frame.f_back and (frame.f_locals.get("self") is self or frame.f_globals["__name__"].startswith("torch.")):
-            frame, level = frame.f_back, level + 1
-        warnings.warn(message, stacklevel=level)
-
-
-def _kept(given: KnownPixels, side: int, count: int, device: Any) -> KnownPixels:
-    """The same at a stage's size; a pixel is painted where any of what it covers is."""
-    mask = torch.nn.functional.adaptive_max_pool2d(given.mask.to(device), side)
-    pixels = shrink(given.pixels.to(device), side)
-    return KnownPixels(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), given.repeats)
-
-
-def _nobody(step: int, steps: int) -> None:
-    pass
-
-
-def tensor_to_image(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
-    levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())

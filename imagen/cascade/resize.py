@@ -1,4 +1,4 @@
-"""Smaller pictures, larger ones, and the noise that is put on a smaller one. Tensors b 3 h w, -1 to 1."""
+"""Downsampling, upsampling, and noise on the low-resolution image. Tensors b 3 h w, -1 to 1."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,16 @@ from torch.nn import functional as F
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:
+    """Downsample to squares of `side` pixels (bicubic, antialiased)."""
     return F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
 def enlarge(pixels: Tensor, side: int) -> Tensor:
+    """Upsample to squares of `side` pixels (bilinear)."""
     return F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False)
 
 
-def add_conditioning_noise(small: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Noise conditioning augmentation (arXiv 2205.11487, section 2.5): as a cosine schedule has it at each level."""
+def add_conditioning_noise(low_res: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """Noise conditioning augmentation (arXiv 2205.11487, section 2.5), by a cosine schedule. `level`: b, 0 to 1."""
     angle = (level * torch.pi / 2)[:, None, None, None]
-    return torch.cos(angle) * small + torch.sin(angle) * noise
+    return torch.cos(angle) * low_res + torch.sin(angle) * noise

@@ -1,8 +1,9 @@
-"""From noise to pictures, a stage at a time: guidance, thresholds, any of `diffusers`' samplers, and editing.
+"""From noise to images, one stage at a time: guidance, thresholds, any sampler of diffusers, and editing.
 
-x₀ is what the model means at a step: it is guided, brought back into the range of pictures, and handed to the sampler
-in the words of its objective, so that every sampler has the same guidance and thresholds. Pictures are float32 on their
-way, whatever the model computes in: bfloat16 has fewer levels than a picture.
+At each step the model's prediction becomes x₀, the image that it stands for. x₀ is guided, clipped to the range of
+images, and handed to the sampler as a prediction of the model's objective again, so that every sampler has the same
+guidance and thresholds. Images stay in float32 between steps whatever the model computes in: bfloat16 has fewer levels
+than an image.
 """
 
 import inspect
@@ -13,24 +14,26 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
+from torch.nn import functional as F
 
 from imagen.cascade.diffusion import PREDICTIONS, Diffusion
+from imagen.cascade.resize import shrink
 from imagen.cascade.settings import SampleSettings
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the pictures should show, and what they are made from."""
+    """What a stage's images are conditioned on."""
 
     text: Tensor | None = None  # b n d
-    seen: Tensor | None = None  # b n
-    against: tuple[Tensor, Tensor] | None = None  # text and seen of what they should not show
-    small: Tensor | None = None  # b 3 h w, enlarged and noised to `level`
+    mask: Tensor | None = None  # b n, true for tokens
+    negative: tuple[Tensor, Tensor] | None = None  # text and mask of the negative prompt
+    low_res: Tensor | None = None  # b 3 h w, enlarged and noised to the settings' `level`
 
 
 @dataclass(frozen=True)
 class StartImage:
-    """Pictures to begin from, noised up to `strength` (arXiv 2108.01073)."""
+    """Images to begin from, noised up to `strength` (SDEdit, arXiv 2108.01073)."""
 
     pixels: Tensor  # b 3 h w
     strength: float
@@ -38,11 +41,17 @@ class StartImage:
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Pictures to keep but where the mask is 1."""
+    """Images that are kept except where the mask is 1, for inpainting."""
 
     pixels: Tensor  # b 3 h w
     mask: Tensor  # b 1 h w
-    repeats: int  # of each step, so that what is painted and what is kept agree
+    repeats: int  # of each step, so that the painted part fits the kept one
+
+    def at_size(self, side: int, count: int, device: Any) -> "KnownPixels":
+        """The one image `count` times at a stage's size. A pixel is painted if any pixel that it covers is."""
+        mask = F.adaptive_max_pool2d(self.mask.to(device), side)
+        pixels = shrink(self.pixels.to(device), side)
+        return KnownPixels(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), self.repeats)
 
 
 def sample(
@@ -50,30 +59,38 @@ def sample(
     diffusion: Diffusion,
     settings: SampleSettings,
     noise: Tensor,  # b 3 h w
-    rngs: Sequence[torch.Generator],  # of each picture, for what is drawn on the way
-    asked: Conditioning = Conditioning(),
-    given: StartImage | None = None,
-    scheduler: Any = None,  # one of `diffusers`', in the place of the settings' sampler
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    rngs: Sequence[torch.Generator],
+    conditioning: Conditioning = Conditioning(),
+    start: StartImage | None = None,
+    scheduler: Any = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Pictures, -1 to 1."""
+    """Sample a batch of images, -1 to 1.
+
+    Args:
+        rngs: a generator for each image, for the noise that ancestral samplers draw.
+        start: the images to begin from instead of pure noise.
+        scheduler: one of diffusers', instead of the settings' sampler.
+        on_step: called with the number of steps done and their total.
+    """
     scheduler = scheduler or build_scheduler(diffusion, settings)
     scheduler.set_timesteps(settings.steps, device=noise.device)
-    drawing = {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    options = {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     times = scheduler.timesteps
     x = (noise * scheduler.init_noise_sigma).contiguous(memory_format=torch.channels_last)  # faster convolutions
-    if given is not None and given.strength < 1:
-        skipped = min(len(times) - 1, round(len(times) * (1 - given.strength)))
+    if start is not None and start.strength < 1:
+        skipped = min(len(times) - 1, round(len(times) * (1 - start.strength)))
         times = times[skipped:]
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(skipped)
-        x = scheduler.add_noise(given.pixels, noise, times[:1].expand(len(x)))
-    for at, t in enumerate(times):
-        now = t.expand(len(x)).long()
-        scaled = scheduler.scale_model_input(x, t)  # as the model knows it: some samplers let noise grow instead
-        meant = predict_x0(unet, diffusion, settings, scaled, now, asked)
-        x = scheduler.step(_model_output(diffusion, meant, scaled, now), t, x, **drawing).prev_sample
-        on_step(at + 1, len(times))
+        x = scheduler.add_noise(start.pixels, noise, times[:1].expand(len(x)))
+    for index, t in enumerate(times):
+        batch_times = t.expand(len(x)).long()
+        scaled = scheduler.scale_model_input(x, t)  # some samplers keep noisy images at another scale than the model
+        x0 = predict_x0(unet, diffusion, settings, scaled, batch_times, conditioning)
+        x = scheduler.step(_as_prediction(diffusion, x0, scaled, batch_times), t, x, **options).prev_sample
+        if on_step:
+            on_step(index + 1, len(times))
     return x.clamp(-1, 1)
 
 
@@ -83,58 +100,62 @@ def repaint(
     settings: SampleSettings,
     noise: Tensor,  # b 3 h w
     rngs: Sequence[torch.Generator],
-    asked: Conditioning,
-    kept: KnownPixels,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    conditioning: Conditioning,
+    known: KnownPixels,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Pictures that are the kept ones but for what is painted (arXiv 2201.09865).
+    """Inpaint a batch of images, -1 to 1 (RePaint, arXiv 2201.09865). Kept pixels come back unchanged.
 
-    A step is undone by noise and made again, which no scheduler of `diffusers` that counts its steps can follow.
+    Each step is made `known.repeats` times, with noise added between. It uses no scheduler of diffusers: those count
+    their steps and can't repeat one.
     """
     x, steps = noise, settings.steps
     times = torch.linspace(diffusion.settings.steps, 0, steps + 1).round().long().to(x.device) - 1
-    for at in range(steps):
-        now, after = times[at].expand(len(x)), times[at + 1].expand(len(x))
-        if at + 1 == steps:
-            x = kept.mask * predict_x0(unet, diffusion, settings, x, now, asked) + (1 - kept.mask) * kept.pixels
-        for left in reversed(range(kept.repeats if at + 1 < steps else 0)):
-            meant = predict_x0(unet, diffusion, settings, x, now, asked)
+    for index in range(steps):
+        now, after = times[index].expand(len(x)), times[index + 1].expand(len(x))
+        if index + 1 == steps:
+            x0 = predict_x0(unet, diffusion, settings, x, now, conditioning)
+            x = known.mask * x0 + (1 - known.mask) * known.pixels
+        for repeats_left in reversed(range(known.repeats if index + 1 < steps else 0)):
+            x0 = predict_x0(unet, diffusion, settings, x, now, conditioning)
             fresh = draw_noise(rngs, x) if settings.sampler == "ddpm" else None
-            painted = diffusion.step_back(meant, x, now, after, fresh)
-            x = kept.mask * painted + (1 - kept.mask) * diffusion.add_noise(kept.pixels, draw_noise(rngs, x), after)
-            if left:
+            painted = diffusion.step_back(x0, x, now, after, fresh)
+            kept = diffusion.add_noise(known.pixels, draw_noise(rngs, x), after)
+            x = known.mask * painted + (1 - known.mask) * kept
+            if repeats_left:
                 x = diffusion.add_more_noise(x, draw_noise(rngs, x), after, now)
-        on_step(at + 1, steps)
+        if on_step:
+            on_step(index + 1, steps)
     return x.clamp(-1, 1)
 
 
 def draw_noise(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
-    """Noise for each picture from its own generator, so that it does not depend on its company."""
+    """Noise of each image from its own generator, so that it does not depend on the rest of the batch."""
     return torch.stack([torch.randn(like.shape[1:], generator=rng, device=rng.device) for rng in rngs]).to(like)
 
 
 def build_scheduler(diffusion: Diffusion, settings: SampleSettings) -> Any:
-    """DDIM as DPM-Solver++ of the first order: diffusers' own takes even strides, which may stop short of the end."""
-    given = dict(diffusion.scheduler.config)
+    """The scheduler of diffusers for a sampler.
+
+    DDIM is made as DPM-Solver++ of the first order: diffusers' DDIM takes steps of equal length only, so with some
+    numbers of steps it stops before the last one.
+    """
+    config = dict(diffusion.scheduler.config)
     if settings.sampler == "ddpm":
-        return DDPMScheduler.from_config(given)
+        return DDPMScheduler.from_config(config)
     order = 1 if settings.sampler == "ddim" else 2
-    more = {"algorithm_type": "dpmsolver++", "solver_order": order, "final_sigmas_type": "zero"}
-    return DPMSolverMultistepScheduler.from_config(given | more)
+    solver = {"algorithm_type": "dpmsolver++", "solver_order": order, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(config | solver)
 
 
 def is_compatible(scheduler: Any, diffusion: Diffusion) -> bool:
-    """Whether a sampler has this noise and these words, and asks the model at steps that it knows."""
-    kept = getattr(scheduler, "alphas_cumprod", None)
-    return (
-        kept is not None
-        and scheduler.order == 1
-        and kept.shape == diffusion.alphas_cumprod.shape
-        and torch.allclose(
-            kept.float().cpu(), diffusion.alphas_cumprod, atol=1e-3
-        )  # some know no noise without a picture
-        and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
-    )
+    """Whether a scheduler has the model's noise schedule and objective, and calls the model once a step."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or scheduler.order != 1 or alphas.shape != diffusion.alphas_cumprod.shape:
+        return False
+    # The tolerance is for schedulers that allow no step of pure noise.
+    same_noise = torch.allclose(alphas.float().cpu(), diffusion.alphas_cumprod, atol=1e-3)
+    return same_noise and scheduler.config.prediction_type == PREDICTIONS[diffusion.settings.objective]
 
 
 def predict_x0(
@@ -143,33 +164,34 @@ def predict_x0(
     settings: SampleSettings,
     x: Tensor,
     times: Tensor,
-    asked: Conditioning,
+    conditioning: Conditioning,
 ) -> Tensor:
-    """The picture that the guided model means."""
-    more = {}
-    if asked.small is not None:
-        more = {"small": asked.small, "noise": asked.small.new_full((len(x),), settings.level)}
+    """The image that the model predicts for noisy images x, with guidance and threshold."""
+    text, mask, low_res = conditioning.text, conditioning.mask, conditioning.low_res
+    inputs = {}
+    if low_res is not None:
+        inputs = {"low_res": low_res, "noise_level": low_res.new_full((len(x),), settings.level)}
     first, last = settings.interval
     now = float(times[0]) / diffusion.settings.steps
-    if asked.text is None or asked.seen is None or settings.guidance == 1 or not first <= now <= last:
-        meant = diffusion.predicted_x0(call_unet(unet, x, times, asked.text, asked.seen, more), x, times)
+    if text is None or mask is None or settings.guidance == 1 or not first <= now <= last:
+        x0 = diffusion.predicted_x0(call_unet(unet, x, times, text, mask, inputs), x, times)
     else:
-        against = asked.against or (asked.text, torch.zeros_like(asked.seen))
-        text, seen = _join_texts((asked.text, asked.seen), against)
-        twice = {name: torch.cat([value, value]) for name, value in more.items()}
-        both = call_unet(unet, torch.cat([x, x]), torch.cat([times, times]), text, seen, twice)
-        with_text, without = (diffusion.predicted_x0(one, x, times) for one in both.chunk(2))
-        meant = without + settings.guidance * (with_text - without)
+        negative = conditioning.negative or (text, torch.zeros_like(mask))
+        texts, masks = _join_texts((text, mask), negative)
+        doubled = {name: torch.cat([value, value]) for name, value in inputs.items()}
+        predictions = call_unet(unet, torch.cat([x, x]), torch.cat([times, times]), texts, masks, doubled)
+        positive_x0, negative_x0 = (diffusion.predicted_x0(half, x, times) for half in predictions.chunk(2))
+        x0 = negative_x0 + settings.guidance * (positive_x0 - negative_x0)
         if settings.rescale:
-            spread = with_text.std((1, 2, 3), keepdim=True) / meant.std((1, 2, 3), keepdim=True)
-            meant = meant * (settings.rescale * spread + 1 - settings.rescale)
+            ratio = positive_x0.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True)
+            x0 = x0 * (settings.rescale * ratio + 1 - settings.rescale)
     if settings.threshold == "static":
-        return meant.clamp(-1, 1)
+        return x0.clamp(-1, 1)
     if settings.threshold == "dynamic":
-        largest = torch.quantile(meant.abs().flatten(1), settings.percentile, dim=1).clamp(min=1)
+        largest = torch.quantile(x0.abs().flatten(1), settings.percentile, dim=1).clamp(min=1)
         largest = largest[:, None, None, None]
-        return meant.clamp(-largest, largest) / largest
-    return meant
+        return x0.clamp(-largest, largest) / largest
+    return x0
 
 
 def call_unet(
@@ -177,28 +199,31 @@ def call_unet(
     x: Tensor,
     times: Tensor,
     text: Tensor | None,
-    seen: Tensor | None,
-    more: dict[str, Tensor],
+    mask: Tensor | None,
+    inputs: dict[str, Tensor],
 ) -> Tensor:
-    """What the model says, asked in its own precision."""
+    """The model's prediction, computed in the model's data type and returned in that of x."""
     dtype = getattr(unet, "dtype", x.dtype)
-    if "small" in more:
-        more = more | {"small": more["small"].to(dtype)}
-    said: Tensor = unet(x.to(dtype), times, text if text is None else text.to(dtype), seen, **more)
-    return said.to(x.dtype)
+    if "low_res" in inputs:
+        inputs = inputs | {"low_res": inputs["low_res"].to(dtype)}
+    prediction: Tensor = unet(x.to(dtype), times, text if text is None else text.to(dtype), mask, **inputs)
+    return prediction.to(x.dtype)
 
 
-def _join_texts(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Texts of two lengths in one batch."""
-    longest = max(one[0].shape[1], other[0].shape[1])
-    pairs = [(text, seen, longest - text.shape[1]) for text, seen in (one, other)]
-    texts = [torch.nn.functional.pad(text, (0, 0, 0, more)) for text, _, more in pairs]
-    return torch.cat(texts), torch.cat([torch.nn.functional.pad(seen, (0, more)) for _, seen, more in pairs])
+def _join_texts(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two batches of texts and masks as one, padded to the longer."""
+    longest = max(positive[0].shape[1], negative[0].shape[1])
+    texts, masks = [], []
+    for text, mask in (positive, negative):
+        missing = longest - text.shape[1]
+        texts.append(F.pad(text, (0, 0, 0, missing)))
+        masks.append(F.pad(mask, (0, missing)))
+    return torch.cat(texts), torch.cat(masks)
 
 
-def _model_output(diffusion: Diffusion, meant: Tensor, x: Tensor, times: Tensor) -> Tensor:
-    """What a model would have said that means this picture."""
+def _as_prediction(diffusion: Diffusion, x0: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    """The prediction of the model's objective that stands for the image x0: the inverse of `Diffusion.predicted_x0`."""
     a, s = diffusion.scales(times, x)
     if diffusion.settings.objective == "x0":
-        return meant
-    return (a * x - meant) / s if diffusion.settings.objective == "v" else (x - a * meant) / s
+        return x0
+    return (a * x - x0) / s if diffusion.settings.objective == "v" else (x - a * x0) / s

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from imagen.cascade.checks import NotPossible
+from imagen.cascade.checks import NotPossible, warn_caller
 from imagen.cascade.pipeline import ImagenPipeline
 from imagen.models.folder import load_components, write_folder
 from imagen.models.table import model_url
@@ -66,7 +66,9 @@ class Imagen(ImagenPipeline):
             if error:
                 raise NotPossible(f"the prompt {prompt!r} can't be encoded: {error}")
             if truncated:
-                self._warn(f"the prompt is too long for the {text['encoder']} model; its end is ignored: {prompt!r}")
+                warn_caller(
+                    self, f"the prompt is too long for the {text['encoder']} model; its end is ignored: {prompt!r}"
+                )
             embeddings.append(torch.frombuffer(bytearray(embedding), dtype=dtype).view(-1, width))
         return embeddings
 

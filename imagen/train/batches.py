@@ -1,4 +1,4 @@
-"""Samples of a dataset version as what a stage is trained on: square pictures, and the embeddings of their captions."""
+"""A dataset version's samples as batches of a stage: square images, and the embeddings of their captions."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -21,47 +21,58 @@ from imagen.errors import EmptyDataset
 
 @dataclass(frozen=True)
 class Batch:
+    """Images, and the embeddings of their texts. The alternatives are embeddings of k other texts of each image."""
+
     pixels: Tensor  # b 3 h w, -1 to 1
     text: Tensor | None = None  # b n d
-    seen: Tensor | None = None  # b n
-    others: Tensor | None = None  # k b n d: other texts of the same pictures
-    others_seen: Tensor | None = None  # k b n
+    mask: Tensor | None = None  # b n, true for tokens
+    alternatives: Tensor | None = None  # k b n d
+    alternative_masks: Tensor | None = None  # k b n
 
     def to(self, device: torch.device) -> "Batch":
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(
-            **{name: part if part is None else part.to(device, non_blocking=True) for name, part in parts.items()}
-        )
+        """The batch on a device."""
+        moved = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            moved[field.name] = None if tensor is None else tensor.to(device, non_blocking=True)
+        return Batch(**moved)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def mixed(self, told: Tensor, shares: Sequence[float]) -> "Batch":
-        """Each sample with the text in whose share the number falls that was drawn for it: an other's, or its own.
+    def choose_texts(self, draws: Tensor, shares: Sequence[float]) -> "Batch":
+        """Each image with one of its texts, chosen by its draw.
 
-        One that has no such other text keeps its own.
+        A sample without the chosen alternative keeps its own text.
+
+        Args:
+            draws: b, uniform from 0 to 1.
+            shares: the probability of each alternative; the rest is that of the own text.
         """
         assert self.text is not None
-        assert self.seen is not None
-        assert self.others is not None
-        assert self.others_seen is not None
-        texts, seen = torch.cat([self.others, self.text[None]]), torch.cat([self.others_seen, self.seen[None]])
-        own, rows = len(shares), torch.arange(len(self), device=told.device)
-        which = torch.bucketize(told, torch.tensor(shares, device=told.device).cumsum(0), right=True)
-        which = torch.where(seen[which, rows].any(-1), which, own)
-        return replace(self, text=texts[which, rows], seen=seen[which, rows], others=None, others_seen=None)
+        assert self.mask is not None
+        assert self.alternatives is not None
+        assert self.alternative_masks is not None
+        texts = torch.cat([self.alternatives, self.text[None]])
+        masks = torch.cat([self.alternative_masks, self.mask[None]])
+        own, rows = len(shares), torch.arange(len(self), device=draws.device)
+        chosen = torch.bucketize(draws, torch.tensor(shares, device=draws.device).cumsum(0), right=True)
+        chosen = torch.where(masks[chosen, rows].any(-1), chosen, own)
+        return replace(
+            self, text=texts[chosen, rows], mask=masks[chosen, rows], alternatives=None, alternative_masks=None
+        )
 
 
 class SquareSamples(IterableDataset):
-    """A reader's samples with square pictures of one size; its states are the reader's."""
+    """A reader's samples with `pixels`: square images of one size. Its state is the reader's."""
 
     def __init__(self, reader: Reader, side: int, fit: Fit = "crop") -> None:
         self.reader, self.side, self.fit = reader, side, fit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for sample in self.reader:
-            picture = next(sample[name] for name in sample if name.startswith("image"))
-            yield {**sample, "pixels": square(picture, self.side, self.fit)}
+            image = next(value for name, value in sample.items() if name.startswith("image"))
+            yield {**sample, "pixels": square(image, self.side, self.fit)}
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -73,102 +84,126 @@ class SquareSamples(IterableDataset):
         self.reader.load_state_dict(state)
 
 
-Read = tuple[Batch, dict[str, Any]]  # and the state after it
+BatchAndState = tuple[Batch, dict[str, Any]]  # and the state of the stream after it
 
 
 class BatchStream:
-    """The batches of epoch after epoch, and how far they are, whatever was read ahead."""
+    """The batches of epoch after epoch, without an end.
+
+    Its state is that of the last batch that was given out: batches that were read ahead are read again after a resume.
+
+    Args:
+        size: samples of a batch; what is left at the end of an epoch is dropped.
+        text: the column of embeddings, or None without text.
+        workers: processes that read and decode; without any a thread reads one batch ahead.
+        alternatives: columns of embeddings of other texts.
+    """
 
     def __init__(
-        self, squares: SquareSamples, size: int, encoder: str | None, workers: int = 0, others: Sequence[str] = ()
+        self, samples: SquareSamples, size: int, text: str | None, workers: int = 0, alternatives: Sequence[str] = ()
     ) -> None:
-        self.squares, self._epoch = squares, 0
+        self.samples, self._epoch = samples, 0
         self.loader = StatefulDataLoader(
-            squares,
+            samples,
             size,
-            collate_fn=partial(collate, encoder=encoder, others=tuple(others)),
+            collate_fn=partial(collate, text=text, alternatives=tuple(alternatives)),
             num_workers=workers,
             drop_last=True,
             multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_undisturbed if workers else None,
+            worker_init_fn=_ignore_stop_signals if workers else None,
         )
-        self._now: Iterator[Batch] = iter(())
-        self._begun = False
+        self._batches: Iterator[Batch] = iter(())
+        self._epoch_started = False
         self._thread = None if workers else ThreadPoolExecutor(1, "next-batch")  # workers read ahead by themselves
-        self._ahead: Future[Read] | None = None
-        self._given: dict[str, Any] | None = None
+        self._next: Future[BatchAndState] | None = None
+        self._state: dict[str, Any] | None = None  # after the last batch that was given out
 
     def __next__(self) -> Batch:
-        batch, self._given = self._ahead.result() if self._ahead else self._read()
-        self._ahead = None
+        """The next batch.
+
+        Raises:
+            EmptyDataset: the dataset has fewer samples than a batch.
+        """
+        batch, self._state = self._next.result() if self._next else self._read()
+        self._next = None
         return batch
 
     def read_ahead(self) -> None:
-        """Read the next batch in a thread, which competes for Python's lock: call it where that is let go for long."""
-        if self._thread and not self._ahead:
-            self._ahead = self._thread.submit(self._read)
+        """Read the next batch in a thread. Call it before long work that releases Python's lock."""
+        if self._thread and not self._next:
+            self._next = self._thread.submit(self._read)
 
-    def _read(self) -> Read:
-        if not self._begun:
-            self._begin()
-        for batch in self._now:
-            return batch, self._reached()
+    def _read(self) -> BatchAndState:
+        if not self._epoch_started:
+            self._start_epoch()
+        for batch in self._batches:
+            return batch, self._read_state()
         self._epoch += 1
-        self._begin()
-        for batch in self._now:
-            return batch, self._reached()
-        raise EmptyDataset(f"{self.squares.reader.dataset} has fewer samples than a batch: make the batch smaller")
+        self._start_epoch()
+        for batch in self._batches:
+            return batch, self._read_state()
+        raise EmptyDataset(f"{self.samples.reader.dataset} has fewer samples than a batch: make the batch smaller")
 
-    def _begin(self) -> None:
-        self.squares.reader.set_epoch(self._epoch)
-        self._now, self._begun = iter(self.loader), True
+    def _start_epoch(self) -> None:
+        self.samples.reader.set_epoch(self._epoch)
+        self._batches, self._epoch_started = iter(self.loader), True
 
-    def _reached(self) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "loader": self.loader.state_dict()}
 
     @property
     def epoch(self) -> int:
+        """The epoch of the last batch that was given out."""
         return int(self.state_dict()["epoch"])
 
     def state_dict(self) -> dict[str, Any]:
-        return self._given or self._reached()
+        """The state of this process's stream after the last batch that was given out."""
+        return self._state or self._read_state()
 
     def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
-        """Go on from the states of every process of the run before, be they as many as now or not."""
-        rank, world = self.squares.reader.rank, self.squares.reader.world
-        if self._ahead:
-            wait([self._ahead])
-        self._ahead = self._given = None
-        self._epoch, self._begun = states[0]["epoch"], False
+        """Go on from the states of all processes of a run, of which there may be more or fewer now."""
+        rank, world = self.samples.reader.rank, self.samples.reader.world
+        if self._next:
+            wait([self._next])
+        self._next = self._state = None
+        self._epoch, self._epoch_started = states[0]["epoch"], False
         if len(states) == world:
             self.loader.load_state_dict(states[rank]["loader"])
         else:
-            self.squares.load_state_dict(merge_states([state["loader"] for state in states]))
+            self.samples.load_state_dict(merge_states([state["loader"] for state in states]))
 
 
-def _undisturbed(worker: int) -> None:
-    """A signal to the whole group of processes is the trainer's to answer, who needs samples until its step is done."""
+def _ignore_stop_signals(worker: int) -> None:
+    """In a worker: leave SIGINT and SIGTERM to the trainer, which needs samples until its step is done."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def collate(samples: list[dict[str, Any]], encoder: str | None, others: Sequence[str] = ()) -> Batch:
-    """Embeddings padded to the longest of all, in float32; without an encoder none."""
+def collate(samples: list[dict[str, Any]], text: str | None, alternatives: Sequence[str] = ()) -> Batch:
+    """Make a batch of samples: embeddings in float32, padded to the longest of the batch.
+
+    Args:
+        text: the column of embeddings; without it the batch has images only.
+        alternatives: columns of embeddings of other texts; a sample may lack them.
+
+    Raises:
+        ColumnNotFound: no sample has an embedding.
+    """
     pixels = torch.stack([sample["pixels"] for sample in samples]).float() / 127.5 - 1
-    if encoder is None:
+    if text is None:
         return Batch(pixels)
-    texts = [[sample[name] for sample in samples] for name in (encoder, *others)]
-    width = next((text.shape[1] for row in texts for text in row if text is not None and len(text)), 0)
+    embeddings = [sample[name] for name in (text, *alternatives) for sample in samples]  # column after column
+    width = next((embedding.shape[1] for embedding in embeddings if embedding is not None and len(embedding)), 0)
     if not width:
-        raise ColumnNotFound(
-            f"no sample has an embedding {encoder!r}: build the dataset with one, or train without text"
-        )
-    lengths = torch.tensor([[0 if text is None else len(text) for text in row] for row in texts])
-    padded = torch.zeros(len(texts), len(samples), int(lengths.max()), width)
-    for place, text in zip(padded.flatten(0, 1), (text for row in texts for text in row), strict=True):
-        if text is not None and len(text):
-            place[: len(text)] = text.float()
-    seen = torch.arange(padded.shape[2]) < lengths[..., None]
-    if not others:
-        return Batch(pixels, padded[0], seen[0])
-    return Batch(pixels, padded[0], seen[0], padded[1:], seen[1:])
+        raise ColumnNotFound(f"no sample has an embedding {text!r}: build the dataset with one, or train without text")
+    columns = 1 + len(alternatives)
+    lengths = torch.tensor([0 if embedding is None else len(embedding) for embedding in embeddings])
+    lengths = lengths.view(columns, len(samples))
+    padded = torch.zeros(columns, len(samples), int(lengths.max()), width)
+    for row, embedding in zip(padded.flatten(0, 1), embeddings, strict=True):
+        if embedding is not None and len(embedding):
+            row[: len(embedding)] = embedding.float()
+    masks = torch.arange(padded.shape[2]) < lengths[..., None]
+    if not alternatives:
+        return Batch(pixels, padded[0], masks[0])
+    return Batch(pixels, padded[0], masks[0], padded[1:], masks[1:])

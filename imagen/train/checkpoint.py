@@ -1,7 +1,7 @@
-"""Checkpoints of a run, on a disk or a store: safetensors and JSON, no pickles, whole or not there.
+"""Checkpoints of a run on a disk or a store, as safetensors and JSON. A checkpoint is complete or ignored.
 
-A checkpoint is a folder `step-000000123`. Its `state.json` is written last and names the digest of every other file;
-a folder without it, or of which a file is not what it says, was never finished, and is passed over.
+A checkpoint is a folder `step-000000123`. Its `state.json` is written last and holds the digest of every other file. A
+folder without it was never finished, and one with a file of another digest is damaged: both are skipped.
 """
 
 import hashlib
@@ -23,47 +23,50 @@ FOLDER = re.compile(r"step-(\d{9})")
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a run needs to go on: tensors by group (weights, averages, optimizer), and what is no tensor."""
+    """All that a run needs to continue."""
 
     step: int
-    tensors: "dict[str, dict[str, Tensor]]"
-    more: dict[str, Any]
-    over: bool = False  # its run is at its end
+    tensors: "dict[str, dict[str, Tensor]]"  # by group: unet, ema, optimizer
+    values: dict[str, Any]  # everything that is not a tensor; JSON
+    finished: bool = False  # whether the run is at its end
 
 
-def device_seconds(told: dict[str, Any]) -> float:
-    """What a training took of all its devices; what was written before they were counted is taken for one's."""
-    return float(told.get("device_seconds", told["seconds"]))
+def device_seconds(values: dict[str, Any]) -> float:
+    """The seconds that a training took, summed over its devices. Records of older versions count one device."""
+    return float(values.get("device_seconds", values["seconds"]))
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` stay, and those of every so many steps."""
+    """The checkpoints of one run. The last `keep` are kept, and those of multiples of `for_good_every` steps."""
 
     url: str
     keep: int = 2
     for_good_every: int | None = None
 
     def save(self, state: RunState) -> None:
-        """Write one, then take away those that need not stay."""
+        """Write a checkpoint, then remove those that are not kept."""
         from safetensors.torch import save
 
-        folder, files = self._folder(state.step), {}
+        folder, digests = self._folder(state.step), {}
         for group, tensors in state.tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
             storage.write(storage.join(folder, f"{group}.safetensors"), content)
-            files[group] = hashlib.sha256(content).hexdigest()
-        said = {"step": state.step, "over": state.over, "files": files, "more": state.more}
-        storage.write(storage.join(folder, STATE), json.dumps(said).encode())
-        self._tidy(state.step)
+            digests[group] = hashlib.sha256(content).hexdigest()
+        record = {"step": state.step, "over": state.finished, "files": digests, "more": state.values}
+        storage.write(storage.join(folder, STATE), json.dumps(record).encode())
+        self._clean_up(state.step)
 
     def steps(self) -> list[int]:
-        """Of every checkpoint that was begun, in order."""
-        found = (FOLDER.fullmatch(name) for name in storage.folders(self.url))
-        return sorted(int(name[1]) for name in found if name)
+        """The steps of all checkpoints, unfinished ones included, in order."""
+        matches = [FOLDER.fullmatch(name) for name in storage.folders(self.url)]
+        return sorted(int(match[1]) for match in matches if match)
 
     def newest(self, groups: Collection[str] | None = None) -> RunState | None:
-        """The last whole one, with some groups of its tensors or all."""
+        """The last complete checkpoint, with some groups of its tensors or all; None if there is none.
+
+        Warns of each damaged checkpoint that it skips.
+        """
         for step in reversed(self.steps()):
             state = self._read(self._folder(step), groups)
             if state is not None:
@@ -79,22 +82,22 @@ class Checkpoints:
         if not storage.exists(storage.join(folder, STATE)):
             return None
         try:
-            said, tensors = json.loads(storage.read(storage.join(folder, STATE))), {}
-            for group in said["files"] if groups is None else groups:
+            record, tensors = json.loads(storage.read(storage.join(folder, STATE))), {}
+            for group in record["files"] if groups is None else groups:
                 content = storage.read(storage.join(folder, f"{group}.safetensors"))
-                if hashlib.sha256(content).hexdigest() != said["files"][group]:
-                    raise ValueError(f"{group}.safetensors is not what was written")
+                if hashlib.sha256(content).hexdigest() != record["files"][group]:
+                    raise ValueError(f"{group}.safetensors has another digest than when it was written")
                 tensors[group] = load(content)
-            return RunState(said["step"], tensors, said["more"], said["over"])
+            return RunState(record["step"], tensors, record["more"], record["over"])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            warnings.warn(f"checkpoint {folder} is damaged and passed over: {error}", stacklevel=4)
+            warnings.warn(f"checkpoint {folder} is damaged and skipped: {error}", stacklevel=4)
             return None
 
-    def _tidy(self, now: int) -> None:
-        """What was begun and not finished goes, and what lies ahead: this run did not go on from it, it was damaged."""
+    def _clean_up(self, current: int) -> None:
+        """Remove old checkpoints, unfinished ones, and later ones: a run with this step did not continue from those."""
         finished = []
         for step in self.steps():
-            if step > now or not storage.exists(storage.join(self._folder(step), STATE)):
+            if step > current or not storage.exists(storage.join(self._folder(step), STATE)):
                 self._remove(step)
             else:
                 finished.append(step)
@@ -103,5 +106,5 @@ class Checkpoints:
                 self._remove(step)
 
     def _remove(self, step: int) -> None:
-        storage.remove(storage.join(self._folder(step), STATE))  # first, so that no half of it looks finished
+        storage.remove(storage.join(self._folder(step), STATE))  # first, so that a half-removed one looks unfinished
         storage.remove(self._folder(step))

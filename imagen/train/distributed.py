@@ -1,4 +1,4 @@
-"""What several processes do as one: tensors of which each holds a part (FSDP), and what one reads for all of them."""
+"""Tensors over several processes: sharded ones (FSDP), and what the main process reads for all of them."""
 
 from dataclasses import replace
 
@@ -13,52 +13,64 @@ from imagen.train.checkpoint import RunState
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor put together from the parts of all processes; to be asked by every one at once."""
+    """A sharded tensor put together; others as they are. Every process must call it at the same time."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors put together where they are written, one at a time: elsewhere parts become nothing."""
-    main, found = PartialState().is_main_process, {}
+    """Sharded tensors put together on the main process's CPU, one at a time; the other processes drop them.
+
+    Tensors that are not sharded stay as they are, on every process.
+    """
+    main, gathered = PartialState().is_main_process, {}
     for name, tensor in tensors.items():
-        one = full_tensor(tensor)
-        if one is tensor or main:
-            found[name] = one if one is tensor else one.cpu()
-    return found
+        whole = full_tensor(tensor)
+        if whole is tensor:
+            gathered[name] = tensor
+        elif main:
+            gathered[name] = whole.cpu()
+    return gathered
 
 
 def broadcast_state(state: RunState | None) -> RunState | None:
-    """What the main process read, to every one: elsewhere tensors are but shapes until they are `spread`."""
-    shapes = state and replace(
-        state,
-        tensors={group: {name: one.to("meta") for name, one in of.items()} for group, of in state.tensors.items()},
-    )
-    said: list[RunState | None] = [shapes]
-    broadcast_object_list(said)
-    return state if PartialState().is_main_process else said[0]
+    """Give the main process's state to every process.
+
+    On the others its tensors have shapes only (device `meta`), until `broadcast_tensor` sends each.
+    """
+    shapes = None
+    if state is not None:
+        tensors = {}
+        for group, of_group in state.tensors.items():
+            tensors[group] = {name: tensor.to("meta") for name, tensor in of_group.items()}
+        shapes = replace(state, tensors=tensors)
+    shared: list[RunState | None] = [shapes]
+    broadcast_object_list(shared)
+    return state if PartialState().is_main_process else shared[0]
 
 
 def broadcast_tensor(tensor: Tensor) -> Tensor:
-    """The main process's tensor, on every one."""
-    here = PartialState()
-    if here.num_processes == 1:
+    """The main process's tensor, on every process. All must call it at the same time."""
+    process = PartialState()
+    if process.num_processes == 1:
         return tensor
-    shared: Tensor = broadcast(
-        torch.empty_like(tensor, device=here.device) if tensor.is_meta else tensor.to(here.device).contiguous()
-    )
+    if tensor.is_meta:
+        local = torch.empty_like(tensor, device=process.device)
+    else:
+        local = tensor.to(process.device).contiguous()
+    shared: Tensor = broadcast(local)
     return shared
 
 
-def copy_into(place: Tensor, content: Tensor) -> Tensor:
-    """A whole tensor's values into another, or our part of them; how that lies in memory stays."""
-    if isinstance(place, DTensor):
-        content = content.to(place.device)
-        content = distribute_tensor(content, place.device_mesh, place.placements, src_data_rank=None)
-    return place.copy_(content)
+def copy_into(target: Tensor, values: Tensor) -> Tensor:
+    """Copy a tensor's values into another, of a sharded target this process's part. Its memory layout stays."""
+    if isinstance(target, DTensor):
+        values = values.to(target.device)
+        values = distribute_tensor(values, target.device_mesh, target.placements, src_data_rank=None)
+    return target.copy_(values)
 
 
 def reshard(model: nn.Module) -> None:
-    """Each holds its part alone again: after a pass without gradients FSDP leaves the whole model there."""
+    """Free the parameters of other processes: after a pass without gradients FSDP keeps the whole model."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -1,4 +1,4 @@
-"""Low-rank changes of a U-Net's attention, by `peft` (arXiv 2106.09685)."""
+"""LoRA: low-rank changes of a U-Net's attention, by peft (arXiv 2106.09685)."""
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -6,20 +6,20 @@ from torch import nn
 
 from imagen.cascade.unet import UNet
 
-CHANGED = r".*attention\.(ask|pixels|text|out)"  # the linear layers of every attention
+TARGET_MODULES = r".*attention\.(ask|pixels|text|out)"  # the linear layers of every attention
 
 
 def add_lora(unet: UNet, rank: int, alpha: int) -> None:
-    """Layers that begin as no change; only they are trained."""
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=CHANGED), unet)
+    """Add low-rank layers, which change nothing at first, and freeze everything else."""
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGET_MODULES), unet)
 
 
 def merge_lora(unet: UNet) -> None:
-    """Put the changes into the weights, and take the layers out again."""
+    """Add the low-rank changes to the weights and remove the low-rank layers."""
     for name, module in list(unet.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge()
-            parent = unet.get_submodule(name.rpartition(".")[0])
-            plain = module.get_base_layer()
-            assert isinstance(plain, nn.Module)
-            setattr(parent, name.rpartition(".")[2], plain)
+            base = module.get_base_layer()
+            assert isinstance(base, nn.Module)
+            parent_name, _, layer_name = name.rpartition(".")
+            setattr(unet.get_submodule(parent_name), layer_name, base)

@@ -1,4 +1,4 @@
-"""One training step's loss: noise is put on pictures, the model says what the objective asks, the error is weighed."""
+"""The loss of one training step: noise is added to images, the model predicts, and the error is weighted."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,88 +14,104 @@ from imagen.train.batches import Batch
 
 @dataclass(frozen=True)
 class Draws:
-    times: Tensor  # b, 0 to 1: spread evenly over the whole batch
+    """What is drawn at random for the samples of a batch."""
+
+    times: Tensor  # b, 0 to 1, evenly spaced over the whole batch
     noise: Tensor  # b 3 h w
-    dropped: Tensor  # b: whose caption is left out
-    level: Tensor  # b, 0 to 1: how much noise the smaller picture gets
-    small_noise: Tensor  # b 3 h w
+    dropped: Tensor  # b, true where the caption is dropped
+    level: Tensor  # b, 0 to 1: the noise level on the low-resolution image, as a share of the largest
+    low_res_noise: Tensor  # b 3 h w
     corner: Tensor  # b 2, 0 to 1: where a crop begins
-    told: Tensor  # b, 0 to 1: which of a sample's texts is read
+    text: Tensor  # b, 0 to 1: chooses among a sample's texts
 
     def to(self, device: torch.device) -> "Draws":
+        """The draws on a device."""
         return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def draw(seed: int, step: int, places: Sequence[int], total: int, shape: Sequence[int], drop: float) -> Draws:
-    """`places` are those of our samples among the `total` of the step, `shape` is that of one picture."""
-    first = torch.rand(1, generator=_generator(seed, step, "all"))
-    drawn = [_of_one(_generator(seed, step, place), tuple(shape)) for place in places]
-    even, noise, small_noise, told = (torch.stack([one[part] for one in drawn]) for part in range(4))
+    """Draw for some samples of a step.
+
+    A sample's draws follow from seed, step and its place alone, however many processes share the step.
+
+    Args:
+        places: the samples' places in the whole batch.
+        total: samples in the whole batch.
+        shape: of one image.
+        drop: the probability that a caption is dropped.
+    """
+    offset = torch.rand(1, generator=_generator(seed, step, "all"))
+    drawn = [_draw_one(_generator(seed, step, place), tuple(shape)) for place in places]
+    uniform, noise, low_res_noise, text = (torch.stack(parts) for parts in zip(*drawn, strict=True))
     return Draws(
-        times=(first + torch.tensor(places) / total) % 1,
+        times=(offset + torch.tensor(places) / total) % 1,
         noise=noise,
-        dropped=even[:, 0] < drop,
-        level=even[:, 1],
-        small_noise=small_noise,
-        corner=even[:, 2:],
-        told=told[:, 0],
+        dropped=uniform[:, 0] < drop,
+        level=uniform[:, 1],
+        low_res_noise=low_res_noise,
+        corner=uniform[:, 2:],
+        text=text[:, 0],
     )
 
 
-def _of_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """In the order in which they came to be: what is drawn last changes nothing that was drawn before."""
-    even, noise, small_noise = (
-        torch.rand(4, generator=rng),
-        torch.randn(shape, generator=rng),
-        torch.randn(shape, generator=rng),
-    )
-    return even, noise, small_noise, torch.rand(1, generator=rng)
+def _draw_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """One sample's numbers. New ones are drawn last, so that the earlier ones stay what they were."""
+    uniform = torch.rand(4, generator=rng)
+    noise = torch.randn(shape, generator=rng)
+    low_res_noise = torch.randn(shape, generator=rng)
+    return uniform, noise, low_res_noise, torch.rand(1, generator=rng)
 
 
-def _generator(*named: object) -> torch.Generator:
-    digest = hashlib.sha256(repr(named).encode()).digest()
+def _generator(*key: object) -> torch.Generator:
+    """A generator seeded by the digest of a key."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass(frozen=True)
 class StageLoss:
-    """What a stage learns from."""
+    """How the loss of a stage is computed."""
 
     diffusion: Diffusion
-    small_side: int | None = None  # pixels of what the stage before makes; none in the base model
-    crop: int | None = None
-    mix: tuple[float, ...] = ()  # shares of samples that are read by each of their other texts
-    most_noise: float = 0.6  # on the smaller picture, of 1: it is made by a model, and has faults (section 2.5)
+    low_res_side: int | None = None  # pixels of the previous stage's images; None in the base model
+    crop: int | None = None  # pixels of a side of the crops that are trained on
+    mix: tuple[float, ...] = ()  # the probability of each alternative text
+    max_level: float = 0.6  # of noise on the low-resolution image: in sampling a model makes it, with faults
 
     def image_shape(self) -> tuple[int, int, int]:
+        """The shape of the images that are trained on."""
         side = self.crop or self.diffusion.resolution
         return 3, side, side
 
     def errors(self, unet: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Mean squared error and weight of each sample."""
+        """The mean squared error of each sample, and its weight. Both b; the loss is the mean of their product."""
         if self.mix:
-            batch = batch.mixed(draws.told, self.mix)
-        pixels, small = batch.pixels, None
-        if self.small_side:
-            small = enlarge(shrink(pixels, self.small_side), pixels.shape[-1])
+            batch = batch.choose_texts(draws.text, self.mix)
+        pixels, low_res = batch.pixels, None
+        if self.low_res_side:
+            low_res = enlarge(shrink(pixels, self.low_res_side), pixels.shape[-1])
         if self.crop:
             pixels = crop_at(pixels, draws.corner, self.crop)
-            small = None if small is None else crop_at(small, draws.corner, self.crop)
-        times = (draws.times * self.diffusion.settings.steps).long().clamp(max=self.diffusion.settings.steps - 1)
+            low_res = None if low_res is None else crop_at(low_res, draws.corner, self.crop)
+        steps = self.diffusion.settings.steps
+        times = (draws.times * steps).long().clamp(max=steps - 1)
         noisy = self.diffusion.add_noise(pixels, draws.noise, times)
-        text, seen = batch.text, batch.seen
-        if seen is not None:
-            seen = seen & ~draws.dropped[:, None]
-        more = {}
-        if small is not None:
-            level = draws.level * self.most_noise
-            more = {"small": add_conditioning_noise(small, draws.small_noise, level), "noise": level}
-        said = unet(noisy, times, text, seen, **more)
+        mask = batch.mask
+        if mask is not None:
+            mask = mask & ~draws.dropped[:, None]
+        inputs = {}
+        if low_res is not None:
+            level = draws.level * self.max_level
+            noisy_low_res = add_conditioning_noise(low_res, draws.low_res_noise, level)
+            inputs = {"low_res": noisy_low_res, "noise_level": level}
+        prediction = unet(noisy, times, batch.text, mask, **inputs)
         target = self.diffusion.target(pixels, draws.noise, times)
-        errors = (said.float() - target.float()).square().mean((1, 2, 3))
+        errors = (prediction.float() - target.float()).square().mean((1, 2, 3))
         return errors, self.diffusion.loss_weight(times)
 
 
 def crop_at(pixels: Tensor, corner: Tensor, side: int) -> Tensor:
+    """Crops of `side` pixels. `corner` (b 2) says where each begins, as a share of what is possible."""
     starts = (corner * (pixels.shape[-1] - side + 1)).long().tolist()
-    return torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in zip(pixels, starts, strict=True)])
+    crops = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(pixels, starts, strict=True)]
+    return torch.stack(crops)

@@ -1,7 +1,7 @@
-"""What is measured while a stage is trained: JSON lines for programs, and the same as TensorBoard's events.
+"""The measures of a stage's training, as JSON lines for programs and as TensorBoard events.
 
-Both are written in segments, from one checkpoint to the next, each named after its first step and written again while
-it grows. A run that goes on from a checkpoint writes its segment anew: no step is there twice, on a disk or a store.
+Both are written in segments, one from each checkpoint to the next, named after its first step and rewritten while it
+grows. A run that continues from a checkpoint rewrites its segment, so no step is there twice, on a disk or a store.
 """
 
 import io
@@ -19,38 +19,41 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from data.lake import storage
 from data.report.chart import Curve, Point, draw_chart
 
-EVERY = 15.0  # seconds after which a growing segment is written again
+WRITE_SECONDS = 15.0  # after which a growing segment is written again
 LINES = "lines"
-POINTS = 200  # of a loss curve, each the mean of its part
+POINTS = 200  # of a loss curve, each the mean of several steps
 
 
 @dataclass
 class Measures:
-    """The measures of one run of a stage, under a folder."""
+    """Writes the measures of one run of a stage under a URL."""
 
     url: str
-    first: int = 0
+    first: int = 0  # the step that the segment begins after
     rows: list[dict[str, Any]] = field(default_factory=list)
     written: float = field(default_factory=time.monotonic)
 
     def begin(self, step: int) -> None:
-        """A new segment, after a checkpoint or from one."""
+        """Begin a new segment, at a checkpoint."""
         self.first, self.rows = step, []
 
     def resume(self, step: int) -> None:
-        """Go on from a checkpoint: what was noted after it is noted again."""
-        for name in storage.files(self.url) if storage.exists(self.url) else []:
+        """Continue from a checkpoint: remove the segments after it."""
+        names = storage.files(self.url) if storage.exists(self.url) else []
+        for name in names:
             number = name.removesuffix(".jsonl")[-9:]
             if name.endswith(".part") or (number.isdecimal() and int(number) >= step):
                 storage.remove(storage.join(self.url, name))
         self.begin(step)
 
     def note(self, step: int, values: dict[str, float]) -> None:
+        """Add a step's values; every 15 seconds the segment is written."""
         self.rows.append({"step": step, "at": round(time.time(), 3), **values})
-        if time.monotonic() - self.written > EVERY:
+        if time.monotonic() - self.written > WRITE_SECONDS:
             self.write()
 
     def write(self) -> None:
+        """Write the segment."""
         self.written = time.monotonic()
         if not self.rows:
             return
@@ -61,24 +64,29 @@ class Measures:
 
 
 def read_measures(url: str) -> list[dict[str, Any]]:
-    """Every row of a run, in order."""
+    """All rows of a run, in order."""
     lines = storage.join(url, LINES)
     if not storage.exists(lines):
         return []
-    names = [name for name in storage.files(lines) if name.endswith(".jsonl")]
-    return [json.loads(line) for name in names for line in storage.read(storage.join(lines, name)).splitlines()]
+    rows = []
+    for name in storage.files(lines):
+        if name.endswith(".jsonl"):
+            rows += [json.loads(line) for line in storage.read(storage.join(lines, name)).splitlines()]
+    return rows
 
 
 def newest_measure(url: str) -> dict[str, Any] | None:
-    """The last row of a run; none before its first was written."""
+    """The last row of a run, or None before the first was written."""
     lines = storage.join(url, LINES)
-    names = [name for name in storage.files(lines) if name.endswith(".jsonl")] if storage.exists(lines) else []
+    if not storage.exists(lines):
+        return None
+    names = [name for name in storage.files(lines) if name.endswith(".jsonl")]
     rows = storage.read(storage.join(lines, names[-1])).splitlines() if names else []
     return dict(json.loads(rows[-1])) if rows else None
 
 
 def loss_curve(url: str) -> Markup | None:
-    """The losses of a run as a drawing; none before there are two."""
+    """The losses of a run as an SVG chart, or None before there are two."""
     losses = np.array([(row["step"], row["loss"]) for row in read_measures(url) if "loss" in row])
     if len(losses) < 2:
         return None
@@ -87,6 +95,7 @@ def loss_curve(url: str) -> Markup | None:
 
 
 def _events(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as a file of TensorBoard events."""
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     writer.write(Event(wall_time=rows[0]["at"], file_version="brain.Event:2").SerializeToString())

@@ -1,4 +1,4 @@
-"""What a training is: a configuration, a dataset version, its text, and where it is kept. It loads no torch."""
+"""What is trained on what: a configuration, a dataset version, its text encoder, and the URLs. It loads no torch."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def training_url(lake: Lake, name: str, id: str) -> str:
-    """Where a training keeps what it makes on the way, by the name and the id of what comes of it."""
+    """The URL under which a training keeps its checkpoints, measures and grids, by the model's name and id."""
     return storage.join(lake.url, TRAINING_FOLDER, f"{name}-{id[:12]}")
 
 
@@ -36,51 +36,62 @@ def grid_urls(stage_url: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what, and where it is kept."""
+    """A configuration with the dataset version that it is trained on."""
 
     lake: Lake
     config: TrainConfig
     dataset: str
     version: int
-    cascade: CascadeSettings  # with the width of the dataset's text
-    text: dict[str, Any] | None  # the encoder's settings
-    columns: tuple[str, ...]
+    cascade: CascadeSettings  # with the width of the dataset's text embeddings
+    text: dict[str, Any] | None  # the text encoder's settings, with the table of its embeddings
+    columns: tuple[str, ...]  # of the dataset version
 
     @property
     def id(self) -> str:
-        said = f"{self.config.hash} {self.dataset}@{self.version}"
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
+        """The id of the training and of its model: it follows from the configuration and the dataset version."""
+        key = f"{self.config.hash} {self.dataset}@{self.version}"
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
 
     @property
     def url(self) -> str:
+        """Where its checkpoints, measures and grids are."""
         return training_url(self.lake, self.config.name, self.id)
 
     def stage_url(self, stage: int) -> str:
+        """Where those of one stage are."""
         return storage.join(self.url, f"stage-{stage + 1}")
 
     def checkpoints(self, stage: int) -> Checkpoints:
+        """The checkpoints of a stage."""
         settings = self.config.training(stage)
         return Checkpoints(storage.join(self.stage_url(stage), "checkpoints"), settings.keep, settings.for_good_every)
 
-    def reader(self, stage: int, **how: Any) -> "Reader":
-        """Of what a stage reads: pictures no larger than it needs, and its text."""
+    def reader(self, stage: int, **options: Any) -> "Reader":
+        """A reader of the columns that a stage needs: images no larger than necessary, and embeddings."""
         from data.reader.reader import Reader
 
         side = self.cascade.stages[stage].resolution
-        columns = [image_column(self.columns, side), *([self.config.text] if self.config.text else [])]
-        columns += self.config.mix
-        return Reader(self.lake, self.dataset, self.version, columns=tuple(columns), **how)
+        texts = [self.config.text] if self.config.text else []
+        columns = (image_column(self.columns, side), *texts, *self.config.mix)
+        return Reader(self.lake, self.dataset, self.version, columns=columns, **options)
 
 
 def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | None = None) -> Training:
-    """The training of a dataset version, after a look at whether it can be."""
-    known = versions(lake, dataset)
-    if not known:
+    """Plan the training of a configuration on a dataset version, the newest if none is given. Nothing is written.
+
+    Raises:
+        DatasetNotFound: the dataset has no version.
+        DatasetVersionNotFound: the dataset has no such version.
+        TextNotUsable: the version lacks the configured embeddings, or the cascade can't read them.
+        ModelNotFound: the configuration starts from NAME/champion, and the name has no champion.
+    """
+    existing = versions(lake, dataset)
+    if not existing:
         raise DatasetNotFound(f"{dataset} has no version yet. Build it: imagen build RECIPE --lake {lake.url}")
-    chosen = next((one for one in known if version in (None, one.version)), None)
+    chosen = next((candidate for candidate in existing if version in (None, candidate.version)), None)
     if chosen is None:
         raise DatasetVersionNotFound(
-            f"{dataset}@{version} does not exist in {lake.url}; newest is {dataset}@{known[0].version}. "
+            f"{dataset}@{version} does not exist in {lake.url}; newest is {dataset}@{existing[0].version}. "
             f"List versions: imagen versions {dataset}"
         )
     columns = tuple(lake.table(f"datasets/{dataset}", chosen.version).schema().names)
@@ -89,46 +100,58 @@ def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | 
         text, width = text_settings(lake, chosen, config.text, columns)
         for name in config.mix:
             check_same_encoder(chosen, config.text, text, name, text_settings(lake, chosen, name, columns)[0])
-        asked = config.cascade.text_width if config.cascade else None
-        if asked not in (None, width):
+        configured = config.cascade.text_width if config.cascade else None
+        if configured not in (None, width):
             raise TextNotUsable(
                 f"the embeddings {config.text!r} of {dataset}@{chosen.version} are {width} wide, and the cascade reads "
-                f"{asked}: correct cascade.text_width, or build the dataset with another encoder"
+                f"{configured}: correct cascade.text_width, or build the dataset with another encoder"
             )
         cascade = cascade.model_copy(update={"text_width": width})
-    if (config.init_from or "").endswith(f"/{CHAMPION}"):  # which one it was then is part of what is trained
+    if (config.init_from or "").endswith(f"/{CHAMPION}"):  # the id must depend on which model is champion now
         config = config.model_copy(update={"init_from": find_model(lake, config.init_from or "").reference})
     return Training(lake, config, dataset, chosen.version, cascade, text, columns)
 
 
-def text_settings(lake: Lake, version: Version, column: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
-    """The settings of the encoder whose embeddings a dataset version has, with its table, and their width."""
-    if f"{column}_embedding" not in columns:
-        there = [name.removesuffix("_embedding") for name in columns if name.endswith("_embedding")]
+def text_settings(lake: Lake, version: Version, name: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+    """The encoder of a dataset version's embeddings.
+
+    Args:
+        name: of the embeddings, as the recipe has it under `embed`.
+        columns: of the dataset version.
+
+    Returns:
+        The encoder's settings with the table of its embeddings, and the width of an embedding.
+
+    Raises:
+        TextNotUsable: the version has no such embeddings, or no sample has one.
+    """
+    if f"{name}_embedding" not in columns:
+        existing = [column.removesuffix("_embedding") for column in columns if column.endswith("_embedding")]
         raise TextNotUsable(
-            f"{version.dataset}@{version.version} has no embeddings {column!r}, it has {', '.join(there) or 'none'}: "
-            f"build it with embed.{column} in its recipe, or say text: null to train without captions"
+            f"{version.dataset}@{version.version} has no embeddings {name!r}, it has {', '.join(existing) or 'none'}: "
+            f"build it with embed.{name} in its recipe, or set text: null to train without captions"
         )
     from data.reader.reader import Reader
 
-    settings = EncoderSettings(**version.record["recipe"]["embed"][column])
-    reader = Reader(lake, version.dataset, version.version, columns=(column,), shuffle=False, rank=0, world=1)
-    width = next((one[column].shape[1] for one in reader if one[column] is not None and len(one[column])), None)
+    settings = EncoderSettings(**version.record["recipe"]["embed"][name])
+    reader = Reader(lake, version.dataset, version.version, columns=(name,), shuffle=False, rank=0, world=1)
+    embeddings = (sample[name] for sample in reader)
+    width = next((embedding.shape[1] for embedding in embeddings if embedding is not None and len(embedding)), None)
     if width is None:
-        raise TextNotUsable(f"no sample of {version.dataset}@{version.version} has an embedding {column!r}")
-    return {**settings.model_dump(mode="json"), "table": version.record["embeddings"][column]}, width
+        raise TextNotUsable(f"no sample of {version.dataset}@{version.version} has an embedding {name!r}")
+    return {**settings.model_dump(mode="json"), "table": version.record["embeddings"][name]}, width
 
 
 def check_same_encoder(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
-    """Raise unless two embeddings are one encoder's: a model reads one language."""
+    """Raise TextNotUsable unless two kinds of embeddings are of the same encoder."""
     if mixed["table"] != text["table"]:
         raise TextNotUsable(
-            f"mix: {other} of {version.dataset}@{version.version} is of {mixed['table']}, and {name} of "
-            f"{text['table']}: mix texts that the same encoder read"
+            f"mix: {other} of {version.dataset}@{version.version} is in {mixed['table']}, and {name} in "
+            f"{text['table']}: mix embeddings of the same encoder"
         )
 
 
 def image_column(columns: Iterable[str], side: int) -> str:
-    """The smallest copy of the pictures that is large enough, or the picture itself."""
-    copies = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
-    return next((f"image_{size}" for size in copies if size >= side), "image")
+    """The column of the smallest resized images that have `side` pixels or more, or else `image`."""
+    sizes = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
+    return next((f"image_{size}" for size in sizes if size >= side), "image")

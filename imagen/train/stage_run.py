@@ -1,7 +1,7 @@
-"""A stage under training, a step at a time: short enough to be read in one go.
+"""A stage under training, one step at a time: short enough to be read in one go.
 
-Whatever is random is drawn by `draws.py` from the seed and the step, samples come from the dataset's reader, and a
-checkpoint holds all else, so that a run which was killed goes on as if it had not been.
+Everything random is drawn in `loss.py` from the seed and the step, samples come from the dataset's reader, and a
+checkpoint holds all other state. So a run that was killed continues exactly as if it had not been.
 """
 
 import math
@@ -25,125 +25,130 @@ from imagen.train.distributed import broadcast_tensor, copy_into, full_tensor, g
 from imagen.train.loss import StageLoss, draw
 from imagen.train.muon import Muon
 
-NOT_FINITE = 20  # steps in a row without a finite loss: the run is stopped
-BUCKETS = 10  # noise levels that losses are told by, the first with the least noise
+MAX_NONFINITE_STEPS = 20  # in a row, after which a run is stopped
+BUCKETS = 10  # ranges of noise levels that errors are reported by, the first with the least noise
+STOP, SECONDS, ERRORS = 1, 2, 3  # places in the tensor that processes reduce after a step; 0 is the loss
 
 
 @dataclass
 class StepResult:
-    """What is said of a step."""
+    """What a step measured, the same on every process but for the times."""
 
     step: int
     loss: float
-    gradient: float
-    rate: float
+    gradient_norm: float
+    learning_rate: float
     seconds: float
-    waited: float  # of these, for data
-    errors: list[float | None]  # mean squared error of each bucket of noise; none where no sample fell
-    stop: bool = False  # a process was told to stop
+    data_seconds: float  # of these, spent waiting for data
+    bucket_errors: list[float | None]  # mean squared error of each bucket; None where no sample fell into it
+    stop: bool = False  # whether a process was asked to stop
 
 
 @dataclass
 class Run:
-    """A stage under training: what a checkpoint holds, and what it is made with."""
+    """A stage under training."""
 
     unet: UNet
-    lesson: StageLoss
+    stage_loss: StageLoss
     batches: BatchStream
     settings: TrainSettings
     accelerator: Accelerator
     step: int = 0
-    skipped: int = 0
-    spoilt: int = 0  # steps without a finite loss, in a row
-    seconds: float = 0.0  # that its steps took, over all sittings, as the processes agreed
-    device_seconds: float = 0.0  # the same of all processes together
-    unsaid: float = 0.0  # what this process has not told the others of
-    stop: bool = False  # this process was told to stop
+    skipped: int = 0  # steps without a finite loss
+    nonfinite_steps: int = 0  # of these, the last ones in a row
+    seconds: float = 0.0  # that all steps took, resumed runs included, as the processes agreed
+    device_seconds: float = 0.0  # the same, summed over processes
+    unshared_seconds: float = 0.0  # of this process, not yet part of `seconds`
+    stop: bool = False  # whether this process was asked to stop
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.share = settings.samples_per_process(self.accelerator.num_processes)
-        parts = self.accelerator.distributed_type == DistributedType.FSDP
-        if parts and settings.optimizer != "adamw":
-            raise ConfigError(f"FSDP does not go with {settings.optimizer}: leave out one of them")
-        if settings.channels_last and not parts:  # torch's FSDP refuses it
+        self.batch_share = settings.samples_per_process(self.accelerator.num_processes)
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if sharded and settings.optimizer != "adamw":
+            raise ConfigError(f"FSDP does not work with optimizer: {settings.optimizer}. Set adamw, or leave out FSDP")
+        if settings.channels_last and not sharded:  # torch's FSDP refuses it
             self.unet.to(memory_format=torch.channels_last)
         self.unet.gradient_checkpointing = settings.gradient_checkpointing
         optimizer = build_optimizer(settings, self.unet)
         self.model, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
-        self.called = torch.compile(self.model) if settings.compile else self.model
-        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=not parts)
+        self.compiled = torch.compile(self.model) if settings.compile else self.model
+        self.ema = EMAModel(self.unet.parameters(), settings.ema, use_ema_warmup=True, power=0.75, foreach=not sharded)
         self.ema.to(self.accelerator.device)
 
     def places(self, part: int) -> range:
-        """Where these samples are in the step's whole batch."""
-        first = (self.accelerator.process_index * self.settings.accumulate + part) * self.share
-        return range(first, first + self.share)
+        """The places of this process's samples in the whole batch, for one part of gradient accumulation."""
+        first = (self.accelerator.process_index * self.settings.accumulate + part) * self.batch_share
+        return range(first, first + self.batch_share)
 
     @property
-    def done(self) -> float:
-        """The part of the training that is behind us, by its minutes or its steps."""
+    def progress(self) -> float:
+        """The share of the training that is done, by its minutes or its steps; 1 and more is the end."""
         minutes = self.settings.minutes
         return self.step / self.settings.steps if minutes is None else self.seconds / (60 * minutes)
 
     def advance(self) -> StepResult:
-        """One step."""
-        began, waited = time.perf_counter(), 0.0
+        """Make one step. A step without a finite loss or gradient changes no weights.
+
+        Raises:
+            TrainingDiverged: MAX_NONFINITE_STEPS steps in a row had no finite loss.
+        """
+        started, data_seconds = time.perf_counter(), 0.0
         settings, accelerator = self.settings, self.accelerator
-        rate = settings.learning_rate_at(self.step, self.done)
+        learning_rate = settings.learning_rate_at(self.step, self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        sums = torch.zeros(3 + 2 * BUCKETS)  # loss, who was told to stop, seconds; errors and samples of each bucket
-        sums[1] = self.stop
+            group["lr"] = learning_rate
+        sums = torch.zeros(ERRORS + 2 * BUCKETS)  # the errors of each bucket are followed by their counts
+        sums[STOP] = self.stop
         for part in range(settings.accumulate):
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(self.batches).to(accelerator.device)
-            waited += time.perf_counter() - asked
-            drawn = draw(
-                settings.seed, self.step, self.places(part), settings.batch, self.lesson.image_shape(), settings.drop
-            )
+            data_seconds += time.perf_counter() - requested
+            places, shape = self.places(part), self.stage_loss.image_shape()
+            draws = draw(settings.seed, self.step, places, settings.batch, shape, settings.drop)
             last = part == settings.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(self.model), accelerator.autocast():
-                errors, weights = self.lesson.errors(self.called, batch, drawn.to(accelerator.device))
-                share = (weights * errors).mean() / settings.accumulate
+                errors, weights = self.stage_loss.errors(self.compiled, batch, draws.to(accelerator.device))
+                loss_share = (weights * errors).mean() / settings.accumulate
                 self.batches.read_ahead()
-                accelerator.backward(share)
-            bucket = 3 + (drawn.times * BUCKETS).long().clamp(max=BUCKETS - 1)
-            sums[0] += share.detach().cpu()
+                accelerator.backward(loss_share)
+            bucket = ERRORS + (draws.times * BUCKETS).long().clamp(max=BUCKETS - 1)
+            sums[0] += loss_share.detach().cpu()
             sums.index_add_(0, bucket, errors.detach().float().cpu())
             sums.index_add_(0, bucket + BUCKETS, torch.ones(len(bucket)))
-        met = time.perf_counter()
-        sums[2] = self.unsaid + met - began
+        reduced = time.perf_counter()
+        sums[SECONDS] = self.unshared_seconds + reduced - started
         sums = accelerator.reduce(sums.to(accelerator.device), "mean").cpu()
-        loss, (of, samples) = float(sums[0]), sums[3:].view(2, BUCKETS).tolist()
-        self.seconds += float(sums[2])
-        self.device_seconds += float(sums[2]) * accelerator.num_processes
-        gradient = float(full_tensor(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
+        loss, (errors_of_buckets, counts) = float(sums[0]), sums[ERRORS:].view(2, BUCKETS).tolist()
+        self.seconds += float(sums[SECONDS])
+        self.device_seconds += float(sums[SECONDS]) * accelerator.num_processes
+        gradient_norm = float(full_tensor(accelerator.clip_grad_norm_(self.unet.parameters(), settings.clip)))
         self.step += 1
-        self._learn(math.isfinite(loss) and math.isfinite(gradient))
+        self._update_weights(math.isfinite(loss) and math.isfinite(gradient_norm))
         ended = time.perf_counter()
-        self.unsaid, seconds = ended - met, ended - began
-        told = [error / count if count else None for error, count in zip(of, samples, strict=True)]
-        return StepResult(self.step, loss, gradient, rate, seconds, waited, told, bool(sums[1]))
+        self.unshared_seconds, seconds = ended - reduced, ended - started
+        means = [error / count if count else None for error, count in zip(errors_of_buckets, counts, strict=True)]
+        stop = bool(sums[STOP])
+        return StepResult(self.step, loss, gradient_norm, learning_rate, seconds, data_seconds, means, stop)
 
-    def _learn(self, finite: bool) -> None:
+    def _update_weights(self, finite: bool) -> None:
         if finite:
             self.optimizer.step()
             self.ema.step(self.unet.parameters())
         elif self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()  # of fp16: a smaller scale is what mends it
+            self.accelerator.scaler.update()  # of fp16: a smaller scale makes the next gradients finite
         self.optimizer.zero_grad(set_to_none=True)
-        self.spoilt = 0 if finite else self.spoilt + 1
+        self.nonfinite_steps = 0 if finite else self.nonfinite_steps + 1
         self.skipped += not finite
-        if self.spoilt >= NOT_FINITE:
+        if self.nonfinite_steps >= MAX_NONFINITE_STEPS:
             raise TrainingDiverged(
-                f"no finite loss in the last {NOT_FINITE} steps up to {self.step}: lower the learning rate "
-                f"({self.settings.learning_rate:g}), clip gradients closer ({self.settings.clip:g}), or use bf16"
+                f"no finite loss in the last {MAX_NONFINITE_STEPS} steps up to {self.step}: lower learning_rate (now "
+                f"{self.settings.learning_rate:g}), lower clip (now {self.settings.clip:g}), or set precision: bf16"
             )
 
     @contextmanager
     def averaged(self) -> Iterator[UNet]:
-        """The model with its averaged weights, which are what is kept of a training."""
+        """The model with its averaged weights, which are those that the trained model will have."""
         parameters = list(self.unet.parameters())
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
@@ -156,25 +161,24 @@ class Run:
             self.unet.train()
 
     def state(self) -> RunState:
-        """All that a checkpoint holds, on the main process. To be asked by every one at once."""
-        named = dict(self.unet.named_parameters())
-        learnt = {
-            f"{name}.{what}": value
-            for name, parameter in named.items()
-            for what, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        """The state for a checkpoint, complete on the main process. Every process must call it at the same time."""
+        parameters = dict(self.unet.named_parameters())
+        optimizer = {}
+        for name, parameter in parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                optimizer[f"{name}.{key}"] = value
         scaler = self.accelerator.scaler
         return RunState(
             self.step,
             {
                 "unet": gather_tensors(self.unet.state_dict()),
-                "ema": gather_tensors(dict(zip(named, self.ema.shadow_params, strict=True))),
-                "optimizer": gather_tensors(learnt),
+                "ema": gather_tensors(dict(zip(parameters, self.ema.shadow_params, strict=True))),
+                "optimizer": gather_tensors(optimizer),
             },
             {
                 "batches": gather_object([self.batches.state_dict()]),
                 "skipped": self.skipped,
-                "spoilt": self.spoilt,
+                "spoilt": self.nonfinite_steps,
                 "seconds": self.seconds,
                 "device_seconds": self.device_seconds,
                 "ema_steps": self.ema.optimization_step,
@@ -185,45 +189,52 @@ class Run:
 
     @torch.no_grad()
     def load(self, state: RunState) -> None:
-        """Go on from a checkpoint. To be asked by every process at once, as `told` by the main one."""
-        parameters, more = dict(self.unet.named_parameters()), state.more
-        for name, place in self.unet.state_dict().items():
-            copy_into(place, broadcast_tensor(state.tensors["unet"][name]))
+        """Continue from a checkpoint that `broadcast_state` gave to every process. All must call it together."""
+        parameters, values = dict(self.unet.named_parameters()), state.values
+        for name, tensor in self.unet.state_dict().items():
+            copy_into(tensor, broadcast_tensor(state.tensors["unet"][name]))
         for name, average in zip(parameters, self.ema.shadow_params, strict=True):
             copy_into(average, broadcast_tensor(state.tensors["ema"][name]))
         fused = bool(self.optimizer.defaults.get("fused"))
         self.optimizer.state.clear()
-        for key, value in state.tensors["optimizer"].items():
-            name, _, what = key.rpartition(".")
-            self.optimizer.state[parameters[name]][what] = to_optimizer_layout(
-                what, broadcast_tensor(value), parameters[name], fused
-            )
+        for path, value in state.tensors["optimizer"].items():
+            name, _, key = path.rpartition(".")
+            parameter = parameters[name]
+            self.optimizer.state[parameter][key] = to_optimizer_layout(key, broadcast_tensor(value), parameter, fused)
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(more["scaler"])
-        self.batches.load_state_dicts(more["batches"])
-        self.ema.optimization_step = more["ema_steps"]
-        self.step, self.skipped, self.spoilt = state.step, more["skipped"], more["spoilt"]
-        self.seconds, self.unsaid = more["seconds"], 0.0
-        self.device_seconds = device_seconds(more)
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.batches.load_state_dicts(values["batches"])
+        self.ema.optimization_step = values["ema_steps"]
+        self.step, self.skipped, self.nonfinite_steps = state.step, values["skipped"], values["spoilt"]
+        self.seconds, self.unshared_seconds = values["seconds"], 0.0
+        self.device_seconds = device_seconds(values)
 
 
-def to_optimizer_layout(what: str, value: Tensor, of: nn.Parameter, fused: bool) -> Tensor:
-    """What an optimizer holds of a parameter, as it lies there: beside it, but for the count of steps if not fused."""
-    if what == "step" and not fused:
+def to_optimizer_layout(key: str, value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
+    """A tensor of an optimizer's state, placed where the optimizer keeps it for this parameter.
+
+    That is the parameter's device, sharding and memory layout; a count of steps stays on the CPU unless the optimizer
+    is fused.
+    """
+    if key == "step" and not fused:
         return value.cpu()
-    if value.shape == of.shape:
-        return copy_into(torch.empty_like(of, dtype=value.dtype), value)
-    return value.to(of.device)
+    if value.shape == parameter.shape:
+        return copy_into(torch.empty_like(parameter, dtype=value.dtype), value)
+    return value.to(parameter.device)
 
 
 def build_optimizer(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:
-    named = {name: one for name, one in unet.named_parameters() if one.requires_grad}
-    learning = list(named.values())
+    """The optimizer of the parameters that are trained."""
+    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    parameters = list(trained.values())
     if settings.optimizer == "adafactor":
-        return torch.optim.Adafactor(learning, settings.learning_rate, weight_decay=settings.weight_decay)
-    rest = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
-    if settings.optimizer == "muon":  # between the levels; what goes into them and comes out is AdamW's
-        inner = {name: x for name, x in named.items() if x.dim() > 1 and name.startswith(("down", "middle", "up"))}
-        outer = [x for name, x in named.items() if name not in inner]
-        return Muon(inner.values(), outer, settings.learning_rate, **rest)
-    return torch.optim.AdamW(learning, settings.learning_rate, **rest)
+        return torch.optim.Adafactor(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    options = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, settings.learning_rate, **options)
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in trained.items():  # Muon is for the matrices of levels; first and last layers are AdamW's
+        inner = parameter.dim() > 1 and name.startswith(("down", "middle", "up"))
+        (matrices if inner else others).append(parameter)
+    return Muon(matrices, others, settings.learning_rate, **options)

@@ -1,7 +1,7 @@
-"""A cascade is trained: every stage to its end, from a published dataset version to a model of the lake.
+"""The training of a cascade: every stage to its end, from a published dataset version to a model of the lake.
 
-A training is named by what it is made from, and lies in the lake under `training/`: run again, it goes on from its last
-checkpoint; once it is a row of `models`, there is nothing to do.
+A training's id follows from what it is made from, and its checkpoints are in the lake under `training/`. Run again, it
+continues from its last checkpoint; once its model is a row of `models`, there is nothing left to do.
 """
 
 import json
@@ -36,92 +36,111 @@ from imagen.train.start import start_run
 
 @dataclass
 class TrainingCallbacks:
-    """Who is told how a training gets on."""
+    """Functions that are called while a training goes on. The last argument of each is the stage's progress, 0 to 1."""
 
-    on_stage: Callable[[int, TrainSettings, int, float], None] = lambda stage, settings, step, done: None
-    on_step: Callable[[int, StepResult, float], None] = lambda stage, broadcast_state, done: None
+    on_stage: Callable[[int, TrainSettings, int, float], None] = lambda stage, settings, step, progress: None
+    on_step: Callable[[int, StepResult, float], None] = lambda stage, step, progress: None
 
 
 @dataclass
 class TrainingResult:
-    """What a training came to."""
+    """The outcome of a call of `train`."""
 
-    trained: TrainedModel | None  # none if only some stages were asked for
+    trained: TrainedModel | None  # None while a stage is not at its end
     stages: dict[int, dict[str, float]] = field(default_factory=dict)  # steps, seconds, loss of those trained now
     url: str = ""
 
 
 def train(
-    training: Training, stages: list[int] | None = None, watch: TrainingCallbacks | None = None, cpu: bool = False
+    training: Training,
+    stages: list[int] | None = None,
+    callbacks: TrainingCallbacks | None = None,
+    cpu: bool = False,
 ) -> TrainingResult:
-    """Train all stages in order, or some; the model is written when the last of all is done."""
-    watch = watch or TrainingCallbacks()
-    ended = TrainingResult(model_by_id(training.lake, training.id), url=training.url)
-    if ended.trained is not None:
-        return ended
-    here = PartialState(cpu=cpu)
-    asked = stages if stages is not None else range(len(training.cascade.stages))
-    for stage in asked:
-        training.config.training(stage).samples_per_process(here.num_processes)
-    if here.is_main_process:
+    """Train stages in order. The model is added to the lake when all stages are at their ends.
+
+    Args:
+        stages: the numbers of the stages to train, from 0; all if not given.
+        cpu: train on the CPU even if there is a GPU.
+
+    Raises:
+        TrainingStopped: a signal asked to stop; the same call continues.
+        TrainingDiverged: no step had a finite loss for a while.
+        OutOfMemory: a step needs more memory than there is.
+        ConfigError: a batch can't be divided among the processes.
+        EmptyDataset: the dataset has fewer samples than a batch.
+    """
+    callbacks = callbacks or TrainingCallbacks()
+    result = TrainingResult(model_by_id(training.lake, training.id), url=training.url)
+    if result.trained is not None:
+        return result
+    process = PartialState(cpu=cpu)
+    requested = stages if stages is not None else range(len(training.cascade.stages))
+    for stage in requested:  # before hours of training: whether every batch can be divided
+        training.config.training(stage).samples_per_process(process.num_processes)
+    if process.is_main_process:
         about = {"dataset": f"{training.dataset}@{training.version}", "config": training.config.model_dump(mode="json")}
         storage.write(storage.join(training.url, TRAINING_RECORD), json.dumps(about, indent=2).encode())
     with stop_on_signal() as stop:
-        for stage in asked:
-            ended.stages[stage] = train_stage(training, stage, watch, stop, cpu)
-    with here.main_process_first():
-        ended.trained = model_by_id(training.lake, training.id) or assemble_trained(training)
-    return ended
+        for stage in requested:
+            result.stages[stage] = train_stage(training, stage, callbacks, stop, cpu)
+    with process.main_process_first():
+        result.trained = model_by_id(training.lake, training.id) or assemble_trained(training)
+    return result
 
 
 def train_stage(
-    training: Training, stage: int, watch: TrainingCallbacks, stop: list[bool], cpu: bool = False
+    training: Training, stage: int, callbacks: TrainingCallbacks, stop: list[bool], cpu: bool = False
 ) -> dict[str, float]:
-    """One stage to its end, from its last checkpoint if there is one."""
-    settings, place = training.config.training(stage), training.stage_url(stage)
+    """Train one stage to its end, from its last checkpoint if there is one.
+
+    Returns:
+        steps, seconds of this call, the running mean of the loss, and the steps that were skipped.
+    """
+    settings, url = training.config.training(stage), training.stage_url(stage)
     run = start_run(training, stage, cpu)
     main = run.accelerator.is_main_process
-    checkpoints, measures = training.checkpoints(stage), Measures(storage.join(place, "measures"))
+    checkpoints, measures = training.checkpoints(stage), Measures(storage.join(url, "measures"))
     state = broadcast_state(checkpoints.newest() if main else None)
     if state is not None:
         run.load(state)
     if main:
         measures.resume(run.step)
-    watch.on_stage(stage, settings, run.step, run.done)
-    began, loss = time.monotonic(), math.nan
-    while run.done < 1:
+    callbacks.on_stage(stage, settings, run.step, run.progress)
+    started, loss = time.monotonic(), math.nan
+    while run.progress < 1:
         run.stop = stop[0]
-        step = _advanced(run, stage, measures)
+        step = _advance(run, stage, measures)
         if math.isfinite(step.loss):
-            loss = step.loss if math.isnan(loss) else 0.98 * loss + 0.02 * step.loss
+            loss = step.loss if math.isnan(loss) else 0.98 * loss + 0.02 * step.loss  # a running mean, to report
         if main:
             measures.note(run.step, step_measures(run, step))
-        watch.on_step(stage, step, run.done)
-        over = run.done >= 1
-        if over or step.stop or run.step % settings.checkpoint_every == 0:
-            kept = run.state()
+        callbacks.on_step(stage, step, run.progress)
+        finished = run.progress >= 1
+        if finished or step.stop or run.step % settings.checkpoint_every == 0:
+            state = run.state()
             if main:
                 measures.write()
                 measures.begin(run.step)
-                checkpoints.save(replace(kept, over=over))
+                checkpoints.save(replace(state, finished=finished))
             run.accelerator.wait_for_everyone()
-        if settings.grid_every and (over or run.step % settings.grid_every == 0):
+        if settings.grid_every and (finished or run.step % settings.grid_every == 0):
             draw_grid(training, run, stage)
-        if step.stop and not over:
+        if step.stop and not finished:
             raise TrainingStopped(
-                f"stopped after step {run.step} of stage {stage + 1}; a checkpoint is written, and the same command "
-                "goes on from it"
+                f"stopped after step {run.step} of stage {stage + 1}; a checkpoint is written: run the same command "
+                "again to continue"
             )
-    return {"steps": run.step, "seconds": time.monotonic() - began, "loss": loss, "skipped": run.skipped}
+    return {"steps": run.step, "seconds": time.monotonic() - started, "loss": loss, "skipped": run.skipped}
 
 
-def _advanced(run: Run, stage: int, measures: Measures) -> StepResult:
-    """A step; where it fails for good, what was measured until then is kept."""
+def _advance(run: Run, stage: int, measures: Measures) -> StepResult:
+    """Make a step. If it fails, the measures until then are written."""
     try:
         return run.advance()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
-            f"out of memory in stage {stage + 1} with {run.share} samples at once: raise accumulate (now "
+            f"out of memory in stage {stage + 1} with {run.batch_share} samples at once: raise accumulate (now "
             f"{run.settings.accumulate}), or set gradient_checkpointing, precision: bf16, or a smaller batch or crop"
         ) from error
     except TrainingDiverged:
@@ -130,11 +149,11 @@ def _advanced(run: Run, stage: int, measures: Measures) -> StepResult:
 
 
 def assemble_trained(training: Training) -> TrainedModel | None:
-    """The averaged weights of every stage become a model of the lake, once all are at their ends."""
+    """Add the model to the lake, with the averaged weights of every stage; None while a stage is not at its end."""
     unets, stages = [], {}
     for stage in range(len(training.cascade.stages)):
         state = training.checkpoints(stage).newest(("unet", "ema"))
-        if state is None or not state.over:
+        if state is None or not state.finished:
             return None
         unet = UNet(**training.cascade.unet_arguments(stage))
         if training.config.lora:
@@ -145,34 +164,36 @@ def assemble_trained(training: Training) -> TrainedModel | None:
         unets.append(unet.eval())
         stages[f"stage-{stage + 1}"] = {
             "steps": state.step,
-            "seconds": state.more["seconds"],
-            "device_seconds": device_seconds(state.more),
+            "seconds": state.values["seconds"],
+            "device_seconds": device_seconds(state.values),
         }
     model = assemble_pipeline(training.cascade, training.config.sampling, training.text, unets)
     lineage = {"dataset": training.dataset, "version": training.version, "stages": stages}
     return add_model(training.lake, training.config, training.id, model, lineage)
 
 
-def step_measures(run: Run, broadcast_state: StepResult) -> dict[str, float]:
-    """What is noted of a step."""
+def step_measures(run: Run, step: StepResult) -> dict[str, float]:
+    """The measures of a step by name; those that are not finite are left out, as JSON has no number for them."""
     device = run.accelerator.device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     values = {
-        "loss": broadcast_state.loss,
-        "gradient_norm": broadcast_state.gradient,
-        "learning_rate": broadcast_state.rate,
-        "samples_per_second": run.settings.batch / broadcast_state.seconds,
-        "data_wait": broadcast_state.waited / broadcast_state.seconds,
+        "loss": step.loss,
+        "gradient_norm": step.gradient_norm,
+        "learning_rate": step.learning_rate,
+        "samples_per_second": run.settings.batch / step.seconds,
+        "data_wait": step.data_seconds / step.seconds,
         "memory_bytes": float(memory),
         "skipped": float(run.skipped),
-        "done": run.done,
+        "done": run.progress,
     }
-    values |= {f"error/noise_{at}": error for at, error in enumerate(broadcast_state.errors) if error is not None}
-    return {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no others
+    for bucket, error in enumerate(step.bucket_errors):
+        if error is not None:
+            values[f"error/noise_{bucket}"] = error
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def draw_grid(training: Training, run: Run, stage: int) -> None:
-    """What the stage makes of the first samples' captions, beside their pictures."""
+    """Write the grid of a step: the first samples, and what the stage makes of their captions."""
     url = storage.join(training.stage_url(stage), GRIDS_FOLDER, f"step-{run.step:09d}.png")
     reader = training.reader(stage, shuffle=False, rank=0, world=1)  # the same on every process
     write_grid(url, run, reader, training.config.text, training.config.fit)
@@ -180,21 +201,24 @@ def draw_grid(training: Training, run: Run, stage: int) -> None:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[bool]]:
-    """True once we were told to end, by SIGTERM or Ctrl-C; told twice, Ctrl-C ends at once."""
-    asked = [False]
+    """Within it SIGTERM and Ctrl-C set the first entry of the list to true; a second Ctrl-C ends the program.
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked[0] and number == signal.SIGINT:
+    Outside of the main thread, which alone gets signals, the entry stays false.
+    """
+    requested = [False]
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        if requested[0] and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked[0] = True
+        requested[0] = True
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where signals are somebody else's
-        yield asked
+        previous = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread
+        yield requested
         return
     try:
-        yield asked
+        yield requested
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

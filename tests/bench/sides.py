@@ -125,12 +125,12 @@ def batch_of(pair: Pair, count: int) -> Batch:
 def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
     unet = UNet(**cascade_of_size(pair.size, (pair.side,), pair.text_width).unet_arguments(0) | {"width": pair.width})
     unet.to(memory_format=torch.channels_last)
-    lesson, optimizer = StageLoss(Diffusion(DiffusionSettings(), pair.side)), build_optimizer(SETTINGS, unet)
+    loss, optimizer = StageLoss(Diffusion(DiffusionSettings(), pair.side)), build_optimizer(SETTINGS, unet)
     given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
 
     def train() -> None:
-        drawn = draw(0, 0, range(pair.batch), pair.batch, lesson.image_shape(), SETTINGS.drop)
-        errors, weights = lesson.errors(unet, given, drawn)
+        drawn = draw(0, 0, range(pair.batch), pair.batch, loss.image_shape(), SETTINGS.drop)
+        errors, weights = loss.errors(unet, given, drawn)
         learn(unet, (weights * errors).mean(), optimizer)
 
     def do(what: str) -> object:
@@ -140,7 +140,7 @@ def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
         rngs = [torch.Generator().manual_seed(number) for number in range(pair.pictures)]
         with torch.inference_mode():
             noise = torch.randn(asked.pixels.shape)
-            return sample(unet, lesson.diffusion, settings, noise, rngs, Conditioning(asked.text, asked.seen))
+            return sample(unet, loss.diffusion, settings, noise, rngs, Conditioning(asked.text, asked.mask))
 
     return unet, do
 
@@ -179,8 +179,8 @@ def theirs(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
 
     def do(what: str) -> object:
         if what == "train":
-            return learn(unet, model(given.pixels, text_embeds=given.text, text_masks=given.seen), optimizer)
-        text = {"text_embeds": asked.text, "text_masks": asked.seen}
+            return learn(unet, model(given.pixels, text_embeds=given.text, text_masks=given.mask), optimizer)
+        text = {"text_embeds": asked.text, "text_masks": asked.mask}
         return model.sample(**text, cond_scale=GUIDANCE, cfg_remove_parallel_component=False, use_tqdm=False)
 
     return unet, do

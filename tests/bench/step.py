@@ -59,7 +59,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
             told = run.advance()
             times[reads].append(told.seconds)
             if reads:
-                waits.append(told.waited)
+                waits.append(told.data_seconds)
     step, bare, waited = (statistics.median(one[WARM:]) for one in (times[True], times[False], waits))
     ratio = statistics.median(one / two for one, two in list(zip(times[True], times[False], strict=True))[WARM:])
     each = f"batch {SETTINGS.batch} of {TINY.stages[0].resolution} px"
@@ -84,8 +84,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     fresh.load(state)
     loaded = time.perf_counter() - began
     first = fresh.advance()
-    note = f"read and laid out in {loaded:.2f} s, then the first batch after {first.waited:.2f} s"
-    yield "resuming from a checkpoint, in steps", (loaded + first.waited) / step, 10.0, False, note
+    note = f"read and laid out in {loaded:.2f} s, then the first batch after {first.data_seconds:.2f} s"
+    yield "resuming from a checkpoint, in steps", (loaded + first.data_seconds) / step, 10.0, False, note
 
 
 def run_of(lake: Lake) -> Run:
@@ -93,5 +93,5 @@ def run_of(lake: Lake) -> Run:
     stage = TINY.stages[0]
     squares = SquareSamples(Reader(lake, "drawn", columns=("image", "t5")), stage.resolution)
     batches = BatchStream(squares, SETTINGS.batch, "t5")
-    lesson = StageLoss(Diffusion(stage.diffusion, stage.resolution))
-    return Run(UNet(**TINY.unet_arguments(0)), lesson, batches, SETTINGS, Accelerator(cpu=True))
+    loss = StageLoss(Diffusion(stage.diffusion, stage.resolution))
+    return Run(UNet(**TINY.unet_arguments(0)), loss, batches, SETTINGS, Accelerator(cpu=True))

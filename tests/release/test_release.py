@@ -324,7 +324,7 @@ def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
 def test_a_stopped_training_ends_as_it_would_have(lake: Lake, answers: dict[str, Any], exact: bool) -> None:
     expected, losses = answers["resumed"], list[list[float]]()
     watch = TrainingCallbacks(on_step=lambda stage, step, done: losses.append([step.step, step.loss]))
-    trained = train(plan_training(lake, load_config("unfinished.yaml"), "shapes"), watch=watch, cpu=True).trained
+    trained = train(plan_training(lake, load_config("unfinished.yaml"), "shapes"), callbacks=watch, cpu=True).trained
     assert trained is not None
     check(losses, expected["losses"], exact, "losses")
     names = [name for name in expected["model"] if exact or name != "digest"]

@@ -119,7 +119,9 @@ def test_a_scheduler_with_other_betas_is_refused(model: Imagen) -> None:
 def test_a_scheduler_that_would_stop_short_is_refused(model: Imagen) -> None:
     model.scheduler = diffusers.DDIMScheduler.from_config(model.scheduler.config)
     assert model.generate_image(CAPTION, steps=5).size == (32, 32)
-    with pytest.raises(NotPossible, match="the DDIMScheduler takes strides of one length: 6 steps are no even part of"):
+    with pytest.raises(
+        NotPossible, match="the DDIMScheduler takes steps of equal length: 6 steps do not divide the model's"
+    ):
         model.generate_image(CAPTION)
 
 
@@ -153,7 +155,7 @@ def test_painting_leaves_the_rest_as_it_is(model: Imagen, picture: Image.Image, 
 
 def test_what_is_kept_is_kept_at_every_stage(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
     heard: list[torch.Tensor] = []
-    model.unet_2.register_forward_pre_hook(lambda _, __, told: heard.append(told["small"]), with_kwargs=True)
+    model.unet_2.register_forward_pre_hook(lambda _, __, told: heard.append(told["low_res"]), with_kwargs=True)
     model.inpaint(picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
     pixels = torch.from_numpy(levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = enlarge(shrink(pixels, 16), 32)
@@ -184,7 +186,7 @@ def test_each_stage_enlarges_alone() -> None:
     steps: list[tuple[int, int, int]] = []
     three.upscale(middle, progress=lambda *at: steps.append(at))
     assert {stage for stage, _, _ in steps} == {2}
-    with pytest.raises(NotPossible, match="a picture of 32 pixels can't be enlarged: models make sides of 16, 32"):
+    with pytest.raises(NotPossible, match="an image of 32 pixels can't be enlarged: the models make sides of 16, 32"):
         three.upscale(three.upscale(small))
 
 
@@ -206,11 +208,11 @@ def test_a_long_prompt_is_cut_and_its_rest_named(model: Imagen, capfd: pytest.Ca
             warnings.simplefilter("always")
             way("a red circle above a blue square", stages=1, steps=1)
         assert [str(one.message) for one in told if one.category is UserWarning] == [
-            "the prompt is longer than 5 tokens; not seen: 'a blue square'"
+            "the prompt is longer than 5 tokens; this part is ignored: 'a blue square'"
         ]
         assert told[0].filename == __file__
     text = ("a red circle " * 400).strip()
-    with pytest.warns(UserWarning, match="not seen: 'red circle") as told_again:
+    with pytest.warns(UserWarning, match="this part is ignored: 'red circle") as told_again:
         vectors = model.encode([text])
     assert vectors is not None
     assert vectors[0].shape[1] == 5
@@ -221,7 +223,7 @@ def test_a_long_prompt_is_cut_and_its_rest_named(model: Imagen, capfd: pytest.Ca
 def test_a_prompt_that_cannot_be_read_is_refused(model: Imagen) -> None:
     with torch.no_grad():
         model.text_encoder.encoder.final_layer_norm.weight *= 1e9
-    with pytest.raises(NotPossible, match="the prompt has vectors beyond what float16 holds: say it otherwise"):
+    with pytest.raises(NotPossible, match="the prompt's embedding has values beyond what float16 holds: rephrase"):
         model.generate_image(CAPTION)
     model.register_modules(text_encoder=None)
     model.register_to_config(text={**model.config.text, "model": "nobody/nothing"})
@@ -234,7 +236,7 @@ def test_memory_that_runs_out_is_told_with_what_lowers_it(model: Imagen, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.unet_2, "forward", full)
-    expected = "out of memory with 2 pictures at once of 32 pixels: lower the batch, stop at an earlier stage, or move"
+    expected = "out of memory with 2 images at once of 32 pixels: lower the batch, stop at an earlier stage, or move"
     with pytest.raises(NotPossible, match=expected):
         model.generate_images(CAPTION, n=2)
 
@@ -244,7 +246,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("generate_images", {"prompts": [CAPTION, ""]}, "the prompt is empty: say what"),
     ("generate_images", {"n": 0}, "n and batch are 1 or more, not 0 and 16"),
     ("generate_images", {"batch": 0}, "n and batch are 1 or more, not 1 and 0"),
-    ("generate_images", {"seed": -1}, "seed is a number of 0 to"),
+    ("generate_images", {"seed": -1}, "seed is a number from 0 to"),
     ("generate_images", {"stages": 0}, "the model has 2 stages: it can't be stopped after 0"),
     ("generate_images", {"stages": 3}, "the model has 2 stages: it can't be stopped after 3"),
     ("generate_images", {"guidance": 0.5}, "guidance can't be 0.5: Input should be greater than or equal to 1"),
@@ -255,16 +257,16 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("generate_images", {"sampler": "plms"}, "sampler can't be 'plms': Input should be 'dpm', 'ddim' or 'ddpm'"),
     ("generate_images", {"steps": 0}, "steps can't be 0"),
     ("generate_images", {"steps": 1001}, "steps can't be 1001: the model was trained with 1000"),
-    ("upscale", {"stages": 1}, "a picture of 20 pixels can't be enlarged: models make sides of none"),
+    ("upscale", {"stages": 1}, "an image of 20 pixels can't be enlarged: the models make sides of none"),
     ("restyle", {"strength": 0.0}, "strength is more than 0 and at most 1, not 0"),
     ("restyle", {"strength": 1.5}, "strength is more than 0 and at most 1, not 1.5"),
     ("variations", {"n": 0}, "n and batch are 1 or more"),
     ("inpaint", {"repeats": 0}, "repeats is 1 or more, not 0"),
-    ("inpaint", {"sampler": "dpm"}, "inpainting repeats steps, which dpm can't undo: take ddim or ddpm"),
-    ("inpaint", {"sampler": ["ddim", "dpm"]}, "inpainting repeats steps, which dpm can't undo"),
-    ("inpaint", {"mask": Image.new("L", (20, 10))}, "the mask is 20 x 10 pixels and the picture 20 x 20: make the"),
-    ("inpaint", {"image": Image.new("RGB", (20, 12)), "mask": Image.new("L", (20, 12))}, "the picture is 20 x 12 pix"),
-    ("upscale", {"image": Image.new("RGB", (20, 12))}, "the picture is 20 x 12 pixels: it has to be square, crop it"),
+    ("inpaint", {"sampler": "dpm"}, "inpainting repeats steps, which dpm can't do: take ddim or ddpm"),
+    ("inpaint", {"sampler": ["ddim", "dpm"]}, "inpainting repeats steps, which dpm can't do"),
+    ("inpaint", {"mask": Image.new("L", (20, 10))}, "the mask is 20 x 10 pixels and the image 20 x 20: make the"),
+    ("inpaint", {"image": Image.new("RGB", (20, 12)), "mask": Image.new("L", (20, 12))}, "the image is 20 x 12 pix"),
+    ("upscale", {"image": Image.new("RGB", (20, 12))}, "the image is 20 x 12 pixels: it has to be square, crop it"),
 ]
 
 

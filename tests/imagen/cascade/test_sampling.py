@@ -24,9 +24,9 @@ class Perfect(nn.Module):
         super().__init__()
         self.of, self.shift, self.alike = of, shift, alike
 
-    def forward(self, x: Tensor, times: Tensor, text: Any = None, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, times: Tensor, text: Any = None, mask: Tensor | None = None) -> Tensor:
         a, s = self.of.scales(times, x)
-        mean = MEAN + (0 if seen is None else self.shift * seen.any(1).float().view(-1, 1, 1, 1))
+        mean = MEAN + (0 if mask is None else self.shift * mask.any(1).float().view(-1, 1, 1, 1))
         power, beyond = SPREAD**2 * (1 - self.alike), x - a * mean
         common = beyond.mean((1, 2, 3), keepdim=True)
         whole = power + SPREAD**2 * self.alike * x[0].numel()
@@ -64,7 +64,7 @@ def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> N
     of, text = diffusion(), torch.zeros(64, 2, 4)
     unet, seen = Perfect(of, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
     means = [
-        taken(unet, of, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, seen=seen)
+        taken(unet, of, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, mask=seen)
         .mean()
         .item()
         for guidance, interval in ((1, (0.0, 1.0)), (3, (0.0, 1.0)), (3, (0.0, 0.0)))
@@ -78,7 +78,7 @@ def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> N
 def test_thresholds_keep_pictures_in_their_range(threshold: str) -> None:
     of, text = diffusion(), torch.zeros(64, 2, 4)
     settings = SampleSettings.model_validate({"guidance": 30, "threshold": threshold})
-    made = taken(Perfect(of, shift=0.1), of, settings, text=text, seen=torch.ones(64, 2, dtype=torch.bool))
+    made = taken(Perfect(of, shift=0.1), of, settings, text=text, mask=torch.ones(64, 2, dtype=torch.bool))
     assert made.abs().max() <= 1
     clipped = (made.abs() > 0.999).float().mean().item()
     assert clipped > 0.9 if threshold == "static" else clipped < 0.9

@@ -39,11 +39,11 @@ def asked(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
         "pixels": torch.randn(count, 3, side, side, generator=rng),
         "time": torch.tensor([10.0, 900.0])[:count],
         "text": torch.randn(count, 6, 128, generator=rng),
-        "seen": torch.tensor([[True] * 4 + [False] * 2, [True] * 6])[:count],
+        "mask": torch.tensor([[True] * 4 + [False] * 2, [True] * 6])[:count],
     }
     if stage:
         small = torch.randn(count, 3, side, side, generator=rng)
-        made |= {"small": small, "noise": torch.tensor([0.0, 0.4])[:count]}
+        made |= {"low_res": small, "noise_level": torch.tensor([0.0, 0.4])[:count]}
     return made
 
 
@@ -54,14 +54,14 @@ def test_every_input_is_heard_and_padding_is_not(stage: int) -> None:
         told = unet(**said)
         assert told.shape == said["pixels"].shape
         for name, value in said.items():
-            if name != "seen":
+            if name != "mask":
                 other = unet(**said | {name: value + torch.rand_like(value.float())})
                 assert not torch.allclose(other, told, atol=1e-4), name
         padded = said["text"].clone()
         padded[0, 4:] = 9
         torch.testing.assert_close(unet(**said | {"text": padded}), told, atol=1e-5, rtol=1e-5)
         longer = {"text": torch.nn.functional.pad(said["text"], (0, 0, 0, 3), value=7.0)}
-        longer["seen"] = torch.nn.functional.pad(said["seen"], (0, 3))
+        longer["mask"] = torch.nn.functional.pad(said["mask"], (0, 3))
         torch.testing.assert_close(unet(**said | longer), told, atol=1e-5, rtol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(stage: int) -> None:
 
 def test_a_dropped_caption_is_no_caption() -> None:
     unet, said = awake(0), asked(0)
-    dropped = said | {"seen": torch.zeros_like(said["seen"])}
+    dropped = said | {"mask": torch.zeros_like(said["mask"])}
     with torch.no_grad():
         none = unet(said["pixels"], said["time"])
         torch.testing.assert_close(unet(**dropped), none, atol=1e-5, rtol=1e-5)

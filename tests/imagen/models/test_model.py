@@ -94,7 +94,7 @@ def test_plain_diffusers_makes_the_same_picture(folder: Path, tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     *lines, refused = ran.stdout.splitlines()
     assert lines == [line for digest in expected for line in (digest, "[]")]
-    assert refused == "prompts are read by the clip model 'built-in': load this folder with imagen.Imagen"
+    assert refused == "prompts are encoded by the clip model 'built-in': load this folder with imagen.Imagen"
 
 
 def test_a_model_comes_from_a_folder_a_url_or_a_lake(
@@ -292,9 +292,9 @@ def test_low_rank_changes_begin_as_none_and_can_be_merged(stage: int) -> None:
         one.data += 0.05 * torch.randn(one.shape, generator=rng)
     side = TINY.stages[stage].resolution
     said: dict[str, Any] = {"pixels": torch.randn(2, 3, side, side), "time": torch.tensor([3.0, 700.0])}
-    said |= {"text": torch.randn(2, 4, 128), "seen": torch.ones(2, 4, dtype=torch.bool)}
+    said |= {"text": torch.randn(2, 4, 128), "mask": torch.ones(2, 4, dtype=torch.bool)}
     if stage:
-        said |= {"small": torch.randn(2, 3, side, side), "noise": torch.tensor([0.1, 0.2])}
+        said |= {"low_res": torch.randn(2, 3, side, side), "noise_level": torch.tensor([0.1, 0.2])}
     plain = {name: one.clone() for name, one in unet.state_dict().items()}
     with torch.no_grad():
         before = unet(**said)

@@ -107,7 +107,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
             os.kill(os.getpid(), signal.SIGKILL)
         write(place, content)
 
-    def on_step(stage: int, broadcast_state: StepResult, done: float) -> None:
+    def on_step(stage: int, step: StepResult, progress: float) -> None:
         nonlocal steps
         steps += 1
         if steps == dies.get("steps"):
@@ -116,7 +116,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
     storage.write = torn
     if "ACCELERATE_USE_FSDP" in os.environ:
         imagen.train.setup.Accelerator = sharding  # type: ignore[misc]
-    train(training_of(url, config), watch=TrainingCallbacks(on_step=on_step), cpu=True)
+    train(training_of(url, config), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
 
 
 class Watched:
@@ -169,11 +169,13 @@ class Known:
         self.part += 1
         of = slice(places.start, places.stop)
         assert self.whole.text is not None
-        assert self.whole.seen is not None
-        batch = Batch(self.whole.pixels[of], self.whole.text[of], self.whole.seen[of])
-        if self.whole.others is None or self.whole.others_seen is None:
+        assert self.whole.mask is not None
+        batch = Batch(self.whole.pixels[of], self.whole.text[of], self.whole.mask[of])
+        if self.whole.alternatives is None or self.whole.alternative_masks is None:
             return batch
-        return replace(batch, others=self.whole.others[:, of], others_seen=self.whole.others_seen[:, of])
+        return replace(
+            batch, alternatives=self.whole.alternatives[:, of], alternative_masks=self.whole.alternative_masks[:, of]
+        )
 
     def read_ahead(self) -> None:
         pass
@@ -194,7 +196,7 @@ def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
     seen = torch.arange(6) < torch.randint(1, 7, (run.settings.batch, 1), generator=rng)
     batch = Batch(pixels, text, seen)
     if config.mix:
-        batch = replace(batch, others=torch.randn(1, *text.shape, generator=rng), others_seen=seen[None])
+        batch = replace(batch, alternatives=torch.randn(1, *text.shape, generator=rng), alternative_masks=seen[None])
     run.batches = Known(batch, run)  # type: ignore[assignment]
     return run
 

@@ -12,10 +12,10 @@ from imagen.train.checkpoint import STATE, Checkpoints, RunState
 from tests.conftest import Bucket
 
 
-def state_of(step: int, over: bool = False) -> RunState:
+def state_of(step: int, finished: bool = False) -> RunState:
     rng = torch.Generator().manual_seed(step)
     tensors = {"a.weight": torch.randn(3, 4, generator=rng), "b": torch.tensor(float(step))}
-    return RunState(step, {"unet": tensors, "ema": dict(tensors), "optimizer": {}}, {"skipped": step}, over)
+    return RunState(step, {"unet": tensors, "ema": dict(tensors), "optimizer": {}}, {"skipped": step}, finished)
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -41,10 +41,10 @@ def test_what_was_written_is_read(place: str) -> None:
     kept = Checkpoints(place)
     assert kept.newest() is None
     tensors = {"a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.randn(5, 6).T}
-    kept.save(RunState(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, over=True))
+    kept.save(RunState(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, finished=True))
     found = kept.newest()
     assert found is not None
-    assert (found.step, found.more, found.over) == (7, {"seconds": 1.5}, True)
+    assert (found.step, found.values, found.finished) == (7, {"seconds": 1.5}, True)
     assert all(torch.equal(found.tensors["unet"][name], one) for name, one in tensors.items())
     part = kept.newest(("ema",))
     assert part is not None
@@ -76,7 +76,7 @@ def test_a_damaged_one_on_a_store_is_passed_over(place: str) -> None:
     for step in (10, 20):
         kept.save(state_of(step))
     cut(storage.join(place, "step-000000020", "ema.safetensors"))
-    with pytest.warns(UserWarning, match="is damaged and passed over"):
+    with pytest.warns(UserWarning, match="is damaged and skipped"):
         found = kept.newest()
     assert found is not None
     assert found.step == 10

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from imagen.config.presets import cascade_of_size
-from imagen.train.stage_run import NOT_FINITE
+from imagen.train.stage_run import MAX_NONFINITE_STEPS
 from tests.imagen.train.killable import QUICK, config_of, gradients, live, some_steps, spoilt, to_the_end
 from tests.imagen.train.test_train import copied, dies, ended_with, last_of
 from tests.lakes.drawn import drawn_lake
@@ -90,7 +90,7 @@ def test_what_is_no_number_on_one_process_is_skipped_by_both(drawn: str, tmp_pat
         assert weights[2] == weights[1] != weights[3] != weights[4]
         assert set(weights[5:]) == {weights[4]}
         assert lines[0][3][:3] == ["", 4, 1]
-        assert lines[0][-1][:3] == ["TrainingDiverged", 5 + NOT_FINITE, 1 + NOT_FINITE]
+        assert lines[0][-1][:3] == ["TrainingDiverged", 5 + MAX_NONFINITE_STEPS, 1 + MAX_NONFINITE_STEPS]
 
 
 def test_a_model_in_parts_is_trained_as_a_whole_one_and_its_checkpoints_are_whole(drawn: str, tmp_path: Path) -> None:

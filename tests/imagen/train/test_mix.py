@@ -38,9 +38,9 @@ def losses(run: Run, steps: int) -> list[float]:
 def test_what_is_drawn_for_a_sample_follows_from_its_place_and_takes_nothing_from_what_was_drawn_before() -> None:
     whole = draw(7, 3, range(64), 64, (3, 4, 4), 0.1)
     half = draw(7, 3, range(32, 64), 64, (3, 4, 4), 0.1)
-    assert torch.equal(whole.told[32:], half.told)
+    assert torch.equal(whole.text[32:], half.text)
     assert torch.equal(whole.noise[32:], half.noise)
-    many = torch.cat([draw(7, step, range(100), 100, (3, 1, 1), 0.1).told for step in range(20)])
+    many = torch.cat([draw(7, step, range(100), 100, (3, 1, 1), 0.1).text for step in range(20)])
     assert float((many < 0.3).float().mean()) == pytest.approx(0.3, abs=0.04)
     assert abs(float(torch.corrcoef(torch.stack([many, torch.cat([whole.times] * 32)[:2000]]))[0, 1])) < 0.1
 
@@ -51,10 +51,10 @@ def test_a_sample_is_read_by_the_text_in_whose_share_its_number_falls() -> None:
     seen = torch.ones(3, len(told), 2, dtype=torch.bool)
     seen[0, 6] = False  # it has no such text
     batch = Batch(torch.zeros(len(told), 3, 1, 1), texts[2], seen[2], texts[:2], seen[:2])
-    read = batch.mixed(told, (0.3, 0.2))
+    read = batch.choose_texts(told, (0.3, 0.2))
     assert read.text is not None
     assert read.text[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2]
-    assert read.others is None
+    assert read.alternatives is None
 
 
 def test_texts_of_any_length_are_put_side_by_side() -> None:
@@ -66,11 +66,11 @@ def test_texts_of_any_length_are_put_side_by_side() -> None:
     alone, both = collate(samples, "t5"), collate(samples, "t5", ["new"])
     assert alone.text is not None
     assert both.text is not None
-    assert both.seen is not None
-    assert both.others_seen is not None
+    assert both.mask is not None
+    assert both.alternative_masks is not None
     assert (alone.text.shape, both.text.shape) == ((3, 3, 5), (3, 4, 5))
-    assert both.seen.sum(1).tolist() == [3, 1, 2]
-    assert both.others_seen.sum(2).tolist() == [[2, 0, 4]]
+    assert both.mask.sum(1).tolist() == [3, 1, 2]
+    assert both.alternative_masks.sum(2).tolist() == [[2, 0, 4]]
 
 
 def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(retold_lake: Lake, tmp_path: Path) -> None:

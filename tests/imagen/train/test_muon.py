@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from imagen.train.muon import LIKE_ADAMW, Muon, orthonormalize
+from imagen.train.muon import ADAMW_RMS, Muon, orthonormalize
 
 
 def test_steps_are_near_orthonormal_and_point_where_the_gradient_does() -> None:
@@ -49,4 +49,4 @@ def test_a_convolution_is_one_matrix_and_all_else_is_adamws() -> None:
     torch.testing.assert_close(plain, shaped.flatten(1))
     assert torch.equal(bias, same)
     step = (plain - weights.flatten(1) * (1 - 0.01 * 0.01)).square().mean().sqrt() / 0.01
-    assert 0.7 * LIKE_ADAMW < step < 1.2 * LIKE_ADAMW
+    assert 0.7 * ADAMW_RMS < step < 1.2 * ADAMW_RMS

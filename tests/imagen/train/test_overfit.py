@@ -38,29 +38,29 @@ def psnr_after(lake: Lake, cascade: CascadeSettings, number: int, steps: int) ->
     torch.manual_seed(0)
     stage = cascade.stages[number]
     small_side = cascade.stages[0].resolution if number else None
-    lesson = StageLoss(Diffusion(stage.diffusion, stage.resolution), small_side)
+    loss = StageLoss(Diffusion(stage.diffusion, stage.resolution), small_side)
     unet = UNet(**cascade.unet_arguments(number)).to(memory_format=torch.channels_last)
     batch = batch_of(lake, stage.resolution)
-    train_on(unet, lesson, batch, steps)
+    train_on(unet, loss, batch, steps)
     rngs, small = [torch.Generator().manual_seed(seed) for seed in range(len(batch))], None
     if small_side:
         larger = enlarge(shrink(batch.pixels, small_side), stage.resolution)
         small = add_conditioning_noise(larger, draw_noise(rngs, larger), torch.full((len(batch),), 0.1))
     with torch.no_grad():
         settings = SampleSettings(guidance=1, steps=20)
-        asked = Conditioning(batch.text, batch.seen, small=small)
-        made = sample(unet, lesson.diffusion, settings, draw_noise(rngs, batch.pixels), rngs, asked)
+        asked = Conditioning(batch.text, batch.mask, low_res=small)
+        made = sample(unet, loss.diffusion, settings, draw_noise(rngs, batch.pixels), rngs, asked)
     errors = (made - batch.pixels).square().mean((1, 2, 3))
     return 10 * torch.log10(4 / errors)  # pixels are from -1 to 1
 
 
-def train_on(unet: UNet, lesson: StageLoss, batch: Batch, steps: int) -> None:
+def train_on(unet: UNet, loss: StageLoss, batch: Batch, steps: int) -> None:
     optimizer = torch.optim.AdamW(unet.parameters(), 2e-3, betas=(0.9, 0.99))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (1 - step / steps)
-        draws = draw(0, step, range(len(batch)), len(batch), lesson.image_shape(), 0.0)
-        errors, weights = lesson.errors(unet, batch, draws)
+        draws = draw(0, step, range(len(batch)), len(batch), loss.image_shape(), 0.0)
+        errors, weights = loss.errors(unet, batch, draws)
         (errors * weights).mean().backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()

@@ -38,7 +38,7 @@ def drawn_samples(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> Run:
     torch.manual_seed(settings.seed)
     own = cascade.stages[stage]
-    lesson = StageLoss(
+    loss = StageLoss(
         Diffusion(own.diffusion, own.resolution), cascade.stages[stage - 1].resolution if stage else None, own.crop
     )
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -47,7 +47,7 @@ def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: Cas
     )
     accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
     batches = BatchStream(squares, settings.batch // settings.accumulate, "t5")
-    return Run(UNet(**cascade.unet_arguments(stage)), lesson, batches, settings, accelerator)
+    return Run(UNet(**cascade.unet_arguments(stage)), loss, batches, settings, accelerator)
 
 
 @pytest.mark.parametrize("stage", [0, 1])

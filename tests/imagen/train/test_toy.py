@@ -25,7 +25,7 @@ class Small(nn.Module):
             nn.Linear(1 + 2 * WAVES, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2)
         )
 
-    def forward(self, x: Tensor, times: Tensor, text: None = None, seen: None = None) -> Tensor:
+    def forward(self, x: Tensor, times: Tensor, text: None = None, mask: None = None) -> Tensor:
         now = times.float()[:, None] / self.steps
         angles = now * torch.pi * 2.0 ** torch.arange(WAVES) / 2
         scale, shift = self.layers(torch.cat([now, angles.sin(), angles.cos()], 1))[:, :, None, None].chunk(2, 1)
@@ -38,13 +38,13 @@ class Small(nn.Module):
 def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distribution(objective: str) -> None:
     torch.manual_seed(0)
     of = diffusion(objective)
-    lesson, unet = StageLoss(of), Small(of.settings.steps)
+    loss, unet = StageLoss(of), Small(of.settings.steps)
     optimizer = torch.optim.AdamW(unet.parameters(), 3e-3, weight_decay=0.0)
     rng = torch.Generator().manual_seed(1)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / STEPS)
         pixels = MEAN + SPREAD * torch.randn(BATCH, 3, SIDE, SIDE, generator=rng)
-        errors, weights = lesson.errors(unet, Batch(pixels), draw(0, step, range(BATCH), BATCH, (3, SIDE, SIDE), 0.0))
+        errors, weights = loss.errors(unet, Batch(pixels), draw(0, step, range(BATCH), BATCH, (3, SIDE, SIDE), 0.0))
         (errors * weights).mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -45,7 +45,7 @@ if __name__ == "__main__":
         time.sleep(0.3)
 
     try:
-        train(training_of(sys.argv[1], config_of()), watch=TrainingCallbacks(on_step=on_step), cpu=True)
+        train(training_of(sys.argv[1], config_of()), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
     except ImagenError as error:
         say(f"{type(error).__name__} {error}")
         sys.exit(error.code)
@@ -167,7 +167,7 @@ def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> N
     steps: list[int] = []
     watch = TrainingCallbacks(on_step=lambda stage, told, done: steps.append(told.step))
     with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 1 processes that take 3 parts each"):
-        train(training_of(drawn, config.model_copy(update={"stages": stages})), watch=watch, cpu=True)
+        train(training_of(drawn, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
     assert not steps
     with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 3 processes that take 2 parts each"):
         QUICK.model_copy(update={"accumulate": 2}).samples_per_process(3)
