@@ -155,7 +155,10 @@ def check_stage_count(stages: Sequence[Stage], requested: int | None) -> int:
 
 def warn_caller(pipeline: Any, message: str) -> None:
     """Warn at the line of the user's code that called a pipeline, however deep inside its methods this is."""
+    inner_modules = (f"{__name__.rpartition('.')[0]}.", "torch.")
     frame, level = sys._getframe(1), 2
-    while frame.f_back and (frame.f_locals.get("self") is pipeline or frame.f_globals["__name__"].startswith("torch.")):
+    while frame.f_back and (
+        frame.f_locals.get("self") is pipeline or frame.f_globals["__name__"].startswith(inner_modules)
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

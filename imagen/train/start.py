@@ -67,8 +67,8 @@ def load_initial_weights(where: str, training: Training, stage: int, unet: UNet)
     dataset_table = training.text and training.text["table"]
     if model_table != dataset_table:
         raise TextNotUsable(
-            f"{where} was trained on embeddings of {model_table}, and {training.dataset}@{training.version} has those "
-            f"of {dataset_table}: build the dataset with the model's encoder"
+            f"{where} was trained on {model_table}, and {training.dataset}@{training.version} has {dataset_table}: "
+            "build the dataset with the model's encoder"
         )
     if trained is not None:
         check_shapes(where, trained.state_dict(), unet.state_dict())

@@ -162,7 +162,7 @@ def test_a_training_that_is_told_to_stop_says_that_it_can_go_on(lake: Lake, imag
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == RESUMABLE
-    assert "a checkpoint is written, and the same command goes on from it" in said
+    assert "a checkpoint is written: run the same command again to continue" in said
     done = imagen("train", str(config), "--dataset", "drawn", "--json")
     assert json.loads(done.stdout)["stages"]["1"]["steps"] == 60
     measures = read_measures(str(next(checkpoints.glob("long-*")) / "stage-1" / "measures"))

@@ -128,6 +128,6 @@ def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: La
     record["embeddings"]["t5_new"] = "embeddings/another"
     assert table.replace([], [], record)
     with pytest.raises(
-        TextNotUsable, match=r"mix: t5_new of drawn@2 is of embeddings/another, and t5 of embeddings/t5"
+        TextNotUsable, match=r"mix: t5_new of drawn@2 is in embeddings/another, and t5 in embeddings/t5"
     ):
         plan_training(other, config_of().model_copy(update={"mix": HALF}), "drawn")
