@@ -19,7 +19,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import save_file
 
-import imagen.train.setup
+import imagen.train.start
 from data.errors import ImagenError
 from data.lake import storage
 from data.lake.lake import Lake
@@ -115,7 +115,7 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
 
     storage.write = torn
     if "ACCELERATE_USE_FSDP" in os.environ:
-        imagen.train.setup.Accelerator = sharding  # type: ignore[misc]
+        imagen.train.start.Accelerator = sharding  # type: ignore[misc]
     train(training_of(url, config), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
 
 
