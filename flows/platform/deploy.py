@@ -1,12 +1,12 @@
 """`imagen deploy`: put the deployments of `prefect.yaml` on a Prefect server, for a lake and its recipes."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,7 @@ def deploy(definition: dict[str, Any], workers: str, environment: dict[str, str]
     """
     file = folder / "prefect.yaml"
     file.write_text(yaml.safe_dump(definition, sort_keys=False))
-    _check_pool_types(environment["PREFECT_API_URL"], workers)
-    commands = [["work-pool", "create", pool, "--type", workers, "--overwrite"] for pool in POOLS]
-    with ThreadPoolExecutor() as threads:  # each command takes seconds
-        list(threads.map(lambda arguments: _run(arguments, environment), commands))
+    make_pools(environment["PREFECT_API_URL"], workers)
     _run(["--no-prompt", "deploy", "--all", "--prefect-file", str(file)], environment)
     automate(environment["PREFECT_API_URL"])
 
@@ -121,16 +118,30 @@ def run_folder() -> Path:
     return CODE if CHECKOUT else Path.cwd()
 
 
-def _check_pool_types(url: str, workers: str) -> None:
-    """Refuse a pool that exists with another type: Prefect cannot change it, and would silently keep it."""
+def make_pools(url: str, workers: str) -> None:
+    """Create the work pools with Prefect's template for this type; in pools that exist it is updated.
+
+    Raises:
+        ServerError: a pool exists with another type: Prefect cannot change it, and would silently keep it; or this
+            environment has no workers of the type.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
+
     with asking(url) as client:
         types = {pool.name: pool.type for pool in client.read_work_pools()}
-    for pool in POOLS:
-        if types.get(pool, workers) != workers:
-            raise ServerError(
-                f"the work pool {pool} exists with type {types[pool]}, which cannot be changed. "
-                f"Delete it and deploy again: prefect work-pool delete {pool}"
-            )
+        for pool in POOLS:
+            if types.get(pool, workers) != workers:
+                raise ServerError(
+                    f"the work pool {pool} exists with type {types[pool]}, which cannot be changed. "
+                    f"Delete it and deploy again: prefect work-pool delete {pool}"
+                )
+        template = asyncio.run(get_default_base_job_template_for_infrastructure_type(workers))
+        if template is None:
+            raise ServerError(f"Prefect has no workers of type {workers} here: pip install 'imagen[{workers}]'")
+        for pool in POOLS:
+            made = WorkPoolCreate(name=pool, type=workers, base_job_template=template, is_paused=False)
+            client.create_work_pool(made, overwrite=True)
 
 
 def automate(url: str) -> None:
