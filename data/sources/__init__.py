@@ -1,4 +1,5 @@
-"""Where pairs come from: files of URLs and captions, tars and Parquet with pictures, and ingesting them.
+"""Where pairs come from: files of URLs and captions, tars and Parquet files with pictures, and their ingestion.
 
-A format is a file here. Not here: fetching the pictures. Start with `sources.py`, then `ingest.py`.
+Each file format is a file here. Does not belong here: fetching the pictures (data/fetch). Start with `sources.py`,
+then `ingest.py`.
 """

@@ -1,4 +1,4 @@
-"""The formats of files of pairs: which one a file has by its name, and what goes wrong in it, told by its name."""
+"""The file formats of sources: which one a file has, by its name, and how errors of reading it are reported."""
 
 import csv
 import tarfile
@@ -16,39 +16,47 @@ from data.sources.rows import BATCH, Layout, Reject, Rows
 from data.sources.tars import read_tar
 from data.sources.text_lines import COMPRESSIONS, compression_of, read_csv, read_json_lines
 
-LINE_READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
-READERS: dict[str, Callable[[str, Layout, int], Iterator[Rows]]] = {
-    ".parquet": read_parquet,
-    **LINE_READERS,
-    ".tar": read_tar,
+Reader = Callable[[str, Layout, int], Iterator[Rows]]  # URL, layout, rows per batch
+LINE_READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
 }
+READERS: dict[str, Reader] = {".parquet": read_parquet, **LINE_READERS, ".tar": read_tar}
 STORE_ERRORS = (*storage.UNREACHABLE, aiohttp.ClientError)
 FORMAT_ERRORS = (pa.ArrowException, tarfile.TarError, EOFError, UnicodeError, csv.Error)
 
 
 def format_suffix(url: str) -> str:
-    """What names the format of a file: `.csv` of `pairs.csv.gz`."""
+    """The suffix that names the format of a file: `.csv` for `pairs.csv.gz`."""
     path = PurePosixPath(url.lower())
     return PurePosixPath(path.stem).suffix if compression_of(url) else path.suffix
 
 
 def can_be_read(url: str) -> bool:
-    """Whether the name of a file says that it may hold pairs."""
+    """Whether the name of a file is that of a known format. Only line formats may be compressed."""
     return format_suffix(url) in (LINE_READERS if compression_of(url) else READERS)
 
 
 def read_rows(url: str, layout: Layout, batch: int = BATCH) -> Generator[Rows, None, None]:
-    """Every row of a file, in its order, about a batch at a time."""
+    """Yield all rows of a file in order, about `batch` at a time, each either valid or rejected.
+
+    Raises:
+        SourceError: The format is unknown, a column is missing, or the file is broken; rows before that were yielded.
+        SourceUnreachable: The store does not answer.
+    """
     if not can_be_read(url):
-        known = [*READERS, *(kind + packing for kind in LINE_READERS for packing in COMPRESSIONS)]
-        raise SourceError(f"source {url} is no table that can be read. Known endings: {', '.join(known)}")
+        compressed = (suffix + compression for suffix in LINE_READERS for compression in COMPRESSIONS)
+        suffixes = ", ".join([*READERS, *compressed])
+        raise SourceError(f"source {url} is not a file of a known format. Known endings: {suffixes}")
     with source_errors(url):
         yield from READERS[format_suffix(url)](url, layout, batch)
 
 
 @contextmanager
 def source_errors(url: str) -> Iterator[None]:
-    """Say of which file an error speaks, and tell a broken file from a store that doesn't answer."""
+    """Turn errors of libraries into a SourceError that names the file, or SourceUnreachable if the store fails."""
     try:
         yield
     except SourceError:
@@ -56,21 +64,33 @@ def source_errors(url: str) -> Iterator[None]:
     except FORMAT_ERRORS as error:
         raise SourceError(f"source {url} can't be read: {_first_line(error)}") from error
     except STORE_ERRORS as error:
-        if type(error) is OSError and error.errno is None:  # Arrow's, of what it found in the file
+        if type(error) is OSError and error.errno is None:  # raised by Arrow about the content of the file
             raise SourceError(f"source {url} can't be read: {_first_line(error)}") from error
         raise SourceUnreachable(f"source {url} can't be reached: {_first_line(error)}") from error
 
 
 def peek_rows(url: str, layout: Layout, rows: int) -> tuple[int, list[Reject]]:
-    """How many rows begin a file, and what can't be read of them; of Parquet, what its footer says."""
+    """Read the start of a file.
+
+    Args:
+        rows: How many rows to read. Of a Parquet file only the footer is read.
+
+    Returns:
+        The number of valid rows (of a Parquet file, all rows), and the rejected ones.
+
+    Raises:
+        SourceError: A column is missing, or the file can't be read.
+        SourceUnreachable: The store does not answer.
+    """
     if url.lower().endswith(".parquet"):
         with source_errors(url), open_parquet(url) as file:
             parquet_columns(url, layout, file.schema_arrow)
             return file.metadata.num_rows, []
-    with closing(read_rows(url, layout, rows)) as stretches:
-        first = next(stretches, None)
+    with closing(read_rows(url, layout, rows)) as batches:
+        first = next(batches, None)
         return (first.valid.num_rows, first.rejects) if first else (0, [])
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    lines = str(error).splitlines()
+    return (lines[0] if lines else "") or type(error).__name__

@@ -1,8 +1,8 @@
-"""From the files of the sources into the lake: `pairs` gets what is new, `rejects` what can't be read.
+"""Read the files of sources into the lake: new pairs into `pairs`, rows that can't be read into `rejects`.
 
-A file that the table `files` knows is not opened again. It comes in there after its pairs are in `pairs`, so that a
-build that was killed reads it again and finds them. New rows are collected over many files and committed together:
-small files cost every reader that comes later.
+Each file is read once: it is noted in `files`, and a noted file is not opened again. It is noted after its pairs are
+committed, so a build that was killed reads it again and finds its pairs in the lake. New rows are buffered over many
+files and committed together, because small files slow down every later reader.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from data.sources.rows import Reject
 from data.sources.sources import Source, SourceFile, ingested_file_ids, list_files
 from data.sources.spill import SpillBuffer
 
-ROWS_PER_FILE = 100_000  # of a bucket, before they are written
-MAX_BUFFER_BYTES = 16 << 30  # bytes of rows that wait, whatever the number of buckets; a third of it on this disk
-MAX_REJECTS = 10_000  # of one file that are kept; all are counted
+ROWS_PER_FILE = 100_000  # per bucket, that are buffered before they are committed
+MAX_BUFFER_BYTES = 16 << 30  # of buffered rows, for any number of buckets; a third of it on this machine's disk
+MAX_REJECTS = 10_000  # of one file that are stored; all are counted
 
 IDS = """
     SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
@@ -36,18 +36,26 @@ IDS = """
 
 @dataclass
 class IngestSummary:
-    """What reading the sources came to."""
+    """The counts of one ingestion.
+
+    Attributes:
+        rows: Rows that were read, rejected ones included.
+        new: Pairs that were added to the lake.
+        unreadable: Rejected rows, and files that broke off.
+        files_read: Files that were read.
+        files_skipped: Files that had been read before.
+    """
 
     rows: int = 0
     new: int = 0
-    unreadable: int = 0  # rows, and whole files
+    unreadable: int = 0
     files_read: int = 0
     files_skipped: int = 0
 
 
 @dataclass
 class FileTally:
-    """One file that is being read."""
+    """A file that is being read, with its counts and the first MAX_REJECTS of its rejected rows."""
 
     file: SourceFile
     rows: int = 0
@@ -55,128 +63,162 @@ class FileTally:
     rejects: list[Reject] = field(default_factory=list)
 
     def add_rejects(self, rejects: list[Reject]) -> None:
+        """Count rejected rows, and keep them while there is room."""
         self.rejected += len(rejects)
         self.rejects += rejects[: max(0, MAX_REJECTS - len(self.rejects))]
 
 
 @dataclass
 class IngestBuffer:
-    """Rows and files that wait to be committed together."""
+    """Rows and files that wait to be committed together.
+
+    Attributes:
+        started: When the ingestion started: `first_seen` of its pairs.
+        rows_by_bucket: The rows that wait.
+        files: The files that were read to their end since the last commit.
+        new: The number of pairs that each file added, by the file's id.
+    """
 
     lake: Lake
     started: datetime
     rows_by_bucket: SpillBuffer
-    files: list[FileTally] = field(default_factory=list)  # read to their end
-    new: Counter[str] = field(default_factory=Counter)  # rows of each file by its id
+    files: list[FileTally] = field(default_factory=list)
+    new: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: pa.Table, source: str, file: str) -> None:
+        """Add rows of a file.
+
+        Args:
+            source: The path of the source in the recipe.
+            file: The id of the file.
+        """
         count = rows.num_rows
         ids = query(IDS.format(buckets=self.lake.config.buckets), rows=rows.select(["row", "url", "caption"]))
-        known = {
+        computed = {
             "id": ids["id"],
             "source": pa.repeat(source, count),
             "first_seen": pa.repeat(pa.scalar(self.started, PAIRS.field("first_seen").type), count),
             "replaces": pa.nulls(count, pa.string()),
         }
-        columns = [known[name] if name in known else rows[name] for name in PAIRS.names]
+        columns = [computed[name] if name in computed else rows[name] for name in PAIRS.names]
         rows = pa.table([*columns, pa.repeat(file, count)], names=[*PAIRS.names, "of"])
         self.rows_by_bucket.add(split_by_bucket(rows, ids["bucket"].to_numpy()))
 
     @property
     def full(self) -> bool:
-        return (
-            self.rows_by_bucket.size >= MAX_BUFFER_BYTES
-            or self.rows_by_bucket.rows >= ROWS_PER_FILE * self.lake.config.buckets
-        )
+        """Whether enough rows wait for a commit."""
+        buffered = self.rows_by_bucket
+        return buffered.size >= MAX_BUFFER_BYTES or buffered.rows >= ROWS_PER_FILE * self.lake.config.buckets
 
     def commit(self) -> None:
-        """Write what waits: pairs first, then what tells that they were read."""
+        """Commit the rows, then the rejects, then the files that were read to their end."""
         if self.rows_by_bucket:
             self.new += append_missing(self.lake, "pairs", PAIRS, self.rows_by_bucket)
         self.rows_by_bucket.clear()
-        rejects = [_reject_row(reading.file, reject) for reading in self.files for reject in reading.rejects]
+        rejects = [_reject_row(tally.file, reject) for tally in self.files for reject in tally.rejects]
         append_missing_rows(self.lake, "rejects", REJECTS, rejects)
-        append_missing_rows(self.lake, "files", FILES, [self._file_row(reading) for reading in self.files])
+        append_missing_rows(self.lake, "files", FILES, [self._file_row(tally) for tally in self.files])
         self.files = []
 
-    def _file_row(self, reading: FileTally) -> dict[str, Any]:
-        file = reading.file
-        counts = {"rows": reading.rows, "new": self.new[file.id], "rejected": reading.rejected}
+    def _file_row(self, tally: FileTally) -> dict[str, Any]:
+        file = tally.file
+        counts = {"rows": tally.rows, "new": self.new[file.id], "rejected": tally.rejected}
         return {"id": file.id, "path": file.url, "token": file.token, "at": self.started, **counts}
 
 
 @dataclass
 class IngestPreview:
-    """What ingesting would find."""
+    """What an ingestion would read.
+
+    Attributes:
+        files: Files that were not read before.
+        rows: Their valid rows.
+        new: Those whose pair the lake lacks. A pair that occurs twice in the sources counts twice.
+    """
 
     files: int = 0
     rows: int = 0
-    new: int = 0  # rows that the lake lacks; one that is there twice in the sources counts twice
+    new: int = 0
 
 
 def preview_ingest(
     lake: Lake, sources: tuple[Source, ...], on_new: Callable[[pa.Table], None] = lambda rows: None
 ) -> IngestPreview:
-    """What ingesting would read, without writing; `on_new` gets the new rows, with their ids, a stretch at a time."""
-    known, pairs, total = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
+    """Read the new files of the sources without writing anything.
+
+    Args:
+        on_new: Called with each batch of rows that the lake lacks, with their columns `id` and `source`.
+    """
+    known, pairs, preview = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
     present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
     for source in sources:
         for file in list_files(source):
             if file.id in known:
                 continue
-            total.files += 1
-            for read, _ in read_rows(file.url, file.layout):
-                total.rows += read.num_rows
-                ids = query(IDS.format(buckets=1), rows=read.select(["row", "url", "caption"]))["id"]
-                rows = read.append_column("id", ids).append_column("source", pa.repeat(source.path, read.num_rows))
+            preview.files += 1
+            for valid, _ in read_rows(file.url, file.layout):
+                preview.rows += valid.num_rows
+                ids = query(IDS.format(buckets=1), rows=valid.select(["row", "url", "caption"]))["id"]
+                rows = valid.append_column("id", ids).append_column("source", pa.repeat(source.path, valid.num_rows))
                 new = query("SELECT rows.* FROM rows ANTI JOIN present USING (id)", rows=rows, present=present)
-                total.new += new.num_rows
+                preview.new += new.num_rows
                 on_new(new)
-    return total
+    return preview
 
 
 def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSummary:
-    """Add the pairs that the lake does not hold yet, from files that it does not know yet."""
+    """Add the pairs that the lake lacks, from files that were not read before.
+
+    Can be repeated and interrupted at any time: no pair is added twice, and no file is skipped before its pairs are
+    committed. Memory is bounded for files of any size.
+
+    Args:
+        now: Stored as `first_seen` of the new pairs.
+
+    Raises:
+        SourceError: A source does not exist or is empty.
+        SourceUnreachable: A store does not answer. Files that were not committed are read again by the next run.
+    """
     lake.table_or_make("pairs", PAIRS)
-    known, total = ingested_file_ids(lake), IngestSummary()
-    with SpillBuffer() as held:
-        collected = IngestBuffer(lake, now, held)
+    known, summary = ingested_file_ids(lake), IngestSummary()
+    with SpillBuffer() as rows_by_bucket:
+        buffer = IngestBuffer(lake, now, rows_by_bucket)
         for source in sources:
             for file in list_files(source):
                 if file.id in known:
-                    total.files_skipped += 1
+                    summary.files_skipped += 1
                     continue
                 known.add(file.id)
                 try:
-                    reading = _read(file, source.path, collected)
+                    tally = _read_file(file, source.path, buffer)
                 except SourceUnreachable:
-                    collected.commit()  # what was read of others is not to be read again
+                    buffer.commit()  # so that the files before this one need not be read again
                     raise
-                collected.files.append(reading)
-                total.files_read += 1
-                total.rows += reading.rows
-                total.unreadable += reading.rejected
-        collected.commit()
-    total.new = collected.new.total()
-    return total
+                buffer.files.append(tally)
+                summary.files_read += 1
+                summary.rows += tally.rows
+                summary.unreadable += tally.rejected
+        buffer.commit()
+    summary.new = buffer.new.total()
+    return summary
 
 
-def _read(file: SourceFile, source: str, collected: IngestBuffer) -> FileTally:
-    """Read a file to its end; one that breaks off has what was read of it, and a row that says so."""
-    reading = FileTally(file)
+def _read_file(file: SourceFile, source: str, buffer: IngestBuffer) -> FileTally:
+    """Read a file to its end. If it breaks off, its rows up to there count, and a reject without a row says so."""
+    tally = FileTally(file)
     try:
-        for read, rejects in read_rows(file.url, file.layout):
-            reading.rows += read.num_rows + len(rejects)
-            reading.add_rejects(rejects)
-            if read.num_rows:
-                collected.add(read, source, file.id)
-            if collected.full:
-                collected.commit()
+        for valid, rejects in read_rows(file.url, file.layout):
+            tally.rows += valid.num_rows + len(rejects)
+            tally.add_rejects(rejects)
+            if valid.num_rows:
+                buffer.add(valid, source, file.id)
+            if buffer.full:
+                buffer.commit()
     except SourceUnreachable:
-        raise  # it may answer tomorrow, so the file is not noted
+        raise  # a later run may reach it, so the file is not noted as read
     except SourceError as error:
-        reading.add_rejects([Reject(None, str(error), "")])
-    return reading
+        tally.add_rejects([Reject(None, str(error), "")])
+    return tally
 
 
 def _reject_row(file: SourceFile, reject: Reject) -> dict[str, Any]:

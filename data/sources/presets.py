@@ -1,7 +1,7 @@
-"""The schemas that large sets of pairs were published in: which column holds what, and which are worth carrying.
+"""The columns of published large sets of pairs: which holds what, and which extra columns are carried along.
 
-Columns that a release lacks are left out: the releases of one set differ (LAION's first has LICENSE and NSFW, its later
-ones punsafe, pwatermark and hash).
+Extra columns that a release lacks are left out, because releases of one set differ: the first of LAION has LICENSE and
+NSFW, later ones have punsafe, pwatermark and hash.
 """
 
 from data.sources.rows import Layout

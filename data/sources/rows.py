@@ -1,4 +1,7 @@
-"""The rows of a source's file, sorted: those that say a URL and a caption, and those set aside with the reason."""
+"""The rows of a source's file: valid ones with a URL and a caption, and rejected ones with the reason.
+
+The texts of reasons are stored in the table `rejects`.
+"""
 
 import json
 import math
@@ -11,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.errors import SourceError
-from data.lake.sql import query
+from data.lake.sql import query, quote_text
 
-BATCH = 65_536  # rows held at once while a file is read
-REJECT_CHARACTERS = 2_000  # characters that are kept of a row that can't be read
-LOCATION = "_at"  # the key in `extra` that says where a picture lies that came along with its pair
+BATCH = 65_536  # rows in memory while a file is read
+REJECT_CHARACTERS = 2_000  # characters of a rejected row that are stored
+LOCATION = "_at"  # the key in `extra` of the location of a picture that the source itself holds
 ROW_SCHEMA = pa.schema(
     {"row": pa.int64(), "url": pa.string(), "caption": pa.string(), "extra": pa.string(), "sha256": pa.string()}
 )
@@ -26,34 +29,45 @@ TYPES = {int: "a number", float: "a number", bool: "true or false", list: "a lis
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns of a source hold what, and how its text files are written."""
+    """Which columns of a source hold what, and how its text files are written.
+
+    Attributes:
+        url: The column of URLs.
+        caption: The column of captions.
+        sha256: The column of hashes of the pictures' bytes, in hex; None if there is none.
+        image: The column of pictures, if the file holds them.
+        extra: Further columns to carry along.
+        names: The names of the columns of a CSV or TSV without a header.
+        quoted: Whether quotes enclose fields in a CSV or TSV.
+        lenient: Whether `sha256` and extra columns may be missing.
+    """
 
     url: str = "url"
     caption: str = "caption"
     sha256: str | None = None
     image: str = "image"
     extra: tuple[str, ...] | Literal["all"] = ()
-    names: tuple[str, ...] | None = None  # of the columns of a CSV or TSV without a header
-    quoted: bool = True  # whether quotes in a CSV or TSV hold a field together
-    lenient: bool = False  # whether sha256 and extra columns may be missing
+    names: tuple[str, ...] | None = None
+    quoted: bool = True
+    lenient: bool = False
 
     def extra_of(self, columns: Sequence[str]) -> list[str]:
-        """The extra columns among those that a file has."""
-        taken = {self.url, self.caption, self.sha256, self.image, LOCATION}
+        """The extra columns among the columns of a file."""
+        reserved = {self.url, self.caption, self.sha256, self.image, LOCATION}
         wanted = columns if self.extra == "all" else [name for name in self.extra if name in columns]
-        return [name for name in wanted if name not in taken]
+        return [name for name in wanted if name not in reserved]
 
 
 class Reject(NamedTuple):
-    """A row that can't be read; its number counts from 1, in text files by lines; None stands for the whole file."""
+    """A rejected row."""
 
-    row: int | None
+    row: int | None  # its number, from 1; the line number in text files; None if the whole file is rejected
     reason: str
-    content: str
+    content: str  # the start of the row
 
 
 class Rows(NamedTuple):
-    """A stretch of a file."""
+    """A batch of a file's rows. `valid` has the columns of ROW_SCHEMA."""
 
     valid: pa.Table
     rejects: list[Reject]
@@ -61,24 +75,30 @@ class Rows(NamedTuple):
 
 @dataclass
 class RowCollector:
-    """Sorts rows that come one by one, as mappings."""
+    """Collects rows that are read one at a time. Each is checked, and either valid or rejected."""
 
     layout: Layout
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    carried: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # the extra columns of rows with such keys
+    _extra_names: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # by the keys of the last row
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.rejects)
 
-    def add(self, row: int, fields: Mapping[str, Any], at: Mapping[str, Any] | None = None) -> None:
-        """A row, and where its picture lies if that came along."""
+    def add(self, row: int, fields: Mapping[str, Any], location: Mapping[str, Any] | None = None) -> None:
+        """Add a row.
+
+        Args:
+            row: The number of the row, from 1.
+            fields: Its values by column.
+            location: Where its picture is, if the source holds it.
+        """
         try:
-            self._add(row, fields, at)
+            self._add(row, fields, location)
         except RecursionError:
             self.reject(row, "the row is nested too deeply", "")
 
-    def _add(self, row: int, fields: Mapping[str, Any], at: Mapping[str, Any] | None) -> None:
+    def _add(self, row: int, fields: Mapping[str, Any], location: Mapping[str, Any] | None) -> None:
         layout = self.layout
         url, caption = fields.get(layout.url), fields.get(layout.caption)
         reason = required_text_error("URL", url) or text_error("caption", caption)
@@ -86,28 +106,34 @@ class RowCollector:
             self.reject(row, reason, as_json(fields))
             return
         names = tuple(fields)
-        if names not in self.carried:
-            self.carried = {names: layout.extra_of(names)}  # the next row is most often like this one
-        extra = {name: fields[name] for name in self.carried[names] if fields[name] not in (None, "")}
-        if at is not None:
-            extra[LOCATION] = at
-        sha256 = fields.get(layout.sha256) if layout.sha256 and at is None else None  # of the bytes at the URL only
+        if names not in self._extra_names:
+            self._extra_names = {names: layout.extra_of(names)}  # the next row most often has the same keys
+        extra = {name: fields[name] for name in self._extra_names[names] if fields[name] not in (None, "")}
+        if location is not None:
+            extra[LOCATION] = location
+        sha256 = fields.get(layout.sha256) if layout.sha256 and location is None else None  # holds for the URL's bytes
         self.rows.append((row, url, caption or "", as_json(extra) if extra else None, parse_sha256(sha256)))
 
     def reject(self, row: int, reason: str, content: str) -> None:
+        """Add a rejected row; of its content the start is kept."""
         self.rejects.append(Reject(row, reason, truncate(content)))
 
     def take(self) -> Rows:
-        """What was sorted since the last time."""
+        """Return the rows that were added since the last call, and forget them."""
         columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in ROW_SCHEMA]
-        arrays = [pa.array(list(column), kind.type) for column, kind in zip(columns, ROW_SCHEMA, strict=True)]
-        taken = Rows(pa.Table.from_arrays(arrays, schema=ROW_SCHEMA), self.rejects)
+        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, ROW_SCHEMA, strict=True)]
+        batch = Rows(pa.Table.from_arrays(arrays, schema=ROW_SCHEMA), self.rejects)
         self.rows, self.rejects = [], []
-        return taken
+        return batch
 
 
-def parse_table(table: pa.Table, layout: Layout, first: int, at: pa.Table | None = None) -> Rows:
-    """Rows that come as a table, from row number `first` on; `at` says of each where its picture lies."""
+def parse_table(table: pa.Table, layout: Layout, first: int, locations: pa.Table | None = None) -> Rows:
+    """Check the rows of a table; each is either valid or rejected.
+
+    Args:
+        first: The number of the first row.
+        locations: Where the picture of each row is, if the source holds them.
+    """
     undecodable: dict[int, str] = {}
     texts = {}
     for name, column in (("URL", layout.url), ("caption", layout.caption)):
@@ -119,28 +145,28 @@ def parse_table(table: pa.Table, layout: Layout, first: int, at: pa.Table | None
     digests = (
         [parse_sha256(value) for value in decode_column(table[layout.sha256])[0].to_pylist()] if layout.sha256 else None
     )
-    read = pa.Table.from_arrays(
+    valid = pa.Table.from_arrays(
         [
             rows,
             texts["URL"],
             pc.fill_null(texts["caption"], ""),
-            encode_extras(table.select(layout.extra_of(table.column_names)), at),
+            encode_extras(table.select(layout.extra_of(table.column_names)), locations),
             pa.nulls(table.num_rows, pa.string()) if digests is None else pa.array(digests, pa.string()),
         ],
         schema=ROW_SCHEMA,
     )
     if not reasons:
-        return Rows(read, [])
+        return Rows(valid, [])
     rejects = []
     for place, reason in sorted(reasons.items()):
-        content = {name: _shown(table[name].slice(place, 1)) for name in (layout.url, layout.caption)}
+        content = {name: _readable(table[name].slice(place, 1)) for name in (layout.url, layout.caption)}
         rejects.append(Reject(first + place, reason, truncate(json.dumps(content, ensure_ascii=False))))
     kept = [place for place in range(table.num_rows) if place not in reasons]
-    return Rows(read.take(pa.array(kept, pa.int64())), rejects)
+    return Rows(valid.take(pa.array(kept, pa.int64())), rejects)
 
 
 def decode_column(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
-    """A column as text, and the places of what is not UTF-8, which are null in it."""
+    """Decode a column to text. Returns it, and the places of the values that are not UTF-8, which become null."""
     array = _one_array(column)
     try:
         text = array.cast(pa.string())
@@ -158,69 +184,80 @@ def decode_column(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
         return pa.array(values, pa.string()), wrong
 
 
-def encode_extras(columns: pa.Table, at: pa.Table | None) -> pa.Array:
-    """The columns as one JSON object a row; null where there are none."""
-    if not columns.num_columns and at is None:
+def encode_extras(columns: pa.Table, locations: pa.Table | None) -> pa.Array:
+    """Encode the extra columns, and the locations under the key LOCATION, as one JSON object per row.
+
+    All values are null if there are neither extra columns nor locations.
+    """
+    if not columns.num_columns and locations is None:
         return pa.nulls(columns.num_rows, pa.string())
-    named = [
-        f"{_quoted(name)}, {_finite(f'c{place}', column.type)}"
+    members = [
+        f"{quote_text(name)}, {_finite_sql(f'c{place}', column.type)}"
         for place, (name, column) in enumerate(zip(columns.column_names, columns.columns, strict=True))
     ]
-    arrays = [_plain(column) for column in columns.columns]
+    arrays = [_json_ready(column) for column in columns.columns]
     names = [f"c{place}" for place in range(len(arrays))]
-    if at is not None:
-        inside = ", ".join(f"{_quoted(name)}, a{place}" for place, name in enumerate(at.column_names))
-        named.append(f"{_quoted(LOCATION)}, json_object({inside})")
-        arrays += at.columns
-        names += [f"a{place}" for place in range(at.num_columns)]
+    if locations is not None:
+        inside = ", ".join(f"{quote_text(name)}, a{place}" for place, name in enumerate(locations.column_names))
+        members.append(f"{quote_text(LOCATION)}, json_object({inside})")
+        arrays += locations.columns
+        names += [f"a{place}" for place in range(locations.num_columns)]
     rows = len(arrays[0])
     table = pa.table([*arrays, pa.array(range(rows), pa.int64())], names=[*names, "place"])
-    found = query(f"SELECT json_object({', '.join(named)})::VARCHAR AS extra FROM rows ORDER BY place", rows=table)
-    return found["extra"].combine_chunks().cast(pa.string())
+    encoded = query(f"SELECT json_object({', '.join(members)})::VARCHAR AS extra FROM rows ORDER BY place", rows=table)
+    return encoded["extra"].combine_chunks().cast(pa.string())
 
 
-def check_columns(url: str, layout: Layout, names: Sequence[str], along: bool = False) -> None:
-    """Raise where a file lacks a column that it must have; a file whose pictures come along needs no URLs."""
-    asked = ({} if along else {"url": layout.url}) | {"caption": layout.caption}
+def check_columns(url: str, layout: Layout, names: Sequence[str], has_pictures: bool = False) -> None:
+    """Check that a file has the columns that it needs. One that holds pictures needs no URLs.
+
+    Args:
+        names: The columns of the file.
+
+    Raises:
+        SourceError: A column is missing.
+    """
+    required = ({} if has_pictures else {"url": layout.url}) | {"caption": layout.caption}
     if not layout.lenient:
-        asked |= {"sha256": layout.sha256} if layout.sha256 else {}
-        lacking = [] if layout.extra == "all" else [name for name in layout.extra if name not in names]
-        asked |= {"extra": lacking[0]} if lacking else {}
-    for what, column in asked.items():
+        required |= {"sha256": layout.sha256} if layout.sha256 else {}
+        missing = [] if layout.extra == "all" else [name for name in layout.extra if name not in names]
+        required |= {"extra": missing[0]} if missing else {}
+    for role, column in required.items():
         if column not in names:
             raise SourceError(
-                f"source {url} has no column {column!r} for {what}; it has {', '.join(map(str, names))}. "
-                f"Name it in the recipe: sources.columns.{what}"
+                f"source {url} has no column {column!r} for {role}; it has {', '.join(map(str, names))}. "
+                f"Name it in the recipe: sources.columns.{role}"
             )
 
 
-def required_text_error(what: str, value: Any) -> str | None:
-    """Why a value is no text that a row can do with; None if it is."""
+def required_text_error(field_name: str, value: Any) -> str | None:
+    """Why a value is not a text with content; None if it is."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        return f"no {what}"
-    return text_error(what, value)
+        return f"no {field_name}"
+    return text_error(field_name, value)
 
 
-def text_error(what: str, value: Any) -> str | None:
+def text_error(field_name: str, value: Any) -> str | None:
+    """Why a value is neither null nor text; None if it is."""
     if value is None:
         return None
     if not isinstance(value, str):
-        return f"the {what} is {TYPES.get(type(value), type(value).__name__)}, not text"
+        return f"the {field_name} is {TYPES.get(type(value), type(value).__name__)}, not text"
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            return f"the {what} is not UTF-8 text"
+            return f"the {field_name} is not UTF-8 text"
     return None
 
 
 def parse_sha256(value: Any) -> str | None:
-    """A SHA-256 in hex, or None where a source says something else."""
+    """A SHA-256 in lower-case hex; None if the value is not one."""
     return value.lower() if isinstance(value, str) and DIGEST.fullmatch(value) else None
 
 
 def as_json(value: Any) -> str:
-    """Strict JSON: without NaN, and without halves of characters."""
+    """Encode a value as strict JSON: NaN becomes null, and unpaired surrogates become question marks."""
     try:
         text = STRICT.encode(value)
     except ValueError:
@@ -229,6 +266,7 @@ def as_json(value: Any) -> str:
 
 
 def truncate(content: str) -> str:
+    """The start of a text, as it is stored of a rejected row."""
     return content[:REJECT_CHARACTERS].encode(errors="replace").decode()
 
 
@@ -236,8 +274,8 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    return [_without_nan(one) for one in value] if isinstance(value, list) else value
+        return {key: _without_nan(member) for key, member in value.items()}
+    return [_without_nan(element) for element in value] if isinstance(value, list) else value
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
@@ -245,23 +283,19 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _shown(value: pa.ChunkedArray) -> str | None:
-    """The one text in a column, readable if it is not."""
+def _readable(value: pa.ChunkedArray) -> str | None:
+    """The only text of a column, with replacement characters where it is not UTF-8."""
     raw = _one_array(value).cast(pa.binary())[0].as_py()
     return None if raw is None else raw.decode(errors="replace")
 
 
-def _quoted(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
-
-
-def _finite(column: str, type: pa.DataType) -> str:
-    """JSON has no NaN."""
+def _finite_sql(column: str, type: pa.DataType) -> str:
+    """SQL of a column with null instead of NaN and infinity, which JSON does not have."""
     return f"CASE WHEN isfinite({column}) THEN {column} END" if pa.types.is_floating(type) else column
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Text that is text, whatever the file claims."""
+def _json_ready(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A column in a type that DuckDB encodes as JSON: bytes are decoded to text, 16-bit floats become 32-bit."""
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
     if pa.types.is_float16(column.type):
         return column.cast(pa.float32())

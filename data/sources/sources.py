@@ -1,6 +1,6 @@
-"""Where pairs come from: files of URLs and captions, or of pictures with captions, by glob over any fsspec URL.
+"""Sources of a recipe: files of URLs and captions, or of pictures with captions, by path or glob at any fsspec URL.
 
-How a file is read lies in formats.py, how its pairs get into the lake in ingest.py.
+How a file is read is in formats.py, how its pairs get into the lake in ingest.py.
 """
 
 import hashlib
@@ -22,9 +22,10 @@ from data.sources.formats import STORE_ERRORS, can_be_read, format_suffix, peek_
 from data.sources.presets import PRESETS
 from data.sources.rows import LOCATION, Layout
 
-PEEK_ROWS = 100  # rows of a file, before anything is written
-CHECK_THREADS = 16  # files that are looked at
-HIDDEN = re.compile(r"/[._]")  # in a folder: what tools keep there for themselves
+PEEK_ROWS = 100  # rows of each new file that are checked before anything is written
+CHECK_THREADS = 16  # files checked at the same time
+HIDDEN = re.compile(r"/[._]")  # files in a folder that tools keep for themselves
+# The entries of a store's file information that change when the file does; the first that is present is used.
 TOKEN_KEYS = ("generation", "etag", "ETag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -35,20 +36,20 @@ class Columns(BaseModel):
 
     url: str = "url"
     caption: str = "caption"
-    sha256: str | None = Field(None, description="of the picture's bytes at its URL, in hex")
-    image: str = Field("image", description="pictures that come along, as bytes or as Hugging Face writes them")
-    extra: tuple[str, ...] | Literal["all"] = Field((), description="columns to carry through, to select on")
+    sha256: str | None = Field(None, description="column with the hash of the picture's bytes, in hex")
+    image: str = Field("image", description="column of pictures, as bytes or as Hugging Face writes them")
+    extra: tuple[str, ...] | Literal["all"] = Field((), description="further columns to carry along, for criteria")
 
     @field_validator("extra")
     @classmethod
-    def _ours(cls, extra: tuple[str, ...] | Literal["all"]) -> tuple[str, ...] | Literal["all"]:
+    def _not_reserved(cls, extra: tuple[str, ...] | Literal["all"]) -> tuple[str, ...] | Literal["all"]:
         if LOCATION in extra:
-            raise ValueError(f"{LOCATION} says where pictures lie, no source may say it")
+            raise ValueError(f"{LOCATION} is reserved for the location of pictures. Rename the column in the source")
         return extra
 
 
 class Source(BaseModel):
-    """A file of pairs, many by glob, or a folder of them as Hugging Face keeps its datasets."""
+    """A file of pairs, several files by glob, or a folder in the layout of Hugging Face's datasets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,31 +57,31 @@ class Source(BaseModel):
         description="Parquet, CSV, TSV, JSON lines (also .gz, .zst), webdataset .tar; a path or URL, globs allowed"
     )
     preset: Literal["laion2b", "coyo-700m", "cc3m", "cc12m", "datacomp"] | None = Field(
-        None, description="a published schema; `columns` says what differs"
+        None, description="columns of a published set; `columns` overrides them"
     )
     columns: Columns = Columns()
-    names: tuple[str, ...] | None = Field(None, description="of the columns of a CSV or TSV that has no header")
-    quoted: bool = Field(True, description="whether quotes in a CSV or TSV hold a field together")
+    names: tuple[str, ...] | None = Field(None, description="column names of a CSV or TSV without a header")
+    quoted: bool = Field(True, description="whether quotes enclose fields in a CSV or TSV")
 
     def resolved_from(self, folder: Path) -> "Source":
-        """The same source with a relative path looked up from a folder."""
+        """The source with its path resolved against a folder, unless it is absolute or a URL."""
         if fsspec.core.split_protocol(self.path)[0] is not None or Path(self.path).is_absolute():
             return self
         return self.model_copy(update={"path": str(folder / self.path)})
 
     @property
     def layout(self) -> Layout:
-        """What the preset says, and what the recipe says otherwise."""
+        """The columns of the preset, overridden by those of the recipe."""
         base = PRESETS[self.preset] if self.preset else Layout()
         columns = self.columns.model_dump(include=self.columns.model_fields_set)
-        own = self.model_dump(include=self.model_fields_set & {"names", "quoted"})
+        csv_options = self.model_dump(include=self.model_fields_set & {"names", "quoted"})
         lenient = base.lenient and not {"sha256", "extra"} & columns.keys()
-        return replace(base, **columns, **own, lenient=lenient)
+        return replace(base, **columns, **csv_options, lenient=lenient)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a source, as its store described it when it was listed."""
+    """A file of a source, as its store described it when it was listed."""
 
     url: str
     token: str  # changes when the file does
@@ -88,44 +89,54 @@ class SourceFile:
 
     @property
     def id(self) -> str:
-        """A file that changed is another one, and so is one that is read by other columns."""
+        """A hash of URL, token and columns: a file that changed, or is read by other columns, is read again."""
         layout = self.layout
         parts = (self.url, self.token, layout.url, layout.caption, layout.sha256, layout.image, layout.names)
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 def list_files(source: Source) -> list[SourceFile]:
-    """The files of a source, in order; an error where there is none."""
+    """List the files of a source, sorted by path.
+
+    Raises:
+        SourceError: There is none.
+        SourceUnreachable: The store does not answer.
+    """
     try:
         fs, path = storage.split_url(source.path)
-        found = _listed(fs, path)
+        infos = _file_infos(fs, path)
     except STORE_ERRORS as error:
         raise SourceUnreachable(f"source {source.path} can't be reached: {error or type(error).__name__}") from error
-    if found is None:
+    if infos is None:
         raise SourceError(f"source {source.path} does not exist. Correct sources.path in the recipe")
-    if not found:
+    if not infos:
         raise SourceError(f"source {source.path} is a folder without Parquet, tar, CSV or JSON lines files")
     layout = source.layout
-    return [SourceFile(fs.unstrip_protocol(path), _token(info), layout) for path, info in sorted(found.items())]
+    return [SourceFile(fs.unstrip_protocol(path), _token(info), layout) for path, info in sorted(infos.items())]
 
 
 def check_sources(sources: Iterable[Source], lake: Lake | None = None) -> None:
-    """Raise before anything is written if a file can't be read, lacks a column, or if all are empty.
+    """Check the first rows of each new file, before anything is written.
 
-    Looks at the first rows of each file that the lake, if there is one, doesn't know yet.
+    Args:
+        lake: Files that this lake has read before are not checked again.
+
+    Raises:
+        SourceError: A file can't be read or lacks a column, or all files are empty.
+        SourceUnreachable: A store does not answer.
     """
     sources = tuple(sources)
     files = [file for source in sources for file in list_files(source)]
     known = ingested_file_ids(lake) if lake else set()
     new = [file for file in files if file.id not in known]
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        rows = sum(pool.map(_look, new))
+        rows = sum(pool.map(_check_file, new))
     if not rows and len(new) == len(files):
         raise SourceError(f"source {', '.join(source.path for source in sources)} holds no rows")
 
 
 def open_checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake:
-    """The lake that sources are read into, made after they have shown that they can serve."""
+    """Open the lake, or make it, after the sources have been checked: a wrong source leaves no empty lake behind."""
     try:
         lake = Lake.open(url)
     except LakeNotFound:
@@ -136,38 +147,45 @@ def open_checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake
 
 
 def ingested_file_ids(lake: Lake) -> set[str]:
-    """The ids of the files that were read."""
+    """The ids of the files that the lake has read."""
     table = lake.find("files")
     return set() if table is None else set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
 
 
-def _look(file: SourceFile) -> int:
-    """How many rows begin a file; an error where none of them can be read."""
+def _check_file(file: SourceFile) -> int:
+    """Count the first rows of a file. Raises SourceError if none of them can be read."""
     rows, rejects = peek_rows(file.url, file.layout, PEEK_ROWS)
     if not rows and rejects:
         raise SourceError(f"source {file.url} can't be read: row {rejects[0].row}: {rejects[0].reason}")
     return rows
 
 
-def _listed(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
-    """Files with what the store says of them; None where there is nothing."""
+def _file_infos(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
+    """The store's information on each file, by path; None if nothing exists there.
+
+    Of a folder only files of one format count: Parquet if there are any, else tars, else text files. A folder may hold
+    metadata in CSV beside its Parquet files.
+    """
     fs.invalidate_cache()
     try:
         info = fs.info(path)
     except FileNotFoundError:
-        found = fs.glob(path, detail=True) if set("*?[") & set(path) else {}
-        return {name: info for name, info in found.items() if info["type"] == "file"} or None
+        matches = fs.glob(path, detail=True) if set("*?[") & set(path) else {}
+        return {name: info for name, info in matches.items() if info["type"] == "file"} or None
     if info["type"] != "directory":
         return {path: info}
     inside = fs.find(path, detail=True)
     readable = [name for name in inside if can_be_read(name) and not HIDDEN.search(name.removeprefix(path))]
-    kinds = {format_suffix(name) for name in readable}
-    kind = next((kinds & {first} for first in (".parquet", ".tar") if first in kinds), kinds)
-    return {name: inside[name] for name in readable if format_suffix(name) in kind}
+    suffixes = {format_suffix(name) for name in readable}
+    for preferred in (".parquet", ".tar"):
+        if preferred in suffixes:
+            suffixes = {preferred}
+    return {name: inside[name] for name in readable if format_suffix(name) in suffixes}
 
 
 def _token(info: dict[str, Any]) -> str:
-    stamp = next((str(info[key]) for key in TOKEN_KEYS if info.get(key)), "")
-    if not stamp and info.get("size") is None:
-        return uuid.uuid4().hex  # nothing tells whether it changed: read it
-    return f"{info.get('size')}-{stamp}"
+    """A text that changes when the file does: its size, and the first of TOKEN_KEYS."""
+    stamps = [str(info[key]) for key in TOKEN_KEYS if info.get(key)]
+    if not stamps and info.get("size") is None:
+        return uuid.uuid4().hex  # nothing shows whether it changed, so it is always read
+    return f"{info.get('size')}-{stamps[0] if stamps else ''}"

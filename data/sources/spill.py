@@ -1,6 +1,6 @@
-"""Rows that wait to be written, by bucket: in memory while they are few, then in temporary files on this machine.
+"""A buffer of rows by bucket: in memory while they are few, then in temporary files on this machine's disk.
 
-So that a bucket's file in the lake can be large however many buckets there are, and the memory stays small.
+With it a bucket's files in the lake are large however many buckets there are, and memory stays bounded.
 """
 
 import tempfile
@@ -13,11 +13,18 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.ipc
 
-IN_MEMORY = 128 << 20  # bytes, before they go to a file
+IN_MEMORY = 128 << 20  # bytes that are held in memory before they are written to a file
 
 
 class SpillBuffer(Mapping[int, list[pa.Table]], AbstractContextManager["SpillBuffer"]):
-    """The parts of each bucket, in the order in which they were added."""
+    """Tables by bucket, those of a bucket in the order in which they were added.
+
+    Use it in a `with` block, which removes the temporary files.
+
+    Attributes:
+        rows: The number of rows in the buffer.
+        size: Their uncompressed size in bytes.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="imagen-")
@@ -30,43 +37,47 @@ class SpillBuffer(Mapping[int, list[pa.Table]], AbstractContextManager["SpillBuf
         self._folder.cleanup()
 
     def add(self, parts: Iterator[tuple[int, pa.Table]]) -> None:
+        """Add tables with their buckets."""
         for bucket, part in parts:
-            self._here[bucket].append(part)
+            self._in_memory[bucket].append(part)
             self.rows += part.num_rows
             self.size += part.nbytes
-            self._here_size += part.nbytes
-        if self._here_size >= IN_MEMORY:
-            self._put_away()
+            self._memory_size += part.nbytes
+        if self._memory_size >= IN_MEMORY:
+            self._spill()
 
     def clear(self) -> None:
+        """Remove all rows."""
         for file in Path(self._folder.name).iterdir():
             file.unlink()
-        self.rows = self.size = self._here_size = 0
-        self._here: dict[int, list[pa.Table]] = defaultdict(list)
-        self._there: dict[int, list[tuple[Path, int]]] = defaultdict(list)  # a file, and which of its batches
+        self.rows = self.size = self._memory_size = 0
+        self._in_memory: dict[int, list[pa.Table]] = defaultdict(list)
+        self._on_disk: dict[int, list[tuple[Path, int]]] = defaultdict(list)  # files, and the record batch in each
 
     def __getitem__(self, bucket: int) -> list[pa.Table]:
-        if bucket not in self._here and bucket not in self._there:
+        if bucket not in self._in_memory and bucket not in self._on_disk:
             raise KeyError(bucket)
-        return [_taken(path, number) for path, number in self._there.get(bucket, [])] + self._here.get(bucket, [])
+        spilled = [_read_batch(path, number) for path, number in self._on_disk.get(bucket, [])]
+        return spilled + self._in_memory.get(bucket, [])
 
     def __iter__(self) -> Iterator[int]:
-        return iter(sorted({*self._here, *self._there}))
+        return iter(sorted({*self._in_memory, *self._on_disk}))
 
     def __len__(self) -> int:
-        return len({*self._here, *self._there})
+        return len({*self._in_memory, *self._on_disk})
 
-    def _put_away(self) -> None:
+    def _spill(self) -> None:
+        """Write what is in memory to one file, with a record batch per bucket."""
         path = Path(self._folder.name) / f"{self.rows}.arrow"
-        schema = next(iter(self._here.values()))[0].schema
+        schema = next(iter(self._in_memory.values()))[0].schema
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
-            for number, (bucket, parts) in enumerate(self._here.items()):
+            for number, (bucket, parts) in enumerate(self._in_memory.items()):
                 writer.write_batch(pa.concat_tables(parts).combine_chunks().to_batches()[0])
-                self._there[bucket].append((path, number))
-        self._here, self._here_size = defaultdict(list), 0
+                self._on_disk[bucket].append((path, number))
+        self._in_memory, self._memory_size = defaultdict(list), 0
 
 
-def _taken(path: Path, number: int) -> pa.Table:
+def _read_batch(path: Path, number: int) -> pa.Table:
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as batches:
         return pa.Table.from_batches([batches.get_batch(number)])

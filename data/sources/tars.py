@@ -1,6 +1,6 @@
-"""Webdataset tars: members that share a name up to its first dot are one pair, and the picture comes along.
+"""Webdataset tars: members that share a name up to its first dot are one pair, with its picture.
 
-Only headers are read, and the small members that hold the text; a picture's place is noted and its bytes are left.
+Only headers and the small text members are read. Of a picture the location in the tar is noted; its bytes are not read.
 """
 
 import json
@@ -16,12 +16,19 @@ from data.sources.rows import Layout, RowCollector, Rows
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 TEXTS = ("txt", "json")
 MAX_TEXT_BYTES = 1 << 20  # bytes of a caption or of a JSON member
-READ_AHEAD = 1 << 20  # of a tar on a store: a header, the text members behind it, and a small picture or two
+READ_AHEAD = 1 << 20  # bytes per request to a store: a header, the text members after it, and a small picture or two
 
 
 @dataclass
 class Sample:
-    """What a tar holds of one pair."""
+    """The members of a tar that belong to one pair.
+
+    Attributes:
+        key: Their common name, with the folder.
+        picture: The first picture.
+        texts: The contents of the text members, by kind: `txt` or `json`.
+        broken: Why the sample can't be used.
+    """
 
     key: str
     picture: tarfile.TarInfo | None = None
@@ -30,48 +37,52 @@ class Sample:
 
 
 def read_tar(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    """The samples of a tar; the members of one may lie apart by as many samples as a batch has."""
-    sieve, samples, numbers = RowCollector(layout), dict[str, Sample](), count(1)
+    """Yield the rows of a tar, about `batch` at a time.
+
+    Other samples may lie between the members of one, up to as many as a batch has. If the tar is broken, the samples
+    before that are yielded, then the error is raised.
+    """
+    collector, samples, numbers = RowCollector(layout), dict[str, Sample](), count(1)
     try:
         with storage.open_to_read(url, READ_AHEAD) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in _members(tar):
-                key, kind = _split(member.name)
+                key, kind = _split_name(member.name)
                 if key not in samples and len(samples) > batch:
-                    _sort(sieve, list(samples.values())[:-1], url, numbers)
-                    yield sieve.take()
-                    samples = dict([samples.popitem()])
-                _put(samples.setdefault(key, Sample(key)), kind, member, tar)
+                    _collect(collector, list(samples.values())[:-1], url, numbers)
+                    yield collector.take()
+                    samples = dict([samples.popitem()])  # the newest, whose members may follow
+                _add_member(samples.setdefault(key, Sample(key)), kind, member, tar)
     except Exception:
-        _sort(sieve, samples.values(), url, numbers)
-        if len(sieve):
-            yield sieve.take()
+        _collect(collector, samples.values(), url, numbers)
+        if len(collector):
+            yield collector.take()
         raise
-    _sort(sieve, samples.values(), url, numbers)
-    if len(sieve):
-        yield sieve.take()
+    _collect(collector, samples.values(), url, numbers)
+    if len(collector):
+        yield collector.take()
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files of a tar that belong to a sample."""
+    """Yield the files of a tar that belong to a sample."""
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-        if member.isfile() and all(_split(member.name)):
+        tar.members = []  # type: ignore[attr-defined]  # else the tar keeps all headers in memory
+        if member.isfile() and all(_split_name(member.name)):
             yield member
 
 
-def _split(name: str) -> tuple[str, str]:
-    """A member's name as key and kind: `dir/0001.seg.png` is the `seg.png` of `dir/0001`."""
+def _split_name(name: str) -> tuple[str, str]:
+    """Split a member's name into key and kind: `dir/0001.seg.png` into `dir/0001` and `seg.png`."""
     folder, slash, file = name.rpartition("/")
     start, _, kind = file.partition(".")
     return (folder + slash + start if start else ""), kind.lower()
 
 
-def _sort(sieve: RowCollector, samples: Iterable[Sample], url: str, numbers: Iterator[int]) -> None:
+def _collect(collector: RowCollector, samples: Iterable[Sample], url: str, numbers: Iterator[int]) -> None:
     for sample in samples:
-        _add(sieve, next(numbers), url, sample)
+        _add_sample(collector, next(numbers), url, sample)
 
 
-def _put(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+def _add_member(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
     if kind in PICTURES:
         sample.picture = sample.picture or member
     elif kind in TEXTS:
@@ -79,36 +90,36 @@ def _put(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFil
             sample.broken = f"{member.name} has {member.size:,} bytes, too many for a text"
             return
         body = tar.extractfile(member)
-        assert body is not None  # it is a file
+        assert body is not None  # the member is a file
         sample.texts[kind] = body.read()
         if len(sample.texts[kind]) < member.size:
             raise tarfile.ReadError("unexpected end of data")
 
 
-def _add(sieve: RowCollector, row: int, url: str, sample: Sample) -> None:
-    layout, picture = sieve.layout, sample.picture
+def _add_sample(collector: RowCollector, row: int, url: str, sample: Sample) -> None:
+    layout, picture = collector.layout, sample.picture
     try:
         fields = _fields(sample, layout)
     except ValueError as error:
-        sieve.reject(row, f"{sample.key}: {sample.broken or error}", repr(sample.texts))
+        collector.reject(row, f"{sample.key}: {sample.broken or error}", repr(sample.texts))
         return
-    at: dict[str, Any] | None = None
+    location: dict[str, Any] | None = None
     if picture is not None:
-        at = {"tar": url, "offset": picture.offset_data, "size": picture.size, "check": picture.chksum}
+        location = {"tar": url, "offset": picture.offset_data, "size": picture.size, "check": picture.chksum}
         fields[layout.url] = fields.get(layout.url) or f"{url}#{picture.name}"
     elif not fields.get(layout.url):
-        sieve.reject(row, f"{sample.key}: neither a picture nor a URL", repr(sample.texts))
+        collector.reject(row, f"{sample.key}: neither a picture nor a URL", repr(sample.texts))
         return
-    sieve.add(row, fields, at)
+    collector.add(row, fields, location)
 
 
 def _fields(sample: Sample, layout: Layout) -> dict[str, Any]:
-    """The JSON member with the text member as its caption; the digest in it is of what was downloaded, not kept."""
+    """The columns of a sample: those of its JSON member, and the text member as the caption."""
     if sample.broken:
         raise ValueError(sample.broken)
-    said = json.loads(sample.texts["json"], parse_constant=lambda _: None) if "json" in sample.texts else {}
-    if not isinstance(said, dict):
+    fields = json.loads(sample.texts["json"], parse_constant=lambda _: None) if "json" in sample.texts else {}
+    if not isinstance(fields, dict):
         raise ValueError("its JSON is no object")
     if "txt" in sample.texts:
-        said[layout.caption] = sample.texts["txt"].decode("utf-8-sig").strip()
-    return said
+        fields[layout.caption] = sample.texts["txt"].decode("utf-8-sig").strip()
+    return fields

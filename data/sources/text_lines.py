@@ -1,7 +1,7 @@
-"""Pairs in CSV, TSV and JSON lines, packed or not.
+"""Pairs in CSV, TSV and JSON lines, compressed or not.
 
-They are read by lines and not by Arrow's readers: a line that can't be read is set aside and the next one is read,
-where a library's reader would give up the file.
+The files are read line by line instead of by Arrow's readers: a line that can't be read is rejected and the next one is
+read, where Arrow would give up the whole file.
 """
 
 import codecs
@@ -21,33 +21,40 @@ from data.lake import storage
 from data.sources.rows import Layout, RowCollector, Rows, check_columns
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-MAX_LINE_BYTES = 1 << 20  # bytes; what is beyond is not read
-READ_AHEAD = 4 << 20  # bytes that are read at once from a store
-DECOMPRESS_BUFFER = 64 << 10  # bytes unpacked at once; as many may be lost before the place where a file breaks off
-FILE_NAME = "file_name"  # a picture beside the table, as Hugging Face's image folders say it
+MAX_LINE_BYTES = 1 << 20  # the rest of a longer line is skipped
+READ_AHEAD = 4 << 20  # bytes per request to a store
+DECOMPRESS_BUFFER = 64 << 10  # bytes; where a file breaks off, up to as many before that are lost
+FILE_NAME = "file_name"  # the column of Hugging Face's image folders: a picture beside the table
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-MAX_NUMBER_CHARACTERS = 30  # characters; what is longer is a name
-LENIENT = json.JSONDecoder(parse_constant=lambda _: None)  # NaN, which some writers write, is nothing
+MAX_NUMBER_CHARACTERS = 30  # longer texts of digits are names
+LENIENT = json.JSONDecoder(parse_constant=lambda _: None)  # NaN, which some writers write, becomes null
 
 
 def read_csv(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    delimiter = "\t" if ".tsv" in PurePosixPath(url.lower()).suffixes[-2:] else ","
-    sieve, names, line = RowCollector(layout), layout.names, ""
+    """Yield the rows of a CSV or TSV, about `batch` at a time. Numbers in extra columns become numbers.
 
-    def text() -> Iterator[str]:
+    Raises:
+        SourceError: A column is missing.
+    """
+    delimiter = "\t" if ".tsv" in PurePosixPath(url.lower()).suffixes[-2:] else ","
+    collector, names, line = RowCollector(layout), layout.names, ""
+
+    def decoded_lines() -> Iterator[str]:
         nonlocal line
         for raw in read_lines(url):
             line = raw.decode("utf-8", "surrogateescape")
             yield line
 
-    reader = csv.reader(text(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE)
+    reader = csv.reader(
+        decoded_lines(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE
+    )
 
-    def rows() -> Iterator[None]:
+    def collect_rows() -> Iterator[None]:
         nonlocal names
         extra = layout.extra_of(names or ())
-        for cells, error in _one_by_one(reader):
+        for cells, error in _rows_and_errors(reader):
             if error is not None:
-                sieve.reject(reader.line_num, f"the line is malformed: {error}", line)
+                collector.reject(reader.line_num, f"the line is malformed: {error}", line)
             elif names is None or (reader.line_num == 1 and set(cells) == set(names)):
                 names = tuple(cells)
                 check_columns(url, layout, names, FILE_NAME in names)
@@ -55,59 +62,68 @@ def read_csv(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
             elif len(cells) == len(names):
                 fields: dict[str, Any] = dict(zip(names, cells, strict=True))
                 for name in extra:
-                    fields[name] = _number(fields[name])
-                _add(sieve, reader.line_num, url, fields)
+                    fields[name] = _parse_number(fields[name])
+                _add(collector, reader.line_num, url, fields)
             elif cells:
                 reason = f"the line is malformed: {len(cells)} fields, not {len(names)}"
-                sieve.reject(reader.line_num, reason, delimiter.join(cells))
+                collector.reject(reader.line_num, reason, delimiter.join(cells))
             yield
 
-    return _stretches(sieve, rows(), batch)
+    return _batches(collector, collect_rows(), batch)
 
 
 def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    sieve, asked = RowCollector(layout), {layout.url, layout.caption}
-    names: dict[str, None] = {}
+    """Yield the rows of JSON lines, about `batch` at a time.
 
-    def rows() -> Iterator[None]:
+    Raises:
+        SourceError: No row of the first batch has a column that is needed.
+    """
+    collector, required = RowCollector(layout), {layout.url, layout.caption}
+    names: dict[str, None] = {}  # a set in order: the keys that were seen
+
+    def collect_rows() -> Iterator[None]:
         for number, line in enumerate(read_lines(url), 1):
             if not line.strip():
                 continue
             try:
                 fields = LENIENT.decode(line.decode())
             except (ValueError, RecursionError) as error:
-                sieve.reject(number, f"the line is no JSON: {error}", line.decode("utf-8", "replace"))
+                collector.reject(number, f"the line is no JSON: {error}", line.decode("utf-8", "replace"))
             else:
                 if isinstance(fields, dict):
-                    if not asked <= names.keys():
+                    if not required <= names.keys():
                         names.update(dict.fromkeys(fields))
-                    _add(sieve, number, url, fields)
+                    _add(collector, number, url, fields)
                 else:
-                    sieve.reject(number, "the line is no JSON object", line.decode("utf-8", "replace"))
+                    collector.reject(number, "the line is no JSON object", line.decode("utf-8", "replace"))
             yield
 
-    for place, stretch in enumerate(_stretches(sieve, rows(), batch)):
+    for place, rows in enumerate(_batches(collector, collect_rows(), batch)):
         if place == 0 and names:
             check_columns(url, replace(layout, lenient=True), tuple(names), FILE_NAME in names)
-        yield stretch
+        yield rows
 
 
-def _stretches(sieve: RowCollector, rows: Iterator[None], batch: int) -> Iterator[Rows]:
-    """What a sieve has sorted, every `batch` rows, and before the file proves to be broken."""
+def _batches(collector: RowCollector, rows: Iterator[None], batch: int) -> Iterator[Rows]:
+    """Yield what `rows` adds to the collector, every `batch` rows; also the rest before an error is raised.
+
+    Args:
+        rows: An iterator that adds a row to the collector at each step.
+    """
     try:
         for _ in rows:
-            if len(sieve) >= batch:
-                yield sieve.take()
+            if len(collector) >= batch:
+                yield collector.take()
     except Exception:
-        if len(sieve):
-            yield sieve.take()
+        if len(collector):
+            yield collector.take()
         raise
-    if len(sieve):
-        yield sieve.take()
+    if len(collector):
+        yield collector.take()
 
 
-def _one_by_one(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], csv.Error | None]]:
-    """The rows of a CSV reader, which goes on with the next line after one that it can't make sense of."""
+def _rows_and_errors(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], csv.Error | None]]:
+    """Yield each row of a CSV reader, or the error of a row that can't be parsed: the reader continues after it."""
     while True:
         try:
             yield next(reader), None
@@ -118,40 +134,40 @@ def _one_by_one(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], csv.Er
 
 
 def compression_of(url: str) -> str | None:
-    """How a file is compressed, by its name."""
+    """The compression of a file by its name, as pyarrow calls it; None if it is not compressed."""
     return COMPRESSIONS.get(PurePosixPath(url.lower()).suffix)
 
 
 def read_lines(url: str) -> Iterator[bytes]:
-    """The lines of a text file, unpacked, each cut at its longest; without a byte order mark."""
-    packing = compression_of(url)
+    """Yield the lines of a text file, decompressed, each cut at MAX_LINE_BYTES; without a byte order mark."""
+    compression = compression_of(url)
     with storage.open_to_read(url, READ_AHEAD) as file:
-        raw = file if packing is None else pa.CompressedInputStream(pa.PythonFile(file, "r"), packing)
-        stream, mark = io.BufferedReader(raw, DECOMPRESS_BUFFER), True
+        raw = file if compression is None else pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)
+        stream, is_first = io.BufferedReader(raw, DECOMPRESS_BUFFER), True
         while line := stream.readline(MAX_LINE_BYTES):
-            yield line.removeprefix(codecs.BOM_UTF8) if mark else line
-            mark = False
+            yield line.removeprefix(codecs.BOM_UTF8) if is_first else line
+            is_first = False
             while not line.endswith(b"\n") and (line := stream.readline(MAX_LINE_BYTES)):
                 pass
 
 
-def _add(sieve: RowCollector, row: int, url: str, fields: dict[str, Any]) -> None:
-    """A row; one that names a picture beside its table instead of a URL has it with it."""
-    beside = fields.get(FILE_NAME)
-    if sieve.layout.url in fields or not isinstance(beside, str):
-        sieve.add(row, fields)
+def _add(collector: RowCollector, row: int, url: str, fields: dict[str, Any]) -> None:
+    """Add a row. If it names a picture beside its file instead of a URL, that is the location of its picture."""
+    file_name = fields.get(FILE_NAME)
+    if collector.layout.url in fields or not isinstance(file_name, str):
+        collector.add(row, fields)
         return
     folder, _, _ = url.rpartition("/")
-    inside = posixpath.normpath(beside)
-    if inside.startswith(("/", "..")):
-        sieve.reject(row, f"{FILE_NAME} leads out of the folder", beside)
+    path = posixpath.normpath(file_name)
+    if path.startswith(("/", "..")):
+        collector.reject(row, f"{FILE_NAME} leads out of the folder", file_name)
         return
-    picture = storage.join(folder, inside)
-    sieve.add(row, {**fields, sieve.layout.url: picture}, {"file": picture})
+    picture = storage.join(folder, path)
+    collector.add(row, {**fields, collector.layout.url: picture}, {"file": picture})
 
 
-def _number(text: str) -> str | int | float:
-    """A number where a text file says one."""
+def _parse_number(text: str) -> str | int | float:
+    """The number that a text is in decimal notation, else the text itself."""
     if len(text) > MAX_NUMBER_CHARACTERS or not NUMBER.fullmatch(text):
         return text
     return float(text) if {".", "e", "E"} & set(text) else int(text)

@@ -257,7 +257,7 @@ def test_what_the_recipe_says_goes_before_the_preset() -> None:
     assert source.layout == Layout("url", "better", "sha256", extra=("uid",))
     with pytest.raises(RecipeError, match=r"line 4: sources\.0\.preset: Input should be 'laion2b'"):
         parse_recipe("name: x\nsources:\n  - path: y\n    preset: laion5b\n", "mine.yaml")
-    with pytest.raises(RecipeError, match=r"sources\.0\.columns\.extra.*no source may say it"):
+    with pytest.raises(RecipeError, match=r"sources\.0\.columns\.extra.*_at is reserved"):
         parse_recipe("name: x\nsources:\n  - path: y\n    columns: {extra: [_at]}\n", "mine.yaml")
 
 
