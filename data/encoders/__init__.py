@@ -1,4 +1,5 @@
-"""Text encoders (T5, CLIP) and the stage that embeds every kept caption once.
+"""Text encoders (T5, CLIP), and the stage that embeds each kept caption once.
 
-Not here: vectors of pictures, which are scores. Start with `settings.py`, then `embed.py`.
+Belongs here: encoders, their settings, reading stored embeddings. Not: vectors of pictures (data/scorers).
+Start with `settings.py`, then `embed.py`, the stage.
 """

@@ -1,8 +1,8 @@
-"""The text encoders: T5 by `transformers` and the text tower of any open_clip model. A caption becomes its vectors.
+"""The text encoders, which turn captions into vectors: T5 by `transformers`, and CLIP's text tower by open_clip.
 
-A text's vectors do not depend on its company, bit for bit on one machine and number of threads: the shape of a batch
-follows from a text's own length, rounded up to a multiple of eight tokens, and a batch that is not full is filled up.
-What that costs: of the tokens computed for 800 captions of natural lengths 26 % are padding and filling.
+A text's vectors do not depend on the other texts, bit for bit on one machine and number of threads. For this, the shape
+of a batch follows from the text's own length, rounded up to a multiple of eight tokens, and a batch is padded to its
+full number of rows. The cost: of the tokens computed for 800 captions of natural lengths, 26 % are padding.
 """
 
 import re
@@ -17,67 +17,77 @@ from data.encoders.towers import ClipTower, T5Tower, Tower
 from data.errors import ModelError
 from data.scorers import pretrained
 
-VERSION = 1  # of this file's arithmetic: another one is another table, whose work is pending
-STEP = 8  # tokens: widths of batches are multiples of it
+VERSION = 1  # of this file's arithmetic: another version has another table, for which all texts are pending
+WIDTH_STEP = 8  # tokens: the widths of batches are multiples of it
 
 
 class Encoder(Protocol):
-    """Settings, an id that changes with whatever changes the output, and one method from captions to columns."""
+    """Turns captions into the columns of its table."""
 
     settings: EncoderSettings
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Names the encoder's table; changes with whatever changes the embeddings."""
 
-    def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]: ...
+    def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
+        """The columns `embedding`, `length`, `truncated` and `error` for some captions."""
 
 
 class T5:
-    """The encoder half of a T5: a vector a token, the end token's included. Loaded by the first shard of a process."""
+    """The encoder half of a T5: a vector for each token, the end token included. The first shard loads the model."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
 
     @cached_property
     def id(self) -> str:
-        """Names model, version of the arithmetic, weights, and what else changes the output."""
+        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, str(self.settings.max_length))
 
     @cached_property
     def weights_digest(self) -> str:
-        """Of weights, configuration and tokenizer."""
+        """A digest of weights, configuration and tokenizer.
+
+        Raises:
+            ModelError: a part of the model is missing, or it can't be downloaded.
+        """
         files = pretrained.model_files(self.settings.folder or pretrained.fetch_model(self.settings.model))
         if not files:
             raise ModelError(
-                f"{self.settings.model} holds no whole T5: config.json, a tokenizer, and model.safetensors or "
-                "pytorch_model.bin. Correct embed.*.model"
+                f"{self.settings.model} is not a complete T5, which has config.json, a tokenizer, and "
+                "model.safetensors or pytorch_model.bin. Correct embed.*.model"
             )
         return pretrained.digest_files(files)
 
     def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
+        """See `Encoder.encode`."""
         return encode(load(self.settings), captions, self.settings)
 
 
 class ClipText:
-    """The text tower of a CLIP: a vector a token as its last norm leaves them, or the one projected vector."""
+    """The text tower of a CLIP: a vector for each token after the last norm, or the one projected vector."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
 
     @cached_property
     def id(self) -> str:
+        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, "pooled" if self.settings.pooled else "sequence")
 
     @cached_property
     def weights_digest(self) -> str:
+        """The SHA-256 of the weights' file."""
         return self.settings.as_clip.weights_digest
 
     def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
+        """See `Encoder.encode`."""
         return encode(load(self.settings), captions, self.settings)
 
 
 def encoder_of(settings: EncoderSettings) -> Encoder:
-    """One encoder for whichever text it reads: its model is loaded once, and a text is encoded once."""
+    """The encoder of some settings. Settings that differ only in `of` share it, with its model and its table."""
     settings = settings.model_copy(update={"of": None})
     return T5(settings) if settings.encoder == "t5" else ClipText(settings)
 
@@ -88,20 +98,34 @@ def _id(settings: EncoderSettings, weights_digest: str, output: str) -> str:
     return "-".join(map(str, parts))
 
 
-def batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> Iterator[tuple[int, int, list[int]]]:
-    """Places of texts in batches, with each batch's rows and width, which a text's own length decides."""
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, length in enumerate(lengths):
-        places[min(-(-length // STEP) * STEP, longest)].append(place)
-    for width in sorted(places):
+def batches(lengths: Sequence[int], batch_tokens: int, max_tokens: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Deal texts to batches of equal width.
+
+    Args:
+        lengths: of the texts, in tokens.
+        batch_tokens: the most tokens of a batch, with padding.
+        max_tokens: the most tokens of a text.
+
+    Returns:
+        For each batch its rows, its width in tokens, and the indices of its texts, which may be fewer than its rows.
+    """
+    by_width: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(lengths):
+        width = -(-length // WIDTH_STEP) * WIDTH_STEP
+        by_width[min(width, max_tokens)].append(index)
+    for width in sorted(by_width):
         rows = max(1, batch_tokens // width)
-        for at in range(0, len(places[width]), rows):
-            yield rows, width, places[width][at : at + rows]
+        for start in range(0, len(by_width[width]), rows):
+            yield rows, width, by_width[width][start : start + rows]
 
 
 @lru_cache(maxsize=2)
 def load(settings: EncoderSettings) -> Tower:
-    """The model of these settings, once a process."""
+    """The model of some settings on its device, loaded once in a process.
+
+    Raises:
+        ModelError: the model can't be downloaded or loaded.
+    """
     if settings.encoder == "clip":
         return ClipTower(settings.as_clip, settings.pooled)
     folder = settings.folder or pretrained.fetch_model(settings.model)
@@ -109,27 +133,35 @@ def load(settings: EncoderSettings) -> Tower:
 
 
 def encode(tower: Tower, captions: Sequence[str], settings: EncoderSettings) -> dict[str, list[Any]]:
-    """The columns of `embeddings/<encoder>` but the id: little-endian, vector after vector, without padding."""
+    """Encode captions with a loaded model.
+
+    Returns:
+        The columns of `embeddings/<encoder>` without the id. `embedding` is the bytes of the vectors, one after the
+        other, little-endian and without padding; `length` is their number. Where a value does not fit `dtype`, there
+        is an `error` instead.
+    """
     import torch
 
     tokens, truncated = tower.tokens(captions)
     dtype = getattr(torch, settings.dtype)
-    found: list[bytes | None] = [None] * len(tokens)
+    embeddings: list[bytes | None] = [None] * len(tokens)
     errors: list[str | None] = [None] * len(tokens)
     lengths = [0] * len(tokens)
-    for rows, width, places in batches([len(one) for one in tokens], settings.batch_tokens, tower.longest):
+    token_counts = [len(text_tokens) for text_tokens in tokens]
+    for rows, width, indices in batches(token_counts, settings.batch_tokens, tower.max_tokens):
         ids = torch.zeros(rows, width, dtype=torch.long)
         mask = torch.zeros(rows, width, dtype=torch.long)
-        mask[:, 0] = 1  # a row that only fills the batch looks at something, or its softmax would be none
-        for row, place in enumerate(places):
-            ids[row, : len(tokens[place])] = torch.tensor(tokens[place])
-            mask[row, : len(tokens[place])] = 1
+        mask[:, 0] = 1  # a row of padding attends to one token: the softmax over none is not a number
+        for row, index in enumerate(indices):
+            ids[row, : len(tokens[index])] = torch.tensor(tokens[index])
+            mask[row, : len(tokens[index])] = 1
         with torch.inference_mode():
-            stored = tower.hidden(ids.to(tower.device), mask.to(tower.device)).to(dtype).cpu()
-        for vectors, place in zip(stored, places, strict=False):
-            own = vectors[: tower.own(tokens[place], len(vectors))]
-            if own.isfinite().all():
-                found[place], lengths[place] = own.contiguous().view(torch.uint8).numpy().tobytes(), len(own)
+            hidden = tower.hidden(ids.to(tower.device), mask.to(tower.device)).to(dtype).cpu()
+        for row_vectors, index in zip(hidden, indices, strict=False):
+            vectors = row_vectors[: tower.vector_count(tokens[index], len(row_vectors))]
+            if vectors.isfinite().all():
+                embeddings[index] = vectors.contiguous().view(torch.uint8).numpy().tobytes()
+                lengths[index] = len(vectors)
             else:
-                errors[place] = f"values that {settings.dtype} can't hold"
-    return {"embedding": found, "length": lengths, "truncated": truncated, "error": errors}
+                errors[index] = f"values that {settings.dtype} can't hold"
+    return {"embedding": embeddings, "length": lengths, "truncated": truncated, "error": errors}

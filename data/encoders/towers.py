@@ -1,4 +1,4 @@
-"""Text encoders as they are loaded in a worker: captions to tokens, padded tokens to vectors."""
+"""Text encoders as a worker loads them: captions to tokens, and padded tokens to vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +9,36 @@ from data.scorers.clip import ClipModel, resolve_device
 
 
 class Tower(Protocol):
+    """A text encoder on its device.
+
+    Attributes:
+        device: where its weights are.
+        max_tokens: the most tokens of a text.
+    """
+
     device: str
-    longest: int
+    max_tokens: int
 
     def tokens(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """The tokens of each text, and whether it was cut."""
 
     def hidden(self, ids: Any, mask: Any) -> Any:
-        """Padded tokens and their mask (rows width) to vectors (rows vectors dim)."""
+        """Vectors (rows vectors dim) of padded tokens and their mask (rows width)."""
 
-    def own(self, tokens: list[int], vectors: int) -> int:
-        """How many of a text's vectors, from the first, are its own; the rest is padding."""
+    def vector_count(self, tokens: list[int], vectors: int) -> int:
+        """How many of a row's vectors, from the first, are a text's. The others are padding.
+
+        Args:
+            tokens: the text's.
+            vectors: how many vectors the row has.
+        """
 
 
 class T5Tower:
-    """The encoder half of a T5. The mask keeps padding out, which changes a sum's order and so its last bits."""
+    """The encoder half of a T5.
+
+    The mask keeps padding out of the result. It still changes the order of sums, and so their last bits.
+    """
 
     def __init__(self, folder: Path, max_length: int, precision: str, device: str) -> None:
         import torch
@@ -32,7 +47,7 @@ class T5Tower:
 
         logging.disable_progress_bar()
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        self.device, self.longest = resolve_device(device), max_length
+        self.device, self.max_tokens = resolve_device(device), max_length
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = T5EncoderModel.from_pretrained(folder, dtype=dtype).to(self.device).eval()
@@ -40,67 +55,79 @@ class T5Tower:
             raise ModelError(f"T5 model {folder} can't be loaded: {str(error).splitlines()[0]}") from error
 
     def tokens(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        said = self.tokenizer(list(captions), truncation=True, max_length=self.longest)
-        return said.input_ids, [bool(one.overflowing) for one in said.encodings]
+        """See `Tower.tokens`."""
+        batch = self.tokenizer(list(captions), truncation=True, max_length=self.max_tokens)
+        return batch.input_ids, [bool(encoding.overflowing) for encoding in batch.encodings]
 
     def hidden(self, ids: Any, mask: Any) -> Any:
+        """See `Tower.hidden`."""
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
-    def own(self, tokens: list[int], vectors: int) -> int:
+    def vector_count(self, tokens: list[int], vectors: int) -> int:
+        """One for each token."""
         return len(tokens)
 
 
 class ClipTower:
-    """The text tower of an open_clip model.
+    """The text tower of an open_clip model. Towers differ in what padding does to their vectors:
 
-    Where attention looks back only and the text's vector is that of its end token, nothing after that token matters:
-    it is left out. Where a tower masks padding itself it gets its whole context, and the masked vectors are left out.
-    A tower that looks at its padding, as SigLIP's does, keeps every vector.
+    - Attention is causal and the text's vector is that of its end token: nothing after this token matters, so the
+      tokens end there.
+    - The tower masks padding itself: it gets its whole context, and the vectors of padding are dropped.
+    - The tower attends to its padding, as SigLIP's does: all vectors are kept.
     """
 
     def __init__(self, settings: ClipModel, pooled: bool) -> None:
         loaded = settings.load()
         self.model, self.tokenize, self.device = loaded.model, loaded.tokenize, loaded.device
-        self.pooled, self.longest = pooled, self.tokenize.context_length or self.model.context_length
+        self.pooled, self.max_tokens = pooled, self.tokenize.context_length or self.model.context_length
         self.tower = tower = getattr(self.model, "text", self.model)
-        foreign = hasattr(tower, "config")  # a transformers model with open_clip's pooling
-        class_token = getattr(tower, "cls_emb", None) is not None
-        self.plain = not (foreign or class_token or getattr(tower, "use_pad_mask", False))
-        self.masked = None if self.plain else tower.config.pad_token_id if foreign else tower.pad_id
+        is_transformers = hasattr(tower, "config")  # a transformers model with open_clip's pooling
+        has_class_token = getattr(tower, "cls_emb", None) is not None
+        self.is_plain = not (is_transformers or has_class_token or getattr(tower, "use_pad_mask", False))
+        self.masked_token = None
+        if not self.is_plain:
+            self.masked_token = tower.config.pad_token_id if is_transformers else tower.pad_id
         pool = getattr(self.model, "text_pool_type", getattr(tower, "pool_type", ""))
-        self.trimmed = not pooled and self.plain and tower.attn_mask is not None and pool in ("argmax", "eos")
-        self.end = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if pool == "eos" else None
+        self.ends_at_end_token = (
+            not pooled and self.is_plain and tower.attn_mask is not None and pool in ("argmax", "eos")
+        )
+        self.end_token = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if pool == "eos" else None
 
     def tokens(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """See `Tower.tokens`."""
         texts = list(captions)
-        padded = self.tokenize(texts, self.longest)
-        more = self.tokenize(texts, 2 * self.longest).tolist()
+        padded = self.tokenize(texts, self.max_tokens)
+        longer = self.tokenize(texts, 2 * self.max_tokens).tolist()
         pad = getattr(getattr(self.tokenize, "tokenizer", None), "pad_token_id", 0)
-        cut = [_without(pad, a) != _without(pad, b) for a, b in zip(padded.tolist(), more, strict=True)]
-        if not self.trimmed:
+        cut = [_without(pad, a) != _without(pad, b) for a, b in zip(padded.tolist(), longer, strict=True)]
+        if not self.ends_at_end_token:
             return padded.tolist(), cut
-        last = padded.argmax(1) if self.end is None else (padded == self.end).int().argmax(1)
-        return [row[: end + 1] for row, end in zip(padded.tolist(), last.tolist(), strict=True)], cut
+        ends = padded.argmax(1) if self.end_token is None else (padded == self.end_token).int().argmax(1)
+        return [row[: end + 1] for row, end in zip(padded.tolist(), ends.tolist(), strict=True)], cut
 
     def hidden(self, ids: Any, mask: Any) -> Any:
+        """See `Tower.hidden`; the mask is not used: the tower has its own."""
         if self.pooled:
             return self.model.encode_text(ids, normalize=False)[:, None]
         tower, width = self.tower, ids.shape[1]
-        if not self.plain:
-            before, tower.output_tokens = tower.output_tokens, True  # a scorer may share the model
+        if not self.is_plain:
+            before, tower.output_tokens = tower.output_tokens, True  # restored, since a scorer may share the model
             try:
                 return tower(ids)[1]
             finally:
                 tower.output_tokens = before
         dtype = tower.transformer.get_cast_dtype()
         embedded = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:width].to(dtype)
-        past = None if tower.attn_mask is None else tower.attn_mask[:width, :width]
-        return tower.ln_final(tower.transformer(embedded, attn_mask=past))
+        attention_mask = None if tower.attn_mask is None else tower.attn_mask[:width, :width]
+        return tower.ln_final(tower.transformer(embedded, attn_mask=attention_mask))
 
-    def own(self, tokens: list[int], vectors: int) -> int:
-        if self.pooled or self.masked is None:
+    def vector_count(self, tokens: list[int], vectors: int) -> int:
+        """One for each token that is not masked."""
+        if self.pooled or self.masked_token is None:
             return min(len(tokens), vectors)
-        return len(_without(self.masked, tokens)) - (len(tokens) - vectors)  # a class token's vector is not handed out
+        missing = len(tokens) - vectors  # a tower with a class token does not return its vector
+        return len(_without(self.masked_token, tokens)) - missing
 
 
 def _without(pad: int | None, tokens: list[int]) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from data.encoders.embed import dim_of, texts_of
+from data.encoders.embed import read_embeddings, vector_size
 from data.engine.stage import Shard, ShardResult
 from data.lake.lake import Lake
 from data.lake.reading import read_pictures
@@ -158,9 +158,9 @@ class Publish:
             columns[name] = _picture_column(shrink_pictures(pictures, settings))
         vectors: dict[str, Any] = {}
         for name, (table, dtype, text_column) in self.embeddings.items():
-            texts = texts_of(self.lake, table, shard.rows[text_column])
+            texts = read_embeddings(self.lake, table, shard.rows[text_column])
             columns |= {f"{name}_{column}": texts[column] for column in ("embedding", "length")}
-            vectors[name] = {"dtype": dtype, "dim": dim_of(texts)}
+            vectors[name] = {"dtype": dtype, "dim": vector_size(texts)}
         rows = pa.table(columns).select(self.schema().names)
         metadata = hf_metadata(self.schema()) | ({"imagen": json.dumps({"embeddings": vectors})} if vectors else {})
         rows = rows.cast(self.schema()).replace_schema_metadata(metadata)

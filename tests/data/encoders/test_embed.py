@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 from data.build.build import Built, published
 from data.build.pipeline import Pipeline, pipeline_of
 from data.build.recipe import Recipe
-from data.encoders.embed import Embed, texts_of
+from data.encoders.embed import Embed, read_embeddings
 from data.encoders.encoder import batches, encoder_of
 from data.encoders.settings import BUILT_IN, EncoderSettings
 from data.engine.stage import make_plan, run_stage
@@ -279,16 +279,16 @@ def test_settings_that_do_not_fit_say_so(values: dict[str, Any], said: str) -> N
 
 def test_a_folder_without_a_whole_model_and_a_hub_out_of_reach_say_what_is_wrong(tmp_path: Path) -> None:
     shutil.copy(BUILT_IN / "config.json", tmp_path)
-    with pytest.raises(ModelError, match="holds no whole T5"):
+    with pytest.raises(ModelError, match="is not a complete T5"):
         _ = encoder_of(EncoderSettings(encoder="t5", model=str(tmp_path))).id
-    with pytest.raises(ModelError, match="can't be fetched from the hub"):
+    with pytest.raises(ModelError, match="can't be downloaded from the hub"):
         _ = encoder_of(EncoderSettings(encoder="t5", model="nobody/no-such-t5")).id
 
 
 def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> None:
     table = empty.table_or_make("embeddings/any", EMBEDDINGS)
     captions = pa.chunked_array([[f"caption {n}" for n in range(900)]])
-    assert texts_of(empty, table.name, captions[:2])["length"].to_pylist() == [None, None], "an empty table"
+    assert read_embeddings(empty, table.name, captions[:2])["length"].to_pylist() == [None, None], "an empty table"
     rows = sorted((text_id(caption), caption.encode()) for caption in captions.to_pylist())
     for bucket in empty.buckets:
         here = [row for row in rows if bucket_of(row[0], empty.config.buckets) == bucket]
@@ -298,13 +298,15 @@ def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> Non
             filled = pa.table(part | {name: [None] * len(ids) for name in ("truncated", "error")}).cast(EMBEDDINGS)
             table.append([write_file(table.url, bucket, filled, row_group=7)])
     asked = pa.chunked_array([["caption 7", "nowhere", "caption 899", "caption 7"]])
-    found = texts_of(empty, table.name, asked)
+    found = read_embeddings(empty, table.name, asked)
     assert found["embedding"].to_pylist() == [b"caption 7", None, b"caption 899", b"caption 7"]
-    assert texts_of(empty, table.name, captions)["embedding"].to_pylist() == [c.encode() for c in captions.to_pylist()]
+    assert read_embeddings(empty, table.name, captions)["embedding"].to_pylist() == [
+        c.encode() for c in captions.to_pylist()
+    ]
     for path in table.files():
         if b"caption 7" not in table.dataset(paths=[path]).to_table()["embedding"].to_pylist():
             Path(table.url, path).unlink()
-    assert texts_of(empty, table.name, asked[:1])["embedding"].to_pylist() == [b"caption 7"]
+    assert read_embeddings(empty, table.name, asked[:1])["embedding"].to_pylist() == [b"caption 7"]
 
 
 def ways_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:
