@@ -7,7 +7,7 @@ import atexit
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import typer
 
@@ -65,11 +65,27 @@ add_panel(app, "Platform", PLATFORM)
 add_panel(app, "World", [demo.demo], [worlds])
 
 
-def main() -> None:
-    """Run the command. An error that the user can correct is printed as one line, with exit code 2."""
+def run(words: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code. An error that the user can correct is printed as one line.
+
+    Args:
+        words: the command line without `imagen`; that of this process if not given.
+    """
     from data.errors import ImagenError
 
-    code: Any = 1
+    try:
+        app(words)
+    except ImagenError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return error.code
+    except SystemExit as request:
+        return request.code if isinstance(request.code, int) else int(request.code is not None)
+    return 0
+
+
+def main() -> None:
+    """Run the command line of this process, and end with its exit code."""
+    code = 1
     warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata calls it; our code does not
 
     def exit_now() -> None:
@@ -78,16 +94,10 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            os._exit(code if isinstance(code, int) else int(code is not None))
+            os._exit(code)
 
     atexit.register(exit_now)  # registered first, so it runs last
-    try:
-        app()
-    except ImagenError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        code = error.code
-    except SystemExit as exit_request:
-        code = exit_request.code
+    code = run()
 
 
 if __name__ == "__main__":  # torchrun -m flows.command train ...

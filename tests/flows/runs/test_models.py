@@ -56,7 +56,7 @@ def run(folder: Path, prefect_server: str) -> Run:
     """A flow in a process of its own, as a worker runs it."""
 
     def start(flow: str, **parameters: Any) -> "subprocess.Popen[str]":
-        code = f"import json, sys; from flows.{flow} import {flow}; print('=', {flow}(**json.loads(sys.argv[1])))"
+        code = f"import json, sys; from flows.runs.{flow} import {flow}; print('=', {flow}(**json.loads(sys.argv[1])))"
         environment = {**os.environ, "PREFECT_API_URL": prefect_server}
         words = [sys.executable, "-c", code, json.dumps({"lake": str(folder / "lake"), **parameters})]
         return subprocess.Popen(
