@@ -1,6 +1,6 @@
-"""The console that every verb writes to."""
+"""The console for progress and messages."""
 
 from rich.console import Console
 
-# Everything a person reads goes to stderr; stdout is for results.
+# Messages go to stderr, so that stdout has only results.
 console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Results as a person reads them: tables for terminals."""
+"""Results about datasets as tables and sentences for a terminal."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +20,7 @@ console = Console()
 
 
 def show_built(built: Built, lake: str) -> None:
+    """Print which version a build published and what changed."""
     if built.warning:
         console.print(
             f"{built.dataset}@{built.version} is published, but {built.warning}.", style="yellow", markup=False
@@ -34,13 +35,14 @@ def show_built(built: Built, lake: str) -> None:
     )
 
 
-def show_versions(found: list[Version]) -> None:
+def show_versions(versions: list[Version]) -> None:
+    """Print one line per version."""
     table = Table("version", "published", "samples", "added", "removed", "changed", "recipe", "code", box=None)
-    for one in found:
-        record, code = one.record, one.record["code"]
+    for version in versions:
+        record, code = version.record, version.record["code"]
         table.add_row(
-            f"{one.dataset}@{one.version}",
-            f"{one.at:%Y-%m-%d %H:%M:%S}",
+            f"{version.dataset}@{version.version}",
+            f"{version.at:%Y-%m-%d %H:%M:%S}",
             *(f"{record[name]:,}" for name in ("kept", "added", "removed", "changed")),
             record["recipe_hash"][:8],
             (code["commit"] or code["version"])[:8],
@@ -49,6 +51,7 @@ def show_versions(found: list[Version]) -> None:
 
 
 def show_funnel(steps: list[Step]) -> None:
+    """Print how many pairs each step of the selection drops and leaves."""
     table = Table("step", "dropped", "left", "share", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -59,23 +62,27 @@ def show_funnel(steps: list[Step]) -> None:
     console.print(table)
 
 
-def show_plan(found: BuildPlan, dataset: str) -> None:
-    if found.new_files:
-        console.print(f"{found.new_files:,} new files of the sources, {found.new_pairs:,} new pairs in them")
-    table = Table("stage", "pending", "with what comes", "time", box=None)
+def show_plan(plan: BuildPlan, dataset: str) -> None:
+    """Print what a build would do: rows and time of each stage, and how the dataset would change.
+
+    `pending` counts rows that a stage could do now, `expected` also those that earlier stages will pass on, at most.
+    """
+    if plan.new_files:
+        console.print(f"{pluralize(plan.new_pairs, 'new pair')} in {pluralize(plan.new_files, 'new source file')}")
+    table = Table("stage", "pending", "expected", "time", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for step in found.steps:
-        seconds = "never run here" if step.seconds is None else duration(step.seconds)
+    for step in plan.steps:
+        seconds = "not measured yet" if step.seconds is None else duration(step.seconds)
         table.add_row(step.name, f"{step.pending:,}", f"{step.expected:,}", seconds if step.expected else "")
     console.print(table)
-    if found.bytes:
-        console.print(f"The pictures to come will take about {found.bytes / 1e6:,.1f} MB.")
-    if not found.pending:
+    if plan.bytes:
+        console.print(f"New pictures will take about {plan.bytes / 1e6:,.1f} MB.")
+    if not plan.pending:
         console.print("Nothing is pending.")
-    change = found.change
+    change = plan.change
     console.print(
-        f"By what is scored already, {dataset} would hold [bold]{change.kept:,}[/] samples: "
+        f"From the pairs scored so far, {dataset} would have [bold]{change.kept:,}[/] samples: "
         f"{change.before:,} now, +{change.into:,} −{change.out:,}."
     )
     for sign, samples in (("+", change.samples_in), ("−", change.samples_out)):
@@ -83,100 +90,106 @@ def show_plan(found: BuildPlan, dataset: str) -> None:
             console.print(f"  {sign} “{plain(caption)}”", highlight=False)
 
 
-def show_probe(probed: Probe, found: BuildPlan) -> None:
-    total = found.steps[0].expected
-    console.print(f"A sample of {probed.pairs:,} of {total:,} pairs was fetched and scored:")
-    for share in probed.shares:
+def show_probe(probe: Probe, plan: BuildPlan) -> None:
+    """Print what a sample of the pending pairs says about all of them."""
+    total = plan.steps[0].expected
+    console.print(f"A sample of {probe.pairs:,} of {total:,} pending pairs was fetched and scored:")
+    for share in probe.shares:
         low, high = share.interval
         part = share.found / share.of if share.of else 0.0
-        console.print(f"  {share.name}: {part:.1%}, of all probably {low * total:,.0f} to {high * total:,.0f}")
-    console.print("  (of duplicates a sample sees few: they fall only among all)")
-    if probed.pairs:
-        whole = sum(probed.seconds.values()) / probed.pairs * total
-        console.print(f"  all of it would take about {duration(whole)} at this pace")
+        console.print(f"  {share.name}: {part:.1%}; probably {low * total:,.0f} to {high * total:,.0f} of all")
+    console.print("  (a sample contains few duplicates: a build of all pairs drops more)")
+    if probe.pairs:
+        seconds = sum(probe.seconds.values()) / probe.pairs * total
+        console.print(f"  all pairs would take about {duration(seconds)} at this rate")
 
 
-def show_diff(found: Diff, before: str, after: str) -> None:
+def show_diff(difference: Diff, before: str, after: str) -> None:
+    """Print which rows came in and went out, and how the quantiles of each score have moved."""
     console.print(
-        f"[bold]{before}[/] {found.before:,} samples − {found.out:,} + {found.into:,} = {found.after:,} "
-        f"[bold]{after}[/]; {found.changed:,} of them changed"
+        f"[bold]{before}[/] had {difference.before:,} samples, [bold]{after}[/] has {difference.after:,}: "
+        f"+{difference.into:,} −{difference.out:,}, {difference.changed:,} changed"
     )
-    for title, reasons in (("in, after", found.why_in), ("out", found.why_out)):
+    for title, reasons in (("added, dropped before", difference.why_in), ("removed", difference.why_out)):
         for reason, count in reasons.items():
             console.print(f"  {count:>8,} {title}: {escape(reason)}")
-    if found.shifts:
+    if difference.shifts:
         names = [f"{quantile:.0%}" for quantile in QUANTILES]
         table = Table("quantiles", *names, "distance", box=None)
         table.columns[0].no_wrap = True
-        for shift in found.shifts:
-            pairs = zip(shift.before, shift.after, strict=True)
-            moved = (f"{_figure(a)} → {_figure(b)}" for a, b in pairs)
-            table.add_row(shift.score, *moved, f"{shift.distance:.3f}")
+        for shift in difference.shifts:
+            quantiles = zip(shift.before, shift.after, strict=True)
+            moves = (f"{_format(old)} → {_format(new)}" for old, new in quantiles)
+            table.add_row(shift.score, *moves, f"{shift.distance:.3f}")
         console.print(table)
 
 
 def show_story(story: Story) -> None:
-    """What came from the web is printed as text: no markup, no control characters."""
+    """Print the history of a pair. Text from the web is printed without markup and control characters."""
     pair = story.pair
     console.print(f"[bold]{pair['id']}[/]")
     console.print(f"  {plain(pair['url'])}\n  “{plain(pair['caption'])}”", soft_wrap=True)
     console.print(f"  first seen {pair['first_seen']:%Y-%m-%d %H:%M:%S} in {plain(pair['source'])}", soft_wrap=True)
     for fetch in story.fetches:
-        again = f"; again after {fetch['retry_after']:%Y-%m-%d %H:%M}" if fetch["retry_after"] else ""
+        retry = f"; retry after {fetch['retry_after']:%Y-%m-%d %H:%M}" if fetch["retry_after"] else ""
         error = f": {plain(fetch['error'])}" if fetch["error"] else ""
-        console.print(f"  fetched {fetch['at']:%Y-%m-%d %H:%M:%S} {fetch['status']}{error}{again}", soft_wrap=True)
+        console.print(f"  fetched {fetch['at']:%Y-%m-%d %H:%M:%S} {fetch['status']}{error}{retry}", soft_wrap=True)
     if story.image:
         image = story.image
         size = f"{image['original_width']} × {image['original_height']}"
-        console.print(f"  picture {size}, kept as {image['width']} × {image['height']} {image['format']}")
-    for scorer, said in story.scores.items():
-        facts = ", ".join(f"{name} {_figure(value)}" for name, value in said.items() if value is not None)
-        console.print(f"  {scorer}: {plain(facts)}", soft_wrap=True)
-    for one in story.like:
-        console.print(f"  duplicate: {one['id']} {plain(one['url'])}", soft_wrap=True)
+        console.print(f"  picture {size}, stored as {image['width']} × {image['height']} {image['format']}")
+    for scorer, row in story.scores.items():
+        scores = ", ".join(f"{name} {_format(value)}" for name, value in row.items() if value is not None)
+        console.print(f"  {scorer}: {plain(scores)}", soft_wrap=True)
+    for duplicate in story.like:
+        console.print(f"  duplicate: {duplicate['id']} {plain(duplicate['url'])}", soft_wrap=True)
     for verdict in story.verdicts:
-        told = "[green]kept[/]" if verdict.kept else f"[red]dropped[/]: {'; '.join(map(plain, verdict.reasons))}"
-        console.print(f"  {verdict.dataset}@{verdict.version} {told}", soft_wrap=True)
+        outcome = "[green]kept[/]" if verdict.kept else f"[red]dropped[/]: {'; '.join(map(plain, verdict.reasons))}"
+        console.print(f"  {verdict.dataset}@{verdict.version} {outcome}", soft_wrap=True)
 
 
-def show_verified(found: Verified, name: str) -> None:
-    if found.same:
-        again = f"{pluralize(found.rows, 'row')} selected again, {pluralize(found.files, 'file')}"
-        console.print(f"[green]{name} is what it says it is[/]: {again}")
-        if found.rewritten:
-            console.print(f"Rewritten without what was forgotten since: {pluralize(len(found.rewritten), 'file')}.")
-        if found.regrouped:
-            others = pluralize(len(found.regrouped), "pair")
-            console.print(f"Left out for a pair that is forgotten now, or for one of those: {others}.")
-    for title, those in (
-        ("kept by its recipe and not there", found.missing),
-        ("there and not kept by its recipe", found.extra),
-        ("damaged files", found.damaged),
-        ("files that are gone", found.absent),
+def show_verified(verified: Verified, name: str) -> None:
+    """Print whether a version matches its lineage, and what differs."""
+    if verified.same:
+        checked = f"{pluralize(verified.rows, 'row')} selected again, {pluralize(verified.files, 'file')} read again"
+        console.print(f"[green]{name} matches its lineage[/]: {checked}")
+        if verified.rewritten:
+            console.print(f"Rewritten because pairs were forgotten: {pluralize(len(verified.rewritten), 'file')}.")
+        if verified.regrouped:
+            pairs = pluralize(len(verified.regrouped), "pair")
+            console.print(f"Dropped then as duplicates of a pair that is forgotten now: {pairs}.")
+    for title, names in (
+        ("pairs that the recipe keeps are missing", verified.missing),
+        ("pairs that the recipe does not keep are in it", verified.extra),
+        ("files are damaged", verified.damaged),
+        ("files are missing", verified.absent),
     ):
-        if those:
-            console.print(f"[red]{name}: {len(those):,} {title}[/]: {', '.join(those[:5])}{', …' * (len(those) > 5)}")
+        if names:
+            console.print(f"[red]{name}: {len(names):,} {title}[/]: {', '.join(names[:5])}{', …' * (len(names) > 5)}")
 
 
-def show_forgotten(found: Forgotten) -> None:
-    rows = ", ".join(f"{table} {count:,}" for table, count in found.rows.items())
-    console.print(f"[bold]Forgotten and blocked: {pluralize(len(found.pairs), 'pair')}[/]. Rows taken out: {rows}.")
-    console.print(f"Written again without them: {pluralize(found.files, 'file')} of old and new versions.")
-    console.print(f"Seen by: {', '.join(found.seen_by) or 'no dataset version'}.", soft_wrap=True)
-    if found.models:
-        console.print(f"[bold]Models trained on these:[/] {', '.join(found.models)}.", soft_wrap=True)
+def show_forgotten(forgotten: Forgotten) -> None:
+    """Print what was erased, and which versions and models had contained it."""
+    rows = ", ".join(f"{table} {count:,}" for table, count in forgotten.rows.items())
+    console.print(f"[bold]Erased and blocked: {pluralize(len(forgotten.pairs), 'pair')}[/]. Rows removed: {rows}.")
+    console.print(f"Rewritten without them: {pluralize(forgotten.files, 'file')} of table versions, old and new.")
+    console.print(f"Versions that had them: {', '.join(forgotten.seen_by) or 'none'}.", soft_wrap=True)
+    if forgotten.models:
+        console.print(f"[bold]Models trained on these:[/] {', '.join(forgotten.models)}.", soft_wrap=True)
 
 
-def show_vacuumed(found: Vacuumed, dry_run: bool) -> None:
-    would = "would be removed" if dry_run else "removed"
+def show_vacuumed(vacuumed: Vacuumed, dry_run: bool) -> None:
+    """Print how much was removed, or would be."""
+    removed = "would be removed" if dry_run else "removed"
     console.print(
-        f"{pluralize(found.files, 'file')} of {found.bytes / 1e6:,.1f} MB {would}; "
-        f"{found.young:,} may be of a running build."
+        f"{pluralize(vacuumed.files, 'file')} ({vacuumed.bytes / 1e6:,.1f} MB) {removed}; "
+        f"{vacuumed.young:,} kept because a running build may still commit them."
     )
 
 
 def show_exported(exported: Exported) -> None:
-    earlier = f", {exported.found:,} of them from before" if exported.found else ""
+    """Print what an export wrote."""
+    earlier = f", {exported.found:,} of them from an earlier run" if exported.found else ""
     console.print(
         f"[bold]{exported.dataset}@{exported.version}[/] in {escape(exported.url)}: {exported.samples:,} samples, "
         f"{pluralize(len(exported.shards), 'file')}{earlier}, {exported.bytes / 1e6:,.1f} MB."
@@ -184,14 +197,18 @@ def show_exported(exported: Exported) -> None:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as text, in the unit that suits: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _figure(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+def _format(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value)
 
 
 def plain(text: str) -> str:
-    return escape("".join(one if one.isprintable() else "�" for one in text))
+    """Text from outside, safe to print: markup is escaped, control characters are replaced."""
+    return escape("".join(letter if letter.isprintable() else "�" for letter in text))

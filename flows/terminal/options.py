@@ -23,17 +23,22 @@ SetOption = Annotated[
 
 
 def write_json(value: Any) -> None:
+    """Write a value to standard output as one JSON document."""
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
 
 
-def pluralize(count: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """A count with its noun: 1 pair, 2 pairs."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def parse_version(reference: str) -> tuple[str, int | None]:
-    """Parse NAME@VERSION, such as shapes@3; the version is None if only the name is given."""
+    """Parse NAME@VERSION, such as shapes@3; the version is None if there is only a name.
+
+    Raises:
+        BadParameter: the version is not a number.
+    """
     name, at, version = reference.partition("@")
     if at and not version.isdigit():
         raise typer.BadParameter(f"{reference!r} is not NAME@VERSION, such as shapes@3")
@@ -41,5 +46,6 @@ def parse_version(reference: str) -> tuple[str, int | None]:
 
 
 def check_buckets(buckets: int) -> None:
+    """Refuse a number of buckets that is not a power of two, or too large."""
     if not 1 <= buckets <= 65_536 or buckets & (buckets - 1):
         raise typer.BadParameter(f"{buckets} is not a power of two from 1 to 65536", param_hint="--buckets")

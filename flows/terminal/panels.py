@@ -1,4 +1,4 @@
-"""Help for many verbs: a panel for each subject, in the order in which the subjects were added."""
+"""Help of a command with many verbs: one panel per subject, in the order in which they were added."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,9 +13,11 @@ class PanelGroup(TyperGroup):
     """Lists its commands by panel, as plain text, without loading rich."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands, in the order in which they were added."""
         return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel."""
         panels: dict[str, list[tuple[str, Any]]] = {}
         for name in self.list_commands(ctx):
             command = self.commands[name]

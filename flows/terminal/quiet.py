@@ -1,11 +1,11 @@
-"""What the environment must say before Prefect is imported by a command."""
+"""Environment variables that a command sets before it imports Prefect."""
 
 import os
 
 
 def quiet_prefect() -> None:
-    """Prefect's settings must stand before it is imported: no calls home, no log lines between the bars."""
+    """Turn off analytics, and log lines between the progress bars. Call it before Prefect is imported."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server has them all
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server stores all log lines
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

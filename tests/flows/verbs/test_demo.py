@@ -36,5 +36,5 @@ def test_the_demo_goes_from_a_list_to_pictures_and_has_nothing_to_do_again(tmp_p
     assert sheet.width > 4 * 128
     again = demo()
     assert "Nothing was pending: shapes@1" in again
-    assert "Nothing to do: shapes/1 was made of this." in again
+    assert "Nothing to do: shapes/1 has this configuration and dataset version." in again
     assert len(models(lake)) == 1
