@@ -90,7 +90,7 @@ def plan(
 
     loaded, opened = load_recipe(recipe, tuple(source or ()), tuple(change or ())), Lake.open(lake)
     share = None if probe is None else parse_share(probe)
-    found = find_plan(opened, loaded)
+    build_plan = find_plan(opened, loaded)
     probed = None
     if share is not None:
         from data.build.dry_run import probe as run_probe
@@ -99,25 +99,27 @@ def plan(
         with open_engine(workers) as engine:
             probed = run_probe(opened, loaded, share, engine)
     if as_json:
-        told = {"pairs": probed.pairs, "seconds": probed.seconds} if probed else None
-        shares = [{**asdict(share), "interval": share.interval} for share in probed.shares] if probed else []
-        write_json({**asdict(found), "probe": told and {**told, "shares": shares}})
+        probe_values = None
+        if probed:
+            shares = [{**asdict(share), "interval": share.interval} for share in probed.shares]
+            probe_values = {"pairs": probed.pairs, "seconds": probed.seconds, "shares": shares}
+        write_json({**asdict(build_plan), "probe": probe_values})
     else:
         from flows.terminal.data_tables import show_plan, show_probe
 
-        show_plan(found, loaded.name)
+        show_plan(build_plan, loaded.name)
         if probed:
-            show_probe(probed, found)
+            show_probe(probed, build_plan)
 
 
 def parse_share(text: str) -> float:
-    """Parse a share, 0.5% or 0.005, into a number from 0 to 1."""
+    """Parse a share, such as 0.5% or 0.005, into a number above 0 and up to 1."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise typer.BadParameter(f"{text!r} is no share, such as 0.5%", param_hint="--probe")
+        raise typer.BadParameter(f"{text!r} is not a share such as 0.5%", param_hint="--probe")
     return share
 
 
@@ -130,12 +132,16 @@ def recipe(name: Annotated[str, typer.Argument(help="The name of a shipped recip
     from data.errors import RecipeError
 
     if name not in shipped():
-        raise RecipeError(f"there is no shipped recipe {name}. There are: {', '.join(shipped())}")
+        raise RecipeError(f"there is no shipped recipe {name}. Shipped recipes: {', '.join(shipped())}")
     sys.stdout.write((SHIPPED / f"{name}.yaml").read_text())
 
 
 def check_build(recipe: str, lake: str, source: list[str] | None, change: list[str] | None, buckets: int) -> None:
-    """What a person can mend is said before Prefect starts and before anything is written."""
+    """Check options, recipe, sources and lake before Prefect starts and before anything is written.
+
+    Raises:
+        ImagenError: something is wrong that the user can correct.
+    """
     check_buckets(buckets)
     from data.build.recipe import load_recipe
     from data.sources.sources import open_checked_lake

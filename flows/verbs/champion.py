@@ -1,4 +1,4 @@
-"""The verbs that decide which model of a name is its champion."""
+"""The verbs of the champion among the models of a name: models, promote, approve, rollback."""
 
 import sys
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from flows.terminal.options import JsonOption, LakeOption, WorkersOption, write_json
-from flows.verbs.evaluate import evaluating, tellers
+from flows.verbs.evaluate import evaluating, progress_callbacks
 
-REJECTED, ASKED = 1, 3  # exit codes of a promotion that changed nothing
+REJECTED, NEEDS_APPROVAL = 1, 3  # exit codes of `promote` if the champion stays
 WhoOption = Annotated[str | None, typer.Option(show_default=False, help="Who decides; the current user if not given.")]
 WhyOption = Annotated[str | None, typer.Option(show_default=False, help="The reason, stored with the decision.")]
 
@@ -28,21 +28,21 @@ def models(
     from data.lake.lake import Lake
     from imagen.evaluate.leaderboard import latest
     from imagen.models.registry import decisions, state_of
-    from imagen.models.table import models as trained
+    from imagen.models.table import models as trained_models
 
     opened = Lake.open(lake)
-    past, figures = decisions(opened), latest(opened)
-    found = [
-        (one, state_of([each for each in past if each.name == one.name], one.number), figures.get(one.reference, {}))
-        for one in trained(opened)
-        if name in (None, one.name)
-    ]
+    past, newest_figures = decisions(opened), latest(opened)
+    rows = []
+    for model in trained_models(opened):
+        if name in (None, model.name):
+            state = state_of([decision for decision in past if decision.name == model.name], model.number)
+            rows.append((model, state, newest_figures.get(model.reference, {})))
     if as_json:
-        write_json([{**vars(one), "state": state, "figures": said} for one, state, said in found])
+        write_json([{**vars(model), "state": state, "figures": figures} for model, state, figures in rows])
     else:
         from flows.terminal.model_tables import show_models
 
-        show_models(found, lake)
+        show_models(rows, lake)
 
 
 def promote(
@@ -73,17 +73,17 @@ def promote(
     if anyway and not why:
         raise typer.BadParameter("a promotion regardless of the gate needs a reason: --why", param_hint="--anyway")
     gate = load_config(str(config)).gate if config else None
-    asked = candidate(Lake.open(lake), model, gate)
+    challenger = candidate(Lake.open(lake), model, gate)
     with evaluating(workers, as_json) as engine:
-        judged = run_promotion(asked, engine, why, who, anyway, *tellers())
+        judged = run_promotion(challenger, engine, why, who, anyway, *progress_callbacks())
     if as_json:
         write_json({**vars(judged.decision), "answer": judged.verdict.answer})
     else:
         from flows.terminal.model_tables import show_judged
 
-        show_judged(asked, judged)
+        show_judged(challenger, judged)
     if judged.decision.act != "promote":
-        raise typer.Exit(ASKED if judged.decision.act == "ask" else REJECTED)
+        raise typer.Exit(NEEDS_APPROVAL if judged.decision.act == "ask" else REJECTED)
 
 
 def approve(
@@ -100,15 +100,17 @@ def approve(
     Example: imagen approve shapes/2 --why "its stars are nicer"
     """
     from data.lake.lake import Lake
-    from imagen.models.approvals import approve as give
+    from imagen.models.approvals import approve as add_approval
     from imagen.models.table import find_model
 
     opened = Lake.open(lake)
-    given = give(opened, find_model(opened, model), why, who)
+    approval = add_approval(opened, find_model(opened, model), why, who)
     if as_json:
-        write_json(vars(given))
+        write_json(vars(approval))
     else:
-        sys.stdout.write(f"{given.model} is approved by {given.who}. Promote it: imagen promote {given.model}\n")
+        sys.stdout.write(
+            f"{approval.model} is approved by {approval.who}. Promote it: imagen promote {approval.model}\n"
+        )
 
 
 def rollback(
@@ -123,9 +125,9 @@ def rollback(
     Example: imagen rollback shapes --why "washed-out colours"
     """
     from data.lake.lake import Lake
-    from imagen.models.registry import rollback as undo
+    from imagen.models.registry import rollback as run_rollback
 
-    decision = undo(Lake.open(lake), name, why or "rolled back", who)
+    decision = run_rollback(Lake.open(lake), name, why or "rolled back", who)
     if as_json:
         write_json(vars(decision))
     else:

@@ -1,4 +1,4 @@
-"""`imagen demo`: the built-in world, its server, one `rebuild`, a cascade trained on it, and what came out."""
+"""`imagen demo`: draw the built-in world, serve it, build a dataset from it, train a cascade and show its pictures."""
 
 import shutil
 import sys
@@ -36,13 +36,26 @@ PROMPTS = (
     "a purple triangle below a yellow box",
     "a black disc inside a large cyan square",
 )
-CHECKED = 100  # prompts that were never a caption
-BASE_SHARE = 0.75  # of the training's time; the rest goes to the models that enlarge
+CHECKED_PROMPTS = 100  # prompts that no caption has
+BASE_SHARE = 0.75  # of the training time; the rest is for the super-resolution stages
 
 
 def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None, minutes: float) -> None:
+    """Run the demo. What is done already is not repeated.
+
+    Args:
+        lake: folder or URL of the lake; made if it does not exist
+        world: folder of the built-in world; drawn if it is not that of `pairs` and `seed`
+        pairs: number of pairs in the world
+        seed: seed of the world
+        workers: worker processes; one per core if None
+        minutes: minutes of training; 0 skips it
+    """
     began = time.monotonic()
-    console.print(f"[bold]The built-in world[/]: {pairs:,} pairs of pictures and captions, about half of them faulty.")
+    console.print(
+        f"[bold]The built-in world[/]: {pairs:,} pictures with captions. About half of the pairs have a fault, such as "
+        "a wrong caption."
+    )
     with watching():
         if not same_world(world, pairs, seed):
             watcher.get().planned("draw the world", pairs)
@@ -63,16 +76,23 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
 
 
 def tiny_for(minutes: float) -> "TrainConfig":
-    """The tiny cascade, as it learns the world in so many minutes of training."""
+    """The configuration of the tiny cascade for so many minutes of training."""
     from imagen.cascade.settings import SampleSettings
     from imagen.config.training import TrainConfig, with_time_budget
 
-    sampling = SampleSettings(steps=20, guidance=3), SampleSettings(steps=10, guidance=1)  # enlarging needs no guidance
+    sampling = (
+        SampleSettings(steps=20, guidance=3),
+        SampleSettings(steps=10, guidance=1),
+    )  # super-resolution needs no guidance
     return with_time_budget(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
 
 
 def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
-    """Train the tiny cascade for so long, and look at what it makes; what it is called comes back."""
+    """Train the tiny cascade, write a sheet of its pictures, and check it on prompts that no caption has.
+
+    Returns:
+        NAME/NUMBER of the model.
+    """
     from data.pictures.contact_sheet import draw_contact_sheet
     from data.world.prompts import aligned, unseen_prompts
     from flows.terminal.model_tables import show_trained
@@ -81,67 +101,69 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
     from imagen.train.setup import plan_training
     from imagen.train.train import train
 
-    console.print(
-        f"\n[bold]A cascade[/] is trained on {built.dataset}@{built.version}, for {minutes:g} minutes in all."
-    )
+    console.print(f"\n[bold]Training a cascade[/] on {built.dataset}@{built.version} for {minutes:g} minutes.")
     training = plan_training(lake, tiny_for(minutes), built.dataset, built.version)
     with watching():
-        ended = train(training, callbacks=bars(training))
-    assert ended.trained is not None
-    show_trained(ended, training)
+        result = train(training, callbacks=bars(training))
+    assert result.trained is not None
+    show_trained(result, training)
     captions = lake.table(f"datasets/{built.dataset}").dataset().to_table(columns=["caption"])["caption"]
-    asked = unseen_prompts(set(captions.to_pylist()), CHECKED)
-    model = Imagen.from_pretrained(ended.trained.reference, lake.url)
+    new_prompts = unseen_prompts(set(captions.to_pylist()), CHECKED_PROMPTS)
+    model = Imagen.from_pretrained(result.trained.reference, lake.url)
     with watching():
-        watcher.get().planned("make pictures", len(PROMPTS) + len(asked))
-        made = []
-        for prompts in (PROMPTS, asked):
-            made.append(model.generate_images(prompts, seed=1))
-            watcher.get().done("make pictures", len(prompts))
+        watcher.get().planned("generate", len(PROMPTS) + len(new_prompts))
+        shown = model.generate_images(PROMPTS, seed=1)
+        watcher.get().done("generate", len(PROMPTS))
+        checked = model.generate_images(new_prompts, seed=1)
+        watcher.get().done("generate", len(new_prompts))
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(made[0], PROMPTS, 4).save(out)
-    found = aligned(made[1], asked)
+    draw_contact_sheet(shown, PROMPTS, 4).save(out)
+    alignment = aligned(checked, new_prompts)
     console.print(
-        f"\n[bold]Right in {found.share:.0%}[/] of {found.prompts} prompts that were never a caption: the pixels show "
-        f"the shape in its colour ({found.sized / found.prompts:.0%} of the right size too)."
+        f"\n[bold]{alignment.share:.0%} right[/]: of {alignment.prompts} prompts that no caption has, so many pictures "
+        f"show the shape in its colour ({alignment.sized / alignment.prompts:.0%} in the right size too)."
     )
-    console.print(f"[bold]Look at {out}[/]: {len(PROMPTS)} prompts and what came out.")
-    return ended.trained.reference
+    console.print(f"[bold]Open {out}[/]: the pictures for {len(PROMPTS)} prompts.")
+    return result.trained.reference
 
 
 def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float) -> None:
+    """Print the funnel, the version, and where to look."""
     console.print()
     if built.anything_done:
         source = str(world / "pairs.parquet")
         show_funnel(funnel(Lake.open(lake), pipeline_of(Lake.open(lake), load_recipe("shapes", (source,))).selection))
         console.print()
     show_built(built, lake)
-    console.print(f"Kept and dropped side by side: {sheet}. This took {seconds:.0f} s.")
+    console.print(f"Kept and dropped pairs side by side: {sheet}. Time so far: {seconds:.0f} s.")
     if not built.warning:
-        console.print(f"\n[bold]Open {built.report}[/]: funnel, score histograms with thresholds, samples by reason.")
+        console.print(
+            f"\n[bold]Open {built.report}[/]: the funnel, score histograms, and examples of kept and dropped pairs."
+        )
 
 
 def show_next(lake: str, trained: str | None, seconds: float) -> None:
+    """Print commands to try next; those for a model only if one was trained."""
     imagen = command()
-    console.print(f"\nThe whole way took {seconds:.0f} s. Next:")
-    model = (
-        (f'{imagen} generate "a red star" -n 8 --lake {lake}', "pictures of your own words, in out.png"),
-        (f"{imagen} report {trained} --lake {lake}", "what the model is worth, on a page: model.html"),
-        (f"{imagen} demo --train-minutes 30 --lake {lake}", "a model that knows more"),
+    console.print(f"\nThe demo took {seconds:.0f} s. Try next:")
+    for_models = (
+        (f'{imagen} generate "a red star" -n 8 --lake {lake}', "generate pictures from your own prompt: out.png"),
+        (f"{imagen} report {trained} --lake {lake}", "measure the model and write a report page: model.html"),
+        (f"{imagen} demo --train-minutes 30 --lake {lake}", "train longer, for better pictures"),
     )
-    for words, what in (
-        (f"{imagen} versions shapes --lake {lake}", "what was published, and what made it"),
-        (f"{imagen} recipe shapes > mine.yaml", "the recipe: change a threshold in it, then"),
-        (f"{imagen} build mine.yaml --lake {lake}", "another version in seconds: no picture is touched"),
-        *(model if trained else ()),
-        (f"{imagen} demo", "again: nothing is pending"),
+    for line, purpose in (
+        (f"{imagen} versions shapes --lake {lake}", "list the published versions"),
+        (f"{imagen} recipe shapes > mine.yaml", "copy the recipe; change a threshold in it, then"),
+        (f"{imagen} build mine.yaml --lake {lake}", "publish another version in seconds; no picture is fetched again"),
+        *(for_models if trained else ()),
+        (f"{imagen} demo", "run the demo again: nothing is pending"),
     ):
-        console.print(f"  {words:<{len(imagen) + len(lake) + 32}} {what}", soft_wrap=True, highlight=False)
+        console.print(f"  {line:<{len(imagen) + len(lake) + 32}} {purpose}", soft_wrap=True, highlight=False)
 
 
 def command() -> str:
-    """How to call this very command from here: by its name, or by its path where the shell would not find it."""
-    here, found = Path(sys.argv[0]).absolute(), shutil.which("imagen")
-    if found is not None and Path(found).absolute() == here:
+    """How to call this command from the current folder: `imagen`, or its path if it is not the one on PATH."""
+    path, on_path = Path(sys.argv[0]).absolute(), shutil.which("imagen")
+    if on_path is not None and Path(on_path).absolute() == path:
         return "imagen"
-    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

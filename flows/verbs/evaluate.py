@@ -1,4 +1,4 @@
-"""The verbs that measure models: one, two side by side, all of them, and one under several sampling settings."""
+"""The verbs that measure models: evaluate, compare, leaderboard, sweep, report."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ SuiteOption = Annotated[
     str | None,
     typer.Option(show_default=False, help="shapes (default), or a file or folder of prompts."),
 ]
-AskedOption = Annotated[
+SettingsOption = Annotated[
     Path | None, typer.Option(show_default=False, help="Evaluation settings (.yaml), see docs/evaluation.md.")
 ]
 DatasetOption = Annotated[
@@ -37,7 +37,7 @@ def evaluate(
     model: ModelArgument,
     lake: LakeOption = "lake",
     suite: SuiteOption = None,
-    config: AskedOption = None,
+    config: SettingsOption = None,
     dataset: DatasetOption = None,
     n: CountOption = None,
     seed: SeedOption = None,
@@ -57,9 +57,9 @@ def evaluate(
     from imagen.evaluate.evaluation import plan_evaluation
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
-    evaluation = plan_evaluation(Lake.open(lake), model, settings, *against(dataset))
+    evaluation = plan_evaluation(Lake.open(lake), model, settings, *reference_of(dataset))
     with evaluating(workers, as_json) as engine:
-        rows = run_evaluation(evaluation, engine, *tellers())
+        rows = run_evaluation(evaluation, engine, *progress_callbacks())
     if as_json:
         write_json({"model": evaluation.model, "dataset": f"{evaluation.dataset}@{evaluation.version}", "evals": rows})
     else:
@@ -73,7 +73,7 @@ def compare(
     second: ModelArgument,
     lake: LakeOption = "lake",
     suite: SuiteOption = None,
-    config: AskedOption = None,
+    config: SettingsOption = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -106,16 +106,16 @@ def compare(
     from imagen.evaluate.evaluation import plan_evaluation
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
-    after = plan_evaluation(Lake.open(lake), second, settings, *against(dataset))
+    after = plan_evaluation(Lake.open(lake), second, settings, *reference_of(dataset))
     before = after.same_of(first)
     with evaluating(workers, as_json) as engine:
-        for one in (before, after):
-            run_evaluation(one, engine, *tellers())
+        for evaluation in (before, after):
+            run_evaluation(evaluation, engine, *progress_callbacks())
     differences = differences_of(before, after)
     side_by_side(before, after, leading(after), pairs).save(out)
     if as_json:
-        said = [asdict(one) for one in differences]
-        write_json({"before": before.model, "after": after.model, "out": str(out), "differences": said})
+        rows = [asdict(difference) for difference in differences]
+        write_json({"before": before.model, "after": after.model, "out": str(out), "differences": rows})
     else:
         from flows.terminal.model_tables import show_comparison
 
@@ -140,13 +140,13 @@ def leaderboard(
     from data.lake.lake import Lake
     from imagen.evaluate.leaderboard import boards
 
-    found = boards(Lake.open(lake), suite, metric)
+    leaderboards = boards(Lake.open(lake), suite, metric)
     if as_json:
-        write_json([asdict(board) for board in found])
+        write_json([asdict(board) for board in leaderboards])
     else:
         from flows.terminal.model_tables import show_boards
 
-        show_boards(found)
+        show_boards(leaderboards)
 
 
 def sweep(
@@ -158,7 +158,7 @@ def sweep(
     ] = None,
     lake: LakeOption = "lake",
     suite: SuiteOption = None,
-    config: AskedOption = None,
+    config: SettingsOption = None,
     dataset: DatasetOption = None,
     n: CountOption = None,
     seed: SeedOption = None,
@@ -187,16 +187,19 @@ def sweep(
 
     settings = settings_of(config, suite, n, seed, None, None)
     samplers = sampler.split(",") if sampler else []
-    if wrong := next((one for one in samplers if one not in SAMPLERS), None):
-        raise typer.BadParameter(f"there is no sampler {wrong}: {', '.join(SAMPLERS)}", param_hint="--sampler")
-    asked = numbers(guidance, "--guidance", float), numbers(steps, "--steps", int), samplers
-    evaluations = points_of(Lake.open(lake), model, settings, *asked, *against(dataset))
+    for name in samplers:
+        if name not in SAMPLERS:
+            raise typer.BadParameter(f"there is no sampler {name}: {', '.join(SAMPLERS)}", param_hint="--sampler")
+    values = parse_numbers(guidance, "--guidance", float), parse_numbers(steps, "--steps", int), samplers
+    evaluations = points_of(Lake.open(lake), model, settings, *values, *reference_of(dataset))
     axes = axes_of(evaluations[0], score, distance)
     with evaluating(workers, as_json) as engine:
-        points = run_sweep(evaluations, engine, axes, *tellers())
+        points = run_sweep(evaluations, engine, axes, *progress_callbacks())
     out.write_text(plot(points, axes))
     if as_json:
-        write_json({"score": axes[0], "distance": axes[1], "out": str(out), "points": [asdict(one) for one in points]})
+        write_json(
+            {"score": axes[0], "distance": axes[1], "out": str(out), "points": [asdict(point) for point in points]}
+        )
     else:
         from flows.terminal.model_tables import show_points
 
@@ -229,9 +232,9 @@ def report(
     settings = load_settings(str(config), {}) if config else None
     trained, evaluation, rival = asked_of(Lake.open(lake), model, settings)
     with evaluating(workers) as engine:
-        rows = run_evaluation(evaluation, engine, *tellers())
+        rows = run_evaluation(evaluation, engine, *progress_callbacks())
         if rival is not None:
-            run_evaluation(rival, engine, *tellers())
+            run_evaluation(rival, engine, *progress_callbacks())
     out.write_text(page(trained, evaluation, rows, rival))
     sys.stdout.write(f"{out}: {trained.reference}{f' beside {rival.model}' if rival else ''}\n")
 
@@ -246,19 +249,24 @@ def settings_of(
     return load_settings(str(config) if config else None, changes)
 
 
-def against(dataset: str | None) -> tuple[str | None, int | None]:
+def reference_of(dataset: str | None) -> tuple[str | None, int | None]:
+    """Name and version of the reference dataset; None twice for that of the model's training."""
     return parse_version(dataset) if dataset else (None, None)
 
 
-def numbers(said: str | None, option: str, of: Callable[[str], Any]) -> list[Any]:
-    """Parse comma-separated numbers, such as 1,2.5,4."""
+def parse_numbers(text: str | None, option: str, parse: Callable[[str], Any]) -> list[Any]:
+    """Parse comma-separated numbers, such as 1,2.5,4; none from None.
+
+    Raises:
+        BadParameter: a part is not a number, or below 1.
+    """
     try:
-        found = [of(one) for one in said.split(",")] if said else []
+        numbers = [parse(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise typer.BadParameter(f"{said!r} is not a list of numbers such as 1,3,8", param_hint=option) from None
-    if any(one < 1 for one in found):
-        raise typer.BadParameter(f"{said!r} has a number below 1", param_hint=option)
-    return found
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1,3,8", param_hint=option) from None
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter(f"{text!r} has a number below 1", param_hint=option)
+    return numbers
 
 
 @contextmanager
@@ -271,13 +279,13 @@ def evaluating(workers: int | None, silent: bool = False) -> Iterator[Any]:
 
     if torch.cuda.is_available():
         workers = workers or 1
-    # One thread each on a CPU, however many processes there are: sums of more differ in their last bits.
+    # One thread per process, so that figures do not depend on the machine: more threads change the last bits of sums.
     with watching(silent=silent), open_engine(workers, threads=1) as engine:
         yield engine
 
 
-def tellers() -> tuple[Any, Any]:
-    """Callbacks of an evaluation that report plans and shards to the current watcher."""
+def progress_callbacks() -> tuple[Any, Any]:
+    """The callbacks of an evaluation, for plans and for shards, which report to the current watcher."""
     from data.engine.progress import watcher
 
     stage = ""

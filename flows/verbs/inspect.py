@@ -27,13 +27,13 @@ def versions(
     from data.lake.lake import Lake
     from data.publish.versions import versions as find_versions
 
-    found = find_versions(Lake.open(lake), dataset)
+    published = find_versions(Lake.open(lake), dataset)
     if as_json:
-        write_json([{"version": v.version, "at": v.at.isoformat(), **v.record} for v in found])
+        write_json([{"version": v.version, "at": v.at.isoformat(), **v.record} for v in published])
     else:
         from flows.terminal.data_tables import show_versions
 
-        show_versions(found)
+        show_versions(published)
 
 
 def diff(
@@ -55,15 +55,17 @@ def diff(
     opened = Lake.open(lake)
     (dataset, first), (other, second) = parse_version(before), parse_version(after)
     if dataset != other:
-        raise typer.BadParameter(f"{before} and {after} are two datasets; versions of one can be compared")
+        raise typer.BadParameter(
+            f"{before} and {after} are different datasets; only versions of one dataset can be compared"
+        )
     numbers = [version_of(opened, dataset, number).version for number in (first, second)]
-    found = find_diff(opened, dataset, *numbers)
+    difference = find_diff(opened, dataset, *numbers)
     if as_json:
-        write_json(asdict(found))
+        write_json(asdict(difference))
     else:
         from flows.terminal.data_tables import show_diff
 
-        show_diff(found, f"{dataset}@{numbers[0]}", f"{dataset}@{numbers[1]}")
+        show_diff(difference, f"{dataset}@{numbers[0]}", f"{dataset}@{numbers[1]}")
 
 
 def why(
@@ -103,14 +105,14 @@ def verify(
     Example: imagen verify shapes@4
     """
     from data.lake.lake import Lake
-    from data.upkeep.verify import verify as find_verified
+    from data.upkeep.verify import verify as run_verification
 
     dataset, number = parse_version(version)
-    found = find_verified(Lake.open(lake), dataset, number)
+    verified = run_verification(Lake.open(lake), dataset, number)
     if as_json:
-        write_json({"same": found.same, **asdict(found)})
+        write_json({"same": verified.same, **asdict(verified)})
     else:
         from flows.terminal.data_tables import show_verified
 
-        show_verified(found, f"{dataset}@{found.version}")
-    raise typer.Exit(0 if found.same else 1)
+        show_verified(verified, f"{dataset}@{verified.version}")
+    raise typer.Exit(0 if verified.same else 1)

@@ -57,28 +57,33 @@ def train(
     from imagen.train.train import train as run_training
 
     loaded = load_config(config, set_options(name=name, size=size), set_options(minutes=minutes, seed=seed))
-    of, version = parse_version(dataset)
-    training = plan_training(Lake.open(lake), loaded, of, version)
-    stages = None if stage is None else [check_stage(one, len(training.cascade.stages)) for one in stage]
-    first = os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
-    with watching(silent=as_json or not first):
-        ended = run_training(training, stages, bars(training), cpu)
-    if not first:
+    dataset_name, version = parse_version(dataset)
+    training = plan_training(Lake.open(lake), loaded, dataset_name, version)
+    stages = None if stage is None else [check_stage(number, len(training.cascade.stages)) for number in stage]
+    is_main = os.environ.get("RANK", "0") == "0"  # only the main one of several processes prints
+    with watching(silent=as_json or not is_main):
+        result = run_training(training, stages, bars(training), cpu)
+    if not is_main:
         return
     if as_json:
-        model = ended.trained.reference if ended.trained else None
         write_json(
-            {"model": model, "dataset": f"{of}@{training.version}", "stages": ended.stages, "training": ended.url}
+            {
+                "model": result.trained.reference if result.trained else None,
+                "dataset": f"{dataset_name}@{training.version}",
+                "stages": result.stages,
+                "training": result.url,
+            }
         )
     else:
         from flows.terminal.model_tables import show_trained
 
-        show_trained(ended, training)
+        show_trained(result, training)
 
 
-def check_stage(number: int, there: int) -> int:
-    if number > there:
-        raise typer.BadParameter(f"the cascade has {there} stages, there is no stage {number}", param_hint="--stage")
+def check_stage(number: int, count: int) -> int:
+    """The index of a stage from its number, which begins at 1; refuses numbers above the count of stages."""
+    if number > count:
+        raise typer.BadParameter(f"the cascade has {count} stages, there is no stage {number}", param_hint="--stage")
     return number - 1
 
 
@@ -87,7 +92,7 @@ def bars(training: Any) -> Any:
     from data.engine.progress import watcher
     from imagen.train.train import TrainingCallbacks
 
-    shown: dict[int, tuple[str, int, int]] = {}  # of each stage: name of its bar, total, progress
+    shown: dict[int, tuple[str, int, int]] = {}  # of each stage: name of its bar, total, and how much of it is done
 
     def on_stage(stage: int, settings: Any, step: int, done: float) -> None:
         side = training.cascade.stages[stage].resolution
@@ -96,11 +101,11 @@ def bars(training: Any) -> Any:
         shown[stage] = f"train {side} px ({unit})", total, now
         watcher.get().planned(shown[stage][0], total - now)
 
-    def on_step(stage: int, told: Any, done: float) -> None:
+    def on_step(stage: int, measure: Any, done: float) -> None:
         bar, total, before = shown[stage]
         now = min(total, round(done * total))
-        rate = training.config.training(stage).batch / told.seconds
-        watcher.get().done(bar, now - before, f"loss {told.loss:.4f}, {rate:.0f} samples/s")
+        rate = training.config.training(stage).batch / measure.seconds
+        watcher.get().done(bar, now - before, f"loss {measure.loss:.4f}, {rate:.0f} samples/s")
         shown[stage] = bar, total, now
 
     return TrainingCallbacks(on_stage, on_step)
@@ -129,11 +134,11 @@ def generate(
     sampling = set_options(guidance=guidance, steps=steps)
     with working() as progress:
         pictures = loaded.generate_images(
-            prompts, n, seed, negative, stages, progress=progress(loaded, "make"), **sampling
+            prompts, n, seed, negative, stages, progress=progress(loaded, "generate"), **sampling
         )
     more = {"how": "generate", "model": reference, **set_options(negative_prompt=negative, stages=stages), **sampling}
-    made = [{"prompt": prompt, "seed": seed + at, **more} for prompt in prompts for at in range(n)]
-    write_pictures(pictures, made, n if len(prompts) > 1 else min(4, n), out, as_json)
+    settings = [{"prompt": prompt, "seed": seed + at, **more} for prompt in prompts for at in range(n)]
+    write_pictures(pictures, settings, n if len(prompts) > 1 else min(4, n), out, as_json)
 
 
 def edit(
@@ -166,23 +171,26 @@ def edit(
     if mask is not None and upscale:
         raise typer.BadParameter("use either --mask (inpaint) or --upscale, not both")
     picture = open_picture(image)
-    painted = open_picture(mask) if mask else None
+    mask_picture = open_picture(mask) if mask else None
     loaded, reference = load_model(model, lake)
     sampling = set_options(guidance=guidance, steps=steps)
     more: dict[str, Any] = {"negative_prompt": negative, **sampling}
     with working() as progress:
         more["progress"] = progress(loaded, "edit")
-        if painted is not None:
-            pictures = [loaded.inpaint(picture, painted, prompt, seed + at, **more) for at in range(n)]
+        if mask_picture is not None:
+            pictures = [loaded.inpaint(picture, mask_picture, prompt, seed + at, **more) for at in range(n)]
         elif upscale:
             pictures = [loaded.upscale(picture, prompt, seed + at, **more) for at in range(n)]
         else:
             pictures = loaded.restyle(picture, prompt, strength, n, seed, **more)
-    how = "inpaint" if mask else "upscale" if upscale else "restyle"
-    said = set_options(image=str(image), mask=mask and str(mask), negative_prompt=negative, **sampling)
-    said |= {"strength": strength} if how == "restyle" else {}
-    made = [{"prompt": prompt, "seed": seed + at, "how": how, "model": reference, **said} for at in range(n)]
-    write_pictures(pictures, made, min(4, n), out, as_json)
+    how = "restyle"
+    if mask or upscale:
+        how = "inpaint" if mask else "upscale"
+    options = set_options(image=str(image), mask=mask and str(mask), negative_prompt=negative, **sampling)
+    if how == "restyle":
+        options["strength"] = strength
+    settings = [{"prompt": prompt, "seed": seed + at, "how": how, "model": reference, **options} for at in range(n)]
+    write_pictures(pictures, settings, min(4, n), out, as_json)
 
 
 def inspect(
@@ -197,13 +205,13 @@ def inspect(
     """
     from imagen.models.png import read_png
 
-    made = read_png(file)
+    settings = read_png(file)
     if as_json:
-        write_json(made)
+        write_json(settings)
     else:
         from flows.terminal.model_tables import show_made
 
-        show_made(made)
+        show_made(settings)
 
 
 def describe(
@@ -228,26 +236,37 @@ def describe(
     from imagen.models.png import open_picture
 
     pictures = [open_picture(file) for file in files]
-    said = list(zip(map(str, files), write_captions(pictures, model, prompt=prompt), strict=True))
+    captions = list(zip(map(str, files), write_captions(pictures, model, prompt=prompt), strict=True))
     if as_json:
-        write_json([{"file": file, "caption": caption} for file, caption in said])
+        write_json([{"file": file, "caption": caption} for file, caption in captions])
     else:
-        for file, caption in said:
-            sys.stdout.write(f"{file}: {caption}\n" if len(said) > 1 else f"{caption}\n")
+        for file, caption in captions:
+            sys.stdout.write(f"{file}: {caption}\n" if len(captions) > 1 else f"{caption}\n")
 
 
 def load_model(model: str | None, lake: str) -> tuple[Any, str]:
-    """Load a model, on the GPU if there is one. Returns the model and its reference."""
+    """Load a model, on the GPU if there is one.
+
+    Args:
+        model: NAME/NUMBER in the lake, a folder or a URL; the newest in the lake if None
+        lake: folder or URL of the lake
+
+    Returns:
+        The model and its reference.
+
+    Raises:
+        ModelNotFound: the lake has no model.
+    """
     from data.lake.lake import Lake
     from imagen.errors import ModelNotFound
     from imagen.models.model import Imagen
     from imagen.models.table import models
 
     if model is None:
-        known = models(Lake.open(lake))
-        if not known:
+        trained = models(Lake.open(lake))
+        if not trained:
             raise ModelNotFound(f"{lake} has no model yet. Train one: imagen train tiny --dataset NAME --lake {lake}")
-        model = known[0].reference
+        model = trained[0].reference
     loaded = Imagen.from_pretrained(model, lake)
     import torch
 
@@ -256,7 +275,14 @@ def load_model(model: str | None, lake: str) -> tuple[Any, str]:
 
 @contextmanager
 def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]:
-    """Show the steps of each stage; turn what the pipeline refuses into an error of ours."""
+    """Show the sampling steps of each stage.
+
+    Yields:
+        A function that makes the pipeline's progress callback from a model and the name of the work.
+
+    Raises:
+        ImagenError: the pipeline cannot do what was asked.
+    """
     from data.engine.progress import watcher
     from data.errors import ImagenError
     from flows.terminal.progress import watching
@@ -283,14 +309,14 @@ def set_options(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def write_pictures(pictures: list[Any], made: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
+def write_pictures(pictures: list[Any], settings: list[dict[str, Any]], columns: int, out: Path, as_json: bool) -> None:
     """Write one PNG with the settings of every picture in it."""
     from data.pictures.contact_sheet import draw_contact_sheet
     from imagen.models.png import save_png
 
-    captions = [one["prompt"] or "" for one in made]
-    save_png(pictures[0] if len(pictures) == 1 else draw_contact_sheet(pictures, captions, columns), out, made)
+    captions = [picture["prompt"] or "" for picture in settings]
+    save_png(pictures[0] if len(pictures) == 1 else draw_contact_sheet(pictures, captions, columns), out, settings)
     if as_json:
-        write_json({"out": str(out), "pictures": made})
+        write_json({"out": str(out), "pictures": settings})
     else:
-        sys.stdout.write(f"{out}: {pluralize(len(pictures), 'picture')} by {made[0]['model']}\n")
+        sys.stdout.write(f"{out}: {pluralize(len(pictures), 'picture')} by {settings[0]['model']}\n")

@@ -33,23 +33,23 @@ def forget(
     from data.upkeep.forget import forget as run_forget
 
     kinds: dict[Any, str | None] = {"url": url, "pair": id, "domain": domain, "sha256": sha256}
-    asked = [(kind, what) for kind, what in kinds.items() if what is not None]
-    if len(asked) != 1:
-        raise typer.BadParameter("name one thing to erase: --url, --id, --domain or --sha256")
-    (kind, what), opened = asked[0], Lake.open(lake)
-    assert what is not None
-    count = len(find(opened, kind, what))
+    criteria = [(kind, value) for kind, value in kinds.items() if value is not None]
+    if len(criteria) != 1:
+        raise typer.BadParameter("give exactly one of --url, --id, --domain and --sha256")
+    (kind, value), opened = criteria[0], Lake.open(lake)
+    assert value is not None
+    count = len(find(opened, kind, value))
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"{pluralize(count, 'pair')} would be erased for good; confirm with --yes")
         typer.confirm(f"Erase {pluralize(count, 'pair')} for good?", abort=True)
-    found = run_forget(opened, kind, what, reason)
+    forgotten = run_forget(opened, kind, value, reason)
     if as_json:
-        write_json(asdict(found))
+        write_json(asdict(forgotten))
     else:
         from flows.terminal.data_tables import show_forgotten
 
-        show_forgotten(found)
+        show_forgotten(forgotten)
 
 
 def vacuum(
@@ -69,13 +69,13 @@ def vacuum(
     from data.lake.lake import Lake
     from data.upkeep.vacuum import vacuum as run_vacuum
 
-    found = run_vacuum(Lake.open(lake), older_than * 3600, dry_run)
+    vacuumed = run_vacuum(Lake.open(lake), older_than * 3600, dry_run)
     if as_json:
-        write_json(asdict(found))
+        write_json(asdict(vacuumed))
     else:
         from flows.terminal.data_tables import show_vacuumed
 
-        show_vacuumed(found, dry_run)
+        show_vacuumed(vacuumed, dry_run)
 
 
 def export(
@@ -100,7 +100,7 @@ def export(
     """
     from data.engine.progress import watcher
     from data.export.export import Format
-    from data.export.export import export as write
+    from data.export.export import export as run_export
     from data.lake.lake import Lake
     from flows.terminal.progress import watching
 
@@ -108,7 +108,7 @@ def export(
         raise typer.BadParameter(f"{format!r} is not one of {', '.join(Format)}", param_hint="--format")
     dataset, number = parse_version(version)
     with watching(silent=as_json):
-        written = write(
+        exported = run_export(
             Lake.open(lake),
             dataset,
             number,
@@ -120,8 +120,8 @@ def export(
             on_samples=lambda samples: watcher.get().done("export", samples),
         )
     if as_json:
-        write_json(asdict(written))
+        write_json(asdict(exported))
     else:
         from flows.terminal.data_tables import show_exported
 
-        show_exported(written)
+        show_exported(exported)

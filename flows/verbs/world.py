@@ -50,12 +50,12 @@ def serve(
             from data.lake.lake import Lake
 
             Lake.open(lake).allow_host("shapes.test", server.address)
-        sys.stdout.write(f"http://{server.address} serves {folder}; Ctrl-C ends it\n")
+        sys.stdout.write(f"Serving {folder} at http://{server.address}. Stop with Ctrl-C.\n")
         sys.stdout.flush()
         try:
             server.wait()
         except KeyboardInterrupt:
-            sys.stdout.write("ended\n")
+            sys.stdout.write("stopped\n")
 
 
 def check(
@@ -77,8 +77,8 @@ def check(
         picture = Image.open(image).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise WorldError(f"{image} is not a readable picture: {error}") from None
-    for found in find_shapes(picture):
-        sys.stdout.write(f"{found}\n")
+    for shape in find_shapes(picture):
+        sys.stdout.write(f"{shape}\n")
     verdict = caption_is_true(picture, caption)
     sys.stdout.write("true\n" if verdict.true else f"false: {'; '.join(verdict.reasons)}\n")
     raise typer.Exit(0 if verdict.true else 1)
@@ -103,6 +103,6 @@ def train_models(
 
     for name in only or ():
         if name not in KNOWN:
-            raise typer.BadParameter(f"there is no model {name!r}; there are {', '.join(KNOWN)}", param_hint="--only")
+            raise typer.BadParameter(f"there is no model {name!r}. Models: {', '.join(KNOWN)}", param_hint="--only")
     run_training(out, seed, say=console.print, only=only or KNOWN)
     sys.stdout.write(f"{out}: {', '.join(only or KNOWN)}\n")

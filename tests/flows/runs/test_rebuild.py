@@ -204,9 +204,9 @@ def requests(origin: OriginProcess) -> int:
         (("build", "shapes", "--source", "pairs.csv", "--lake", "/proc/lake"), "can't be written"),
         (("versions", "shapes", "--lake", "nothing"), "holds no lake"),
         (("versions", "shapes", "--lake", "."), "is not a lake"),
-        (("lake", "make", "lake", "--buckets", "3"), "no power of two"),
+        (("lake", "make", "lake", "--buckets", "3"), "not a power of two"),
         (("world", "serve", "nothing"), "imagen world make"),
-        (("recipe", "mine"), "There are: clip-l14-top30, "),
+        (("recipe", "mine"), "Shipped recipes: clip-l14-top30, "),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

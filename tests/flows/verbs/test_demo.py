@@ -27,7 +27,7 @@ def test_the_demo_goes_from_a_list_to_pictures_and_has_nothing_to_do_again(tmp_p
 
     said = demo()
     assert "shapes/1 is trained on shapes@1" in said
-    assert "of 100 prompts that were never a caption" in said
+    assert "of 100 prompts that no caption has" in said
     lake = Lake.open(str(tmp_path / "lake"))
     version, (model,) = newest_version(lake, "shapes"), models(lake)
     assert version is not None
