@@ -11,9 +11,9 @@ from imagen.cascade.diffusion import Diffusion
 from imagen.cascade.unet import UNet
 from imagen.errors import TextNotUsable
 from imagen.models.folder import check_shapes, load_stage_unet
+from imagen.models.lora import add_lora
 from imagen.models.table import model_url
 from imagen.train.batches import BatchStream, SquareSamples
-from imagen.train.lora import add_lora
 from imagen.train.loss import StageLoss
 from imagen.train.setup import Training
 from imagen.train.stage_run import Run

@@ -23,10 +23,10 @@ from imagen.cascade.unet import UNet
 from imagen.config.stage import TrainSettings
 from imagen.errors import OutOfMemory, TrainingDiverged, TrainingStopped
 from imagen.models.assemble import add_model, assemble_pipeline
+from imagen.models.lora import add_lora, merge_lora
 from imagen.models.table import TrainedModel, model_by_id
 from imagen.train.checkpoint import device_seconds
 from imagen.train.distributed import broadcast_state
-from imagen.train.lora import add_lora, merge_lora
 from imagen.train.measures import Measures
 from imagen.train.sample_grid import write_grid
 from imagen.train.setup import Training

@@ -23,9 +23,9 @@ from imagen.cascade.unet import UNet
 from imagen.config.presets import TINY
 from imagen.errors import ModelNotFound, ModelNotUsable
 from imagen.models.folder import digest_of
+from imagen.models.lora import add_lora, merge_lora
 from imagen.models.model import Imagen
 from imagen.models.table import find_model
-from imagen.train.lora import add_lora, merge_lora
 from tests.conftest import Bucket
 from tests.lakes.trained import CAPTION, untrained
 
