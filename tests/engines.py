@@ -1,4 +1,4 @@
-"""An engine that runs shards in this very process."""
+"""Engines that run shards in the process of the test, one after the other."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,6 +6,8 @@ from data.engine.pool import Item, Result
 
 
 class InProcessEngine:
+    """Runs each item when its result is asked for. Needs no closing."""
+
     workers = 1
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -18,15 +20,15 @@ class InProcessEngine:
         pass
 
 
-class KilledAfterOneShardEngine(InProcessEngine):
-    """Is killed when its second shard is done, before that is committed."""
+class EngineKilledAfterOneShard(InProcessEngine):
+    """Raises KeyboardInterrupt, as Ctrl-C does, when its second shard is done and not committed."""
 
     def __init__(self) -> None:
-        self.left = 1
+        self.remaining = 1
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         for result in super().map(work, items):
-            if not self.left:
+            if not self.remaining:
                 raise KeyboardInterrupt
-            self.left -= 1
+            self.remaining -= 1
             yield result

@@ -22,7 +22,7 @@ from data.lake.lake import Lake
 from data.scorers.scorer import CaptionScorer
 from flows.runs.stages import MOST_TASKS
 from tests.conftest import serving
-from tests.lakes.fetched import RECIPE, add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import RECIPE, add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 from tests.servers.prefect_api import ask
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
@@ -73,8 +73,8 @@ def measured(shards: int, folder: Path) -> Found:
         folder / "pairs.parquet",
         folder / "new.yaml",
     )
-    add_pairs(lake, source, plain_pairs(shards))
-    before = build_small(lake, small_recipe(source))
+    add_fetched_pairs(lake, source, numbered_pairs(shards))
+    before = build_in_process(lake, small_recipe(source))
     recipe.write_text(RECIPE.format(source=source, threshold=0.2).replace("scores:\n", TICK) + "shard_rows: 1\n")
     with serving(folder, "WARNING") as url:
         environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}

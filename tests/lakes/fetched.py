@@ -1,4 +1,4 @@
-"""A lake whose pictures are there already: builds of it score, select and publish in seconds, and ask no network."""
+"""A lake whose pictures are fetched already: its builds score, select and publish in seconds, without a network."""
 
 import io
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ select:
 """
 
 
-def add_pairs(
+def add_fetched_pairs(
     lake: Lake,
     source: Path,
     pairs: list[tuple[str, str]],
@@ -36,7 +36,13 @@ def add_pairs(
     broken: int = 0,
     pictures: list[bytes] | None = None,
 ) -> None:
-    """Name pairs in a source, with a picture each, the brighter the later; of the last few none could be had."""
+    """Write pairs to a source file, and their pictures to the lake: each is brighter than the one before.
+
+    Args:
+        missing: Of so many last pairs the picture could not be fetched.
+        broken: Of so many first pairs the picture is empty.
+        pictures: The pictures to store instead of grey ones.
+    """
     pq.write_table(pa.table({"url": [url for url, _ in pairs], "caption": [caption for _, caption in pairs]}), source)
     rows = []
     for number, (url, caption) in enumerate(pairs):
@@ -44,35 +50,39 @@ def add_pairs(
         rows.append(
             {
                 "id": pair_id(url, caption),
-                "image": b"" if number < broken else pictures[number] if pictures else picture(grey, number),
+                "image": b"" if number < broken else pictures[number] if pictures else noisy_jpeg(grey, number),
                 "format": "jpg",
                 "sha256": url,
             }
         )
         size = {"width": 40, "height": 30, "original_width": 40 + number, "original_height": 30}
         rows[-1] |= {**size, "original_bytes": 1000}
-    there = len(rows) - missing
+    fetched = len(rows) - missing
     gone = {"attempt": 1, "at": datetime.now(UTC), "status": "gone", "error": "410", "transient": False}
-    _fill(lake, "images", rows[:there], IMAGES)
-    _fill(lake, "fetches", [{"id": row["id"], **gone} for row in rows[there:]], FETCHES)
+    _fill(lake, "images", rows[:fetched], IMAGES)
+    _fill(lake, "fetches", [{"id": row["id"], **gone} for row in rows[fetched:]], FETCHES)
 
 
-def picture(grey: int, seed: int) -> bytes:
+def noisy_jpeg(grey: int, seed: int) -> bytes:
+    """A JPEG of 40 × 30 grey pixels with some noise."""
     pixels = np.clip(np.random.default_rng(seed).normal(grey, 9, (30, 40, 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
-def plain_pairs(count: int) -> list[tuple[str, str]]:
+def numbered_pairs(count: int) -> list[tuple[str, str]]:
+    """Pairs with captions of three words, every tenth of one word."""
     return [(f"http://small.test/{n}.jpg", f"picture number {n}" if n % 10 else "one") for n in range(count)]
 
 
 def small_recipe(source: Path, threshold: float = 0.2, more: str = "") -> Recipe:
+    """A recipe that keeps pictures of a brightness; `more` is YAML to append."""
     return parse_recipe(RECIPE.format(source=source, threshold=threshold) + more, "small.yaml")
 
 
-def build_small(lake: Lake, recipe: Recipe) -> Built:
+def build_in_process(lake: Lake, recipe: Recipe) -> Built:
+    """Build in the process of the test."""
     return build(lake, recipe, InProcessEngine())
 
 

@@ -25,7 +25,7 @@ from data.world.scene import random_scene
 from tests.data.upkeep.test_forget import traces
 from tests.engines import InProcessEngine
 from tests.lakes.empty import rows_of, unprobed_lake
-from tests.lakes.fetched import add_pairs
+from tests.lakes.fetched import add_fetched_pairs
 
 RECIPE = """
 name: small
@@ -59,7 +59,7 @@ def photo_lake(tmp_path: Path) -> Lake:
     """Of its pairs one caption is too short, one picture can't be read, and of two none could be had."""
     lake = unprobed_lake(tmp_path, 2)
     pairs = [(f"http://small.test/{n}.png", f"photo {n % 9}" if n != 5 else "photo") for n in range(PAIRS)]
-    add_pairs(lake, tmp_path / "pairs.parquet", pairs, broken=1, pictures=pictures(PAIRS, 3))
+    add_fetched_pairs(lake, tmp_path / "pairs.parquet", pairs, broken=1, pictures=pictures(PAIRS, 3))
     return lake
 
 
@@ -137,7 +137,7 @@ def test_an_encoder_that_reads_another_text_is_published_anew(photo_lake: Lake) 
 def test_new_pairs_alone_are_described(photo_lake: Lake, tmp_path: Path) -> None:
     build(photo_lake, recipe(photo_lake), InProcessEngine())
     more = [(f"http://small.test/more/{n}.png", "another photo") for n in range(3)]
-    add_pairs(photo_lake, tmp_path / "pairs.parquet", more, missing=0, pictures=pictures(3, 4))
+    add_fetched_pairs(photo_lake, tmp_path / "pairs.parquet", more, missing=0, pictures=pictures(3, 4))
     assert build(photo_lake, recipe(photo_lake), InProcessEngine()).rows["describe-recaption"] == 3
 
 

@@ -5,7 +5,7 @@ must not be fetched or kept.
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,23 +27,12 @@ from data.pictures.phash import perceptual_hash
 from data.select.funnel import funnel
 from data.select.selection import Selection, select
 from data.world.server import OriginServer
+from tests.engines import InProcessEngine
 from tests.servers.small_world import jpeg, write_origin
 
 HOST = "shapes.test"
 QUICK = {"per_host_rate": 10_000.0, "retry_wait": 0.01, "respect_robots": False}
 Row = dict[str, Any]
-
-
-class Here:
-    """Shards in this process, one after the other."""
-
-    workers = 1
-
-    def map(self, work: Callable[[Any], Any], items: Any) -> Iterator[Any]:
-        return map(work, items)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -84,7 +73,7 @@ class Place:
         return Download(self.lake, DownloadSettings(**{**QUICK, **settings}))
 
     def download(self, **settings: Any) -> int:
-        return run_stage(self.lake, self.stage(**settings), Here(), 100)
+        return run_stage(self.lake, self.stage(**settings), InProcessEngine(), 100)
 
     def rows(self, table: str) -> list[Row]:
         return list(self.lake.table(table).dataset().to_table().to_pylist())

@@ -22,7 +22,7 @@ from tests.conftest import Bucket, content_of, write_recipe
 from tests.data.lake.test_lake import ids_of, race, rows
 from tests.data.report.test_write import run_card
 from tests.data.upkeep.test_forget import traces
-from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 from tests.servers import ceph
 from tests.servers.flaky import Fault, FlakyProxy
 
@@ -106,23 +106,23 @@ def test_the_lines_of_a_card_on_s3_load_the_version(
     monkeypatch.setattr(data.lake.lake, "PROBE_COMMITS", 1)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # what a reader of a store without TLS says to deltalake and Polars
     lake, source = Lake.make(bucket(s3_server), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(20))
-    done = build_small(lake, small_recipe(source, 0.4))
+    add_fetched_pairs(lake, source, numbered_pairs(20))
+    done = build_in_process(lake, small_recipe(source, 0.4))
     assert (done.version, done.warning) == (1, None)
     card = storage.read(storage.join(lake.table_url("datasets/small"), "README.md")).decode()
     kept = str(done.kept)
     assert run_card(card, tmp_path / "cache") == [kept, "0", kept, "0"], "datasets, DuckDB, pandas, Polars"
     assert storage.exists(done.report)
-    assert not build_small(lake, small_recipe(source, 0.4)).anything_done
+    assert not build_in_process(lake, small_recipe(source, 0.4)).anything_done
 
 
 def test_what_is_forgotten_on_s3_is_nowhere_and_versions_stay_what_they_say(
     bucket: Bucket, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data.lake.lake, "PROBE_COMMITS", 1)
-    lake, source, pairs = Lake.make(bucket(s3_server), buckets=1), tmp_path / "pairs.parquet", plain_pairs(20)
-    add_pairs(lake, source, pairs)
-    kept = build_small(lake, small_recipe(source, 0.4)).kept
+    lake, source, pairs = Lake.make(bucket(s3_server), buckets=1), tmp_path / "pairs.parquet", numbered_pairs(20)
+    add_fetched_pairs(lake, source, pairs)
+    kept = build_in_process(lake, small_recipe(source, 0.4)).kept
     url, caption = pairs[15]
     picture = lake.table("images").dataset().to_table().to_pylist()
     needles = [url.encode(), next(row["image"] for row in picture if row["id"] == pair_id(url, caption))]
@@ -135,7 +135,7 @@ def test_what_is_forgotten_on_s3_is_nowhere_and_versions_stay_what_they_say(
     for version in (1, None):
         found = verify(lake, "small", version)
         assert (found.same, found.rows) == (True, kept - 1)
-    assert build_small(lake, small_recipe(source, 0.4)).kept == kept - 1
+    assert build_in_process(lake, small_recipe(source, 0.4)).kept == kept - 1
 
 
 @pytest.mark.nightly

@@ -14,7 +14,7 @@ from data.export.export import Format, export
 from data.lake.lake import Lake
 from data.reader.reader import Reader
 from data.upkeep.diff import diff
-from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 
 COPIES = "sizes: [12, 64]\n"  # of pictures of 40 x 30
 
@@ -24,14 +24,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Path]:
     """A lake with a version without copies and one with them."""
     folder = tmp_path_factory.mktemp("copies")
     lake, source = Lake.make(str(folder / "lake"), buckets=2), folder / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(40))
-    assert build_small(lake, small_recipe(source)).version == 1
+    add_fetched_pairs(lake, source, numbered_pairs(40))
+    assert build_in_process(lake, small_recipe(source)).version == 1
     return lake, source
 
 
 def test_copies_have_the_sizes_asked_for_and_are_made_once(small: tuple[Lake, Path]) -> None:
     lake, source = small
-    first = build_small(lake, small_recipe(source, more=COPIES))
+    first = build_in_process(lake, small_recipe(source, more=COPIES))
     assert first.changed == first.kept > 20
     for row in lake.table("datasets/small").dataset().to_table().to_pylist():
         kept, copy = (Image.open(io.BytesIO(row[name]["bytes"])) for name in ("image", "image_12"))
@@ -39,10 +39,10 @@ def test_copies_have_the_sizes_asked_for_and_are_made_once(small: tuple[Lake, Pa
         close = np.asarray(copy, float) - np.asarray(kept.resize((16, 12), Image.Resampling.BOX), float)
         assert np.abs(close).mean() < 4
         assert row["image_64"] == row["image"], "a picture that is small stays as it is"
-    assert not build_small(lake, small_recipe(source, more=COPIES)).anything_done
+    assert not build_in_process(lake, small_recipe(source, more=COPIES)).anything_done
     found = diff(lake, "small", 1, first.version)
     assert (found.into, found.out, found.changed) == (0, 0, 0)
-    finer = build_small(lake, small_recipe(source, more=COPIES + "download: {encode_quality: 70}\n"))
+    finer = build_in_process(lake, small_recipe(source, more=COPIES + "download: {encode_quality: 70}\n"))
     sizes = [
         sum(lake.table("datasets/small", version).file_sizes().values()) for version in (first.version, finer.version)
     ]
@@ -51,7 +51,7 @@ def test_copies_have_the_sizes_asked_for_and_are_made_once(small: tuple[Lake, Pa
 
 def test_copies_are_read_and_exported_like_the_picture(small: tuple[Lake, Path], tmp_path: Path) -> None:
     lake, source = small
-    build_small(lake, small_recipe(source, more=COPIES))
+    build_in_process(lake, small_recipe(source, more=COPIES))
     samples = list(Reader(lake, "small", columns=("id", "image_12")))
     assert {tuple(sample["image_12"].shape) for sample in samples} == {(3, 12, 16)}
     export(lake, "small", None, str(tmp_path / "tars"), Format.webdataset)

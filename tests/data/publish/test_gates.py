@@ -10,7 +10,7 @@ from data.errors import GateClosed, RecipeError
 from data.lake.lake import Lake
 from data.publish.versions import versions
 from tests.conftest import content_of
-from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 
 PAIRS = 40  # of which 38 have a picture and 34 more than one word
 OPEN = "gates:\n  rows: {min: 10}\n  kept_share: {min: 0.5, max: 0.9}\n  drift: {max: 0.9}\n  no_nulls: [caption]\n"
@@ -21,8 +21,8 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds a lake with one version, which passed its gates, and its source."""
     folder = tmp_path_factory.mktemp("built")
     lake, source = Lake.make(str(folder / "lake"), buckets=1), folder / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(PAIRS))
-    assert build_small(lake, small_recipe(source, 0.2, OPEN)).version == 1
+    add_fetched_pairs(lake, source, numbered_pairs(PAIRS))
+    assert build_in_process(lake, small_recipe(source, 0.2, OPEN)).version == 1
     return folder
 
 
@@ -49,13 +49,13 @@ def test_a_closed_gate_says_figure_and_bound_and_the_version_before_stays(
     lake, source = gated_lake
     before, state = content_of(lake, "small"), lake.table("datasets/small").version
     with pytest.raises(GateClosed, match=rf"^small was not published: .*{message}") as raised:
-        build_small(lake, small_recipe(source, threshold, f"gates:\n  {gate}\n"))
+        build_in_process(lake, small_recipe(source, threshold, f"gates:\n  {gate}\n"))
     assert "; small@1 stays current. " in str(raised.value)
     assert "\n" not in str(raised.value)
     assert lake.table("datasets/small").version == state
     assert content_of(lake, "small") == before
     scored = lake.table("scores/picture-facts-1").version
-    rebuilt = build_small(
+    rebuilt = build_in_process(
         lake, small_recipe(source, threshold, "gates:\n  rows: {min: 1}\n" if threshold < 0.9 else "")
     )
     assert rebuilt.version == 2, "the next build goes on"
@@ -65,26 +65,26 @@ def test_a_closed_gate_says_figure_and_bound_and_the_version_before_stays(
 
 def test_every_failed_check_is_named_and_a_first_version_can_fail_too(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(PAIRS))
+    add_fetched_pairs(lake, source, numbered_pairs(PAIRS))
     gates = "gates:\n  rows: {min: 35}\n  kept_share: {min: 0.9}\n  drift: {max: 0.01}\n"
     with pytest.raises(GateClosed, match=r"34 rows are below .*; kept share 0\.89.*; it has no version yet\."):
-        build_small(lake, small_recipe(source, 0.0, gates))
+        build_in_process(lake, small_recipe(source, 0.0, gates))
     assert versions(lake, "small") == []
 
 
 def test_a_null_in_a_column_that_may_have_none_closes_the_gate(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(20), broken=2)
+    add_fetched_pairs(lake, source, numbered_pairs(20), broken=2)
     text = f"name: small\nsources: [{{path: {source}}}]\nscores: {{picture: }}\ngates:\n  no_nulls: "
     for columns in ("true", "[caption, picture_blur]"):
         with pytest.raises(GateClosed, match=r"column picture_blur is null in 2 rows, which gates\.no_nulls forbids"):
-            build_small(lake, parse_recipe(text + columns, "small.yaml"))
-    assert build_small(lake, parse_recipe(text + "[caption, url]", "small.yaml")).version == 1
+            build_in_process(lake, parse_recipe(text + columns, "small.yaml"))
+    assert build_in_process(lake, parse_recipe(text + "[caption, url]", "small.yaml")).version == 1
 
 
 def test_gates_are_not_asked_where_nothing_would_be_published(gated_lake: tuple[Lake, Path]) -> None:
     lake, source = gated_lake
-    again = build_small(lake, small_recipe(source, 0.2, "gates:\n  rows: {min: 1000}\n"))
+    again = build_in_process(lake, small_recipe(source, 0.2, "gates:\n  rows: {min: 1000}\n"))
     assert (again.version, again.anything_done) == (1, False)
 
 

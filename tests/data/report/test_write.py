@@ -29,7 +29,7 @@ from data.report.report import HEIGHT, WIDTH, plot_histogram
 from data.report.summary import summarize_version
 from data.report.write import read_histograms
 from data.select.thresholds import Threshold, thresholds
-from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 from tests.servers.chromium import needs_chromium, opened
 
 HOSTILE = [
@@ -54,10 +54,10 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a lake of two versions, the second without some rows of the first and with some of its own."""
     folder = tmp_path_factory.mktemp("beside")
     lake, source = Lake.make(str(folder / "lake"), buckets=2), folder / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(40))
-    assert build_small(lake, small_recipe(source, 0.2)).version == 1
-    add_pairs(lake, source, [(f"{url}?", caption) for url, caption in plain_pairs(90)])
-    assert build_small(lake, second(source)).version == 2
+    add_fetched_pairs(lake, source, numbered_pairs(40))
+    assert build_in_process(lake, small_recipe(source, 0.2)).version == 1
+    add_fetched_pairs(lake, source, [(f"{url}?", caption) for url, caption in numbered_pairs(90)])
+    assert build_in_process(lake, second(source)).version == 2
     return folder
 
 
@@ -152,8 +152,8 @@ class Page(HTMLParser):
 
 def test_hostile_captions_and_urls_are_text_in_the_report(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, HOSTILE, missing=0, broken=1)
-    assert build_small(lake, small_recipe(source, 0.5)).kept > 1
+    add_fetched_pairs(lake, source, HOSTILE, missing=0, broken=1)
+    assert build_in_process(lake, small_recipe(source, 0.5)).kept > 1
     html = page(lake, REPORT)
     seen = Page(html)
     assert not {"script", "a", "iframe", "object", "embed", "link", "form", "base"} & set(seen.elements)
@@ -223,7 +223,7 @@ def test_a_version_before_that_was_taken_down_is_told_not_compared(described_lak
     for path in gone:
         Path(lake.url, "datasets/small", path).unlink()
     Path(lake.url, "datasets/small", REPORT).unlink()
-    assert build_small(lake, recipe).warning is None
+    assert build_in_process(lake, recipe).warning is None
     assert "small@1 can't be read any more" in "".join(Page(page(lake, REPORT)).text)
 
 
@@ -231,47 +231,47 @@ def test_nothing_is_written_again_unless_it_is_gone_or_its_words_change(describe
     lake, recipe = described_lake
     paths = [Path(lake.url, "datasets/small", name) for name in ("README.md", REPORT)]
     first = [path.stat().st_mtime_ns for path in paths]
-    assert build_small(lake, recipe).anything_done is False
+    assert build_in_process(lake, recipe).anything_done is False
     assert [path.stat().st_mtime_ns for path in paths] == first
     paths[1].unlink()  # as after a kill between the commit and the page
-    build_small(lake, recipe)
+    build_in_process(lake, recipe)
     assert paths[1].exists()
     card = recipe.card.model_copy(update={"license": "cc0-1.0"})
-    built_again = build_small(lake, recipe.model_copy(update={"card": card}))
+    built_again = build_in_process(lake, recipe.model_copy(update={"card": card}))
     assert built_again.version == 2
     assert "license: cc0-1.0" in paths[0].read_text()
 
 
 def test_a_report_that_cannot_be_written_is_told_and_unpublishes_nothing(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(12))
+    add_fetched_pairs(lake, source, numbered_pairs(12))
     in_the_way = Path(lake.url, "datasets/small", REPORT)
     in_the_way.mkdir(parents=True)
-    done = build_small(lake, small_recipe(source))
+    done = build_in_process(lake, small_recipe(source))
     assert done.version == 1
     assert done.warning is not None
     assert "could not be written" in done.warning
     assert lake.table("datasets/small").count_rows() == done.kept > 0
     in_the_way.rmdir()
-    assert build_small(lake, small_recipe(source)).warning is None
+    assert build_in_process(lake, small_recipe(source)).warning is None
     assert in_the_way.is_file()
 
 
 def test_a_bound_on_a_column_of_the_source_is_drawn(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(12))
+    add_fetched_pairs(lake, source, numbered_pairs(12))
     rows = pq.read_table(source)
     pq.write_table(rows.append_column("punsafe", pa.array([n / 12 for n in range(12)])), source)
     sources = [{"path": str(source), "columns": {"extra": ["punsafe"]}}]
     values = {"name": "small", "sources": sources, "select": [{"extra.punsafe": {"max": 0.5}}]}
-    assert build_small(lake, Recipe.model_validate(values)).warning is None
+    assert build_in_process(lake, Recipe.model_validate(values)).warning is None
     assert "extra.punsafe" in page(lake, REPORT)
 
 
 def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
     lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(12))
-    done = build_small(lake, small_recipe(source, 2.0))
+    add_fetched_pairs(lake, source, numbered_pairs(12))
+    done = build_in_process(lake, small_recipe(source, 2.0))
     assert (done.kept, done.warning) == (0, None)
     assert "configs" not in yaml.safe_load(page(lake, "README.md").split("---")[1])
     assert "0.0%" in page(lake, REPORT)

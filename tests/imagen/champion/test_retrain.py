@@ -10,7 +10,7 @@ from imagen.champion.retrain import TABLE, RetrainPolicy, decide, record
 from imagen.config.training import TrainConfig
 from imagen.models.assemble import add_model
 from imagen.models.table import models
-from tests.lakes.fetched import add_pairs, build_small, plain_pairs, small_recipe
+from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 from tests.lakes.trained import untrained
 
 NEVER = {"grown": None, "drift": None, "days": None}
@@ -21,14 +21,14 @@ def grown_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With small@1, a model of it, and small@2, which has more rows and lost the darkest."""
     folder = tmp_path_factory.mktemp("retrained")
     lake, source = Lake.make(str(folder / "lake"), buckets=2), folder / "pairs.parquet"
-    add_pairs(lake, source, plain_pairs(40))
-    build_small(lake, small_recipe(source, 0.2))
+    add_fetched_pairs(lake, source, numbered_pairs(40))
+    build_in_process(lake, small_recipe(source, 0.2))
     config = TrainConfig(name="little", preset="tiny")
     stages = {"stage-1": {"steps": 10, "seconds": 3600.0, "device_seconds": 7200.0}}
     lineage = {"dataset": "small", "version": 1, "stages": stages}
     add_model(lake, config, "1" * 32, untrained((16,)), lineage)
-    add_pairs(lake, source, [(f"{url}?", caption) for url, caption in plain_pairs(60)])
-    build_small(lake, small_recipe(source, 0.4))
+    add_fetched_pairs(lake, source, [(f"{url}?", caption) for url, caption in numbered_pairs(60)])
+    build_in_process(lake, small_recipe(source, 0.4))
     return lake
 
 

@@ -17,7 +17,7 @@ from imagen.errors import ModelNotUsable
 from imagen.evaluate.evals import TABLE
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.models.model import Imagen
-from tests.engines import InProcessEngine, KilledAfterOneShardEngine
+from tests.engines import EngineKilledAfterOneShard, InProcessEngine
 from tests.lakes.trained import copy_of
 
 PROMPTS = 20
@@ -90,7 +90,7 @@ def test_killed_anywhere_it_does_only_what_is_missing_and_says_the_same(
 
     while True:
         try:
-            again = evaluate(of(copied, settings), KilledAfterOneShardEngine(), on_plan=count)
+            again = evaluate(of(copied, settings), EngineKilledAfterOneShard(), on_plan=count)
         except KeyboardInterrupt:
             kills += 1
         else:

@@ -29,7 +29,7 @@ from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.metrics.answers import SHORTLY, WORDS, answering, plain
 from imagen.metrics.suites import Check
 from imagen.metrics.vqa import Vqa, vqa_right, vqa_score
-from tests.engines import InProcessEngine, KilledAfterOneShardEngine
+from tests.engines import EngineKilledAfterOneShard, InProcessEngine
 from tests.imagen.metrics.answerers import LABELS, make_blip, make_llava, make_vilt
 
 CHECKS = (Check("is there a red circle ?"), Check("how many shapes are there ?", "two"), Check("what colour ?", "red"))
@@ -214,7 +214,7 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
     while True:
         killed = of(Lake.open(str(tmp_path / "copied")), suite, vilt)
         try:
-            again = evaluate(killed, KilledAfterOneShardEngine(), on_plan=count)
+            again = evaluate(killed, EngineKilledAfterOneShard(), on_plan=count)
         except KeyboardInterrupt:
             kills += 1
         else:
