@@ -27,7 +27,8 @@ from data.lake.shard_file import write_file
 from data.lake.sql import query
 from data.lake.table import Table
 from data.scorers.stages import ScoreCaptions
-from data.select.selection import Judgement, Selection
+from data.select.judgement import Judgement
+from data.select.selection import Selection
 from data.sources.ingest import preview_ingest
 
 WHOLE = 1 << 62  # rows of a shard, where none is done

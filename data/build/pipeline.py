@@ -16,7 +16,8 @@ from data.publish.versions import newest_version
 from data.report.write import write_pages
 from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
 from data.scorers.stages import ScoreCaptions, ScorePictures, ScoreVectors
-from data.select.selection import Selection, select
+from data.select.judgement import select
+from data.select.selection import Selection
 from data.sources.ingest import IngestSummary, ingest
 
 ROWS_PER_FILE = 5_000  # of a published dataset

@@ -32,8 +32,8 @@ from data.report.card import CardSettings
 from data.scorers.clip import ClipModel
 from data.scorers.registry import scorer_class
 from data.scorers.scorer import Describer, Scorer
-from data.select.criteria import CARRIED, Balance, Criterion, criterion_class, with_facts
-from data.select.selection import FACTS
+from data.select.criteria import EXTRA_PREFIX, Balance, Criterion, add_fact_keys, criterion_class
+from data.select.facts import FACTS
 from data.sources.sources import Source
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
@@ -98,7 +98,7 @@ class Recipe(BaseModel):
     @field_validator("select", mode="before")
     @classmethod
     def _keyed(cls, select: Any) -> Any:
-        return [with_facts(criterion) for criterion in select] if isinstance(select, list | tuple) else select
+        return [add_fact_keys(criterion) for criterion in select] if isinstance(select, list | tuple) else select
 
     @field_validator("embed")
     @classmethod
@@ -156,8 +156,8 @@ class Recipe(BaseModel):
         """What is wrong with the facts that a criterion asks for."""
         if isinstance(criterion, Balance) and criterion.fact not in self.lists:
             return "`most` needs a list of concepts, as the scorer `concepts` gives"
-        for fact in criterion.asks():
-            if fact not in [*known, "sha256"] and not fact.startswith(CARRIED):
+        for fact in criterion.required_facts():
+            if fact not in [*known, "sha256"] and not fact.startswith(EXTRA_PREFIX):
                 there = ", ".join(one for one in known if not one.endswith(("_thumbnail", "_vector")))
                 return f"there is no fact {fact!r}; there are {there}"
         return None

@@ -14,7 +14,7 @@ from data.lake.sql import query
 from data.publish.distributions import Distributions
 from data.publish.publish import Publish
 from data.publish.versions import Version, newest_version
-from data.select.selection import NOT_FETCHED
+from data.select.facts import NOT_FETCHED
 
 
 class _GateSettings(BaseModel):

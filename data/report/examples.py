@@ -15,8 +15,9 @@ from data.lake.sql import query, quote_text
 from data.pictures.prepare import decode
 from data.report.summary import fact_queries
 from data.scorers.scorer import SCORER_ERRORS
-from data.select.funnel import fell_to, labels_of
-from data.select.selection import NOT_FETCHED, Selection
+from data.select.facts import NOT_FETCHED
+from data.select.funnel import step_labels, step_sql
+from data.select.selection import Selection
 
 MAX_EXAMPLES = 60
 MAX_KEPT = 18
@@ -55,9 +56,9 @@ def pick_examples(lake: Lake, selection: Selection, facts: list[str]) -> list[Ex
         selection: whose verdicts to use
         facts: the values to show with each pair
     """
-    labels = labels_of(selection)
+    labels = step_labels(selection)
     rows = query(
-        f"SELECT step, count(*) AS rows, min(id, {MAX_KEPT}) AS ids FROM (SELECT id, {fell_to(labels)} AS step "
+        f"SELECT step, count(*) AS rows, min(id, {MAX_KEPT}) AS ids FROM (SELECT id, {step_sql(labels)} AS step "
         f"FROM verdicts WHERE kept OR NOT starts_with(reasons[1], '{NOT_FETCHED}')) GROUP BY step",
         verdicts=lake.table(selection.table).dataset(),
     ).to_pylist()

@@ -15,8 +15,8 @@ from data.report.card import as_yaml, settings_as_written
 from data.report.chart import round_step
 from data.report.examples import ExampleGroup
 from data.report.summary import VersionSummary
-from data.select.funnel import Step
-from data.select.selection import NOT_FETCHED
+from data.select.facts import NOT_FETCHED
+from data.select.funnel import FunnelStep
 from data.select.thresholds import Threshold
 
 WIDTH, HEIGHT = 320, 84  # of a histogram's bars, in units of its drawing
@@ -117,7 +117,7 @@ def plot_histogram(histogram: Histogram, cuts: list[Threshold]) -> Plot:
         value = _bar_edge_of(cut) if histogram.is_integer else cut.value
         arrow = " ←" if value < first else " →" if value > last else ""  # the threshold is outside the plot
         anchor = "start" if x_of(value) < WIDTH / 2 else "end"
-        labels.append(Label(x_of(value), cut.words + arrow, anchor, line))
+        labels.append(Label(x_of(value), cut.label + arrow, anchor, line))
     middle_of_bar = 0.5 if histogram.is_integer else 0
     ticks = [Label(x_of(tick + middle_of_bar), format_number(tick)) for tick in _tick_values(histogram)]
     outliers = [f"smallest {format_number(histogram.low)}"] if histogram.low < first else []
@@ -166,7 +166,7 @@ def _template() -> Template:
 
 def _bar_edge_of(cut: Threshold) -> float:
     """Where to draw a threshold among whole numbers: at the left edge of the first bar on its right side."""
-    return math.floor(cut.value) + 1 if cut.keeps_right != cut.keeps_itself else math.ceil(cut.value)
+    return math.floor(cut.value) + 1 if cut.keeps_above != cut.keeps_equal else math.ceil(cut.value)
 
 
 def _tick_values(histogram: Histogram) -> list[float]:
@@ -178,10 +178,10 @@ def _tick_values(histogram: Histogram) -> list[float]:
     return [n * step for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
 
 
-def _merge_not_fetched(steps: list[Step]) -> list[Step]:
+def _merge_not_fetched(steps: list[FunnelStep]) -> list[FunnelStep]:
     """The funnel with all reasons for not being fetched as one step."""
     not_fetched = [step for step in steps if step.name.startswith(NOT_FETCHED)]
     if not not_fetched:
         return steps
-    merged = Step(NOT_FETCHED, not_fetched[-1].left, sum(step.dropped for step in not_fetched))
+    merged = FunnelStep(NOT_FETCHED, not_fetched[-1].left, sum(step.dropped for step in not_fetched))
     return [steps[0], merged, *(step for step in steps[1:] if step not in not_fetched)]

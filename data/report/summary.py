@@ -17,9 +17,10 @@ from data.lake.table import Table
 from data.publish.distributions import Distributions, Histogram
 from data.publish.publish import Publish
 from data.publish.versions import Version
-from data.select.criteria import number
-from data.select.funnel import Step, fell_to, funnel, labels_of
-from data.select.selection import Selection, across
+from data.select.criteria import number_sql
+from data.select.facts import read_whole_lake
+from data.select.funnel import FunnelStep, funnel, step_labels, step_sql
+from data.select.selection import Selection
 from data.select.thresholds import Threshold, thresholds
 
 DECILES = tuple(n / 10 for n in range(11))  # with the smallest and the largest value
@@ -44,7 +45,7 @@ class VersionSummary:
 
     version: Version
     before: Version | None
-    steps: list[Step]  # of the funnel
+    steps: list[FunnelStep]  # of the funnel
     scores: list[ScoreSummary]
     columns: pa.Schema
     files: list[str]  # paths within the table, ordered by their random names
@@ -106,9 +107,9 @@ def fact_queries(
         SQL, and the tables that it names.
     """
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
-    whole_tables = across(inputs, facts)
-    select = ", ".join([columns, *(f"{number(fact)} AS {quote_name(fact)}" for fact in facts)])
-    sql = f"SELECT {select} FROM ({selection.facts(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
+    whole_tables = read_whole_lake(inputs, facts)
+    select = ", ".join([columns, *(f"{number_sql(fact)} AS {quote_name(fact)}" for fact in facts)])
+    sql = f"SELECT {select} FROM ({selection.facts_sql(facts)}) facts JOIN verdicts ON verdicts.id = facts.id"
     for bucket in lake.buckets:
         tables: dict[str, object] = {table: rows.dataset(bucket) for table, rows in inputs.items()}
         yield sql, {**tables, **whole_tables, "verdicts": verdicts.dataset(bucket)}
@@ -147,7 +148,7 @@ def _count_changes(
     lake: Lake, selection: Selection, table: Table, table_before: Table, before: Version
 ) -> tuple[Counter[str], Counter[str]]:
     """Added rows by the verdicts of the version before, and removed rows by those of now."""
-    step = fell_to(labels_of(selection))
+    step = step_sql(step_labels(selection))
     verdicts = lake.table(selection.table)
     version_read = before.record["inputs"].get(selection.table)
     verdicts_before = None if version_read is None else lake.table(selection.table, version_read)

@@ -1,4 +1,5 @@
-"""Which pairs are kept, and every reason why not: criteria, thresholds, the funnel.
+"""Which pairs a dataset keeps, and all reasons why the others are dropped: criteria, verdicts, thresholds, the funnel.
 
-SQL over scores; nothing here touches a pixel or the network. Start with `criteria.py`, then `selection.py`.
+Belongs here: SQL over facts. Not: computing facts (data/scorers); nothing here reads a picture or the network, but the
+pictures of evaluation sets. Start with `criteria.py`, then `selection.py`.
 """

@@ -1,7 +1,8 @@
-"""What a recipe may ask of a pair: small declarative models that compile to SQL, each with a reason for what it drops.
+"""What a recipe can ask of a pair: small declarative models that compile to SQL, each with a reason for what it drops.
 
-Some look at a row alone (`Bounds`, `AnyOf`, `Sample`), the others (`Top`, `Unique`, `Holdout`, `Balance`) at the rows
-that passed every criterion before them. In a recipe the key says which: a fact, or any_of, unique, sample, holdout.
+Row criteria (`Bounds`, `AnyOf`, `Sample`) judge each row by itself. Set criteria (`Top`, `Unique`, `Holdout` and
+`Balance`) judge the rows that passed all criteria before them. In a recipe the key chooses the criterion: it is a fact,
+or any_of, unique, sample or holdout.
 """
 
 from collections.abc import Iterable
@@ -12,58 +13,62 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.lake.sql import quote_name, quote_text, quote_texts
 from data.pictures.near_duplicates import THUMBNAIL_DISTANCE
-from data.select.holdout import files_of
+from data.select.holdout import list_set_files
 
-CARRIED = "extra."  # begins the name of a column that the source had
-OTHER = "other"  # the key of a bound for all values that have none of their own
+EXTRA_PREFIX = "extra."  # begins the name of a fact that is a column of the source
+OTHER = "other"  # the key of a bound for all values without one of their own
 
 
 class Criterion(BaseModel):
-    """One line of a recipe's `select`."""
+    """One criterion of a recipe's `select`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fact: str = Field(description="what it asks about; the key in the recipe")
+    fact: str = Field(description="fact that is judged; the criterion's key in the recipe")
 
     @property
     def label(self) -> str:
-        """What its reasons begin with, and what the funnel calls it."""
+        """The criterion's name in the funnel; its reasons begin with it."""
         return self.fact
 
-    def asks(self) -> Iterable[str]:
-        """The facts that it needs."""
+    def required_facts(self) -> Iterable[str]:
+        """The facts that it uses."""
         return [self.fact]
 
-    def state(self) -> Any:
-        """What it reads beside the lake: when that changes, all is judged anew."""
+    def external_state(self) -> Any:
+        """The state of what it reads outside the lake, as JSON values: all is judged again when this changes."""
         return None
 
 
 class RowCriterion(Criterion):
-    def reason(self) -> str:
-        """SQL over the facts of a row: why it is dropped, or null."""
+    """Judges each row by its own facts."""
+
+    def reason_sql(self) -> str:
+        """SQL over the facts of a row: why it is dropped, or null if it is not."""
         raise NotImplementedError
 
 
 class SetCriterion(Criterion):
-    """Looks at all the rows that are left."""
+    """Judges all rows that passed the criteria before it. Judgement has a query for each kind."""
 
 
 class Bounds(RowCriterion):
-    """Bounds of one fact; or the values that it may have. What lies on `min` and `max` is kept."""
+    """Bounds of one fact, or its allowed values. Values equal to `min` or `max` are kept."""
 
-    above: float | None = Field(None, description="drop what is not above")
-    below: float | None = Field(None, description="drop what is not below")
-    min: float | dict[str, float] | None = Field(None, description="drop what is below; by another fact: {en: 0.28}")
-    max: float | dict[str, float] | None = Field(None, description="drop what is above")
-    by: str | None = Field(None, description="the fact whose values choose the bound, 'other' for the rest")
-    one_of: tuple[str, ...] | None = Field(None, description="drop what is none of these")
-    none_of: tuple[str, ...] | None = Field(None, description="drop what is one of these")
+    above: float | None = Field(None, description="drop values that are not above it")
+    below: float | None = Field(None, description="drop values that are not below it")
+    min: float | dict[str, float] | None = Field(
+        None, description="drop values below it; or a bound for each value of the fact `by`: {en: 0.28}"
+    )
+    max: float | dict[str, float] | None = Field(None, description="drop values above it; or a bound for each value")
+    by: str | None = Field(None, description="fact whose value chooses the bound; 'other' is for all further values")
+    one_of: tuple[str, ...] | None = Field(None, description="drop values that are not listed")
+    none_of: tuple[str, ...] | None = Field(None, description="drop values that are listed")
 
     @model_validator(mode="after")
-    def _bounds(self) -> "Bounds":
+    def _check_bounds(self) -> "Bounds":
         low, high = self.min, self.max
-        if all(one is None for one in (low, high, self.above, self.below, self.one_of, self.none_of)):
+        if all(bound is None for bound in (low, high, self.above, self.below, self.one_of, self.none_of)):
             raise ValueError("a criterion needs min, max, above, below, top, one_of or none_of")
         if isinstance(low, float) and isinstance(high, float) and low > high:
             raise ValueError(f"min {low:g} is above max {high:g}")
@@ -71,211 +76,248 @@ class Bounds(RowCriterion):
             raise ValueError("a bound for each value of another fact needs `by`, and `by` needs such a bound")
         return self
 
-    def asks(self) -> Iterable[str]:
+    def required_facts(self) -> Iterable[str]:
+        """The fact, and the one that chooses the bound."""
         return [self.fact, *([self.by] if self.by else [])]
 
-    def reason(self) -> str:
-        said, numeric = quote_name(self.fact), self.one_of is None and self.none_of is None
-        fact = number(self.fact) if numeric else said
-        cases = [f"WHEN {fact} IS NULL THEN {quote_text(f'{self.label} unknown')}"]
-        fact = number(self.fact)
+    def reason_sql(self) -> str:
+        """The first bound that the fact misses; a missing fact is a reason too."""
+        column, number = quote_name(self.fact), number_sql(self.fact)
+        is_numeric = self.one_of is None and self.none_of is None
+        cases = [f"WHEN {number if is_numeric else column} IS NULL THEN {quote_text(f'{self.label} unknown')}"]
         for bound, sign in ((self.min, "<"), (self.max, ">")):
             if isinstance(bound, dict):
-                cases += [self._case(sign, limit, value, bound) for value, limit in bound.items()]
+                cases += [self._case_of_value(sign, limit, value, bound) for value, limit in bound.items()]
             elif bound is not None:
-                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
+                cases.append(f"WHEN {number} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
         for bound, sign in ((self.above, "<="), (self.below, ">=")):
             if bound is not None:
-                cases.append(f"WHEN {fact} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
+                cases.append(f"WHEN {number} {sign} {bound!r} THEN {quote_text(f'{self.label} {sign} {bound:g}')}")
+        is_value = f"{quote_text(self.label + ' is ')} || {column}"
         if self.one_of is not None:
-            cases.append(
-                f"WHEN {said} NOT IN ({quote_texts(self.one_of)}) THEN {quote_text(self.label + ' is ')} || {said}"
-            )
+            cases.append(f"WHEN {column} NOT IN ({quote_texts(self.one_of)}) THEN {is_value}")
         if self.none_of is not None:
-            cases.append(
-                f"WHEN {said} IN ({quote_texts(self.none_of)}) THEN {quote_text(self.label + ' is ')} || {said}"
-            )
+            cases.append(f"WHEN {column} IN ({quote_texts(self.none_of)}) THEN {is_value}")
         return f"CASE {' '.join(cases)} END"
 
-    def _case(self, sign: str, limit: float, value: str, bound: dict[str, float]) -> str:
+    def _case_of_value(self, sign: str, limit: float, value: str, bound: dict[str, float]) -> str:
+        """The case of a bound that holds for one value of another fact."""
         assert self.by is not None
-        others = [key for key in bound if key != OTHER]
         by = f"coalesce({quote_name(self.by)}, '')"
-        holds = (
-            f"{by} = {quote_text(value)}"
-            if value != OTHER
-            else f"{by} NOT IN ({quote_texts(others)})"
-            if others
-            else "true"
-        )
+        listed = [key for key in bound if key != OTHER]
+        if value != OTHER:
+            applies = f"{by} = {quote_text(value)}"
+        else:
+            applies = f"{by} NOT IN ({quote_texts(listed)})" if listed else "true"
         reason = quote_text(f"{self.label} {sign} {limit:g} ({value})")
-        return f"WHEN {holds} AND {number(self.fact)} {sign} {limit!r} THEN {reason}"
+        return f"WHEN {applies} AND {number_sql(self.fact)} {sign} {limit!r} THEN {reason}"
 
 
 class AnyOf(RowCriterion):
-    """Kept if all bounds of at least one option hold."""
+    """Keeps a row if all bounds of at least one option hold."""
 
-    options: tuple[dict[str, Bounds], ...] = Field(min_length=1)
+    options: tuple[dict[str, Bounds], ...] = Field(min_length=1, description="alternatives: bounds by their facts")
 
-    def asks(self) -> Iterable[str]:
-        return [fact for option in self.options for bounds in option.values() for fact in bounds.asks()]
+    def required_facts(self) -> Iterable[str]:
+        """The facts of all options."""
+        return [fact for option in self.options for bounds in option.values() for fact in bounds.required_facts()]
 
-    def reason(self) -> str:
-        options = (" AND ".join(f"({b.reason()}) IS NULL" for b in option.values()) for option in self.options)
-        met = " OR ".join(f"({option})" for option in options)
+    def reason_sql(self) -> str:
+        """One reason that names the facts of all options."""
+        options = []
+        for option in self.options:
+            holds = " AND ".join(f"({bounds.reason_sql()}) IS NULL" for bounds in option.values())
+            options.append(f"({holds})")
         words = " or ".join(" and ".join(option) for option in self.options)
-        return f"CASE WHEN {met} THEN NULL ELSE {quote_text(f'any_of not met: {words}')} END"
+        return f"CASE WHEN {' OR '.join(options)} THEN NULL ELSE {quote_text(f'any_of not met: {words}')} END"
 
 
 class Sample(RowCriterion):
-    """Kept with a probability that the source (or another fact) decides; the draw of a pair is always the same."""
+    """Keeps a row with a probability that depends on its source (or another fact). A pair's draw never changes."""
 
-    weights: dict[str, float] = Field(min_length=1, description="value: share that is kept; 'other' for the rest, or 1")
-    by: str = "source"
-    seed: int = 0
+    weights: dict[str, float] = Field(
+        min_length=1, description="share that is kept, by the fact's value; 'other' for all further values, else 1"
+    )
+    by: str = Field("source", description="fact whose value chooses the share")
+    seed: int = Field(0, description="seed of the draws")
 
     @property
     def label(self) -> str:
+        """The criterion's name in the funnel."""
         return f"sample by {self.by}"
 
-    def asks(self) -> Iterable[str]:
+    def required_facts(self) -> Iterable[str]:
+        """The fact that chooses the share."""
         return [self.by]
 
-    def reason(self) -> str:
-        cases = " ".join(f"WHEN {quote_text(v)} THEN {w!r}" for v, w in self.weights.items() if v != OTHER)
+    def reason_sql(self) -> str:
+        """Not drawn, or null."""
+        cases = " ".join(
+            f"WHEN {quote_text(value)} THEN {share!r}" for value, share in self.weights.items() if value != OTHER
+        )
         share = f"CASE {quote_name(self.by)} {cases or 'WHEN NULL THEN 1'} ELSE {self.weights.get(OTHER, 1.0)!r} END"
-        return f"CASE WHEN {draw(f'sample {self.seed}')} >= {share} THEN {quote_text(self.label + ': not drawn')} END"
+        not_drawn = quote_text(self.label + ": not drawn")
+        return f"CASE WHEN {draw_sql(f'sample {self.seed}')} >= {share} THEN {not_drawn} END"
 
 
 class Top(SetCriterion):
-    """The best share of what is left, over all or per value of another fact. Ties go by id.
+    """Keeps the best share of the rows, of all or for each value of another fact. Ties are broken by id.
 
-    The cut is pinned by the first version that uses it: later rows are held against it, so that nobody who was in falls
-    out because others came. `imagen build --repin` cuts anew.
+    The first version that uses a cut pins it: later rows are compared with that cut, so no pair is dropped because
+    others came. `imagen build --repin` makes a new cut.
     """
 
-    top: float = Field(gt=0, le=1, description="share that is kept, of those that pass the criteria before")
-    per: str | None = Field(None, description="a fact for each of whose values the best are kept")
+    top: float = Field(gt=0, le=1, description="share that is kept, of the rows that passed the criteria before")
+    per: str | None = Field(None, description="fact: keep the best share for each of its values")
 
     @property
     def label(self) -> str:
+        """The criterion's name in the funnel."""
         return f"best {self.top:.4g} of {self.fact}"
 
-    def asks(self) -> Iterable[str]:
+    def required_facts(self) -> Iterable[str]:
+        """The fact, and the one that groups."""
         return [self.fact, *([self.per] if self.per else [])]
 
-    def count(self, rows: int) -> int:
-        """How many of so many rows are kept: the share, rounded up."""
+    def kept_count(self, rows: int) -> int:
+        """How many of `rows` rows are kept: the share, rounded up."""
         return -int(-rows * Fraction(str(self.top)) // 1)
 
 
 class Unique(SetCriterion):
-    """One of each group of duplicates: the first seen, ties by id."""
+    """Keeps one row of each group of duplicates: the first seen, ties broken by id."""
 
     by: Literal["content", "hash", "look", "meaning"] = Field(
-        description="content: the same bytes; hash: perceptual hashes; look: thumbnails; meaning: CLIP vectors"
+        description="what is compared. content: bytes; hash: perceptual hashes; look: thumbnails; meaning: CLIP vectors"
     )
     distance: float | None = Field(
         None,
         ge=0,
-        description="at most so far apart. hash: bits of 64; look: grey levels; meaning: 1 - cosine",
+        description="largest distance of duplicates. hash: bits of 64; look: grey levels; meaning: 1 - cosine",
     )
-    of: str | None = Field(None, description="the score that holds hashes (phash) or vectors (clip)")
-    same_caption: bool = Field(False, description="only where the caption is the same too; with distance 0")
+    of: str | None = Field(None, description="score that has the hashes (phash) or the vectors (clip)")
+    same_caption: bool = Field(False, description="duplicates must have the same caption too; only with distance 0")
 
     @model_validator(mode="after")
-    def _captions_go_by_equality(self) -> "Unique":
-        if self.same_caption and (self.most or self.by not in ("content", "hash")):
+    def _check_same_caption(self) -> "Unique":
+        if self.same_caption and (self.max_distance or self.by not in ("content", "hash")):
             raise ValueError("same_caption goes with `by: content`, or with `by: hash` and `distance: 0`")
         return self
 
     @property
     def label(self) -> str:
+        """The criterion's name in the funnel."""
         return f"unique {self.by}" + (" and caption" if self.same_caption else "")
 
     @property
-    def most(self) -> float:
-        """The distance, if none is given: what re-encoding, rescaling and slight cropping leave."""
+    def max_distance(self) -> float:
+        """The largest distance of duplicates; by default what re-encoding, rescaling and slight cropping change."""
         default = {"content": 0.0, "hash": 3.0, "look": THUMBNAIL_DISTANCE, "meaning": 0.01}[self.by]
         return default if self.distance is None else self.distance
 
     @property
     def column(self) -> str:
+        """The fact that is compared."""
         phash, clip = self.of or "phash", self.of or "clip"
         columns = {"hash": f"{phash}_hash", "look": f"{phash}_thumbnail", "meaning": f"{clip}_vectors_vector"}
         return columns.get(self.by, "sha256")
 
-    def asks(self) -> Iterable[str]:
+    def required_facts(self) -> Iterable[str]:
+        """The fact that is compared, and the caption if that counts."""
         return [self.column, *(["caption"] if self.same_caption else [])]
 
 
 class Holdout(SetCriterion):
-    """Nothing of an evaluation set: no picture that looks like one of its own, and none of its captions."""
+    """Drops what is in an evaluation set: pictures similar to its pictures, and pairs with one of its captions."""
 
-    sets: tuple[str, ...] = Field(min_length=1, description="files of the sets: pictures, .parquet, .txt; globs")
+    sets: tuple[str, ...] = Field(
+        min_length=1, description="files of evaluation sets: pictures, .parquet or .txt; globs and folders too"
+    )
     by: Literal["look", "hash"] = Field("look", description="how pictures are compared, as in `unique`")
-    distance: float | None = Field(None, ge=0, description="at most so far apart, as in `unique`")
-    of: str = Field("phash", description="the score that holds thumbnails and hashes")
-    captions: bool = Field(True, description="leave out their captions as well; case and punctuation don't count")
+    distance: float | None = Field(None, ge=0, description="largest distance of similar pictures, as in `unique`")
+    of: str = Field("phash", description="score that has the thumbnails and hashes")
+    captions: bool = Field(True, description="drop the captions of the sets too; case and punctuation are ignored")
 
     @property
     def label(self) -> str:
+        """The criterion's name in the funnel."""
         return "held out"
 
     @property
-    def most(self) -> float:
+    def max_distance(self) -> float:
+        """The largest distance of similar pictures; by default what re-encoding and slight cropping change."""
         default = {"hash": 3.0, "look": THUMBNAIL_DISTANCE}[self.by]
         return default if self.distance is None else self.distance
 
     @property
     def column(self) -> str:
+        """The fact that is compared."""
         return f"{self.of}_{'thumbnail' if self.by == 'look' else 'hash'}"
 
-    def asks(self) -> Iterable[str]:
+    def required_facts(self) -> Iterable[str]:
+        """The fact that is compared, and the caption."""
         return [self.column, "caption"]
 
-    def state(self) -> Any:
-        return files_of(self.sets)
+    def external_state(self) -> Any:
+        """The files of the sets, with their sizes."""
+        return list_set_files(self.sets)
 
 
 class Balance(SetCriterion):
-    """MetaCLIP's balancing (arXiv 2309.16671): of a concept seen more than `most` times about `most` rows are drawn.
+    """MetaCLIP's balancing (arXiv 2309.16671): of a concept with more than `most` rows, about `most` rows are drawn.
 
-    The fact is a list of concepts; a row stays if it is drawn for any of its own, and the draw is always the same.
+    The fact is a list of concepts. A row is kept if it is drawn for any of its concepts; its draws never change.
     """
 
-    most: int = Field(ge=1)
-    seed: int = 0
+    most: int = Field(ge=1, description="rows of a concept above which they are drawn")
+    seed: int = Field(0, description="seed of the draws")
 
     @property
     def label(self) -> str:
+        """The criterion's name in the funnel."""
         return f"balance of {self.fact}"
 
 
 def criterion_class(value: dict[str, Any]) -> type[Criterion]:
-    """Which criterion a line of a recipe means."""
-    special: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample, "holdout": Holdout}
-    found = special.get(value.get("fact"))
-    return found or (Top if "top" in value else Balance if "most" in value else Bounds)
+    """The class of a criterion in a recipe, by its key (`fact`) or, for a fact, by its fields."""
+    by_key: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample, "holdout": Holdout}
+    key = value.get("fact")
+    if key in by_key:
+        return by_key[key]
+    if "top" in value:
+        return Top
+    return Balance if "most" in value else Bounds
 
 
-def with_facts(criteria: Any) -> Any:
-    """A line of a recipe's `select` with each key told to its criterion; what has another form is for validation."""
+def add_fact_keys(criteria: Any) -> Any:
+    """Copy each key of an entry of `select` into its criterion, as `fact`. Other values are left to validation.
+
+    Example:
+        >>> add_fact_keys({"side": {"min": 256}})
+        {'side': {'fact': 'side', 'min': 256}}
+    """
     if not isinstance(criteria, dict):
         return criteria
-    told = {}
+    keyed = {}
     for fact, value in criteria.items():
         if fact == "any_of" and isinstance(value, list):
-            value = {"options": [with_facts(option) for option in value]}
-        told[fact] = {"fact": fact} | value if isinstance(value, dict) else value
-    return told
+            value = {"options": [add_fact_keys(option) for option in value]}
+        keyed[fact] = {"fact": fact} | value if isinstance(value, dict) else value
+    return keyed
 
 
-def draw(*of: str, salt: str = "''") -> str:
-    """SQL: a number from 0 to 1 that is always the same for a pair and a purpose. Ids are uniform, but deal buckets."""
-    return f"(('0x' || md5(id || {quote_texts(of)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
+def draw_sql(*purpose: str, salt: str = "''") -> str:
+    """SQL: a uniform number from 0 to 1 that is always the same for a pair and a purpose.
+
+    The id is hashed again: ids are uniform too, but they choose the bucket.
+
+    Args:
+        purpose: texts, such as the criterion and its seed.
+        salt: SQL of a further text.
+    """
+    return f"(('0x' || md5(id || {quote_texts(purpose)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
 
 
-def number(fact: str) -> str:
-    """A fact as a number in SQL: what a source carried is text."""
-    return f"TRY_CAST({quote_name(fact)} AS DOUBLE)" if fact.startswith(CARRIED) else quote_name(fact)
+def number_sql(fact: str) -> str:
+    """SQL: a fact as a number. Columns of the source are text."""
+    return f"TRY_CAST({quote_name(fact)} AS DOUBLE)" if fact.startswith(EXTRA_PREFIX) else quote_name(fact)

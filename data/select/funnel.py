@@ -4,47 +4,58 @@ from dataclasses import dataclass
 
 from data.lake.lake import Lake
 from data.lake.sql import query, quote_text
-from data.select.selection import NOT_FETCHED, Selection
+from data.select.facts import NOT_FETCHED
+from data.select.selection import Selection
 
 
 @dataclass(frozen=True)
-class Step:
-    """One row of the funnel."""
+class FunnelStep:
+    """One row of the funnel: a criterion, the pairs that are left after it, and those that it dropped."""
 
     name: str
     left: int
     dropped: int
 
 
-def labels_of(selection: Selection) -> list[str]:
-    """The steps of the funnel that are criteria, in order."""
+def step_labels(selection: Selection) -> list[str]:
+    """The names of the steps that are criteria, in order."""
     return list(dict.fromkeys(criterion.label for criterion in selection.criteria))
 
 
-def fell_to(labels: list[str]) -> str:
-    """SQL over a verdict: the step to which the pair fell, or 'kept'. A reason of other criteria loses its figures."""
-    known = " ".join(
-        f"WHEN starts_with(reasons[1], {quote_text(label)}) THEN {quote_text(label)}"
-        for label in sorted(labels, key=len)[::-1]
-    )
-    foreign = "regexp_replace(reasons[1], '( [<>]| missed:| is | unknown|: same as|: like|: not drawn).*', '')"
-    known = f"WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced' {known}"
-    return f"CASE WHEN kept THEN 'kept' {known} ELSE {foreign} END"
+def step_sql(labels: list[str]) -> str:
+    """SQL over a verdict: the name of the step that dropped the pair, or 'kept'.
+
+    A verdict may be older than the criteria in `labels`: a reason of another criterion gives that reason without its
+    figures.
+
+    Args:
+        labels: the names of the steps, as `step_labels` gives them.
+    """
+    cases = ["WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced'"]
+    for label in sorted(labels, key=len)[::-1]:  # the longest first: one label may begin with another
+        cases.append(f"WHEN starts_with(reasons[1], {quote_text(label)}) THEN {quote_text(label)}")
+    without_figures = "regexp_replace(reasons[1], '( [<>]| missed:| is | unknown|: same as|: like|: not drawn).*', '')"
+    return f"CASE WHEN kept THEN 'kept' {' '.join(cases)} ELSE {without_figures} END"
 
 
-def funnel(lake: Lake, selection: Selection) -> list[Step]:
-    """How many pairs are left after each criterion, in order; a pair falls to its first reason."""
-    labels = labels_of(selection)
-    counts = query(
-        f"SELECT {fell_to(labels)} AS step, count(*) AS n FROM verdicts GROUP BY step",
+def funnel(lake: Lake, selection: Selection) -> list[FunnelStep]:
+    """The funnel of a dataset's newest verdicts.
+
+    Returns:
+        The steps in order: all pairs, why pictures could not be fetched (the most frequent first), replaced pairs, and
+        the criteria. A pair counts for its first reason only.
+    """
+    labels = step_labels(selection)
+    rows = query(
+        f"SELECT {step_sql(labels)} AS step, count(*) AS n FROM verdicts GROUP BY step",
         verdicts=lake.table(selection.table).dataset(),
     ).to_pylist()
-    fell = {row["step"]: row["n"] for row in counts}
-    left = sum(fell.values())
-    steps = [Step("pairs", left, 0)]
-    fetches = sorted((step for step in fell if step.startswith(NOT_FETCHED)), key=lambda step: -fell[step])
-    for step in [*fetches, *(["replaced"] if "replaced" in fell else []), *labels]:
-        dropped = fell.get(step, 0)
+    counts = {row["step"]: row["n"] for row in rows}
+    left = sum(counts.values())
+    steps = [FunnelStep("pairs", left, 0)]
+    fetch_steps = sorted((step for step in counts if step.startswith(NOT_FETCHED)), key=lambda step: -counts[step])
+    for step in [*fetch_steps, *(["replaced"] if "replaced" in counts else []), *labels]:
+        dropped = counts.get(step, 0)
         left -= dropped
-        steps.append(Step(step, left, dropped))
+        steps.append(FunnelStep(step, left, dropped))
     return steps

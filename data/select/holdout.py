@@ -1,7 +1,8 @@
-"""Evaluation sets: the pictures and captions that a dataset must not hold, read from files of one's own.
+"""Evaluation sets: the pictures and captions that a dataset must not contain, read from files.
 
 A set is picture files, Parquet files with an `image` or a `caption` column (as published datasets have them), or text
-files of a caption a line; globs over any fsspec URL. Sets are small: they are read whole, and looked at once a process.
+files with one caption a line; paths are folders or globs of any fsspec URL. Sets are small: they are read whole, once
+in a process.
 """
 
 from collections.abc import Iterator
@@ -21,65 +22,79 @@ from data.pictures.prepare import PictureSettings, decode, prepare
 from data.scorers.phash import PerceptualHash
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-AS_KEPT = PictureSettings(image_size=512)
+AS_KEPT = PictureSettings(image_size=512)  # so that sets are compared in the form in which a lake keeps pictures
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is held out: thumbnails and perceptual hashes of pictures (n × 192, n), and captions."""
+class HoldoutSet:
+    """What is held out: thumbnails (n 192) and perceptual hashes (n) of pictures, and captions."""
 
     thumbnails: np.ndarray
     hashes: np.ndarray
     captions: tuple[str, ...]
 
 
-def files_of(sets: tuple[str, ...]) -> list[tuple[str, int]]:
-    """The files of some sets with their sizes, in order; an error where there is none."""
-    found = []
-    for one in sets:
+def list_set_files(sets: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The files of some sets with their sizes in bytes, in order.
+
+    Raises:
+        SourceError: a set does not exist or can't be reached.
+    """
+    sized_files = []
+    for url in sets:
         try:
-            fs, path = storage.split_url(one)
+            fs, path = storage.split_url(url)
             files = fs.find(path, detail=True) if fs.isdir(path) else fs.glob(path, detail=True)
         except storage.UNREACHABLE as error:
-            raise SourceError(f"the set {one} can't be reached: {error or type(error).__name__}") from None
+            raise SourceError(f"the set {url} can't be reached: {error or type(error).__name__}") from None
         if not files:
-            raise SourceError(f"the set {one} does not exist. Correct select.holdout.sets in the recipe")
-        found += [(fs.unstrip_protocol(name), int(info["size"])) for name, info in sorted(files.items())]
-    return found
+            raise SourceError(f"the set {url} does not exist. Correct select.holdout.sets in the recipe")
+        sized_files += [(fs.unstrip_protocol(name), int(info["size"])) for name, info in sorted(files.items())]
+    return sized_files
 
 
 @lru_cache(maxsize=4)
-def known_of(files: tuple[tuple[str, int], ...]) -> Known:
-    scorer, seen, captions = PerceptualHash(), [], []
+def read_holdout(files: tuple[tuple[str, int], ...]) -> HoldoutSet:
+    """Read evaluation sets; cached in the process.
+
+    Args:
+        files: the result of `list_set_files`. The sizes make a changed file another key of the cache.
+
+    Raises:
+        SourceError: a file or a picture in it can't be read.
+    """
+    scorer, looks, captions = PerceptualHash(), [], []
     for file, _ in files:
         for picture, caption in _entries(file):
             if picture is not None:
                 try:
-                    seen.append(scorer.look(decode(prepare(picture, AS_KEPT).bytes)))
+                    looks.append(scorer.look(decode(prepare(picture, AS_KEPT).bytes)))
                 except PictureError as error:
                     raise SourceError(f"{file} holds a picture that can't be read: {error}") from None
             if caption is not None:
                 captions.append(caption)
-    thumbnails = np.frombuffer(b"".join(one["thumbnail"] for one in seen), np.uint8).reshape(len(seen), -1)
-    hashes = np.array([int(one["hash"], 16) for one in seen], np.uint64)
-    return Known(thumbnails, hashes, tuple(captions))
+    thumbnails = np.frombuffer(b"".join(look["thumbnail"] for look in looks), np.uint8).reshape(len(looks), -1)
+    hashes = np.array([int(look["hash"], 16) for look in looks], np.uint64)
+    return HoldoutSet(thumbnails, hashes, tuple(captions))
 
 
 def _entries(file: str) -> Iterator[tuple[bytes | None, str | None]]:
     """The pictures and captions of one file, either of which may be missing."""
-    kind = PurePosixPath(file).suffix.lower()
+    ending = PurePosixPath(file).suffix.lower()
     try:
         content = storage.read(file)
     except storage.UNREACHABLE as error:
         raise SourceError(f"{file} can't be read: {error}") from None
-    if kind in PICTURES:
+    if ending in PICTURES:
         yield content, None
-    elif kind == ".parquet":
+    elif ending == ".parquet":
         yield from _rows(file, content)
-    elif kind == ".txt":
+    elif ending == ".txt":
         yield from ((None, line) for line in content.decode("utf-8", "replace").splitlines() if line.strip())
     else:
-        raise SourceError(f"{file} is no evaluation set: pictures, .parquet and .txt are. Correct select.holdout.sets")
+        raise SourceError(
+            f"{file} can't be read as an evaluation set: use pictures, .parquet or .txt. Correct select.holdout.sets"
+        )
 
 
 def _rows(file: str, content: bytes) -> Iterator[tuple[bytes | None, str | None]]:

@@ -1,4 +1,4 @@
-"""Where a recipe cuts: its thresholds on numbers, to be drawn over the distribution of the fact that they cut."""
+"""The thresholds of a recipe on numbers, to be drawn over the distributions of their facts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,45 +6,71 @@ from dataclasses import dataclass
 from data.select.criteria import OTHER, AnyOf, Bounds, Criterion, Top
 from data.select.selection import Cuts, Selection
 
-# Of the fields of Bounds: whether what lies on the right is kept, and whether what lies on the bound is.
-KINDS = {"min": (True, True), "above": (True, False), "max": (False, True), "below": (False, False)}
+# For each bound of `Bounds`: whether values above it are kept, and whether values equal to it are.
+BOUND_KINDS = {"min": (True, True), "above": (True, False), "max": (False, True), "below": (False, False)}
 
 
 @dataclass(frozen=True)
 class Threshold:
+    """One threshold.
+
+    Attributes:
+        fact: whose values it divides.
+        value: where.
+        label: what a plot shows, such as `min 0.28 (en)`.
+        keeps_above: whether the values above it are kept, or those below.
+        keeps_equal: whether an equal value is kept.
+        group: the value of another fact for which alone it applies; empty if it applies to all rows.
+    """
+
     fact: str
     value: float
-    words: str
-    keeps_right: bool
-    keeps_itself: bool
-    of: str = ""  # the value of another fact to which alone it applies
+    label: str
+    keeps_above: bool
+    keeps_equal: bool
+    group: str = ""
 
 
 def thresholds(selection: Selection, cuts: Cuts) -> dict[str, list[Threshold]]:
-    """Every threshold by fact, those for all rows first; of a share the cuts that were made."""
-    found: dict[str, list[Threshold]] = {}
-    for place, criterion in enumerate(selection.criteria, start=1):
-        made = cuts.get(selection.fingerprint_until(place), {})
-        for one in _of_share(criterion, made) if isinstance(criterion, Top) else _of_bounds(criterion):
-            found.setdefault(one.fact, []).append(one)
-    return {fact: sorted(ones, key=lambda one: one.of != "") for fact, ones in found.items()}
+    """All thresholds by their facts, those for all rows first.
+
+    Args:
+        selection: the criteria.
+        cuts: the cuts of `Top` criteria, from the record of the verdicts.
+    """
+    by_fact: dict[str, list[Threshold]] = {}
+    for position, criterion in enumerate(selection.criteria, start=1):
+        if isinstance(criterion, Top):
+            criterion_thresholds = _of_top(criterion, cuts.get(selection.fingerprint_until(position), {}))
+        else:
+            criterion_thresholds = _of_bounds(criterion)
+        for threshold in criterion_thresholds:
+            by_fact.setdefault(threshold.fact, []).append(threshold)
+    return {fact: sorted(group, key=lambda threshold: threshold.group != "") for fact, group in by_fact.items()}
 
 
-def _of_share(criterion: Top, made: dict[str, list[float | str]]) -> Iterator[Threshold]:
-    for group, (value, _) in made.items():
-        words = f"best {criterion.top:.4g}{f' ({group})' if group else ''}"
-        yield Threshold(criterion.fact, float(value), words, True, True, group)
+def _of_top(criterion: Top, cuts: dict[str, list[float | str]]) -> Iterator[Threshold]:
+    for group, (value, _) in cuts.items():
+        label = f"best {criterion.top:.4g}{f' ({group})' if group else ''}"
+        yield Threshold(criterion.fact, float(value), label, True, True, group)
 
 
-def _of_bounds(criterion: Criterion, said: str = "") -> Iterator[Threshold]:
+def _of_bounds(criterion: Criterion, prefix: str = "") -> Iterator[Threshold]:
     if isinstance(criterion, AnyOf):
         for option in criterion.options:
             for bounds in option.values():
                 yield from _of_bounds(bounds, "any of: ")
     elif isinstance(criterion, Bounds):
-        for kind, (right, itself) in KINDS.items():
+        for kind, (keeps_above, keeps_equal) in BOUND_KINDS.items():
             bound = getattr(criterion, kind)
-            for group, value in (bound if isinstance(bound, dict) else {"": bound}).items():
+            values = bound if isinstance(bound, dict) else {"": bound}
+            for group, value in values.items():
                 if value is not None:
-                    which = f" ({'others' if group == OTHER else group})" if group else ""
-                    yield Threshold(criterion.fact, value, f"{said}{kind} {value:g}{which}", right, itself, group)
+                    label = f"{prefix}{kind} {value:g}{_group_words(group)}"
+                    yield Threshold(criterion.fact, value, label, keeps_above, keeps_equal, group)
+
+
+def _group_words(group: str) -> str:
+    if not group:
+        return ""
+    return " (others)" if group == OTHER else f" ({group})"

@@ -16,7 +16,8 @@ from data.lake.lake import Lake
 from data.lake.shard_file import digest
 from data.lake.table import Table
 from data.publish.versions import Version, version_of
-from data.select.selection import Judgement, Selection
+from data.select.judgement import Judgement
+from data.select.selection import Selection
 from data.upkeep.forget import rewritten_files
 
 AT_ONCE = 8  # files that are read

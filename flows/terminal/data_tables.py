@@ -8,7 +8,7 @@ from data.build.build import Built
 from data.build.dry_run import BuildPlan, Probe
 from data.export.export import Exported
 from data.publish.versions import Version
-from data.select.funnel import Step
+from data.select.funnel import FunnelStep
 from data.upkeep.diff import QUANTILES, Diff
 from data.upkeep.forget import Forgotten
 from data.upkeep.vacuum import Vacuumed
@@ -50,7 +50,7 @@ def show_versions(versions: list[Version]) -> None:
     console.print(table)
 
 
-def show_funnel(steps: list[Step]) -> None:
+def show_funnel(steps: list[FunnelStep]) -> None:
     """Print how many pairs each step of the selection drops and leaves."""
     table = Table("step", "dropped", "left", "share", box=None)
     for column in table.columns[1:]:

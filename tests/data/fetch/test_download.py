@@ -25,7 +25,8 @@ from data.lake.schemas import PAIRS, bucket_of, changed_pair_id, pair_id
 from data.lake.shard_file import write_file
 from data.pictures.phash import perceptual_hash
 from data.select.funnel import funnel
-from data.select.selection import Selection, select
+from data.select.judgement import select
+from data.select.selection import Selection
 from data.world.server import OriginServer
 from tests.engines import InProcessEngine
 from tests.servers.small_world import jpeg, write_origin

@@ -282,7 +282,7 @@ def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe])
     selection = pipeline_of(lake, recipe).selection
     cuts = lake.table(selection.table).last_record()["cuts"]
     drawn = thresholds(selection, cuts)["picture_contrast"]
-    assert [one.words for one in drawn] == ["best 0.9"]
+    assert [one.label for one in drawn] == ["best 0.9"]
     kept = lake.table("datasets/small").dataset().to_table(columns=["picture_contrast"])["picture_contrast"]
     assert drawn[0].value == min(kept.to_pylist())
     assert newest_version(lake, "small", below=2) == versions(lake, "small")[1]

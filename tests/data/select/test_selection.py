@@ -23,7 +23,8 @@ from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, pair_id
 from data.lake.shard_file import write_file
 from data.scorers.phash import PerceptualHash
 from data.scorers.scorer import Scorer
-from data.select.selection import Cuts, Judgement, Selection, select
+from data.select.judgement import Judgement, select
+from data.select.selection import Cuts, Selection
 from data.world.draw import draw
 from data.world.scene import random_scene
 
