@@ -65,16 +65,16 @@ add_panel(app, "Platform", PLATFORM)
 add_panel(app, "World", [demo.demo], [worlds])
 
 
-def run(words: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. An error that the user can correct is printed as one line.
 
     Args:
-        words: the command line without `imagen`; that of this process if not given.
+        arguments: the command line without `imagen`; that of this process if not given.
     """
     from data.errors import ImagenError
 
     try:
-        app(words)
+        app(arguments)
     except ImagenError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.code

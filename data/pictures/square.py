@@ -1,16 +1,17 @@
 """Make pictures square and of one size, by cropping or padding."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fit = Literal["crop", "pad"]
 
 
-def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
+def square(picture: "Tensor", side: int, fit: Fit) -> "Tensor":  # 3 h w, uint8
     """Make a picture square and resize it.
 
     Args:
@@ -18,6 +19,8 @@ def square(picture: Tensor, side: int, fit: Fit) -> Tensor:  # 3 h w, uint8
         side: The side of the result in pixels.
         fit: `crop` keeps the middle, and may cut off what the caption describes; `pad` repeats the pixels at the edge.
     """
+    import torch  # here: configurations need only `Fit`, and torch takes seconds to load
+
     if picture.shape[1:] == (side, side):  # such as the resized copies of a dataset
         return picture.contiguous()
     pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())

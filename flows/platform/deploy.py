@@ -140,8 +140,8 @@ def make_pools(url: str, workers: str) -> None:
         if template is None:
             raise ServerError(f"Prefect has no workers of type {workers} here: pip install 'imagen[{workers}]'")
         for pool in POOLS:
-            made = WorkPoolCreate(name=pool, type=workers, base_job_template=template, is_paused=False)
-            client.create_work_pool(made, overwrite=True)
+            pool_definition = WorkPoolCreate(name=pool, type=workers, base_job_template=template, is_paused=False)
+            client.create_work_pool(pool_definition, overwrite=True)
 
 
 def automate(url: str) -> None:

@@ -31,7 +31,8 @@ def backfill(
         The rows done by each stage.
     """
     opened, loaded = Lake.open(lake), load_recipe(recipe)
-    chosen = _chosen({stage.name: stage for stage in pipeline_of(opened, loaded).stages[1:]}, stages, recipe)
+    after_download = {stage.name: stage for stage in pipeline_of(opened, loaded).stages[1:]}
+    chosen = _choose(after_download, stages, recipe)
     done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
     with open_engine(workers) as engine:
         for bucket in opened.buckets:
@@ -47,7 +48,8 @@ def backfill(
     return done
 
 
-def _chosen(known: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
-    if unknown := set(names or ()) - known.keys():
-        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(known)}")
-    return [stage for name, stage in known.items() if names is None or name in names]
+def _choose(stages: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
+    """The stages with these names, in their own order; all if no names are given."""
+    if unknown := set(names or ()) - stages.keys():
+        raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(stages)}")
+    return [stage for name, stage in stages.items() if names is None or name in names]

@@ -61,9 +61,10 @@ def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str |
             for row in rows
         ],
         description=f"{evaluation.model} on {evaluation.asking.suite.name}, beside "
-        f"{evaluation.dataset}@{evaluation.version}" + whole_report(page),
+        f"{evaluation.dataset}@{evaluation.version}" + report_link(page),
     )
 
 
-def whole_report(page: str | None) -> str:
+def report_link(page: str | None) -> str:
+    """Where the report page is, as the end of a description; nothing if there is none."""
     return f"; report: {page}" if page else ""

@@ -25,11 +25,11 @@ def forget(
         The dataset versions and models that had seen them.
     """
     forgotten = run_forget(Lake.open(lake), kind, what, reason)
-    seen = [{"seen by": version, "is a": "version"} for version in forgotten.seen_by]
-    seen += [{"seen by": model, "is a": "model trained on it"} for model in forgotten.models]
+    affected = [{"seen by": version, "is a": "version"} for version in forgotten.seen_by]
+    affected += [{"seen by": model, "is a": "model trained on it"} for model in forgotten.models]
     show_table(
         key="forgotten",
-        table=seen,
+        table=affected,
         description=f"{len(forgotten.pairs)} pairs were erased, {sum(forgotten.rows.values())} rows, "
         f"{forgotten.files} files of older versions rewritten: {reason}",
     )

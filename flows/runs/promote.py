@@ -9,7 +9,7 @@ from prefect.states import Completed, State
 
 from data.engine.choose import open_engine
 from data.lake.lake import Lake
-from flows.runs.evaluate import measured, show_figures, whole_report
+from flows.runs.evaluate import measured, report_link, show_figures
 from flows.server.artifacts import key_of, show_table
 from flows.server.events import model_judged
 from imagen.champion.promote import Judged, candidate, settle
@@ -36,16 +36,16 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     trained = find_model(opened, model)
     if champion_of(decisions(opened, trained.name)) == trained.number:
         return "promote"  # a run that was killed, or somebody else, did it
-    asked = candidate(opened, model)
+    challenger = candidate(opened, model)
     with open_engine(workers, threads=1) as engine:
-        rows = measured(asked.evaluation, engine)
-        if asked.against is not None:
-            measured(asked.against, engine)
-    judged = settle(asked, rows, who="the flow promote")
+        rows = measured(challenger.evaluation, engine)
+        if challenger.against is not None:
+            measured(challenger.against, engine)
+    judged = settle(challenger, rows, who="the flow promote")
     decision = judged.decision
     model_judged(lake, model, decision.act, decision.champion, decision.why)
-    page = write_report(trained, asked.evaluation, rows, asked.against)
-    show_figures(asked.evaluation, rows, page)
+    page = write_report(trained, challenger.evaluation, rows, challenger.against)
+    show_figures(challenger.evaluation, rows, page)
     show(judged, page)
     if decision.act == "ask":
         return Completed(
@@ -63,5 +63,5 @@ def show(judged: Judged, page: str | None) -> None:
         key=key_of("gate", decision.name, str(decision.number)),
         table=[vars(reason) for reason in judged.verdict.reasons],
         description=f"{decision.name}/{decision.number}: the gate says {judged.verdict.answer}; {decision.act} by "
-        f"{decision.who}: {decision.why}" + whole_report(page),
+        f"{decision.who}: {decision.why}" + report_link(page),
     )

@@ -23,9 +23,9 @@ from imagen.champion.reconcile import Step, undone
 from imagen.champion.retrain import RetrainPolicy
 from imagen.config.training import load_config
 
-MOST = 3  # steps between a version and a judged model
-MODELLING = ("retrain", "train", "promote")
-LIVELY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+MAX_STEPS = 3  # between a dataset version and a judged model
+MODEL_FLOWS = ("retrain", "train", "promote")
+ACTIVE_STATES = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
 @flow(name="reconcile", flow_run_name="reconcile-{dataset}", persist_result=False)
@@ -55,12 +55,12 @@ def reconcile(
         The steps that were done.
     """
     opened, model_name = Lake.open(lake), name or load_config(config).name
-    if busy := others(opened):
+    if busy := active_runs(opened):
         get_run_logger().info("nothing to do while %s runs", busy[0])
         return []
     done: list[Step] = []
-    while (found := undone(opened, model_name, dataset)) and len(done) < MOST:
-        step, number = found
+    while (missing := undone(opened, model_name, dataset)) and len(done) < MAX_STEPS:
+        step, number = missing
         get_run_logger().info("%s: %s %d is missing", model_name, step, number)
         if step == "retrain":
             retrain(dataset, config, number, lake, name, minutes, processes, workers, policy)
@@ -73,11 +73,13 @@ def reconcile(
     return done
 
 
-def others(lake: Lake) -> list[str]:
+def active_runs(lake: Lake) -> list[str]:
     """The names of runs that train or judge models of this lake now."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODELLING))),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LIVELY)))),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODEL_FLOWS))),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(ACTIVE_STATES)))
+            ),
         )
     return [run.name for run in runs if of_lake(run, lake)]

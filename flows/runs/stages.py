@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -91,9 +91,9 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
         rows, pending, failures = 0, plan, list[Failure]()
         while True:
             lost, before = 0, len(failures)
-            for written in map_batches(stage, pending.shards, engine, failures, most_tasks(pending)):
-                lost += pending.commit(written)
-                rows += sum(result.rows for result in written)
+            for results in map_batches(stage, pending.shards, engine, failures, most_tasks(pending)):
+                lost += pending.commit(results)  # shards whose rows another build committed first
+                rows += sum(result.rows for result in results)
             failed = len(failures) > before
             start = pending.start if lost and not failed else pending.next_bucket
             if start is None or (failed and not failures[-1].tried):
@@ -157,39 +157,40 @@ def map_batches(
     """
     if not shards:
         return
-    progress, shown = begin_progress(key_of("progress", stage.name), f"{len(shards):,} shards"), time.monotonic()
+    progress = begin_progress(key_of("progress", stage.name), f"{len(shards):,} shards")
+    shown_at = time.monotonic()
     size = max(engine.workers, -(-len(shards) // most))
     batches = [shards[at : at + size] for at in range(0, len(shards), size)]
-    named = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
+    batch_task = run_batch.with_options(name=stage.name, task_run_name=f"{stage.name}-{{number:05d}}")
     submitted = (  # lazily; quoted, so that Prefect does not search the arguments for futures
-        (number, named.submit(*(quote(argument) for argument in (stage, batch, engine)), number))
+        (number, batch_task.submit(quote(stage), quote(batch), quote(engine), number))
         for number, batch in enumerate(batches)
     )
     running: deque[tuple[int, PrefectFuture[list[ShardResult]]]] = deque(islice(submitted, IN_FLIGHT))
-    in_a_row = tried = 0
+    failed_in_a_row = tried = 0
     while running:
         number, future = running.popleft()
         tried = number + 1
         try:
-            written = future.result()
+            results = future.result()
         except Exception as error:
             if isinstance(error, ImagenError) and not isinstance(error, WorkerDied):
                 raise
             failures.append(_failure(stage, number, batches[number], f"{type(error).__name__}: {error}"))
-            in_a_row += 1
-            if in_a_row == GIVE_UP:
+            failed_in_a_row += 1
+            if failed_in_a_row == GIVE_UP:
                 submitted.close()
             running.extend(islice(submitted, 1))
         else:
-            in_a_row = 0
+            failed_in_a_row = 0
             running.extend(islice(submitted, 1))
-            yield written
-        if not running or time.monotonic() - shown > SHOW_SECONDS:
-            shown = time.monotonic()
+            yield results
+        if not running or time.monotonic() - shown_at > SHOW_SECONDS:
+            shown_at = time.monotonic()
             show_progress(progress, round(100 * tried / len(batches), 1))
-    if rest := [shard for batch in batches[tried:] for shard in batch]:
+    if untried := list(chain.from_iterable(batches[tried:])):
         why = f"not tried, because {GIVE_UP} batches in a row had failed"
-        failures.append(_failure(stage, tried, rest, why, tried=False))
+        failures.append(_failure(stage, tried, untried, why, tried=False))
 
 
 def _failure(stage: Any, number: int, shards: list[Shard], why: str, tried: bool = True) -> Failure:

@@ -29,7 +29,7 @@ from imagen.train.checkpoint import Checkpoints
 from imagen.train.measures import loss_curve, newest_measure
 from imagen.train.setup import Training, grid_urls, plan_training
 
-LOOK_SECONDS = 5.0  # between two readings of the measures
+POLL_SECONDS = 5.0  # between two readings of the measures
 CHECKPOINT_SECONDS = 25.0  # to write the last checkpoint in: a Prefect worker kills after 30
 DRAW_SECONDS = 60.0  # between two drawings, at least
 DRAW_SHARE = 0.05  # of the training time may go into drawing
@@ -69,12 +69,12 @@ def train(
     training = plan_training(Lake.open(lake), load_config(config, changes, times), dataset, version)
     if trained := model_by_id(training.lake, training.id):
         return trained.reference
-    words = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]
-    words += ["--name", name] if name else []
-    words += ["--minutes", str(minutes)] if minutes else []
+    arguments = ["train", config, "--dataset", f"{dataset}@{training.version}", "--lake", lake]
+    arguments += ["--name", name] if name else []
+    arguments += ["--minutes", str(minutes)] if minutes else []
     for stage in range(len(training.cascade.stages)):
         train_stage.with_options(flow_run_name=f"{training.config.name}-stage-{stage + 1}")(
-            training.url, stage, [*words, "--stage", str(stage + 1)], processes
+            training.url, stage, [*arguments, "--stage", str(stage + 1)], processes
         )
     trained = model_by_id(training.lake, training.id)
     if trained is None:
@@ -92,8 +92,8 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
     Raises:
         StageFailed: the processes ended several times without a new checkpoint.
     """
-    place, log = storage.join(url, f"stage-{stage + 1}"), get_run_logger()
-    checkpoints = Checkpoints(storage.join(place, "checkpoints"))
+    stage_url, log = storage.join(url, f"stage-{stage + 1}"), get_run_logger()
+    checkpoints = Checkpoints(storage.join(stage_url, "checkpoints"))
     command = [sys.executable, "-m", "flows.command", *words]
     if processes > 1:
         launch = ["accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
@@ -101,28 +101,29 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
         command[2:3] = [*launch, "-m", "flows.command"]
     key = key_of(url.rpartition("/")[2], "stage", str(stage + 1))
     artifact = begin_progress(key=key, description=f"stage {stage + 1} of {url}")
-    artifacts = StageArtifacts(place, key)
-    left, reached = TRIES, checkpoints.steps()[-1:]
+    artifacts = StageArtifacts(stage_url, key)
+    tries_left, last_step = TRIES, checkpoints.steps()[-1:]
     while True:
         with processes_of(command) as running:
             while running.poll() is None:
-                time.sleep(LOOK_SECONDS)
-                if last := newest_measure(storage.join(place, "measures")):
+                time.sleep(POLL_SECONDS)
+                if last := newest_measure(storage.join(stage_url, "measures")):
                     show_progress(artifact, round(100 * last["done"], 1))
                     artifacts.refresh()
         artifacts.draw()
         if running.returncode == 0:
             show_progress(artifact, 100.0)
             return
-        now = checkpoints.steps()[-1:]
-        left, reached = (left - 1, reached) if now == reached else (TRIES, now)
-        if not left:
+        step = checkpoints.steps()[-1:]
+        tries_left = tries_left - 1 if step == last_step else TRIES
+        last_step = step
+        if not tries_left:
             raise StageFailed(
                 f"stage {stage + 1} ended {TRIES} times without a new checkpoint, the last time with exit "
                 f"code {running.returncode}; its output is in the log of the worker"
             )
         log.warning(
-            "stage %d ended with exit code %d; it resumes from %s", stage + 1, running.returncode, now or "its start"
+            "stage %d ended with exit code %d; it resumes from %s", stage + 1, running.returncode, step or "its start"
         )
 
 
@@ -145,7 +146,7 @@ def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
 class StageArtifacts:
     """The artifacts of a stage while it is trained: its loss curve and its newest sample grid."""
 
-    place: str
+    stage_url: str
     name: str
     artifacts: dict[str, UUID] = field(default_factory=dict)
     due: float = -math.inf
@@ -158,24 +159,24 @@ class StageArtifacts:
     def draw(self) -> None:
         """Draw loss curve and grid now."""
         began = time.monotonic()
-        for key, text in (("loss", losses(self.place)), ("grid", grid(self.place))):
+        for key, text in (("loss", losses(self.stage_url)), ("grid", grid(self.stage_url))):
             if text and key in self.artifacts:
                 show_instead(self.artifacts[key], text)
             elif text:
                 self.artifacts[key] = show_markdown(text, key_of(key, self.name))
-        ended = time.monotonic()
-        self.due = ended + max(DRAW_SECONDS, (ended - began) / DRAW_SHARE)
+        now = time.monotonic()
+        self.due = now + max(DRAW_SECONDS, (now - began) / DRAW_SHARE)
 
 
-def losses(place: str) -> str | None:
+def losses(stage_url: str) -> str | None:
     """The loss curve of a stage as Markdown; None if nothing was measured yet."""
-    curve = loss_curve(storage.join(place, "measures"))
+    curve = loss_curve(storage.join(stage_url, "measures"))
     return picture("losses", curve.encode(), "svg+xml") if curve else None
 
 
-def grid(place: str) -> str | None:
+def grid(stage_url: str) -> str | None:
     """The newest sample grid of a stage as Markdown; None if there is none yet."""
-    grids = grid_urls(place)
+    grids = grid_urls(stage_url)
     return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
 
 

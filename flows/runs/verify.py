@@ -7,7 +7,7 @@ from data.errors import ImagenError
 from data.lake.lake import Lake
 from data.publish.versions import datasets
 from data.upkeep.verify import Verified
-from data.upkeep.verify import verify as find_verified
+from data.upkeep.verify import verify as run_verification
 from flows.server.artifacts import show_table
 
 
@@ -45,9 +45,9 @@ def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def verify_one(dataset: str, lake: str) -> Verified:
     """Verify one dataset, in a task."""
-    return find_verified(Lake.open(lake), dataset)
+    return run_verification(Lake.open(lake), dataset)
 
 
-def _row(name: str, found: Verified) -> dict[str, object]:
-    counts = {kind: len(getattr(found, kind)) for kind in ("missing", "extra", "damaged", "absent", "rewritten")}
-    return {"version": f"{name}@{found.version}", "rows": found.rows, "files": found.files, **counts}
+def _row(name: str, verified: Verified) -> dict[str, object]:
+    counts = {kind: len(getattr(verified, kind)) for kind in ("missing", "extra", "damaged", "absent", "rewritten")}
+    return {"version": f"{name}@{verified.version}", "rows": verified.rows, "files": verified.files, **counts}

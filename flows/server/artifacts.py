@@ -58,6 +58,6 @@ def key_of(*words: str) -> str:
     return re.sub(r"[^a-z0-9-]", "-", "-".join(words).lower())
 
 
-def picture(words: str, content: bytes, kind: str = "png") -> str:
+def picture(title: str, content: bytes, kind: str = "png") -> str:
     """Markdown with the picture inside, as a data URI. Prefect removes SVG from artifacts unless it is an image."""
-    return f"![{words}](data:image/{kind};base64,{base64.b64encode(content).decode()})"
+    return f"![{title}](data:image/{kind};base64,{base64.b64encode(content).decode()})"

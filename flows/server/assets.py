@@ -32,10 +32,10 @@ def model_made(lake: Lake, trained: "TrainedModel") -> None:
     _note(asset, [dataset], {"number": trained.number, "digest": trained.digest, "version": trained.version})
 
 
-def _note(asset: Asset, of: Sequence[str], metadata: dict[str, Any]) -> None:
+def _note(asset: Asset, sources: Sequence[str], metadata: dict[str, Any]) -> None:
     """Materialize an asset in a task of the current run; the metadata is stored with the asset's event."""
 
-    @materialize(asset, asset_deps=list(of), by="imagen", name="materialize", cache_policy=NO_CACHE)
+    @materialize(asset, asset_deps=list(sources), by="imagen", name="materialize", cache_policy=NO_CACHE)
     def note() -> None:
         asset.add_metadata(metadata)
 

@@ -26,17 +26,17 @@ def supersede() -> int:
     if runtime.deployment.id is None:
         return 0
     with get_client(sync_client=True) as client:
-        own = client.read_flow_run(runtime.flow_run.id)
+        current = client.read_flow_run(runtime.flow_run.id)
         due = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                id=FlowRunFilterId(not_any_=[own.id]),
-                deployment_id=FlowRunFilterDeploymentId(any_=[own.deployment_id]),
+                id=FlowRunFilterId(not_any_=[current.id]),
+                deployment_id=FlowRunFilterDeploymentId(any_=[current.deployment_id]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
                 expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
             )
         )
-        same = [run for run in due if run.parameters == own.parameters]
+        same = [run for run in due if run.parameters == current.parameters]
         for run in same:
-            state = Cancelled(name=SUPERSEDED, message=f"{own.name} of {own.expected_start_time} does its work")
+            state = Cancelled(name=SUPERSEDED, message=f"{current.name} of {current.expected_start_time} does its work")
             client.set_flow_run_state(run.id, state, force=True)
     return len(same)

@@ -86,8 +86,10 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
             return
     except OSError as error:
         code = process.poll()
-        what = f"did not answer within {START_SECONDS} s ({error})" if code is None else f"ended with exit code {code}"
+        problem = f"ended with exit code {code}"
+        if code is None:
+            problem = f"did not answer within {START_SECONDS} s ({error})"
         raise ServerError(
-            f"Prefect's temporary server {what}; its output is above. "
+            f"Prefect's temporary server {problem}; its output is above. "
             "Or start a server with `prefect server start` and set PREFECT_API_URL"
         ) from None

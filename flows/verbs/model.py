@@ -288,9 +288,9 @@ def working() -> Iterator[Callable[[Any, str], Callable[[int, int, int], None]]]
     from flows.terminal.progress import watching
     from imagen.cascade.pipeline import NotPossible
 
-    def progress(model: Any, what: str) -> Callable[[int, int, int], None]:
+    def progress(model: Any, work: str) -> Callable[[int, int, int], None]:
         def on_step(stage: int, step: int, steps: int) -> None:
-            name = f"{what} {model.stages[stage].side} px"
+            name = f"{work} {model.stages[stage].side} px"
             if step == 1:
                 watcher.get().planned(name, steps)
             watcher.get().done(name, 1)
