@@ -1,4 +1,4 @@
-"""The pool of processes: workers that die, and workers that are ended amid a shard."""
+"""The pool of processes: workers that die, that hang, and that are killed while they run a shard."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def test_an_item_that_kills_its_workers_is_named() -> None:
 
 
 def hang(note: Path, where: str) -> str:
-    """As a decoder may: in the middle of one call, with Python's lock in hand, deaf to every signal but one."""
+    """Hang as a decoder may: in one call that holds the interpreter's lock, so that only SIGKILL ends it."""
     tries = len(list(note.glob(f"{where}-*")))
     (note / f"{where}-{os.getpid()}").touch()
     if where == "always" or (where == "once" and not tries):
@@ -47,14 +47,14 @@ def hang(note: Path, where: str) -> str:
     return where
 
 
-def hung(engine: PoolEngine, folder: Path) -> None:
-    """What hangs is ended and tried again; what goes on hanging is named, after all else is done."""
+def check_that_hanging_items_are_retried(engine: PoolEngine, folder: Path) -> None:
+    """An item that hangs once is retried; one that hangs again is named in the error, after all others are done."""
     items = ["before", "once", *(f"beside {number}" for number in range(4))]
     assert sorted(engine.map(partial(hang, folder), items)) == sorted(items)
-    seen = list[str]()
+    done = list[str]()
     with pytest.raises(WorkerDied, match="2 times; always was running"):
-        seen.extend(engine.map(partial(hang, folder), ["one", "always", "two", "three"]))
-    assert sorted(seen) == ["one", "three", "two"]
+        done.extend(engine.map(partial(hang, folder), ["one", "always", "two", "three"]))
+    assert sorted(done) == ["one", "three", "two"]
     assert list(engine.map(double, [21])) == [42]
     hanged = [int(note.name.rpartition("-")[2]) for note in folder.glob("always-*")]
     assert len(hanged) == 2
@@ -67,11 +67,11 @@ def hung(engine: PoolEngine, folder: Path) -> None:
 
 def test_what_hangs_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
     with LocalEngine(2, stall_timeout=10) as engine:
-        hung(engine, tmp_path)
+        check_that_hanging_items_are_retried(engine, tmp_path)
 
 
-def killed_amid(engine: PoolEngine, folder: Path) -> None:
-    """Kill an engine whose workers are all at work; whoever waits for it, or asks it again, is told."""
+def check_that_kill_ends_workers(engine: PoolEngine, folder: Path) -> None:
+    """Kill an engine while all its workers run: a map that waits, and the next map, raise EngineKilled."""
     ended = list[BaseException]()
 
     def run() -> None:
@@ -95,7 +95,7 @@ def killed_amid(engine: PoolEngine, folder: Path) -> None:
 
 
 def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(tmp_path: Path) -> None:
-    killed_amid(LocalEngine(2), tmp_path)
+    check_that_kill_ends_workers(LocalEngine(2), tmp_path)
     assert not [note.name for note in tmp_path.iterdir() if psutil.pid_exists(int(note.name))]
 
 

@@ -1,4 +1,4 @@
-"""The engine for more than one machine, on a cluster of two nodes: the same rows, also where a node is lost."""
+"""The engine for several machines, on a cluster of two nodes: the same rows, also after the loss of a node."""
 
 import os
 import time
@@ -21,7 +21,7 @@ from data.errors import EngineUnavailable, SettingsError, SourceError, WorkerDie
 from data.lake.lake import Lake  # noqa: E402
 from tests.conftest import content_of  # noqa: E402
 from tests.data.conftest import recipe_for  # noqa: E402
-from tests.data.engine.test_pool import die, double, hung, killed_amid  # noqa: E402
+from tests.data.engine.test_pool import check_that_hanging_items_are_retried, check_that_kill_ends_workers, die, double  # noqa: E402
 from tests.servers.ray_cluster import NODE, two_nodes, workers_of_ray  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -44,7 +44,7 @@ def fail(item: int) -> int:
 
 
 def meet(folder: Path) -> int:
-    """Its process, once another one is here too."""
+    """Return the process id, once a second process has arrived."""
     (folder / str(os.getpid())).touch()
     while len(list(folder.iterdir())) < 2:
         time.sleep(0.05)
@@ -75,7 +75,7 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
     cluster: Cluster, actors: RayEngine, built: Lake, world: Path, lake: Lake
 ) -> None:
     lost = next(iter(cluster.worker_nodes))
-    there = len(cluster.list_all_nodes())
+    nodes = len(cluster.list_all_nodes())
     done: list[int] = []
 
     def lose(written: ShardResult) -> None:
@@ -86,7 +86,7 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
     try:
         assert build(lake, recipe_for(world), actors, on_shard=lose).version == 1
         assert len(done) > 12
-        assert len(cluster.list_all_nodes()) == there - 1
+        assert len(cluster.list_all_nodes()) == nodes - 1
     finally:
         cluster.add_node(**NODE)
     assert content_of(lake, "shapes") == content_of(built, "shapes", 1)
@@ -95,11 +95,11 @@ def test_a_node_that_is_lost_amid_a_build_costs_no_row(
 @pytest.mark.nightly  # the engines share what is tested: tests/data/engine/test_pool.py has it for processes
 def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path: Path) -> None:
     with RayEngine(2, stall_timeout=20) as engine:
-        hung(engine, tmp_path)
+        check_that_hanging_items_are_retried(engine, tmp_path)
 
 
 def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(cluster: Cluster, tmp_path: Path) -> None:
-    killed_amid(RayEngine(1), tmp_path)
+    check_that_kill_ends_workers(RayEngine(1), tmp_path)
     began = time.monotonic()
     (note,) = tmp_path.iterdir()
     while psutil.pid_exists(int(note.name)) and time.monotonic() - began < 20:
@@ -115,9 +115,11 @@ def test_a_cluster_that_does_not_answer_says_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_cluster_without_room_says_so(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "CAPACITY_SECONDS", 1.0)
-    with RayEngine(1, gpus=0.5) as engine, pytest.raises(EngineUnavailable) as said:
+    with RayEngine(1, gpus=0.5) as engine, pytest.raises(EngineUnavailable) as raised:
         list(engine.map(double, [1, 2]))
-    assert str(said.value) == ("the Ray cluster starts no worker: no node has 1 cores and 0.5 GPUs free. It has: 2 CPU")
+    assert str(raised.value) == (
+        "the Ray cluster starts no worker: no node has 1 cores and 0.5 GPUs free. It has: 2 CPU"
+    )
 
 
 def test_the_environment_chooses_the_engine(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_the_environment_chooses_the_engine(cluster: Cluster, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         (
             "IMAGEN_ENGINE",
@@ -146,8 +148,8 @@ def test_the_environment_chooses_the_engine(cluster: Cluster, monkeypatch: pytes
         ),
     ],
 )
-def test_a_wrong_variable_is_one_sentence(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_one_sentence(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as error:
         open_engine()
-    assert str(error.value) == said
+    assert str(error.value) == message

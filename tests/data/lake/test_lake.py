@@ -1,4 +1,4 @@
-"""Lakes and tables: clear errors, the race that a store has to pass, and every row once whoever commits."""
+"""Lakes and tables: clear errors, concurrent commits, and every row once whoever commits."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ from data.lake.table import Table
 WRITERS = 8
 
 
-def rows(ids: list[str]) -> pa.Table:
+def pair_rows(ids: list[str]) -> pa.Table:
     now = datetime.now(UTC)
     return pa.Table.from_pylist(
         [{"id": id, "url": f"u{id}", "caption": "c", "source": "s", "first_seen": now} for id in ids], PAIRS
@@ -70,10 +70,10 @@ def test_two_that_planned_on_the_same_state_land_each_row_once(tmp_path: Path) -
     lake = Lake.make(str(tmp_path / "lake"))
     lake.table_or_make("pairs", PAIRS)
     first, second = lake.table("pairs"), lake.table("pairs")
-    assert len(first.append([write_file(first.url, 0, rows(["a", "b"]))])) == 1
-    assert second.append([write_file(second.url, 0, rows(["b", "c"]))]) == []
-    assert len(second.append([write_file(second.url, 0, rows(["d"]))])) == 1
-    assert second.append([write_file(second.url, 0, rows(["a"]))]) == [], "what was foreign once stays foreign"
+    assert len(first.append([write_file(first.url, 0, pair_rows(["a", "b"]))])) == 1
+    assert second.append([write_file(second.url, 0, pair_rows(["b", "c"]))]) == []
+    assert len(second.append([write_file(second.url, 0, pair_rows(["d"]))])) == 1
+    assert second.append([write_file(second.url, 0, pair_rows(["a"]))]) == [], "what was foreign once stays foreign"
     second.refresh()
     assert ids_of(second) == ["a", "b", "d"]
 
@@ -82,35 +82,35 @@ def test_a_file_committed_twice_is_there_once(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"))
     table = lake.table_or_make("pairs", PAIRS)
     other = lake.table("pairs")
-    file = write_file(table.url, 0, rows(["a"]))
+    file = write_file(table.url, 0, pair_rows(["a"]))
     assert table.append([file]) == [file]
     assert other.append([file]) == [file]
     other.refresh()
     assert ids_of(other) == ["a"]
 
 
-def commit_own(url: str, writer: int, files: int, start: object, environment: dict[str, str]) -> None:
+def commit_files(url: str, writer: int, files: int, start: object, environment: dict[str, str]) -> None:
     os.environ.update(environment)  # a fork server keeps that of its own start
     lake = Lake.open(url)
     table = lake.table("pairs")
     start.wait()  # type: ignore[attr-defined]
     for number in range(files):
-        file = write_file(table.url, 0, rows([f"{writer}-{number}", f"{writer}-{number}-b"]))
+        file = write_file(table.url, 0, pair_rows([f"{writer}-{number}", f"{writer}-{number}-b"]))
         assert table.append([file]) == [file]
 
 
 def test_eight_processes_that_commit_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"))
-    race(lake, files_each=5)
+    check_concurrent_commits(lake, files_each=5)
 
 
-def race(lake: Lake, files_each: int) -> None:
+def check_concurrent_commits(lake: Lake, files_each: int) -> None:
     lake.table_or_make("pairs", PAIRS)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # what eight would import is imported once
     start, environment = context.Barrier(WRITERS), dict(os.environ)
     processes = [
-        context.Process(target=commit_own, args=(lake.url, n, files_each, start, environment)) for n in range(WRITERS)
+        context.Process(target=commit_files, args=(lake.url, n, files_each, start, environment)) for n in range(WRITERS)
     ]
     for process in processes:
         process.start()
@@ -132,9 +132,9 @@ def test_whatever_overlapping_plans_commit_no_row_is_double(
     landed: list[str] = []
     for table, plan in zip(tables, plans, strict=True):
         ids = [f"{n:02d}" for n in plan]
-        if table.append([write_file(table.url, 0, rows(ids))]):
+        if table.append([write_file(table.url, 0, pair_rows(ids))]):
             landed += ids
-    found = ids_of(lake.table("pairs"))
-    assert found == sorted(landed)
-    assert len(found) == len(set(found))
-    assert {f"{n:02d}" for n in plans[0]} <= set(found)
+    stored_ids = ids_of(lake.table("pairs"))
+    assert stored_ids == sorted(landed)
+    assert len(stored_ids) == len(set(stored_ids))
+    assert {f"{n:02d}" for n in plans[0]} <= set(stored_ids)

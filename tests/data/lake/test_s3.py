@@ -19,7 +19,7 @@ from data.upkeep.vacuum import vacuum
 from data.upkeep.verify import verify
 from data.world.server import OriginProcess
 from tests.conftest import Bucket, content_of, write_recipe
-from tests.data.lake.test_lake import ids_of, race, rows
+from tests.data.lake.test_lake import check_concurrent_commits, ids_of, pair_rows
 from tests.data.report.test_write import run_card
 from tests.data.upkeep.test_forget import traces
 from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
@@ -47,12 +47,12 @@ shard_rows: {shard_rows}
 
 @pytest.mark.nightly  # the next test is the same through a network that fails
 def test_eight_processes_that_commit_at_once_on_s3_lose_and_double_nothing(bucket: Bucket, s3_server: str) -> None:
-    race(Lake.make(bucket(s3_server)), files_each=2)
+    check_concurrent_commits(Lake.make(bucket(s3_server)), files_each=2)
 
 
 def test_neither_do_they_when_a_tenth_of_the_answers_fail(bucket: Bucket, s3_server: str) -> None:
     with FlakyProxy(s3_server, "flaky") as proxy:
-        race(Lake.make(bucket(proxy.url, s3_server)), files_each=2)
+        check_concurrent_commits(Lake.make(bucket(proxy.url, s3_server)), files_each=2)
         assert proxy.faults > 20
 
 
@@ -64,7 +64,7 @@ def test_a_write_that_is_done_and_then_denied_is_there_once(
         table = Lake.make(bucket(proxy.url, s3_server)).table_or_make("pairs", PAIRS)
         assert table.version == 0
         for id in "abc":
-            file = write_file(table.url, 0, rows([id]))
+            file = write_file(table.url, 0, pair_rows([id]))
             assert table.append([file]) == [file]
         table.refresh()
         assert ids_of(table) == ["a", "b", "c"]
@@ -133,8 +133,8 @@ def test_what_is_forgotten_on_s3_is_nowhere_and_versions_stay_what_they_say(
     assert (vacuum(lake).files, vacuum(lake, older_than=0).files) == (0, 1)
     assert not storage.exists(storage.join(lake.table("images").url, orphan.path))
     for version in (1, None):
-        found = verify(lake, "small", version)
-        assert (found.same, found.rows) == (True, kept - 1)
+        verification = verify(lake, "small", version)
+        assert (verification.same, verification.rows) == (True, kept - 1)
     assert build_in_process(lake, small_recipe(source, 0.4)).kept == kept - 1
 
 
@@ -151,7 +151,7 @@ def test_a_durable_store_of_another_make_keeps_every_row_through_its_own_death(
     recipe = load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet")))
     with ceph.Ceph(tmp_path_factory.mktemp("ceph")) as store, LocalEngine(2) as engine:
         raced = Lake.make(bucket(store.url))
-        race(raced, files_each=8)
+        check_concurrent_commits(raced, files_each=8)
         before = ids_of(raced.table("pairs"))
         far = Lake.make(bucket(store.url), hosts=lake.config.hosts)
         built = build(far, recipe, engine)

@@ -1,4 +1,4 @@
-"""A corpus of bodies that mean harm: pictures of every format and mode, whole, cut, changed at random, and bombs.
+"""A corpus of hostile bodies: pictures of every format and mode, whole, truncated, mutated at random, and bombs.
 
 The same seed gives the same corpus. Nothing here is stored: Pillow writes the pictures, a fuzzer changes their bytes.
 """
@@ -60,25 +60,25 @@ NO_PICTURES = [
 ]
 
 
-def picture(chance: random.Random) -> bytes:
-    """A whole picture of some format and mode, of some size, thin ones among them."""
-    kind, mode, options = chance.choice(FORMS)
-    width, height = chance.choice([(chance.randint(1, 200), chance.randint(1, 200)), (1, 1), (1, 900), (2000, 2)])
+def random_picture(rng: random.Random) -> bytes:
+    """A valid picture of a random format, mode and size, thin ones among them."""
+    kind, mode, options = rng.choice(FORMS)
+    width, height = rng.choice([(rng.randint(1, 200), rng.randint(1, 200)), (1, 1), (1, 900), (2000, 2)])
     width, height = (32, 32) if kind == "ICO" else (width, height)  # no smaller ones are written
-    rng = np.random.default_rng(chance.getrandbits(32))
-    small = rng.integers(0, 255, (max(1, height // 8), max(1, width // 8), 4), dtype=np.uint8)
-    image = in_mode(Image.fromarray(small, "RGBA").resize((width, height)), mode)
+    pixel_rng = np.random.default_rng(rng.getrandbits(32))
+    small = pixel_rng.integers(0, 255, (max(1, height // 8), max(1, width // 8), 4), dtype=np.uint8)
+    image = convert_mode(Image.fromarray(small, "RGBA").resize((width, height)), mode)
     options = dict(options)
     if options.get("save_all"):
-        options["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)] * chance.randint(1, 3)
-    if kind in ("JPEG", "WEBP", "PNG", "AVIF") and chance.random() < 0.4:
+        options["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)] * rng.randint(1, 3)
+    if kind in ("JPEG", "WEBP", "PNG", "AVIF") and rng.random() < 0.4:
         exif = Image.Exif()
-        exif[0x0112] = chance.choice([*range(10), 65535])
+        exif[0x0112] = rng.choice([*range(10), 65535])
         options["exif"] = exif
-    return encoded(image, kind, **options)
+    return encode(image, kind, **options)
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
+def convert_mode(image: Image.Image, mode: str) -> Image.Image:
     if mode in ("I", "F"):
         return image.convert("L").convert(mode).point(lambda value: value * 200)
     if mode == "I;16":
@@ -88,39 +88,39 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def mutated(body: bytes, other: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, mostly near the start, where headers are; checksums of a PNG put right half of the time."""
+def mutate(body: bytes, other: bytes, rng: random.Random) -> bytes:
+    """Change some bytes, mostly near the start, where headers are. Every second PNG gets correct checksums."""
     changed = bytearray(body)
-    for _ in range(chance.choice([1, 1, 2, 5, 30])):
-        near = chance.choice([0, 8, 8, 30]) + int(chance.expovariate(1 / 60))  # mostly past the mark of the format
-        at = min(near, len(changed)) if chance.random() < 0.6 else chance.randint(0, len(changed))
-        length = chance.choice([1, 1, 2, 4, 4, 16, 200])
+    for _ in range(rng.choice([1, 1, 2, 5, 30])):
+        near = rng.choice([0, 8, 8, 30]) + int(rng.expovariate(1 / 60))  # mostly past the mark of the format
+        at = min(near, len(changed)) if rng.random() < 0.6 else rng.randint(0, len(changed))
+        length = rng.choice([1, 1, 2, 4, 4, 16, 200])
         part = changed[at : at + length]
-        change = chance.randrange(7)
+        change = rng.randrange(7)
         if change == 0:
-            changed[at : at + length] = chance.randbytes(length)
+            changed[at : at + length] = rng.randbytes(length)
         elif change == 1:
-            changed[at : at + length] = bytes(byte ^ 1 << chance.randrange(8) for byte in part)
+            changed[at : at + length] = bytes(byte ^ 1 << rng.randrange(8) for byte in part)
         elif change == 2:
             del changed[at : at + length]
         elif change == 3:
-            changed[at:at] = part * chance.choice([1, 50])
+            changed[at:at] = part * rng.choice([1, 50])
         elif change == 4:
-            changed[at : at + 4] = chance.choice(
+            changed[at : at + 4] = rng.choice(
                 [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"]
             )
         elif change == 5:
-            changed[at : at + 2] = chance.choice([b"\0\0", b"\xff\xff", b"\x80\0", b"\0\x01"])
+            changed[at : at + 2] = rng.choice([b"\0\0", b"\xff\xff", b"\x80\0", b"\0\x01"])
         else:
-            start = chance.randint(0, len(other))
-            changed[at : at + length] = other[start : start + chance.choice([4, 40, 4000])]
-    if body.startswith(b"\x89PNG") and chance.random() < 0.5:
+            start = rng.randint(0, len(other))
+            changed[at : at + length] = other[start : start + rng.choice([4, 40, 4000])]
+    if body.startswith(b"\x89PNG") and rng.random() < 0.5:
         return with_checksums(bytes(changed))
     return bytes(changed)
 
@@ -145,7 +145,7 @@ def packed_zeros(size: int) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, *extra: bytes, interlaced: int = 0) -> bytes:
-    """A PNG of zeros, whole; without rows if they would be more than a gigabyte."""
+    """A valid PNG of zeros; without rows if they would be more than a gigabyte."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     size = height * (1 + (width * depth * channels + 7) // 8)
     rows = packed_zeros(size) if size < 1 << 30 else zlib.compress(b"")
@@ -156,13 +156,13 @@ def png(width: int, height: int, depth: int, colour: int, *extra: bytes, interla
 
 def gif(screen: tuple[int, int], frame: tuple[int, int], frames: int = 1) -> bytes:
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + bytes(6)
-    one = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\0"
-    return head + one * frames + b";"
+    block = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\0"
+    return head + block * frames + b";"
 
 
 def jpeg_of(width: int, height: int) -> bytes:
     """A small JPEG that claims another size."""
-    body = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
+    body = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
     at = body.index(b"\xff\xc0") + 5
     body[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(body)
@@ -170,14 +170,14 @@ def jpeg_of(width: int, height: int) -> bytes:
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again: each goes over all of the picture."""
-    body = encoded(Image.new("L", (side, side), 90), "JPEG", progressive=True)
+    body = encode(Image.new("L", (side, side), 90), "JPEG", progressive=True)
     last = body.rindex(b"\xff\xda")
     return body[:-2] + body[last:-2] * scans + body[-2:]
 
 
 def tiff(tags: dict[int, tuple[int, int, int]], *, following: int = 0, more: bytes = b"") -> bytes:
     """One directory at 8; tags: number → (type, count, value)."""
-    entries = b"".join(struct.pack("<HHII", tag, *said) for tag, said in sorted(tags.items()))
+    entries = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items()))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + struct.pack("<I", following) + more
 
 
@@ -186,7 +186,7 @@ def tiff_of_directories(count: int) -> bytes:
     size = 2 + 12 * 8 + 4
     tags = {256: (3, 1, 1), 257: (3, 1, 1), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
     tags |= {278: (3, 1, 1), 279: (4, 1, 1)}
-    entries = struct.pack("<H", 8) + b"".join(struct.pack("<HHII", tag, *said) for tag, said in sorted(tags.items()))
+    entries = struct.pack("<H", 8) + b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items()))
     chain = (entries + struct.pack("<I", 8 + size * (n + 1) if n + 1 < count else 0) for n in range(count))
     return b"II*\0\x08\0\0\0" + b"".join(chain)
 
@@ -197,7 +197,7 @@ def bmp(width: int, height: int, compression: int = 0, rows: bytes = b"") -> byt
 
 
 def avif_of(width: int, height: int) -> bytes:
-    body = bytearray(encoded(Image.new("RGB", (16, 16)), "AVIF", speed=10))
+    body = bytearray(encode(Image.new("RGB", (16, 16)), "AVIF", speed=10))
     at = body.index(b"ispe") + 8
     body[at : at + 8] = struct.pack(">II", width, height)
     return bytes(body)
@@ -210,7 +210,7 @@ def webp_of(width: int, height: int) -> bytes:
 
 
 def square(mode: str, kind: str, side: int = SIDE, **options: Any) -> bytes:
-    return encoded(Image.new(mode, (side, side)), kind, **options)
+    return encode(Image.new(mode, (side, side)), kind, **options)
 
 
 ICC = b"icc\0\0" + zlib.compress(bytes(60_000_000), 1)
@@ -241,7 +241,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "avif header": partial(avif_of, 2**31 - 1, 2**31 - 1),
     "avif hollow": partial(avif_of, 7000, 7000),
 }
-HEAVY: dict[str, Callable[[], bytes]] = {  # that have to be decoded before anything is known, in a second or more each
+HEAVY: dict[str, Callable[[], bytes]] = {  # nothing is known before they are decoded, which takes a second or more each
     "png grey": partial(png, SIDE, SIDE, 8, 0),
     "png colour 16": partial(png, SIDE, SIDE, 16, 2),
     "png alpha 16": partial(png, SIDE, SIDE, 16, 6),
@@ -266,27 +266,30 @@ HEAVY: dict[str, Callable[[], bytes]] = {  # that have to be decoded before anyt
 
 
 def corpus(count: int, seed: int, heavy: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Names and bodies: every bomb, the heavy ones that are asked for, and of the rest two thirds mutated."""
-    chance = random.Random(seed)
+    """Yield names and bodies: every bomb, the named heavy ones, and others, of which two thirds are mutated."""
+    rng = random.Random(seed)
     bombs = [*BOMBS.items(), *((name, HEAVY[name]) for name in heavy)]
     for name, make in bombs:
         yield name, make()
-    pool = [picture(chance) for _ in range(300)]
+    pool = [random_picture(rng) for _ in range(300)]
     for number in range(count - len(bombs)):
-        kind = chance.random()
+        kind = rng.random()
         if kind < 0.05:
-            yield "no picture", chance.choice(NO_PICTURES) + chance.randbytes(chance.choice([0, 0, 9, 3000]))
+            yield (
+                "no picture",
+                rng.choice(NO_PICTURES) + rng.randbytes(rng.choice([0, 0, 9, 3000])),
+            )
         elif kind < 0.2:
-            yield "whole", picture(chance)
+            yield "whole", random_picture(rng)
         elif kind < 0.33:
-            body = chance.choice(pool)
-            yield "cut", body[: chance.randrange(len(body))]
+            body = rng.choice(pool)
+            yield "cut", body[: rng.randrange(len(body))]
         else:
-            yield f"mutated {number}", mutated(chance.choice(pool), chance.choice(pool), chance)
+            yield f"mutated {number}", mutate(rng.choice(pool), rng.choice(pool), rng)
 
 
 def write_corpus(folder: Path, count: int, seed: int, heavy: list[str]) -> list[str]:
-    """A folder for the origin server, and what lies under its paths /0.jpg, /1.jpg, ..."""
+    """Write a folder for the origin server. Returns the names of the bodies at its paths /0.jpg, /1.jpg, ..."""
     names, pages = [], []
     for number, (name, body) in enumerate(corpus(count, seed, heavy)):
         (folder / f"{number}.jpg").write_bytes(body)
@@ -297,6 +300,6 @@ def write_corpus(folder: Path, count: int, seed: int, heavy: list[str]) -> list[
 
 
 def worker_peak(_: int) -> tuple[int, int]:
-    """Of the worker that runs this: its process id, and the most memory that it ever had, in kB."""
-    said = Path("/proc/self/status").read_text()
-    return int(said.partition("\nPid:")[2].split()[0]), int(said.partition("VmHWM:")[2].split()[0])
+    """The process id of the worker that runs this, and its peak memory in kB."""
+    process_status = Path("/proc/self/status").read_text()
+    return int(process_status.partition("\nPid:")[2].split()[0]), int(process_status.partition("VmHWM:")[2].split()[0])

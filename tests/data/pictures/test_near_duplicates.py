@@ -1,4 +1,4 @@
-"""Who is alike, against comparing all with all; who stays, against the rule as it is said; and after an increment."""
+"""Near-duplicates: against a comparison of all pairs, against the rule of which row is kept, and after an increment."""
 
 import numpy as np
 import pytest
@@ -36,9 +36,9 @@ def test_the_first_stays_and_whoever_is_like_one_that_stays_goes(count: int, pai
 def test_an_increment_never_changes_what_was_found_before(data: st.DataObject) -> None:
     size, distance = data.draw(st.integers(2, 30)), data.draw(st.integers(0, 4))
     hashes = np.array(data.draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)), np.uint64)
-    whole = find_leaders(hashes, lambda some: near_hash_pairs(some, distance))
+    leaders = find_leaders(hashes, lambda rows: near_hash_pairs(rows, distance))
     for part in range(1, size):
-        assert (find_leaders(hashes[:part], lambda some: near_hash_pairs(some, distance)) == whole[:part]).all()
+        assert (find_leaders(hashes[:part], lambda rows: near_hash_pairs(rows, distance)) == leaders[:part]).all()
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 5])
@@ -61,11 +61,11 @@ def test_every_pair_of_vectors_of_a_cosine_is_found_and_no_other(distance: float
     every = np.concatenate([vectors, near, vectors[:5]]).astype(np.float32)
     every /= np.linalg.norm(every, axis=1, keepdims=True)
     cosines = np.triu(every @ every.T, 1)
-    found = set(map(tuple, near_vector_pairs(every, distance).tolist()))
-    assert len(found) > 200
-    assert found >= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance + 1e-5)}
-    assert found <= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance - 1e-5)}
-    part = {pair for pair in found if pair[1] < 2000}
+    pairs = set(map(tuple, near_vector_pairs(every, distance).tolist()))
+    assert len(pairs) > 200
+    assert pairs >= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance + 1e-5)}
+    assert pairs <= {(int(a), int(b)) for a, b in np.argwhere(cosines >= 1 - distance - 1e-5)}
+    part = {pair for pair in pairs if pair[1] < 2000}
     assert set(map(tuple, near_vector_pairs(every[:2000], distance).tolist())) == part
 
 
@@ -78,7 +78,7 @@ def test_a_few_vectors_are_compared_too(count: int) -> None:
 def test_a_placeholder_that_is_there_ten_thousand_times_costs_nothing() -> None:
     rng = np.random.default_rng(2)
     thumbnails = np.concatenate([np.zeros((10_000, 192), np.uint8), rng.integers(0, 256, (50, 192), np.uint8)])
-    leader = find_leaders(thumbnails, lambda some: near_thumbnail_pairs(some, THUMBNAIL_DISTANCE))
+    leader = find_leaders(thumbnails, lambda rows: near_thumbnail_pairs(rows, THUMBNAIL_DISTANCE))
     assert leader[0] == -1
     assert (leader[1:10_000] == 0).all()
     assert (leader[10_000:] == -1).all()
@@ -92,7 +92,7 @@ def test_recompressed_rescaled_and_cropped_pictures_look_alike_and_strangers_do_
         pictures.append(Image.fromarray(draw(random_scene(rng, 400, 300), rng)))
     pictures += [_nearly(picture, np.random.default_rng([78, n])) for n, picture in enumerate(pictures)]
     thumbnails = np.array([np.frombuffer(scorer.look(picture)["thumbnail"], np.uint8) for picture in pictures])
-    leader = find_leaders(thumbnails, lambda some: near_thumbnail_pairs(some, THUMBNAIL_DISTANCE))
+    leader = find_leaders(thumbnails, lambda rows: near_thumbnail_pairs(rows, THUMBNAIL_DISTANCE))
     right = (leader[count:] == np.arange(count)).mean()
     assert right >= 0.95
     assert (leader[:count] == -1).all()

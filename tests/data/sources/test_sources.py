@@ -1,4 +1,4 @@
-"""Sources read as they are found: every format, what can't be read set aside, and nothing read twice."""
+"""Ingestion of sources: every format; rows that can't be read are rejected; no file is read twice."""
 
 import csv
 import gzip
@@ -34,7 +34,7 @@ from tests.lakes.empty import NOW, reject_reasons, rows_of, stored_pairs, unprob
 PAIR_ROWS = [("http://a.test/1", "a cat"), ("http://a.test/2", "ein Hündchen, 犬 🐕"), ("http://a.test/3", 'say "x"')]
 
 
-def read(lake: Lake, *paths: Path | str, **more: Any) -> IngestSummary:
+def ingest_paths(lake: Lake, *paths: Path | str, **more: Any) -> IngestSummary:
     return ingest(lake, tuple(Source(path=str(path), **more) for path in paths), NOW)
 
 
@@ -67,9 +67,9 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, empty_lake: Lak
     path = write_pairs(tmp_path / f"pairs.{ending}", names=("URL", "TEXT"))
     columns = {"url": "URL", "caption": "TEXT"}
     check_sources([Source(path=str(path), columns=Columns(**columns))])
-    assert read(empty_lake, path, columns=columns) == IngestSummary(rows=3, new=3, files_read=1)
+    assert ingest_paths(empty_lake, path, columns=columns) == IngestSummary(rows=3, new=3, files_read=1)
     assert stored_pairs(empty_lake) == PAIR_ROWS
-    assert read(empty_lake, path, columns=columns) == IngestSummary(files_skipped=1)
+    assert ingest_paths(empty_lake, path, columns=columns) == IngestSummary(files_skipped=1)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -82,7 +82,7 @@ def test_ids_buckets_and_texts_are_what_python_says(
 ) -> None:
     folder = tmp_path_factory.mktemp("ids")
     lake = unprobed_lake(folder, buckets=2)
-    read(lake, write_pairs(folder / "p.parquet", pairs), write_pairs(folder / "p.jsonl", pairs))
+    ingest_paths(lake, write_pairs(folder / "p.parquet", pairs), write_pairs(folder / "p.jsonl", pairs))
     assert stored_pairs(lake) == sorted(pairs)
     for bucket in lake.buckets:
         for row in lake.table("pairs").dataset(bucket).to_table().to_pylist():
@@ -93,7 +93,7 @@ def test_ids_buckets_and_texts_are_what_python_says(
 def test_a_row_that_is_there_twice_is_the_first_one(tmp_path: Path, empty_lake: Lake) -> None:
     rows = [{"url": "http://a.test/1", "caption": "c", "n": n} for n in range(5)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read(empty_lake, tmp_path / "p.jsonl", columns={"extra": ["n"]}).new == 1
+    assert ingest_paths(empty_lake, tmp_path / "p.jsonl", columns={"extra": ["n"]}).new == 1
     assert rows_of(empty_lake, "pairs")[0]["extra"] == '{"n":0}'
 
 
@@ -137,12 +137,12 @@ BROKEN = {
 def test_lines_that_cannot_be_read_are_set_aside_with_the_reason(tmp_path: Path, empty_lake: Lake, name: str) -> None:
     content, good, bad = BROKEN[name]
     (tmp_path / name).write_bytes(content)
-    came = read(empty_lake, tmp_path / name)
+    summary = ingest_paths(empty_lake, tmp_path / name)
     assert stored_pairs(empty_lake) == good
-    found = {row["row"]: row for row in rows_of(empty_lake, "rejects")}
-    assert {number: row["reason"][: len(bad[number])] for number, row in found.items()} == bad
-    assert all(row["content"] and len(row["content"]) <= REJECT_CHARACTERS for row in found.values())
-    assert (came.rows, came.new, came.unreadable) == (len(good) + len(bad), len(good), len(bad))
+    rejects = {row["row"]: row for row in rows_of(empty_lake, "rejects")}
+    assert {number: row["reason"][: len(bad[number])] for number, row in rejects.items()} == bad
+    assert all(row["content"] and len(row["content"]) <= REJECT_CHARACTERS for row in rejects.values())
+    assert (summary.rows, summary.new, summary.unreadable) == (len(good) + len(bad), len(good), len(bad))
     assert rows_of(empty_lake, "files")[0]["rejected"] == len(bad)
 
 
@@ -152,7 +152,7 @@ def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_p
     pq.write_table(pa.table({"url": urls, "caption": captions}), tmp_path / "a.parquet", row_group_size=2)
     raw = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"a\xfe"], pa.binary()).buffers()[1:]])
     pq.write_table(pa.table({"url": ["http://a/7"], "caption": raw}), tmp_path / "b.parquet")
-    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=7, new=3, unreadable=4, files_read=2)
+    assert ingest_paths(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=7, new=3, unreadable=4, files_read=2)
     assert stored_pairs(empty_lake) == [("http://a/1", "c"), ("http://a/5", ""), ("http://a/6", "d")]
     assert reject_reasons(empty_lake) == [
         *((1, "the caption is not UTF-8 text"), (2, "no URL"), (3, "no URL")),
@@ -164,7 +164,7 @@ def test_rows_of_parquet_that_cannot_be_read_are_set_aside_with_the_reason(tmp_p
 def test_a_row_that_is_nested_without_end_harms_no_other(tmp_path: Path, empty_lake: Lake, depth: int) -> None:
     deep = '{"url": "http://a/1", "caption": "c", "x": ' + "[" * depth + "1e999" + "]" * depth + "}\n"
     (tmp_path / "a.jsonl").write_text(deep + '{"url": "http://a/2", "caption": "c"}\n')
-    read(empty_lake, tmp_path / "a.jsonl", columns={"extra": "all"})
+    ingest_paths(empty_lake, tmp_path / "a.jsonl", columns={"extra": "all"})
     assert ("http://a/2", "c") in stored_pairs(empty_lake)
     assert len(stored_pairs(empty_lake)) == 2 or [row for row, _ in reject_reasons(empty_lake)] == [1]
 
@@ -174,7 +174,7 @@ def test_of_many_bad_rows_all_are_counted_and_the_first_kept(
 ) -> None:
     monkeypatch.setattr("data.sources.ingest.MAX_REJECTS", 5)
     (tmp_path / "a.jsonl").write_text('{"url": "http://a/1", "caption": "c"}\n' + "no\n" * 100)
-    assert read(empty_lake, tmp_path / "a.jsonl").unreadable == 100
+    assert ingest_paths(empty_lake, tmp_path / "a.jsonl").unreadable == 100
     assert [row for row, _ in sorted(reject_reasons(empty_lake))] == [2, 3, 4, 5, 6]
 
 
@@ -194,7 +194,7 @@ def test_extra_columns_are_carried_as_json(tmp_path: Path, empty_lake: Lake) -> 
     (tmp_path / "c.jsonl").write_text(
         '{"url": "http://a/4", "caption": "", "n": NaN, "big": 1e999, "o": [{"a": 1e999}], "half": "\\ud800", "_at": 1}'
     )
-    read(empty_lake, tmp_path / "*.parquet", tmp_path / "b.csv", tmp_path / "c.jsonl", columns={"extra": "all"})
+    ingest_paths(empty_lake, tmp_path / "*.parquet", tmp_path / "b.csv", tmp_path / "c.jsonl", columns={"extra": "all"})
     extras = {row["url"][-1]: json.loads(row["extra"]) for row in rows_of(empty_lake, "pairs")}
     assert extras == {
         "1": {"punsafe": 0.5, "LICENSE": "CC0 'é\"", "it's": [[0.5, 1.0]], "at": "1970-01-01 00:00:00"},
@@ -202,7 +202,7 @@ def test_extra_columns_are_carried_as_json(tmp_path: Path, empty_lake: Lake) -> 
         "3": {"n": -1500.0, "name": "x", "zip": "007"},
         "4": {"big": None, "o": [{"a": None}], "half": "?"},
     }
-    assert read(empty_lake, write_pairs(tmp_path / "plain.csv", [("http://b/1", "c")])).new == 1
+    assert ingest_paths(empty_lake, write_pairs(tmp_path / "plain.csv", [("http://b/1", "c")])).new == 1
     assert {row["extra"] for row in rows_of(empty_lake, "pairs") if "//b/" in row["url"]} == {None}
 
 
@@ -213,14 +213,14 @@ def test_a_digest_is_taken_where_it_is_one(tmp_path: Path, empty_lake: Lake) -> 
         "h": ["A" * 64, "a" * 63, None, "x" * 64],
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    read(empty_lake, tmp_path / "a.parquet", columns={"sha256": "h"})
+    ingest_paths(empty_lake, tmp_path / "a.parquet", columns={"sha256": "h"})
     assert [row["sha256"] for row in sorted(rows_of(empty_lake, "pairs"), key=lambda row: row["url"])] == [
         *("a" * 64, None, None, None)
     ]
 
 
-def published(preset: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A file of one row as a preset's set was published, and the extra columns to be carried."""
+def write_published(preset: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Write a file of one row in the schema of a preset. Returns its path, and the extra columns that are carried."""
     layout = PRESETS[preset]
     if layout.names:
         path = folder / f"{preset}.tsv"
@@ -237,9 +237,9 @@ def published(preset: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_reads_what_was_published(tmp_path: Path, empty_lake: Lake, preset: str) -> None:
-    path, extra = published(preset, tmp_path)
+    path, extra = write_published(preset, tmp_path)
     check_sources([Source(path=str(path), preset=preset)])  # type: ignore[arg-type]
-    assert read(empty_lake, path, preset=preset).new == 1
+    assert ingest_paths(empty_lake, path, preset=preset).new == 1
     row = rows_of(empty_lake, "pairs")[0]
     assert (row["url"], row["caption"]) == ("http://a.test/1", '"a cat')
     assert json.loads(row["extra"] or "{}") == extra
@@ -248,7 +248,7 @@ def test_a_preset_reads_what_was_published(tmp_path: Path, empty_lake: Lake, pre
 
 def test_a_header_that_was_put_before_a_set_without_one_is_no_pair(tmp_path: Path, empty_lake: Lake) -> None:
     (tmp_path / "cc3m.tsv").write_text('caption\turl\na "cat\thttp://a.test/1\n')
-    assert read(empty_lake, tmp_path / "cc3m.tsv", preset="cc3m").new == 1
+    assert ingest_paths(empty_lake, tmp_path / "cc3m.tsv", preset="cc3m").new == 1
     assert stored_pairs(empty_lake) == [("http://a.test/1", 'a "cat')]
 
 
@@ -278,21 +278,23 @@ def test_a_large_file_is_not_held_whole(tmp_path: Path) -> None:
 
 def test_a_known_file_is_not_opened_again_and_a_new_or_changed_one_is(tmp_path: Path, empty_lake: Lake) -> None:
     first, second = (write_pairs(tmp_path / f"{n}.parquet", [(f"http://a.test/{n}", "c")]) for n in "12")
-    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=2, new=2, files_read=2)
+    assert ingest_paths(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=2, new=2, files_read=2)
     stamp, size = first.stat().st_mtime_ns, first.stat().st_size
     versions = {name: empty_lake.table(name).version for name in ("pairs", "files")}
     first.write_bytes(b"\0" * size)
     os.utime(first, ns=(stamp, stamp))
     source = Source(path=str(tmp_path / "*.parquet"))
     check_sources([source], empty_lake)
-    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(files_skipped=2), (
+    assert ingest_paths(empty_lake, tmp_path / "*.parquet") == IngestSummary(files_skipped=2), (
         "as it looks the same, nobody looked inside"
     )
     assert {name: empty_lake.table(name).version for name in versions} == versions
     write_pairs(tmp_path / "3.parquet", [("http://a.test/3", "c")])
     write_pairs(second, [("http://a.test/2", "c"), ("http://a.test/2", "new")])
     check_sources([source], empty_lake)
-    assert read(empty_lake, tmp_path / "*.parquet") == IngestSummary(rows=3, new=2, files_read=2, files_skipped=1)
+    assert ingest_paths(empty_lake, tmp_path / "*.parquet") == IngestSummary(
+        rows=3, new=2, files_read=2, files_skipped=1
+    )
     assert [
         (row["path"][-9:], row["new"]) for row in sorted(rows_of(empty_lake, "files"), key=lambda r: r["path"])
     ] == [*(("1.parquet", 1), ("2.parquet", 1), ("2.parquet", 1), ("3.parquet", 1))]
@@ -312,9 +314,9 @@ def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_noth
     tmp_path: Path, empty_lake: Lake
 ) -> None:
     write_pairs(tmp_path / "a.csv")
-    read(empty_lake, tmp_path / "a.csv")
+    ingest_paths(empty_lake, tmp_path / "a.csv")
     storage.remove(empty_lake.table_url("files"))
-    assert read(empty_lake, tmp_path / "a.csv") == IngestSummary(rows=3, new=0, files_read=1)
+    assert ingest_paths(empty_lake, tmp_path / "a.csv") == IngestSummary(rows=3, new=0, files_read=1)
     assert stored_pairs(empty_lake) == PAIR_ROWS
 
 
@@ -323,12 +325,12 @@ def test_rows_of_many_files_are_committed_together(
 ) -> None:
     for n in range(6):
         write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{n}/{m}", "c") for m in range(50)])
-    assert read(empty_lake, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
+    assert ingest_paths(empty_lake, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
     assert empty_lake.table("pairs").version == 1, "one commit after the table was made"
     assert len(empty_lake.table("pairs").files()) == empty_lake.config.buckets
     monkeypatch.setattr("data.sources.ingest.ROWS_PER_FILE", 25)
     other = unprobed_lake(tmp_path / "other")
-    assert read(other, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
+    assert ingest_paths(other, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
     assert other.table("pairs").version == 3
     assert stored_pairs(other) == stored_pairs(empty_lake)
     assert {row["new"] for row in rows_of(other, "files")} == {50}
@@ -342,7 +344,7 @@ def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
     wanted = {pair for n in range(6) for pair in [(f"http://a.test/{m % (n + 40)}", f"c {n % 2}") for m in range(60)]}
     monkeypatch.setattr("data.sources.spill.IN_MEMORY", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    read(empty_lake, tmp_path / "*.csv")
+    ingest_paths(empty_lake, tmp_path / "*.csv")
     assert stored_pairs(empty_lake) == sorted(wanted)
     assert [row["new"] for row in sorted(rows_of(empty_lake, "files"), key=lambda row: row["path"])] == [
         40,
@@ -358,25 +360,25 @@ def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
 def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path: Path, empty_lake: Lake) -> None:
     write_pairs(tmp_path / "1.csv")
     pairs = [(f"http://b.test/{n}", f"caption {n}") for n in range(60_000)]
-    whole = write_pairs(tmp_path / "2.parquet", pairs).read_bytes()
-    (tmp_path / "2.parquet").write_bytes(whole[:100] + b"\xff" * 2_000 + whole[2_100:])  # its footer is right
+    content = write_pairs(tmp_path / "2.parquet", pairs).read_bytes()
+    (tmp_path / "2.parquet").write_bytes(content[:100] + b"\xff" * 2_000 + content[2_100:])  # its footer is right
     packed = write_pairs(tmp_path / "3.csv.gz", pairs).read_bytes()
     (tmp_path / "3.csv.gz").write_bytes(packed[: len(packed) // 2])
     write_pairs(tmp_path / "4.csv", [("http://c.test/1", "c")])
     paths = [tmp_path / f"{n}*" for n in "1234"]
     check_sources([Source(path=str(path)) for path in paths])
-    came = read(empty_lake, *paths)
-    assert came.files_read == 4
+    summary = ingest_paths(empty_lake, *paths)
+    assert summary.files_read == 4
     urls = {url for url, _ in stored_pairs(empty_lake)}
     assert {"http://a.test/1", "http://c.test/1", "http://b.test/0"} <= urls, "and the start of the one that breaks off"
     assert 4 + 1_000 < len(urls) < 60_000
     assert [row for row, _ in reject_reasons(empty_lake)] == [None, None]
     assert all("can't be read" in reason for _, reason in reject_reasons(empty_lake))
-    assert read(empty_lake, *paths) == IngestSummary(files_skipped=4)
+    assert ingest_paths(empty_lake, *paths) == IngestSummary(files_skipped=4)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.parquet", b"PAR1 and then nothing", "a.parquet can't be read: "),
         ("a.csv.gz", b"not packed", "a.csv.gz can't be read: "),
@@ -390,9 +392,9 @@ def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path:
         ("a.parquet.gz", b"", "Known endings"),
     ],
 )
-def test_a_file_that_cannot_serve_is_told_by_its_name(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_a_file_that_cannot_serve_is_told_by_its_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         check_sources([Source(path=str(tmp_path / name))])
 
 
@@ -440,7 +442,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_read(tmp_path: Path
         threading.Thread(target=server.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(SourceUnreachable, match=r"bad\.csv can't be reached: 503"):
-            read(empty_lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
+            ingest_paths(empty_lake, first, f"{root}/good.csv", f"{root}/bad.csv", last)
         server.shutdown()
     assert stored_pairs(empty_lake) == sorted([*PAIR_ROWS, ("http://a.test/1", "good")])
     assert {Path(row["path"]).name for row in rows_of(empty_lake, "files")} == {"1.csv", "good.csv"}
@@ -452,7 +454,7 @@ def test_a_lake_made_before_gets_the_new_columns(tmp_path: Path, empty_lake: Lak
     id = pair_id(*PAIR_ROWS[0])
     row = {"id": id, "url": PAIR_ROWS[0][0], "caption": PAIR_ROWS[0][1], "source": "s", "first_seen": NOW}
     table.append([write_file(table.url, bucket_of(id, 4), pa.Table.from_pylist([row], old))])
-    assert read(empty_lake, write_pairs(tmp_path / "a.csv")).new == 2
+    assert ingest_paths(empty_lake, write_pairs(tmp_path / "a.csv")).new == 2
     assert empty_lake.table("pairs").file_schema().names == PAIRS.names
     assert stored_pairs(empty_lake) == PAIR_ROWS
     assert {row["extra"] for row in rows_of(empty_lake, "pairs")} == {None}
