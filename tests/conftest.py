@@ -20,12 +20,14 @@ from data.lake.lake import Lake
 from data.world.make import HOST, make_world
 from data.world.server import OriginProcess, start_process
 from tests.servers import ceph
-from tests.shared import made_once
+from tests.shared import copied, copy_of, made_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # little models wait for their threads longer than they compute
+os.environ.pop("PREFECT_API_URL", None)  # never a server of the user's
 
 UNSEEN_SEED = 4711  # no model was trained on it
 SMALL = 160
@@ -85,6 +87,48 @@ def origin(world: Path) -> Iterator[OriginProcess]:
 def lake(tmp_path: Path, origin: OriginProcess) -> Lake:
     """An empty lake that may fetch from the world's origin."""
     return Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
+
+
+@pytest.fixture(scope="session")
+def one_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with drawn@1 and the model little/1 that was trained on it. Not to be changed: ask for `one_model`."""
+    from tests.lakes.trained import trained_lake  # which loads torch
+
+    return Lake.open(str(copied(tmp_path_factory, "one-model", trained_lake) / "lake"))
+
+
+@pytest.fixture(scope="session")
+def pictured_lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The same with the pictures that drawn@1 was published from. Not to be changed."""
+    from tests.lakes.drawn import with_images
+
+    return with_images(copy_of(one_model_lake, tmp_path_factory.mktemp("pictured") / "lake"))
+
+
+@pytest.fixture(scope="session")
+def three_models_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The same with little/2 and little/3, of other weights. Not to be changed: ask for `three_models`."""
+
+    def add_two(folder: Path) -> None:
+        from tests.lakes.trained import another
+
+        lake = copy_of(pictured_lake, folder / "lake")
+        for number in (2, 3):
+            another(lake, number)
+
+    return Lake.open(str(copied(tmp_path_factory, "three-models", add_two) / "lake"))
+
+
+@pytest.fixture
+def one_model(one_model_lake: Lake, tmp_path: Path) -> Lake:
+    """A copy for one test."""
+    return copy_of(one_model_lake, tmp_path / "lake")
+
+
+@pytest.fixture
+def three_models(three_models_lake: Lake, tmp_path: Path) -> Lake:
+    """A copy for one test."""
+    return copy_of(three_models_lake, tmp_path / "lake")
 
 
 def write_recipe(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from data.lake.lake import Lake
+
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder that `make` filled for whichever process asked first. The others wait for it.
@@ -30,3 +32,9 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def copied(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A copy of it for this process alone."""
     return Path(shutil.copytree(made_once(factory, name, make), factory.mktemp(name), dirs_exist_ok=True))
+
+
+def copy_of(lake: Lake, url: Path) -> Lake:
+    """A copy of a lake on a disk, at another place."""
+    shutil.copytree(lake.url, url)
+    return Lake.open(str(url))

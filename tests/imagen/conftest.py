@@ -1,4 +1,4 @@
-"""Models that are trained or made once a session, and what looks at their pictures."""
+"""A trained model, and what looks at pictures. Lakes with models are in tests/conftest.py."""
 
 from pathlib import Path
 from typing import Any
@@ -13,47 +13,9 @@ from data.lake.lake import Lake
 from imagen.metrics.extractors import INCEPTION_SIDE
 from imagen.models.model import Imagen
 from tests.imagen.metrics.pictures import drawn
-from tests.lakes.drawn import with_images
-from tests.lakes.trained import another, copy_of, trained_lake
-from tests.shared import copied, made_once
+from tests.shared import made_once
 
 torch.set_num_threads(1)  # little models wait for their threads longer than they compute
-
-
-@pytest.fixture(scope="session")
-def one_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake with drawn@1 and the model little/1 that was trained on it. Not to be changed: ask for `one_model`."""
-    return Lake.open(str(copied(tmp_path_factory, "one-model", trained_lake) / "lake"))
-
-
-@pytest.fixture(scope="session")
-def pictured_lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """The same with the pictures that drawn@1 was published from. Not to be changed."""
-    return with_images(copy_of(one_model_lake, tmp_path_factory.mktemp("pictured") / "lake"))
-
-
-@pytest.fixture(scope="session")
-def three_models_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """The same with little/2 and little/3, of other weights. Not to be changed: ask for `three_models`."""
-
-    def add_two(folder: Path) -> None:
-        lake = copy_of(pictured_lake, folder / "lake")
-        for number in (2, 3):
-            another(lake, number)
-
-    return Lake.open(str(copied(tmp_path_factory, "three-models", add_two) / "lake"))
-
-
-@pytest.fixture
-def one_model(one_model_lake: Lake, tmp_path: Path) -> Lake:
-    """A copy for one test."""
-    return copy_of(one_model_lake, tmp_path / "lake")
-
-
-@pytest.fixture
-def three_models(three_models_lake: Lake, tmp_path: Path) -> Lake:
-    """A copy for one test."""
-    return copy_of(three_models_lake, tmp_path / "lake")
 
 
 @pytest.fixture

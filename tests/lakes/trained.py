@@ -1,6 +1,5 @@
 """Little cascades: one that is trained for a moment, and untrained ones whose every weight says something."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,6 @@ def trained_lake(folder: Path) -> Lake:
     trained = train(plan_training(lake, config, "drawn"), cpu=True).trained
     assert trained is not None
     return lake
-
-
-def copy_of(lake: Lake, url: Path) -> Lake:
-    shutil.copytree(lake.url, url)
-    return Lake.open(str(url))
 
 
 def another(lake: Lake, number: int, **config: object) -> str:

@@ -9,7 +9,8 @@ from imagen.champion.retrain import decide as decide_on_training
 from imagen.models.registry import add_decision
 from imagen.models.table import models
 from tests.lakes.drawn import drawn_lake
-from tests.lakes.trained import another, copy_of, trained_lake
+from tests.lakes.trained import another, trained_lake
+from tests.shared import copy_of
 
 
 def test_each_step_is_undone_until_the_lake_has_it(tmp_path: Path) -> None:

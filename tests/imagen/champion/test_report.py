@@ -19,8 +19,8 @@ from imagen.evaluate.sweep import axes_of, points_of, sweep
 from imagen.models.registry import add_decision
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import painted
-from tests.lakes.trained import copy_of
 from tests.servers.chromium import needs_chromium, opened
+from tests.shared import copy_of
 
 HOSTILE = '<img src=x onerror="console.error(1)"><script>console.error(2)</script>'
 

@@ -14,7 +14,7 @@ from imagen.evaluate.compare import better, compare, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
-from tests.lakes.trained import copy_of
+from tests.shared import copy_of
 
 KINDS, COLOURS = ("circle", "square", "star", "cross"), ("red", "green", "blue", "black", "orange", "purple")
 COUNT = len(KINDS) * len(COLOURS)

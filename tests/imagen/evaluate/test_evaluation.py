@@ -18,7 +18,7 @@ from imagen.evaluate.evals import TABLE
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from imagen.models.model import Imagen
 from tests.engines import EngineKilledAfterOneShard, InProcessEngine
-from tests.lakes.trained import copy_of
+from tests.shared import copy_of
 
 PROMPTS = 20
 
