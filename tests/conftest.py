@@ -57,6 +57,28 @@ embed:
 shard_rows: {shard_rows}
 """
 
+QUICK_RECIPE = """
+name: shapes
+sources:
+  - path: {source}
+download:
+  image_size: 256
+  timeout: 4
+  per_host: 64
+  per_host_rate: 5000
+  max_bytes: 10000000
+scores:
+  picture:
+select:
+  - words: {{min: 3}}
+  - side: {{min: 64}}
+  - aspect: {{max: 3}}
+  - picture_brightness: {{min: {threshold}}}
+shard_rows: {shard_rows}
+"""  # for builds that are about something else than scores and embeddings: no process of theirs loads torch
+
+SERVERS = {"prefect_server", "platform"}  # fixtures
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first, so that no process is left alone with them at the end.
@@ -69,6 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = [one for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
             if any(fixture.scope == "module" for fixture in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
 
 
 @pytest.fixture(scope="session")

@@ -1,50 +1,64 @@
 """`imagen evaluate`, as a person types it."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.lakes.drawn import with_images
-from tests.lakes.trained import trained_lake
+from data.lake.lake import Lake
+from tests.command import Command, Finished, run_imagen
+from tests.shared import copy_of
 
-IMAGEN = str(Path(sys.executable).with_name("imagen"))
-Run = Callable[..., subprocess.CompletedProcess[str]]
+SUITE = "prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n"
+CHECKS = '"[{""question"": ""Is there a star?""}]"'
+FILES = {
+    "few.csv": SUITE,
+    "asked.csv": f"prompt,checks\na red star,{CHECKS}\na blue ring,\n",
+    "wrong.yaml": "suite: shapes\ndistances: [fid]\n",
+    "missing.yaml": "inception: {weights: nowhere.pth}\n",
+    "wide.yaml": "clip: {clip: {model: built-in}}\ndistances: [fd]\n",
+    "metric.yaml": "bleu: {}\n",
+    "asks.yaml": "vqa: {model: nowhere}\n",
+}
 
 
 @pytest.fixture(scope="module")
-def imagen(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def folder(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Suites and settings beside a lake with the model little/1."""
     folder = tmp_path_factory.mktemp("evaluate")
-    lake = trained_lake(folder)
-    with_images(lake)
-    (folder / "few.csv").write_text("prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n")
-    checks = '"[{""question"": ""Is there a star?""}]"'
-    (folder / "asked.csv").write_text(f"prompt,checks\na red star,{checks}\na blue ring,\n")
+    copy_of(pictured_lake, folder / "lake")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "IMAGEN_LAKE": lake.url}
-        command = [IMAGEN, "evaluate", *words]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+@pytest.fixture(scope="module")
+def evaluate(folder: Path) -> Command:
+    def run(*words: str) -> Finished:
+        return run_imagen("evaluate", *words, "--workers", "1", folder=folder)
 
     return run
 
 
-def test_a_suite_is_asked_and_its_figures_are_shown(imagen: Run) -> None:
-    done = imagen("little/1", "--suite", "few.csv", "-n", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    said = json.loads(done.stdout)
-    assert (said["model"], said["dataset"]) == ("little/1", "drawn@1")
-    assert {(row["metric"], row["slice"], row["n"]) for row in said["evals"]} == {
+@pytest.fixture(scope="module")
+def measured(evaluate: Command) -> Finished:
+    return evaluate("little/1", "--suite", "few.csv", "-n", "2", "--json")
+
+
+def test_every_figure_of_a_suite_is_measured(measured: Finished) -> None:
+    assert measured.returncode == 0, measured.stderr
+    assert measured.stderr == ""
+    answer = json.loads(measured.stdout)
+    assert (answer["model"], answer["dataset"]) == ("little/1", "drawn@1")
+    assert {(row["metric"], row["slice"], row["n"]) for row in answer["evals"]} == {
         (metric, part, n)
         for metric in ("right", "right_sizes")
         for part, n in (("all", 6), ("star", 2), ("ring", 2), ("box", 2))
     }
-    again = imagen("little/1", "--suite", "few.csv", "-n", "2")
+
+
+def test_a_second_evaluation_makes_no_picture(measured: Finished, evaluate: Command) -> None:
+    again = evaluate("little/1", "--suite", "few.csv", "-n", "2")
     assert again.returncode == 0, again.stderr
     assert "make: nothing pending" in again.stderr
     assert "right_sizes" in again.stdout
@@ -63,26 +77,17 @@ def test_a_suite_is_asked_and_its_figures_are_shown(imagen: Run) -> None:
             "a Fréchet distance of 128 features needs more than 128 real pictures, there are 24: evaluate against",
         ),
         (["little/1", "--config", "metric.yaml"], "metric.yaml, line 1: bleu: there is no such field"),
-        (
-            ["little/1", "--suite", "few.csv", "--config", "asks.yaml"],
-            "suite few has no checks, so that nothing can be",
-        ),
+        (["little/1", "--suite", "few.csv", "--config", "asks.yaml"], "suite few has no checks"),
         (
             ["little/1", "--suite", "asked.csv", "--config", "asks.yaml"],
             "nowhere is no folder here and can't be fetched from the hub",
         ),
         (["little/1", "--config", "missing.yaml"], "no file nowhere.pth with the weights of FID's Inception. They are"),
     ],
-    ids=lambda value: value[-1] if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_sentence(words: list[str], sentence: str, imagen: Run, tmp_path: Path) -> None:
-    (tmp_path / "wrong.yaml").write_text("suite: shapes\ndistances: [fid]\n")
-    (tmp_path / "missing.yaml").write_text("inception: {weights: nowhere.pth}\n")
-    (tmp_path / "wide.yaml").write_text("clip: {clip: {model: built-in}}\ndistances: [fd]\n")
-    (tmp_path / "metric.yaml").write_text("bleu: {}\n")
-    (tmp_path / "asks.yaml").write_text("vqa: {model: nowhere}\n")
-    there = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words]
-    done = imagen(*there)
-    assert done.returncode == 2, done.stdout
-    assert sentence in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_explained_in_one_line(words: list[str], sentence: str, evaluate: Command) -> None:
+    finished = evaluate(*words)
+    assert finished.returncode == 2, finished.stdout
+    assert sentence in finished.sentence
+    assert finished.stderr.count("Error: ") == 1
