@@ -1,21 +1,18 @@
 """`imagen compare`, `sweep`, `leaderboard`, `models`, `promote`, `rollback` and `report`, as a person types them."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from data.errors import ImagenError
 from data.lake.lake import Lake
-from flows.command import app
 from imagen.models.table import models
-from tests.lakes.drawn import with_images
-from tests.lakes.trained import another, trained_lake
+from tests.command import Finished, run_imagen
+from tests.shared import copy_of
 
-Run = Callable[..., Result]
+Decided = tuple[Path, Finished, Finished | None]  # the folder, the answer of the gate, and that of a person
 ONE = ("--workers", "1")
 GATE = """name: little
 preset: tiny
@@ -24,83 +21,131 @@ gate:
   rules:
     - {metric: clip_score, gain: 0, floor: -1}
 """
+UNMEASURED = """name: little
+preset: tiny
+gate:
+  evaluate: {suite: few.csv}
+  rules: [{metric: fid, gain: 0}]
+"""
+FILES = {
+    "few.csv": "prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n",
+    "gate.yaml": GATE,
+    "few.yaml": "suite: few.csv\n",
+    "eval.yaml": "suite: few.csv\nclip: {clip: {model: built-in}}\ndistances: [kid]\n",
+    "wrong.yaml": "name: little\npreset: tiny\ngate:\n  rules:\n    - {metrik: right, gain: 0}\n",
+    "unmeasured.yaml": UNMEASURED,
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("champion")
-    lake = with_images(trained_lake(folder))
-    another(lake, 2)
-    (folder / "few.csv").write_text("prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n")
-    (folder / "gate.yaml").write_text(GATE)
-    (folder / "few.yaml").write_text("suite: few.csv\n")
+def candidates(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Suites and gates beside a lake with little/1, little/2 and little/3, none of them decided on."""
+    folder = tmp_path_factory.mktemp("candidates")
+    copy_of(three_models_lake, folder / "lake")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
     return folder
 
 
-@pytest.fixture
-def imagen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """In this process: what a command costs is its imports."""
-    monkeypatch.chdir(folder)
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(app, words, env={"IMAGEN_LAKE": str(folder / "lake"), "COLUMNS": "400"})
-
-    return run
+@pytest.fixture(scope="module")
+def first(candidates: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """The same where little/1 was promoted by the gate, and what the command answered."""
+    folder = tmp_path_factory.mktemp("first") / "champion"
+    shutil.copytree(candidates, folder)
+    return folder, run_imagen("promote", "little/1", "--config", "gate.yaml", "--why", "the first", *ONE, folder=folder)
 
 
-def test_from_two_candidates_to_a_champion_and_back(imagen: Run, folder: Path) -> None:
-    listed = imagen("models")
-    assert listed.exit_code == 0, listed.stderr
-    assert listed.stdout.count("candidate") == 2
-    compared = imagen("compare", "little/1", "little/2", "--suite", "few.csv", "--json", "--pairs", "2", *ONE)
-    assert compared.exit_code == 0, compared.stderr
+@pytest.fixture(scope="module")
+def second(first: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFactory) -> Decided:
+    """Where little/2 became the champion after it: what the gate answered, and a person if it had to be one."""
+    folder = tmp_path_factory.mktemp("second") / "champion"
+    shutil.copytree(first[0], folder)
+    words = ("promote", "little/2", "--config", "gate.yaml")
+    answer = run_imagen(*words, "--json", *ONE, folder=folder)
+    if json.loads(answer.stdout)["answer"] == "promote":
+        return folder, answer, None
+    return folder, answer, run_imagen(*words, "--anyway", "--why", "I like it", "--who", "ann", folder=folder)
+
+
+def test_every_model_is_listed_as_a_candidate(candidates: Path) -> None:
+    listed = run_imagen("models", folder=candidates)
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count("candidate") == 3
+
+
+def test_two_models_are_compared_by_figures_and_side_by_side(candidates: Path) -> None:
+    words = ("compare", "little/1", "little/2", "--suite", "few.csv", "--json", "--pairs", "2", *ONE)
+    compared = run_imagen(*words, folder=candidates)
+    assert compared.returncode == 0, compared.stderr
     assert compared.stderr == ""
-    said = json.loads(compared.stdout)
-    assert {one["metric"] for one in said["differences"]} == {"right", "right_sizes"}
-    assert Image.open(folder / said["out"]).width > 500
-    first = imagen("promote", "little/1", "--config", "gate.yaml", "--why", "the first", *ONE)
-    assert first.exit_code == 0, first.stderr
-    assert "promoted: little/champion is little/1. Undo: imagen rollback little" in " ".join(first.stdout.split())
-    second = imagen("promote", "little/2", "--config", "gate.yaml", "--json", *ONE)
-    answer = json.loads(second.stdout)
-    assert second.exit_code == {"promote": 0, "reject": 1, "ask": 3}[answer["answer"]]
-    if answer["answer"] != "promote":
-        decided = imagen(
-            "promote", "little/2", "--config", "gate.yaml", "--anyway", "--why", "I like it", "--who", "ann"
-        )
-        assert decided.exit_code == 0, decided.stderr
-    listed = json.loads(imagen("models", "--json").stdout)
-    assert {f"{one['name']}/{one['number']}": one["state"] for one in listed} == {
+    answer = json.loads(compared.stdout)
+    assert {difference["metric"] for difference in answer["differences"]} == {"right", "right_sizes"}
+    assert Image.open(candidates / answer["out"]).width > 500
+
+
+def test_the_first_model_is_promoted_and_the_answer_says_how_to_undo_it(first: tuple[Path, Finished]) -> None:
+    _, promoted = first
+    assert promoted.returncode == 0, promoted.stderr
+    answer = " ".join(promoted.stdout.split())
+    assert "promoted: little/champion is little/1. Undo: imagen rollback little" in answer
+
+
+def test_the_exit_code_says_what_the_gate_answered(second: Decided) -> None:
+    _, answer, decided = second
+    assert answer.returncode == {"promote": 0, "reject": 1, "ask": 3}[json.loads(answer.stdout)["answer"]]
+    assert decided is None or decided.returncode == 0
+
+
+def test_a_new_champion_retires_the_one_before(second: Decided) -> None:
+    listed = json.loads(run_imagen("models", "--json", folder=second[0]).stdout)
+    assert {f"{model['name']}/{model['number']}": model["state"] for model in listed} == {
+        "little/3": "candidate",
         "little/2": "champion",
         "little/1": "retired",
     }
-    made = imagen("generate", "a red star", "--model", "little/champion", "--steps", "2", "--json")
-    assert made.exit_code == 0, made.stderr
-    page = imagen("report", "little/champion", "--config", "few.yaml", "--out", "page.html", *ONE)
-    assert page.exit_code == 0, page.stderr
+
+
+def test_the_champion_makes_pictures(second: Decided) -> None:
+    words = ("generate", "a red star", "--model", "little/champion", "--steps", "2", "--json")
+    made = run_imagen(*words, folder=second[0])
+    assert made.returncode == 0, made.stderr
+
+
+def test_the_report_of_a_champion_shows_it_beside_the_one_before(
+    second: Decided,
+) -> None:
+    words = ("report", "little/champion", "--config", "few.yaml", "--out", "page.html", *ONE)
+    page = run_imagen(*words, folder=second[0])
+    assert page.returncode == 0, page.stderr
     assert page.stdout.strip() == "page.html: little/2 beside little/1"
-    back = imagen("rollback", "little", "--why", "washed-out colours")
+
+
+def test_a_rollback_makes_the_one_before_champion_again(second: Decided, tmp_path: Path) -> None:
+    shutil.copytree(second[0] / "lake", tmp_path / "lake")
+    back = run_imagen("rollback", "little", "--why", "washed-out colours", folder=tmp_path)
     assert back.stdout.strip() == "little/1 is champion of little again"
-    board = imagen("leaderboard", "--json")
-    assert {line["model"] for line in json.loads(board.stdout)[0]["lines"]} == {"little/1", "little/2"}
-    assert len(models(Lake.open(str(folder / "lake")))) == 2
+    assert len(models(Lake.open(str(tmp_path / "lake")))) == 3
 
 
-def test_a_sweep_is_drawn(imagen: Run, folder: Path) -> None:
-    (folder / "eval.yaml").write_text("suite: few.csv\nclip: {clip: {model: built-in}}\ndistances: [kid]\n")
+def test_the_leaderboard_has_every_measured_model(second: Decided) -> None:
+    boards = json.loads(run_imagen("leaderboard", "--json", folder=second[0]).stdout)
+    assert {line["model"] for board in boards for line in board["lines"]} == {"little/1", "little/2"}
+
+
+def test_a_sweep_is_drawn(candidates: Path) -> None:
     words = ("sweep", "little/1", "--guidance", "1,4", "--steps", "2", "--config", "eval.yaml", *ONE)
-    done = imagen(*words)
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.count("chosen") == 1
-    assert (folder / "sweep.svg").read_text().startswith("<svg")
-    assert len(json.loads(imagen(*words, "--json").stdout)["points"]) == 2
+    finished = run_imagen(*words, folder=candidates)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("chosen") == 1
+    assert (candidates / "sweep.svg").read_text().startswith("<svg")
+    assert len(json.loads(run_imagen(*words, "--json", folder=candidates).stdout)["points"]) == 2
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["compare", "little/1", "little/9"], "has no model little/9; there are: little/2, little/1"),
-        (["promote", "little/9"], "has no model little/9; there are: little/2, little/1"),
+        (["compare", "little/1", "little/9"], "has no model little/9; there are: little/3, little/2, little/1"),
+        (["promote", "little/9"], "has no model little/9; there are: little/3, little/2, little/1"),
         (["promote", "./folder"], "has no model ./folder"),
         (["promote", "little/2", "--anyway"], "needs a reason: --why"),
         (
@@ -118,11 +163,8 @@ def test_a_sweep_is_drawn(imagen: Run, folder: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_sentence(words: list[str], sentence: str, imagen: Run, folder: Path) -> None:
-    (folder / "wrong.yaml").write_text("name: little\npreset: tiny\ngate:\n  rules:\n    - {metrik: right, gain: 0}\n")
-    gate = "gate:\n  evaluate: {suite: few.csv}\n  rules: [{metric: fid, gain: 0}]\n"
-    (folder / "unmeasured.yaml").write_text(f"name: little\npreset: tiny\n{gate}")
-    done = imagen(*words)
-    assert done.exit_code != 0
-    assert isinstance(done.exception, ImagenError | SystemExit)
-    assert sentence in (str(done.exception) if isinstance(done.exception, ImagenError) else done.output)
+def test_a_mistake_is_explained_in_one_line(words: list[str], sentence: str, candidates: Path) -> None:
+    finished = run_imagen(*words, folder=candidates)
+    assert finished.returncode == 2
+    assert sentence in finished.sentence
+    assert finished.stderr.count("Error") == 1
