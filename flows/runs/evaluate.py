@@ -13,7 +13,7 @@ from flows.server.events import model_evaluated
 from imagen.champion.promote import gate_of
 from imagen.champion.report import write_report
 from imagen.config.evaluation import load_settings
-from imagen.evaluate.evaluation import ALL, Evaluation, completed, plan_evaluation
+from imagen.evaluate.evaluation import ALL, Evaluation, complete_evaluation, plan_evaluation
 from imagen.models.table import find_model
 
 
@@ -37,13 +37,13 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
         rows = measured(evaluation, engine)
     show_figures(evaluation, rows, write_report(trained, evaluation, rows, None))
     figures = {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}
-    model_evaluated(lake, evaluation.model, evaluation.asking.suite.name, figures)
+    model_evaluated(lake, evaluation.model, evaluation.generation.suite.name, figures)
     return figures
 
 
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
     """The rows of `evals` of an evaluation, after doing the work that is missing."""
-    return completed(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
+    return complete_evaluation(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
 
 
 def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
@@ -60,7 +60,7 @@ def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str |
             }
             for row in rows
         ],
-        description=f"{evaluation.model} on {evaluation.asking.suite.name}, beside "
+        description=f"{evaluation.model} on {evaluation.generation.suite.name}, beside "
         f"{evaluation.dataset}@{evaluation.version}" + report_link(page),
     )
 

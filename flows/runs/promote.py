@@ -12,7 +12,7 @@ from data.lake.lake import Lake
 from flows.runs.evaluate import measured, report_link, show_figures
 from flows.server.artifacts import key_of, show_table
 from flows.server.events import model_judged
-from imagen.champion.promote import Judged, candidate, settle
+from imagen.champion.promote import Promotion, plan_candidate, decide_promotion
 from imagen.champion.report import write_report
 from imagen.models.registry import champion_of, decisions
 from imagen.models.table import find_model
@@ -36,12 +36,12 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     trained = find_model(opened, model)
     if champion_of(decisions(opened, trained.name)) == trained.number:
         return "promote"  # a run that was killed, or somebody else, did it
-    challenger = candidate(opened, model)
+    challenger = plan_candidate(opened, model)
     with open_engine(workers, threads=1) as engine:
         rows = measured(challenger.evaluation, engine)
         if challenger.against is not None:
             measured(challenger.against, engine)
-    judged = settle(challenger, rows, who="the flow promote")
+    judged = decide_promotion(challenger, rows, who="the flow promote")
     decision = judged.decision
     model_judged(lake, model, decision.act, decision.champion, decision.why)
     page = write_report(trained, challenger.evaluation, rows, challenger.against)
@@ -56,7 +56,7 @@ def promote(model: str, lake: str = "lake", workers: int | None = None) -> "str 
     return decision.act
 
 
-def show(judged: Judged, page: str | None) -> None:
+def show(judged: Promotion, page: str | None) -> None:
     """Show the gate's reasons as an artifact of the run."""
     decision = judged.decision
     show_table(

@@ -19,7 +19,7 @@ from flows.runs.promote import promote
 from flows.runs.retrain import retrain
 from flows.runs.train import train
 from flows.server.client import of_lake
-from imagen.champion.reconcile import Step, undone
+from imagen.champion.reconcile import Step, next_step
 from imagen.champion.retrain import RetrainPolicy
 from imagen.config.training import load_config
 
@@ -59,7 +59,7 @@ def reconcile(
         get_run_logger().info("nothing to do while %s runs", busy[0])
         return []
     done: list[Step] = []
-    while (missing := undone(opened, model_name, dataset)) and len(done) < MAX_STEPS:
+    while (missing := next_step(opened, model_name, dataset)) and len(done) < MAX_STEPS:
         step, number = missing
         get_run_logger().info("%s: %s %d is missing", model_name, step, number)
         if step == "retrain":

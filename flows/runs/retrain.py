@@ -10,7 +10,7 @@ from flows.runs.evaluate import evaluate
 from flows.runs.promote import promote
 from flows.runs.train import train
 from flows.server.artifacts import key_of, show_table
-from imagen.champion.retrain import Decided, RetrainPolicy, decide, record
+from imagen.champion.retrain import RetrainDecision, RetrainPolicy, decide, record_decision
 from imagen.config.training import load_config
 
 
@@ -45,7 +45,7 @@ def retrain(
     opened, policy = Lake.open(lake), policy or RetrainPolicy()
     model_name = name or load_config(config).name
     decided = decide(opened, model_name, dataset, version, policy)
-    record(opened, decided, policy)
+    record_decision(opened, decided, policy)
     show(decided)
     if not decided.train:
         return None
@@ -55,7 +55,7 @@ def retrain(
     return model
 
 
-def show(decided: Decided) -> None:
+def show(decided: RetrainDecision) -> None:
     """Show the decision as an artifact of the run."""
     show_table(
         key=key_of("retrain", decided.name, decided.dataset),

@@ -10,7 +10,7 @@ from flows.terminal.data_tables import console, duration, plain
 from flows.terminal.options import pluralize
 
 if TYPE_CHECKING:
-    from imagen.champion.promote import Candidate, Judged
+    from imagen.champion.promote import Candidate, Promotion
     from imagen.evaluate.compare import Difference
     from imagen.evaluate.evaluation import Evaluation
     from imagen.evaluate.leaderboard import Board
@@ -69,13 +69,13 @@ def show_evals(evaluation: "Evaluation", rows: list[dict[str, Any]]) -> None:
 
 def show_comparison(before: "Evaluation", after: "Evaluation", differences: Sequence["Difference"]) -> None:
     """Print the differences of two models: green if surely better, red if surely worse, as the intervals say."""
-    from imagen.evaluate.compare import better
+    from imagen.evaluate.compare import direction
 
     console.print(f"[bold]{before.model}[/] → [bold]{after.model}[/], {_conditions(after)}")
     table = table_of("metric", "slice", before.model, after.model, "difference", "interval", "won", "lost", "tied")
     slices = list(dict.fromkeys(difference.slice for difference in differences))
     for difference in sorted(differences, key=lambda difference: slices.index(difference.slice)):
-        figure, sign = difference.figure, better(difference.metric)  # a metric's sign: 1 if more is better, else -1
+        figure, sign = difference.figure, direction(difference.metric)  # a metric's sign: 1 if more is better, else -1
         low, high = sorted((sign * figure.low, sign * figure.high))
         colour = "default"
         if low > 0:
@@ -153,7 +153,7 @@ def show_models(models: Sequence[tuple["TrainedModel", str, dict[str, dict[str, 
     console.print(table)
 
 
-def show_judged(candidate: "Candidate", judged: "Judged") -> None:
+def show_judged(candidate: "Candidate", judged: "Promotion") -> None:
     """Print the gate's reasons as a table, then the decision and how to go on."""
     name, number = candidate.trained.name, candidate.trained.number
     against = f" against the champion {name}/{candidate.champion}" if candidate.champion else ""
@@ -182,9 +182,9 @@ def show_judged(candidate: "Candidate", judged: "Judged") -> None:
 
 def _conditions(evaluation: "Evaluation") -> str:
     """Under which conditions figures were measured: prompts, seed and reference pictures."""
-    asking = evaluation.asking
+    generation = evaluation.generation
     return (
-        f"{pluralize(len(asking.suite.prompts), 'prompt')} of {asking.suite.name}, seed {asking.seed}, "
+        f"{pluralize(len(generation.suite.prompts), 'prompt')} of {generation.suite.name}, seed {generation.seed}, "
         f"reference {evaluation.dataset}@{evaluation.version}. Intervals cover 95 %."
     )
 

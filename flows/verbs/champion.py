@@ -26,12 +26,12 @@ def models(
     Example: imagen models
     """
     from data.lake.lake import Lake
-    from imagen.evaluate.leaderboard import latest
+    from imagen.evaluate.leaderboard import latest_figures
     from imagen.models.registry import decisions, state_of
     from imagen.models.table import models as trained_models
 
     opened = Lake.open(lake)
-    past, newest_figures = decisions(opened), latest(opened)
+    past, newest_figures = decisions(opened), latest_figures(opened)
     rows = []
     for model in trained_models(opened):
         if name in (None, model.name):
@@ -66,14 +66,14 @@ def promote(
     Example: imagen promote shapes/2
     """
     from data.lake.lake import Lake
-    from imagen.champion.promote import candidate
+    from imagen.champion.promote import plan_candidate
     from imagen.champion.promote import promote as run_promotion
     from imagen.config.training import load_config
 
     if anyway and not why:
         raise typer.BadParameter("a promotion regardless of the gate needs a reason: --why", param_hint="--anyway")
     gate = load_config(str(config)).gate if config else None
-    challenger = candidate(Lake.open(lake), model, gate)
+    challenger = plan_candidate(Lake.open(lake), model, gate)
     with evaluating(workers, as_json) as engine:
         judged = run_promotion(challenger, engine, why, who, anyway, *progress_callbacks())
     if as_json:

@@ -99,7 +99,7 @@ def compare(
     from dataclasses import asdict
 
     from data.lake.lake import Lake
-    from imagen.champion.report import leading
+    from imagen.champion.report import leading_metric
     from imagen.evaluate.compare import compare as differences_of
     from imagen.evaluate.compare import side_by_side
     from imagen.evaluate.evaluation import evaluate as run_evaluation
@@ -107,12 +107,12 @@ def compare(
 
     settings = settings_of(config, suite, n, seed, guidance, steps)
     after = plan_evaluation(Lake.open(lake), second, settings, *reference_of(dataset))
-    before = after.same_of(first)
+    before = after.for_model(first)
     with evaluating(workers, as_json) as engine:
         for evaluation in (before, after):
             run_evaluation(evaluation, engine, *progress_callbacks())
     differences = differences_of(before, after)
-    side_by_side(before, after, leading(after), pairs).save(out)
+    side_by_side(before, after, leading_metric(after), pairs).save(out)
     if as_json:
         rows = [asdict(difference) for difference in differences]
         write_json({"before": before.model, "after": after.model, "out": str(out), "differences": rows})
@@ -182,7 +182,7 @@ def sweep(
 
     from data.lake.lake import Lake
     from imagen.cascade.settings import SAMPLERS
-    from imagen.evaluate.sweep import axes_of, plot, points_of
+    from imagen.evaluate.sweep import choose_axes, plan_sweep, plot
     from imagen.evaluate.sweep import sweep as run_sweep
 
     settings = settings_of(config, suite, n, seed, None, None)
@@ -191,8 +191,8 @@ def sweep(
         if name not in SAMPLERS:
             raise typer.BadParameter(f"there is no sampler {name}: {', '.join(SAMPLERS)}", param_hint="--sampler")
     values = parse_numbers(guidance, "--guidance", float), parse_numbers(steps, "--steps", int), samplers
-    evaluations = points_of(Lake.open(lake), model, settings, *values, *reference_of(dataset))
-    axes = axes_of(evaluations[0], score, distance)
+    evaluations = plan_sweep(Lake.open(lake), model, settings, *values, *reference_of(dataset))
+    axes = choose_axes(evaluations[0], score, distance)
     with evaluating(workers, as_json) as engine:
         points = run_sweep(evaluations, engine, axes, *progress_callbacks())
     out.write_text(plot(points, axes))
@@ -224,13 +224,13 @@ def report(
     Example: imagen report shapes/2 --out shapes-2.html
     """
     from data.lake.lake import Lake
-    from imagen.champion.report import asked_of
+    from imagen.champion.report import plan_report
     from imagen.champion.report import report as page
     from imagen.config.evaluation import load_settings
     from imagen.evaluate.evaluation import evaluate as run_evaluation
 
     settings = load_settings(str(config), {}) if config else None
-    trained, evaluation, rival = asked_of(Lake.open(lake), model, settings)
+    trained, evaluation, rival = plan_report(Lake.open(lake), model, settings)
     with evaluating(workers) as engine:
         rows = run_evaluation(evaluation, engine, *progress_callbacks())
         if rival is not None:

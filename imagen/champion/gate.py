@@ -7,7 +7,7 @@ from typing import Literal
 
 from imagen.config.gate import Gate, Rule
 from imagen.errors import ConfigError
-from imagen.evaluate.compare import Difference, better
+from imagen.evaluate.compare import Difference, direction
 from imagen.evaluate.evaluation import ALL
 
 Answer = Literal["promote", "reject", "ask"]
@@ -38,7 +38,7 @@ class Verdict:
         return json.dumps([asdict(reason) for reason in self.reasons])
 
 
-def check(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
+def check_rules(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
     """Raise ConfigError if a rule asks for what is not measured: before a picture is made."""
     slices: dict[str, set[str]] = {}
     for metric, part in names:
@@ -64,7 +64,7 @@ def judge(gate: Gate, figures: Mapping[str, float], differences: Sequence[Differ
 
 def _floor(rule: Rule, value: float) -> Iterator[Reason]:
     if rule.floor is not None:
-        way = better(rule.metric)
+        way = direction(rule.metric)
         asked = f"at {'least' if way > 0 else 'most'} {rule.floor:g}"
         good = way * value >= way * rule.floor
         yield Reason(rule.metric, ALL, asked, f"{value:.3g}", "promote" if good else "reject")
@@ -117,7 +117,7 @@ def _loss(one: Difference, asked: str, loss: float) -> Reason:
 def _oriented(one: Difference) -> tuple[float, float, float]:
     """The difference and its interval, so that more is better."""
     figure = one.figure
-    if better(one.metric) > 0:
+    if direction(one.metric) > 0:
         return figure.value, figure.low, figure.high
     return -figure.value, -figure.high, -figure.low
 

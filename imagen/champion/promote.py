@@ -7,7 +7,7 @@ from typing import Any
 from data.engine.pool import Engine
 from data.engine.stage import Plan, ShardResult
 from data.lake.lake import Lake
-from imagen.champion.gate import Verdict, check, judge
+from imagen.champion.gate import Verdict, check_rules, judge
 from imagen.config.gate import Gate
 from imagen.errors import ModelNotUsable
 from imagen.evaluate.compare import Difference, compare
@@ -29,13 +29,13 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Promotion:
     verdict: Verdict
     differences: tuple[Difference, ...]
     decision: Decision
 
 
-def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate:
+def plan_candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate:
     """By the gate of the model's configuration, or another; both models beside the candidate's dataset version."""
     trained = find_model(lake, reference)
     champion = champion_of(decisions(lake, trained.name))
@@ -43,8 +43,8 @@ def candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate
         raise ModelNotUsable(f"{trained.reference} is the champion of {trained.name} already")
     gate = gate or gate_of(trained)
     evaluation = plan_evaluation(lake, trained.reference, gate.evaluate)
-    check(gate, evaluation.names())
-    against = None if champion is None else evaluation.same_of(f"{trained.name}/{champion}")
+    check_rules(gate, evaluation.figure_names())
+    against = None if champion is None else evaluation.for_model(f"{trained.name}/{champion}")
     return Candidate(trained, gate, champion, evaluation, against)
 
 
@@ -61,17 +61,17 @@ def promote(
     anyway: bool = False,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_shard: Callable[[ShardResult], None] = lambda written: None,
-) -> Judged:
+) -> Promotion:
     """Evaluate what is not evaluated yet, judge, and record what follows."""
     rows = evaluate(asked.evaluation, engine, on_plan, on_shard)
     if asked.against is not None:
         evaluate(asked.against, engine, on_plan, on_shard)
-    return settle(asked, rows, why, who, anyway)
+    return decide_promotion(asked, rows, why, who, anyway)
 
 
-def settle(
+def decide_promotion(
     asked: Candidate, rows: list[dict[str, Any]], why: str | None = None, who: str | None = None, anyway: bool = False
-) -> Judged:
+) -> Promotion:
     """Judge by the rows of `evals`, and record what follows.
 
     Where the gate asks for a person, whoever approved of these very weights has answered; `anyway` is whoever calls.
@@ -84,7 +84,7 @@ def settle(
     if act == "ask" and (approval := approval_of(lake, trained.digest)):
         act, who, said = "promote", approval.who, approval.why
     decision = add_decision(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
-    return Judged(verdict, tuple(differences or ()), decision)
+    return Promotion(verdict, tuple(differences or ()), decision)
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:

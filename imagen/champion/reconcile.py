@@ -4,19 +4,19 @@ from typing import Literal
 
 from data.lake.lake import Lake
 from data.publish.versions import newest_version
-from imagen.champion.retrain import decided_for
+from imagen.champion.retrain import decisions_on_version
 from imagen.models.registry import decisions
 from imagen.models.table import models
 
 Step = Literal["retrain", "train", "promote"]
 
 
-def undone(lake: Lake, name: str, dataset: str) -> tuple[Step, int] | None:
+def next_step(lake: Lake, name: str, dataset: str) -> tuple[Step, int] | None:
     """The next thing to do, with the dataset's version or the model's number that it is about; none if all is done."""
     version = newest_version(lake, dataset)
     if version is None:
         return None
-    rows = decided_for(lake, name, dataset, version.version)
+    rows = decisions_on_version(lake, name, dataset, version.version)
     if not rows:
         return "retrain", version.version
     trained = [one for one in models(lake) if one.name == name]

@@ -25,17 +25,17 @@ from data.report.report import format_number
 from imagen.champion.promote import gate_of
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
-from imagen.evaluate.compare import Difference, better, compare, side_by_side
+from imagen.evaluate.compare import Difference, compare, direction, side_by_side
 from imagen.evaluate.evaluation import Evaluation, plan_evaluation
-from imagen.evaluate.sweep import axes_of, known_points, plot
+from imagen.evaluate.sweep import choose_axes, plot, stored_points
 from imagen.models.registry import decisions, rival_of, state_of
 from imagen.models.table import TrainedModel, find_model
 from imagen.train.measures import loss_curve
 from imagen.train.setup import grid_urls, training_url
 
 GRIDS_SHOWN = 4  # of each stage, over its training
-WORST = 12  # prompts
-PAIRS = 8  # of pictures beside each other
+WORST_SHOWN = 12  # prompts
+PAIRS_SHOWN = 8  # of pictures beside each other
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstPrompt:
     prompt: str
     category: str
     said: dict[str, float]
     picture: str
 
 
-def asked_of(
+def plan_report(
     lake: Lake, reference: str, settings: EvaluateSettings | None = None
 ) -> tuple[TrainedModel, Evaluation, Evaluation | None]:
     """A model, its evaluation by its gate's settings or others, and the same of the champion it is held against."""
@@ -65,7 +65,7 @@ def asked_of(
     settings = settings or gate_of(trained).evaluate
     rival = rival_of(decisions(lake, trained.name), trained.number)
     evaluation = plan_evaluation(lake, trained.reference, settings)
-    return trained, evaluation, None if rival is None else evaluation.same_of(f"{trained.name}/{rival}")
+    return trained, evaluation, None if rival is None else evaluation.for_model(f"{trained.name}/{rival}")
 
 
 def report(
@@ -76,7 +76,7 @@ def report(
     past = decisions(lake, trained.name)
     version = version_of(lake, trained.dataset, trained.version)
     differences = compare(against, evaluation) if against else []
-    judged = leading(evaluation)
+    judged = leading_metric(evaluation)
     return _page().render(
         model=trained,
         state=state_of(past, trained.number),
@@ -91,7 +91,7 @@ def report(
         differences={(one.metric, one.slice): one for one in differences},
         verdicts={(one.metric, one.slice): _verdict(one) for one in differences},
         sweep=_sweep(evaluation),
-        pairs=_data_url(side_by_side(against, evaluation, judged, PAIRS)) if against else None,
+        pairs=_data_url(side_by_side(against, evaluation, judged, PAIRS_SHOWN)) if against else None,
         judged=judged,
         worst=_worst(evaluation, judged),
     )
@@ -101,18 +101,18 @@ def write_report(
     trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
 ) -> str | None:
     """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
-    if not evaluation.said:
+    if not evaluation.picture_values:
         return None
     url = storage.join(training_url(evaluation.lake, trained.name, trained.id), GRIDS_PAGE)
     storage.write(url, report(trained, evaluation, rows, against).encode())
     return url
 
 
-def leading(evaluation: Evaluation) -> str:
+def leading_metric(evaluation: Evaluation) -> str:
     """The metric of single pictures that prompts are ordered by."""
-    if not evaluation.said:
+    if not evaluation.picture_values:
         raise ConfigError("nothing is measured of single pictures: score with a CLIP model, or use the suite shapes")
-    return next(iter(evaluation.said))
+    return next(iter(evaluation.picture_values))
 
 
 def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:
@@ -139,7 +139,7 @@ def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _verdict(one: Difference) -> str:
     """better or worse, if that is not by chance."""
-    way = better(one.metric)
+    way = direction(one.metric)
     low, high = sorted((way * one.figure.low, way * one.figure.high))
     return "better" if low > 0 else "worse" if high < 0 else ""
 
@@ -147,20 +147,23 @@ def _verdict(one: Difference) -> str:
 def _sweep(evaluation: Evaluation) -> Markup | None:
     if not evaluation.features:
         return None
-    axes = axes_of(evaluation)
-    points = known_points(evaluation, axes)
+    axes = choose_axes(evaluation)
+    points = stored_points(evaluation, axes)
     return plot(points, axes) if len(points) > 1 else None
 
 
-def _worst(evaluation: Evaluation, metric: str) -> list[Worst]:
+def _worst(evaluation: Evaluation, metric: str) -> list[WorstPrompt]:
     """Prompts whose pictures that metric has lowest, then the other metrics."""
-    prompts, order = evaluation.asking.suite.prompts, [metric, *(name for name in evaluation.said if name != metric)]
-    means = {name: _by_prompt(evaluation.said[name], evaluation.numbers) for name in order}
+    prompts, order = (
+        evaluation.generation.suite.prompts,
+        [metric, *(name for name in evaluation.picture_values if name != metric)],
+    )
+    means = {name: _by_prompt(evaluation.picture_values[name], evaluation.prompt_numbers) for name in order}
     ranks = [np.nan_to_num(means[name], nan=np.inf) for name in order]  # what nobody asked is not the worst
-    numbers = sorted(range(len(prompts)), key=lambda at: tuple(rank[at] for rank in ranks))[:WORST]
+    numbers = sorted(range(len(prompts)), key=lambda at: tuple(rank[at] for rank in ranks))[:WORST_SHOWN]
     pictures = evaluation.pictures(numbers)
     return [
-        Worst(
+        WorstPrompt(
             prompts[at].text,
             prompts[at].category,
             {name: float(means[name][at]) for name in order if not np.isnan(means[name][at])},

@@ -50,7 +50,7 @@ class RetrainPolicy(BaseModel):
 
 
 @dataclass(frozen=True)
-class Decided:
+class RetrainDecision:
     """A row of `retrains`."""
 
     name: str
@@ -64,7 +64,7 @@ class Decided:
 
 def decide(
     lake: Lake, name: str, dataset: str, version: int | None, policy: RetrainPolicy, now: datetime | None = None
-) -> Decided:
+) -> RetrainDecision:
     """Of the newest version if none is named. Says the same however often it is asked, and writes nothing."""
     now = now or datetime.now(UTC)
     asked = version_of(lake, dataset, version).version
@@ -73,7 +73,7 @@ def decide(
     last = next((one for one in trained if one.dataset == dataset), None)
     if last is None:
         return _within(
-            policy, Decided(name, dataset, asked, None, True, "there is no model of it yet", {"hours": hours})
+            policy, RetrainDecision(name, dataset, asked, None, True, "there is no model of it yet", {"hours": hours})
         )
     found = diff(lake, dataset, last.version, asked) if last.version != asked else Diff()
     figures = {
@@ -83,11 +83,11 @@ def decide(
         "hours": hours,
     }
     moved = found.into + found.out + found.changed
-    decided = Decided(name, dataset, asked, last.number, *_judged(policy, figures, last, moved), figures)
+    decided = RetrainDecision(name, dataset, asked, last.number, *_judged(policy, figures, last, moved), figures)
     return _within(policy, decided) if decided.train else decided
 
 
-def record(lake: Lake, decided: Decided, policy: RetrainPolicy) -> dict[str, Any]:
+def record_decision(lake: Lake, decided: RetrainDecision, policy: RetrainPolicy) -> dict[str, Any]:
     """The row of a decision, added to the table."""
     at = datetime.now(UTC)
     said = f"{decided.name} {decided.dataset}@{decided.version} {at.isoformat()}"
@@ -102,7 +102,7 @@ def record(lake: Lake, decided: Decided, policy: RetrainPolicy) -> dict[str, Any
     return append_row(lake, TABLE, RETRAINS, lambda table: row)
 
 
-def decided_for(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
+def decisions_on_version(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
     """The rows on one version of a dataset, in order."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
@@ -126,7 +126,7 @@ def _judged(policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel
     return False, f"{grown:.1%} new samples, drift {drift:.3f}, {days:.1f} days {since}: not enough"
 
 
-def _within(policy: RetrainPolicy, decided: Decided) -> Decided:
+def _within(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDecision:
     """Nothing is trained beyond the budget."""
     hours = decided.figures["hours"]
     if policy.hours is None or hours < policy.hours:
@@ -134,7 +134,7 @@ def _within(policy: RetrainPolicy, decided: Decided) -> Decided:
     why = (
         f"{decided.why}; but {hours:.1f} hours of a GPU were trained in seven days, and the budget is {policy.hours:g}"
     )
-    return Decided(decided.name, decided.dataset, decided.version, decided.since, False, why, decided.figures)
+    return RetrainDecision(decided.name, decided.dataset, decided.version, decided.since, False, why, decided.figures)
 
 
 def _seconds(trained: TrainedModel) -> float:

@@ -1,9 +1,10 @@
-"""Two models beside each other: the same prompts and seeds, so that each prompt's pictures differ by the model alone.
+"""Compare two models on the same prompts and seeds, so that a prompt's pictures differ only by the model.
 
-Prompts are resampled for both at once: what is easy or hard for both does not widen the interval of their difference.
+Prompts are resampled for both models at once (paired bootstrap): a prompt that is easy or hard for both does not widen
+the interval of the difference.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,94 +12,120 @@ from PIL import Image
 
 from data.pictures.contact_sheet import draw_contact_sheet
 from imagen.evaluate.evaluation import ALL, Evaluation
-from imagen.metrics.intervals import Figure, Statistic, mean, statistic
+from imagen.metrics.intervals import Figure, Statistic, bootstrap_mean, bootstrap_statistic
 
-LOWER = ("fd", "kid", "cmmd")  # distances, of which less is better; of all else more is
-SAME = 1e-9  # a difference of less is none
+LOWER_IS_BETTER = ("fd", "kid", "cmmd")  # distances; higher is better in all other metrics
+TIE_TOLERANCE = 1e-9  # a smaller difference is a tie
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a metric says of the second model and not of the first, on one slice."""
+    """The difference between two models by one metric, on one slice.
+
+    Attributes:
+        before: value of the first model.
+        after: value of the second model.
+        figure: after - before, with its interval.
+        wins: prompts on which the second model is better; 0 for distances, which are not measured by prompt.
+        losses: prompts on which the first model is better.
+        ties: prompts on which they are equal.
+    """
 
     metric: str
     slice: str
     before: float
     after: float
-    figure: Figure  # after - before
-    wins: int = 0  # prompts that the second has better; none of a distance, which has no single ones
+    figure: Figure
+    wins: int = 0
     losses: int = 0
     ties: int = 0
 
 
 def compare(before: Evaluation, after: Evaluation) -> list[Difference]:
-    """Every metric that both were evaluated by."""
-    return [*_of_pictures(before, after), *_of_sets(before, after)]
+    """The differences by every metric that both models were evaluated with.
+
+    Args:
+        before: evaluation of the first model, complete.
+        after: evaluation of the second model, of the same prompts and seed, complete.
+    """
+    return [*_picture_differences(before, after), *_distance_differences(before, after)]
 
 
-def better(metric: str) -> int:
-    """1 if more is better, -1 if less is."""
-    return -1 if metric.split("_")[0] in LOWER else 1
+def direction(metric: str) -> int:
+    """1 if higher is better in a metric, -1 if lower is."""
+    return -1 if metric.split("_")[0] in LOWER_IS_BETTER else 1
 
 
 def side_by_side(before: Evaluation, after: Evaluation, metric: str, count: int) -> Image.Image:
-    """Pairs of pictures of the prompts that differ most, of each category in turn."""
+    """A contact sheet of both models' pictures, for the prompts on which they differ most.
+
+    Args:
+        metric: of single pictures, by which they differ.
+        count: the number of prompts, taken from each category in turn.
+    """
     numbers = _most_different(before, after, metric, count)
-    prompts = after.asking.suite.prompts
+    prompts = after.generation.suite.prompts
     pictures, captions = [], []
     for number, *pair in zip(numbers, before.pictures(numbers), after.pictures(numbers), strict=True):
         pictures += pair
-        captions += [f"{one.model}: {prompts[number].text}" for one in (before, after)]
+        captions += [f"{evaluation.model}: {prompts[number].text}" for evaluation in (before, after)]
     return draw_contact_sheet(pictures, captions, 4)
 
 
-def _of_pictures(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
-    seed, numbers = after.asking.seed, after.numbers
-    for metric, values in after.said.items():
-        if metric not in before.said:
+def _picture_differences(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
+    """Differences by metrics of single pictures, on every slice."""
+    seed, numbers = after.generation.seed, after.prompt_numbers
+    for metric, after_values in after.picture_values.items():
+        if metric not in before.picture_values:
             continue
-        others = before.said[metric]
-        apart = values - others
-        known = ~np.isnan(apart)
-        for part, within in after.slices.items():
-            if not (chosen := within & known).any():
+        before_values = before.picture_values[metric]
+        changes = after_values - before_values
+        measured = ~np.isnan(changes)
+        for part, members in after.slices.items():
+            chosen = members & measured
+            if not chosen.any():
                 continue
-            of_prompts = better(metric) * _means(apart[chosen], numbers[chosen])
-            wins, losses = int((of_prompts > SAME).sum()), int((of_prompts < -SAME).sum())
-            figure = mean(apart[chosen], seed, numbers[chosen])
-            ends = float(others[chosen].mean()), float(values[chosen].mean())
-            yield Difference(metric, part, *ends, figure, wins, losses, len(of_prompts) - wins - losses)
+            gains = direction(metric) * _prompt_means(changes[chosen], numbers[chosen])
+            wins, losses = int((gains > TIE_TOLERANCE).sum()), int((gains < -TIE_TOLERANCE).sum())
+            figure = bootstrap_mean(changes[chosen], seed, numbers[chosen])
+            means = float(before_values[chosen].mean()), float(after_values[chosen].mean())
+            yield Difference(metric, part, *means, figure, wins, losses, len(gains) - wins - losses)
 
 
-def _of_sets(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
-    first = {metric: of for metric, of, _, _ in before.between()}
-    for metric, of, groups, resamples in after.between():
-        if metric in first:
-            once = np.ones((1, len(groups)))
-            ends = float(first[metric](once)[0]), float(of(once)[0])
-            figure = statistic(_apart(first[metric], of), groups, after.asking.seed, resamples)
-            yield Difference(metric, ALL, *ends, figure)
+def _distance_differences(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
+    """Differences by distances between sets of pictures."""
+    before_statistics = {metric: statistic for metric, statistic, _, _ in before.distance_statistics()}
+    for metric, after_statistic, groups, resamples in after.distance_statistics():
+        if metric in before_statistics:
+            before_statistic = before_statistics[metric]
+            each_once = np.ones((1, len(groups)))
+            values = float(before_statistic(each_once)[0]), float(after_statistic(each_once)[0])
+            difference = _difference_statistic(before_statistic, after_statistic)
+            figure = bootstrap_statistic(difference, groups, after.generation.seed, resamples)
+            yield Difference(metric, ALL, *values, figure)
 
 
-def _apart(first: Statistic, second: Statistic) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda counts: second(counts) - first(counts)
+def _difference_statistic(before: Statistic, after: Statistic) -> Statistic:
+    return lambda counts: after(counts) - before(counts)
 
 
-def _means(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Of each prompt."""
-    which = np.unique(numbers, return_inverse=True)[1]
-    means: np.ndarray = np.bincount(which, values) / np.bincount(which)
+def _prompt_means(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The mean of each prompt's values, in the order of the prompts' numbers."""
+    index_of = np.unique(numbers, return_inverse=True)[1]
+    means: np.ndarray = np.bincount(index_of, values) / np.bincount(index_of)
     return means
 
 
 def _most_different(before: Evaluation, after: Evaluation, metric: str, count: int) -> list[int]:
-    """Numbers of prompts, one of each category in turn, the most different first."""
-    apart = np.abs(_means(np.nan_to_num(after.said[metric] - before.said[metric]), after.numbers))
-    prompts = after.asking.suite.prompts
-    order = sorted(range(len(prompts)), key=lambda number: -apart[number])
-    place: dict[str, int] = {}
-    turn = {}
+    """The numbers of the prompts that differ most: the first of each category, then the second of each, and so on."""
+    changes = np.nan_to_num(after.picture_values[metric] - before.picture_values[metric])
+    sizes = np.abs(_prompt_means(changes, after.prompt_numbers))
+    prompts = after.generation.suite.prompts
+    order = sorted(range(len(prompts)), key=lambda number: -sizes[number])
+    category_counts: dict[str, int] = {}
+    turn = {}  # of each prompt: its place within its category
     for number in order:
         category = prompts[number].category
-        turn[number] = place[category] = place.get(category, -1) + 1
+        turn[number] = category_counts.get(category, 0)
+        category_counts[category] = turn[number] + 1
     return sorted(order, key=lambda number: turn[number])[:count]

@@ -1,4 +1,4 @@
-"""The table `evals`: every figure that was ever measured, with all that it follows from."""
+"""The table `evals`: every figure that was measured, with all that it was computed from."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from data.lake.shard_file import write_file
 TABLE = "evals"
 EVALS = pa.schema(
     {
-        "id": pa.string(),  # of all that the figure follows from
+        "id": pa.string(),  # a digest of all that the figure was computed from
         "model": pa.string(),
         "digest": pa.string(),  # of the model's weights
         "dataset": pa.string(),
         "version": pa.int32(),
         "suite": pa.string(),
         "suite_id": pa.string(),
-        "asking": pa.string(),  # where its pictures lie, under evaluations/
+        "asking": pa.string(),  # the id of the pictures: their folder under evaluations/
         "metric": pa.string(),
         "slice": pa.string(),
         "value": pa.float64(),
@@ -35,23 +35,28 @@ EVALS = pa.schema(
 
 
 def find_evals(lake: Lake, ids: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Rows by their ids: some, or all."""
+    """Rows of `evals` by id: those of the ids that exist, or all rows if no ids are given."""
     table = lake.find(TABLE)
     if table is None:
         return {}
-    found = table.dataset().to_table() if ids is None else table.find_rows(ids, table.file_schema().names)
-    return {row["id"]: row for row in found.to_pylist()}
+    rows = table.dataset().to_table() if ids is None else table.find_rows(ids, table.file_schema().names)
+    return {row["id"]: row for row in rows.to_pylist()}
 
 
 def add_evals(lake: Lake, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
-    """Those that are not there yet, in one commit."""
+    """Add the rows whose ids `evals` does not have, in one commit. Adding rows again changes nothing.
+
+    Args:
+        metadata: of the commit.
+    """
     table = lake.table_or_make(TABLE, EVALS)
     while True:
-        there = set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
+        existing_ids = set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
+        new_rows = [row for row in rows if row["id"] not in existing_ids]
         files = []
         for bucket in lake.buckets:
-            missing = (row for row in rows if row["id"] not in there)
-            own = [row for row in missing if bucket_of(row["id"], len(lake.buckets)) == bucket]
-            files += [write_file(table.url, bucket, pa.Table.from_pylist(own, EVALS))] if own else []
+            bucket_rows = [row for row in new_rows if bucket_of(row["id"], len(lake.buckets)) == bucket]
+            if bucket_rows:
+                files.append(write_file(table.url, bucket, pa.Table.from_pylist(bucket_rows, EVALS)))
         if not files or table.replace(files, [], metadata):
             return

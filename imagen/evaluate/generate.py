@@ -1,8 +1,8 @@
-"""What is asked of a model, and its answer: a small lake of its own, whose pairs are prompts and whose images it makes.
+"""The pictures of an evaluation, in a small lake of their own: its pairs are prompts, and the model makes its images.
 
-So the pictures of an evaluation are pending until they are there, as downloads are, and whatever the data way can say
-of a picture and its caption it can say of them, by the same scorers. A shard is a batch: it is made whole or not at
-all, and cut at the same places whoever was killed before, for a picture may differ by a level of 255 in other company.
+So pictures are pending until they exist, as downloads are, and the scorers of a dataset can score them. A shard is a
+batch: it is generated as a whole or not at all. Batches are always cut at the same places, also after a kill, because
+a picture can differ by one level of 255 in another batch.
 """
 
 import hashlib
@@ -10,9 +10,10 @@ import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from data.engine.stage import Shard, ShardResult
@@ -24,18 +25,16 @@ from data.lake.sql import query
 from data.lake.table import Table
 from data.scorers.clip import resolve_device
 from imagen.metrics.suites import Suite
-
-if TYPE_CHECKING:
-    from imagen.models.model import Imagen
+from imagen.models.model import Imagen
 
 FOLDER = "evaluations"
 BATCH = 16  # pictures of a shard
-SEEDS = 2**56
+SEED_LIMIT = 2**56
 
 
 @dataclass(frozen=True)
-class Asking:
-    """All prompts of a suite, `n` pictures of each, of one model."""
+class Generation:
+    """The pictures of a suite: `n` of each prompt, by one model, with one seed and one way of sampling."""
 
     model: str  # the URL of its folder
     digest: str
@@ -46,39 +45,44 @@ class Asking:
 
     @property
     def id(self) -> str:
-        said = json.dumps([self.digest, self.suite.id, self.n, self.seed, self.sampling], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:24]
+        """A digest of all that the pictures depend on; the same for the same weights in another folder."""
+        text = json.dumps([self.digest, self.suite.id, self.n, self.seed, self.sampling], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
 
-    def lake(self, within: Lake) -> Lake:
-        """Where its tables lie; of one bucket, so that every batch but the last is full."""
-        config = LakeConfig(buckets=1, made=within.config.made)
-        return Lake(storage.join(within.url, FOLDER, self.id), config)
+    def open_lake(self, parent: Lake) -> Lake:
+        """The pictures' lake, inside the model's lake. It has one bucket, so that all batches but the last are full."""
+        config = LakeConfig(buckets=1, made=parent.config.made)
+        return Lake(storage.join(parent.url, FOLDER, self.id), config)
 
-    def ask(self, lake: Lake) -> None:
-        """The prompts become pairs. Their seeds are the same for every model, so that two can be compared pairwise."""
+    def add_prompts(self, lake: Lake) -> None:
+        """Add each prompt as `n` pairs; does nothing if the lake has pairs.
+
+        A picture's seed does not depend on the model, so that models can be compared picture by picture.
+        """
         table = lake.table_or_make("pairs", PAIRS)
         if table.count_rows():
             return
         rows: list[dict[str, Any]] = []
         for number, prompt in enumerate(self.suite.prompts):
-            for again in range(self.n):
-                url = f"made:{self.suite.name}/{number}/{again}"
-                asked = {"number": number, "again": again, "seed": seed_of(self.seed, number, again)}
+            for repeat in range(self.n):
+                url = f"made:{self.suite.name}/{number}/{repeat}"
+                seed = picture_seed(self.seed, number, repeat)
+                extra = {"number": number, "again": repeat, "seed": seed, "category": prompt.category}
                 rows.append(
                     {
                         "id": pair_id(url, prompt.text),
                         "url": url,
                         "caption": prompt.text,
                         "source": self.suite.name,
-                        "extra": json.dumps({**asked, "category": prompt.category}),
+                        "extra": json.dumps(extra),
                     }
                 )
         table.append([write_file(table.url, 0, pa.Table.from_pylist(rows, PAIRS))])
 
 
 @dataclass(frozen=True)
-class Make:
-    """The stage: `pairs` → `images`."""
+class GeneratePictures:
+    """The stage that generates pictures: `pairs` → `images`."""
 
     lake: Lake
     model: str
@@ -87,9 +91,11 @@ class Make:
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
+        """The table `images`."""
         return [lake.table_or_make("images", IMAGES)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The pairs of a bucket that have no picture, in the order of their ids."""
         return query(
             "SELECT id, caption, extra FROM pairs ANTI JOIN images USING (id) ORDER BY id",
             pairs=lake.table("pairs").dataset(bucket),
@@ -97,33 +103,33 @@ class Make:
         )
 
     def work(self, shard: Shard) -> ShardResult:
+        """Generate the pictures of a shard as one batch, and write them to a file."""
         prompts = shard.rows["caption"].to_pylist()
         seeds = [json.loads(extra)["seed"] for extra in shard.rows["extra"].to_pylist()]
-        model = _loaded(self.model)
-        made = model.generate_images(prompts, seed=seeds, batch=len(prompts), **self.sampling)
-        rows = [image_row(id, picture) for id, picture in zip(shard.rows["id"].to_pylist(), made, strict=True)]
+        model = _load_model(self.model)
+        pictures = model.generate_images(prompts, seed=seeds, batch=len(prompts), **self.sampling)
+        rows = [image_row(id, picture) for id, picture in zip(shard.rows["id"].to_pylist(), pictures, strict=True)]
         file = write_file(self.lake.table_url("images"), shard.bucket, pa.Table.from_pylist(rows, IMAGES))
         return ShardResult(len(rows), {"images": file})
 
 
-def seed_of(seed: int, number: int, again: int) -> int:
-    digest = hashlib.sha256(repr((seed, number, again)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % SEEDS
+def picture_seed(seed: int, number: int, repeat: int) -> int:
+    """The seed of a prompt's picture, from the seed of the evaluation."""
+    digest = hashlib.sha256(repr((seed, number, repeat)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 
 
 @lru_cache(maxsize=1)
-def _loaded(url: str) -> "Imagen":
-    import torch
-
-    from imagen.models.model import Imagen
-
+def _load_model(url: str) -> Imagen:
     return Imagen.from_pretrained(url, device=torch.device(resolve_device("auto")))
 
 
 def image_row(id: str, picture: Image.Image) -> dict[str, Any]:
+    """A generated picture as a row of `images`, encoded as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     content = buffer.getvalue()
     size = {"width": picture.width, "height": picture.height}
-    was = {"original_width": picture.width, "original_height": picture.height, "original_bytes": len(content)}
-    return {"id": id, "image": content, "format": "png", **size, **was, "sha256": hashlib.sha256(content).hexdigest()}
+    original = {"original_width": picture.width, "original_height": picture.height, "original_bytes": len(content)}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"id": id, "image": content, "format": "png", **size, **original, "sha256": digest}

@@ -1,4 +1,4 @@
-"""The leaderboard: the rows of `evals` beside each other, where they were asked the same and held against the same."""
+"""The leaderboard: models ranked by the rows of `evals` that have the same suite, seed, reference and scorers."""
 
 import json
 from collections.abc import Sequence
@@ -7,80 +7,101 @@ from typing import Any
 
 from data.lake.lake import Lake
 from imagen.errors import ConfigError
-from imagen.evaluate.compare import better
+from imagen.evaluate.compare import direction
 from imagen.evaluate.evals import find_evals
 from imagen.evaluate.evaluation import ALL
+
+METRIC_ORDER = ("right", "vqa", "score", "fd", "kid", "cmmd")  # kinds of metrics; others come last
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model, sampled in one way."""
+    """A model with one way of sampling, and its rows of `evals` by metric."""
 
     model: str
     sampling: dict[str, Any]
-    figures: dict[str, dict[str, Any]]  # rows of `evals` by metric
+    figures: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Board:
+    """Models that were evaluated alike, the best first.
+
+    Attributes:
+        n: pictures of each prompt.
+        by: the metric that orders the lines.
+    """
+
     suite: str
     dataset: str
     version: int
     seed: int
-    n: int  # pictures of each prompt
-    by: str  # the metric that lines are ordered by
+    n: int
+    by: str
     metrics: tuple[str, ...]
-    lines: tuple[Line, ...]  # the best first
+    lines: tuple[Line, ...]
 
 
 def boards(lake: Lake, suite: str | None = None, metric: str | None = None) -> list[Board]:
-    """One for each suite, seed, reference and way of scoring; ordered by a metric, or by the first of each."""
-    found: dict[tuple[Any, ...], dict[tuple[str, str], list[dict[str, Any]]]] = {}
+    """A leaderboard for each suite, seed, reference and set of scorers; the last evaluated first.
+
+    Args:
+        suite: only boards of this suite.
+        metric: that orders the models; by default the first that a board has.
+
+    Raises:
+        ConfigError: a board does not have the metric.
+    """
+    rows_by_board: dict[tuple[Any, ...], dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for row in sorted(find_evals(lake).values(), key=lambda row: row["made"]):
         if row["slice"] != ALL or suite not in (None, row["suite"]):
             continue
-        said = json.loads(row["settings"])
-        scorers = json.dumps(said["scorers"], sort_keys=True)
-        same = (row["suite"], row["suite_id"], row["dataset"], row["version"], row["seed"], said["n"], scorers)
-        line = (row["model"], json.dumps(said["sampling"], sort_keys=True))
-        found.setdefault(same, {}).setdefault(line, []).append(row)
-    return [_board(same, lines, metric) for same, lines in reversed(found.items())]
+        settings = json.loads(row["settings"])
+        scorers = json.dumps(settings["scorers"], sort_keys=True)
+        board = (row["suite"], row["suite_id"], row["dataset"], row["version"], row["seed"], settings["n"], scorers)
+        line = (row["model"], json.dumps(settings["sampling"], sort_keys=True))
+        rows_by_board.setdefault(board, {}).setdefault(line, []).append(row)
+    return [_board(board, rows_by_line, metric) for board, rows_by_line in reversed(rows_by_board.items())]
 
 
-def latest(lake: Lake) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of each model its newest figures over all prompts, by metric."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+def latest_figures(lake: Lake) -> dict[str, dict[str, dict[str, Any]]]:
+    """The newest row of `evals` over all prompts, by model and metric."""
+    rows_by_model: dict[str, dict[str, dict[str, Any]]] = {}
     for row in sorted(find_evals(lake).values(), key=lambda row: row["made"]):
         if row["slice"] == ALL:
-            found.setdefault(row["model"], {})[row["metric"]] = row
-    return {model: {name: rows[name] for name in _ordered(set(rows))} for model, rows in found.items()}
+            rows_by_model.setdefault(row["model"], {})[row["metric"]] = row
+    figures = {}
+    for model, rows in rows_by_model.items():
+        figures[model] = {metric: rows[metric] for metric in _order_metrics(set(rows))}
+    return figures
 
 
-def _board(same: tuple[Any, ...], found: dict[tuple[str, str], list[dict[str, Any]]], metric: str | None) -> Board:
-    lines = [
-        Line(model, json.loads(sampling), {row["metric"]: row for row in rows})
-        for (model, sampling), rows in found.items()
-    ]
-    metrics = _ordered({name for line in lines for name in line.figures})
+def _board(
+    key: tuple[Any, ...], rows_by_line: dict[tuple[str, str], list[dict[str, Any]]], metric: str | None
+) -> Board:
+    lines = []
+    for (model, sampling), rows in rows_by_line.items():
+        lines.append(Line(model, json.loads(sampling), {row["metric"]: row for row in rows}))
+    suite, _, dataset, version, seed, n, _ = key
+    metrics = _order_metrics({name for line in lines for name in line.figures})
     by = metric or metrics[0]
     if by not in metrics:
-        raise ConfigError(f"{by} is not measured on {same[0]}; measured are {', '.join(metrics)}")
+        raise ConfigError(f"{by} is not measured on {suite}; measured are {', '.join(metrics)}")
     lines.sort(key=lambda line: _rank(line, by))
-    suite, _, dataset, version, seed, n, _ = same
     return Board(suite, dataset, version, seed, n, by, tuple(metrics), tuple(lines))
 
 
-def _ordered(metrics: set[str]) -> Sequence[str]:
-    """Whether pictures are right, scores, distances, and what else there is."""
-    kinds = ("right", "vqa", "fd", "kid", "cmmd")
+def _order_metrics(metrics: set[str]) -> Sequence[str]:
+    """The metrics in the order of `METRIC_ORDER`, then by name."""
 
-    def place(name: str) -> tuple[float, str]:
-        kind = name.split("_")[0]
-        return (1.5 if name.endswith("_score") else kinds.index(kind) if kind in kinds else len(kinds), name)
+    def place(metric: str) -> tuple[int, str]:
+        kind = "score" if metric.endswith("_score") else metric.split("_")[0]
+        return METRIC_ORDER.index(kind) if kind in METRIC_ORDER else len(METRIC_ORDER), metric
 
     return sorted(metrics, key=place)
 
 
 def _rank(line: Line, metric: str) -> tuple[bool, float]:
+    """Sorts better values first, and models without a value last."""
     row = line.figures.get(metric)
-    return (True, 0.0) if row is None else (False, -better(metric) * row["value"])
+    return (True, 0.0) if row is None else (False, -direction(metric) * row["value"])

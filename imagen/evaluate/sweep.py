@@ -1,7 +1,7 @@
-"""A sweep: one model sampled in several ways, each an evaluation of its own (a point), pending until it is there.
+"""A sweep: evaluate one model with several ways of sampling. Each is an evaluation (a point), done once.
 
-The curve is the Imagen paper's (section 4.4): how well pictures are what their prompts say, over how far they are from
-real ones. More guidance moves along it.
+The curve is the Imagen paper's (section 4.4): how well pictures match their prompts, against their distance from real
+pictures, as the guidance weight grows.
 """
 
 import json
@@ -16,20 +16,20 @@ from data.engine.pool import Engine
 from data.engine.stage import Plan, ShardResult
 from data.lake.lake import Lake
 from data.report.chart import Curve, draw_chart
-from data.report.chart import Point as Dot
+from data.report.chart import Point as ChartPoint
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
-from imagen.evaluate.compare import better
+from imagen.evaluate.compare import direction
 from imagen.evaluate.evals import find_evals
 from imagen.evaluate.evaluation import ALL, Evaluation, evaluate, plan_evaluation
 
 Row = dict[str, Any]
-SWEPT = ("sampler", "steps", "guidance")
+SWEPT_OPTIONS = ("sampler", "steps", "guidance")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way of sampling, and the two figures that it came to."""
+    """A way of sampling, its rows of `evals` for the score and the distance, and whether it is the chosen one."""
 
     sampling: dict[str, Any]
     score: Row
@@ -37,7 +37,7 @@ class Point:
     chosen: bool = False
 
 
-def points_of(
+def plan_sweep(
     lake: Lake,
     model: str,
     settings: EvaluateSettings,
@@ -47,29 +47,44 @@ def points_of(
     dataset: str | None = None,
     version: int | None = None,
 ) -> list[Evaluation]:
-    """Every combination; what is not swept stays as the settings or the model have it."""
-    found = []
-    swept: list[Sequence[Any]] = [samplers or [None], steps or [None], guidance or [None]]
-    for values in product(*swept):
-        changes = {name: value for name, value in zip(SWEPT, values, strict=True) if value is not None}
+    """Plan an evaluation for every combination of samplers, steps and guidance weights.
+
+    An empty list does not vary that option: the settings or the model have its value.
+
+    Raises:
+        ImagenError: an evaluation can't be planned; see `plan_evaluation`.
+    """
+    evaluations = []
+    options: list[Sequence[Any]] = [samplers or [None], steps or [None], guidance or [None]]
+    for values in product(*options):
+        changes = {name: value for name, value in zip(SWEPT_OPTIONS, values, strict=True) if value is not None}
         changed = settings.model_copy(update={"sampling": {**settings.sampling, **changes}})
-        found.append(plan_evaluation(lake, model, changed, dataset, version))
-    return found
+        evaluations.append(plan_evaluation(lake, model, changed, dataset, version))
+    return evaluations
 
 
-def axes_of(evaluation: Evaluation, score: str | None = None, distance: str | None = None) -> tuple[str, str]:
-    """The names of what is drawn: by default the first CLIP's score, and FID or what there is of its kind."""
-    names = list(dict.fromkeys(metric for metric, _ in evaluation.names()))
-    scores = [name for name in names if better(name) > 0]
-    distances = sorted((name for name in names if better(name) < 0), key=lambda name: name != "fd_inception")
+def choose_axes(evaluation: Evaluation, score: str | None = None, distance: str | None = None) -> tuple[str, str]:
+    """The metrics of the horizontal axis (a score) and the vertical axis (a distance).
+
+    Args:
+        score: by default the first that ends in `_score`, else the first metric in which higher is better.
+        distance: by default `fd_inception` (FID), else the first distance.
+
+    Raises:
+        ConfigError: a metric is not measured, or no distance is.
+    """
+    metrics = list(dict.fromkeys(metric for metric, _ in evaluation.figure_names()))
+    scores = [metric for metric in metrics if direction(metric) > 0]
+    scores.sort(key=lambda metric: not metric.endswith("_score"))
+    distances = [metric for metric in metrics if direction(metric) < 0]
+    distances.sort(key=lambda metric: metric != "fd_inception")
     if not distances:
         raise ConfigError("a sweep needs a distance: score with a CLIP model, or name inception or dinov2 in --config")
-    score = score or next((name for name in scores if name.endswith("_score")), scores[0])
-    distance = distance or distances[0]
-    for name in (score, distance):
-        if name not in names:
-            raise ConfigError(f"{name} is not measured; measured are {', '.join(names)}")
-    return score, distance
+    axes = score or scores[0], distance or distances[0]
+    for metric in axes:
+        if metric not in metrics:
+            raise ConfigError(f"{metric} is not measured; measured are {', '.join(metrics)}")
+    return axes
 
 
 def sweep(
@@ -77,47 +92,65 @@ def sweep(
     engine: Engine,
     axes: tuple[str, str],
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[ShardResult], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda result: None,
 ) -> list[Point]:
-    """The points, after evaluating those that are not there yet."""
-    rows = [one.known() or evaluate(one, engine, on_plan, on_shard) for one in evaluations]
-    samplings = [one.asking.sampling for one in evaluations]
-    return _chosen([_point(*pair, axes) for pair in zip(samplings, rows, strict=True)])
+    """Run the evaluations that are not complete, and return their points, one of them chosen.
+
+    Args:
+        axes: the score and the distance, as `choose_axes` returns them.
+        on_plan: called with each stage's plan.
+        on_shard: called with each shard that is committed.
+    """
+    points = []
+    for evaluation in evaluations:
+        rows = evaluation.stored_rows() or evaluate(evaluation, engine, on_plan, on_shard)
+        points.append(_point(evaluation.generation.sampling, rows, axes))
+    return _mark_best(points)
 
 
-def known_points(like: Evaluation, axes: tuple[str, str]) -> list[Point]:
-    """Every point of this model, suite, seed and reference that was ever evaluated."""
-    settings = json.loads(like.said_settings)
-    same = {"digest": like.asking.digest, "suite_id": like.asking.suite.id, "seed": like.asking.seed}
-    same |= {"dataset": like.dataset, "version": like.version, "slice": ALL}
-    found: dict[str, list[Row]] = {}
-    for row in find_evals(like.lake).values():
-        said = json.loads(row["settings"])
-        if all(row[name] == value for name, value in same.items()) and said == {
-            **settings,
-            "sampling": said["sampling"],
-        }:
-            found.setdefault(json.dumps(said["sampling"], sort_keys=True), []).append(row)
-    whole = {said: rows for said, rows in found.items() if {*axes} <= {row["metric"] for row in rows}}
-    return _chosen([_point(json.loads(said), rows, axes) for said, rows in sorted(whole.items())])
+def stored_points(evaluation: Evaluation, axes: tuple[str, str]) -> list[Point]:
+    """The points of all stored evaluations that differ from this one only by the sampling."""
+    settings = json.loads(evaluation.settings_json)
+    columns = {
+        "digest": evaluation.generation.digest,
+        "suite_id": evaluation.generation.suite.id,
+        "seed": evaluation.generation.seed,
+        "dataset": evaluation.dataset,
+        "version": evaluation.version,
+        "slice": ALL,
+    }
+    rows_by_sampling: dict[str, list[Row]] = {}
+    for row in find_evals(evaluation.lake).values():
+        row_settings = json.loads(row["settings"])
+        sampling = row_settings["sampling"]
+        same_columns = all(row[name] == value for name, value in columns.items())
+        if same_columns and row_settings == {**settings, "sampling": sampling}:
+            rows_by_sampling.setdefault(json.dumps(sampling, sort_keys=True), []).append(row)
+    points = []
+    for sampling_json, rows in sorted(rows_by_sampling.items()):
+        if {*axes} <= {row["metric"] for row in rows}:
+            points.append(_point(json.loads(sampling_json), rows, axes))
+    return _mark_best(points)
 
 
 def plot(points: Sequence[Point], axes: tuple[str, str]) -> Markup:
-    """A curve for each sampler and number of steps, from point to point of guidance; the chosen point ringed."""
+    """Draw the distance over the score as SVG: a curve for each sampler and number of steps, the chosen point ringed.
+
+    A curve connects its points in the order of their guidance weights.
+    """
     curves: dict[str, list[Point]] = {}
     for point in points:
-        rest = {name: value for name, value in point.sampling.items() if name != "guidance"}
-        curves.setdefault(", ".join(f"{name} {value}" for name, value in rest.items()) or "as trained", []).append(
-            point
-        )
-    across = f"{axes[0]}; the numbers are weights of guidance"
-    return draw_chart([Curve(name, _dots(of), dots=True) for name, of in curves.items()], across, axes[1])
+        fixed = {name: value for name, value in point.sampling.items() if name != "guidance"}
+        label = ", ".join(f"{name} {value}" for name, value in fixed.items()) or "as trained"
+        curves.setdefault(label, []).append(point)
+    x_label = f"{axes[0]}; the numbers are guidance weights"
+    return draw_chart([Curve(label, _chart_points(of), dots=True) for label, of in curves.items()], x_label, axes[1])
 
 
-def _dots(points: Sequence[Point]) -> list[Dot]:
-    ordered = sorted(points, key=lambda point: _number(point.sampling.get("guidance")))
+def _chart_points(points: Sequence[Point]) -> list[ChartPoint]:
+    ordered = sorted(points, key=lambda point: _guidance_order(point.sampling.get("guidance")))
     return [
-        Dot(
+        ChartPoint(
             point.score["value"],
             point.distance["value"],
             str(point.sampling.get("guidance", "")),
@@ -129,21 +162,21 @@ def _dots(points: Sequence[Point]) -> list[Dot]:
     ]
 
 
-def _number(value: Any) -> float:
-    """What is not swept, or differs from stage to stage, comes first."""
-    return float(value) if isinstance(value, int | float) else -1.0
+def _guidance_order(guidance: Any) -> float:
+    """Sorts by weight; a guidance that is not given, or differs by stage, comes first."""
+    return float(guidance) if isinstance(guidance, int | float) else -1.0
 
 
 def _point(sampling: dict[str, Any], rows: Sequence[Row], axes: tuple[str, str]) -> Point:
-    whole = {row["metric"]: row for row in rows if row["slice"] == ALL}
-    return Point(sampling, whole[axes[0]], whole[axes[1]])
+    by_metric = {row["metric"]: row for row in rows if row["slice"] == ALL}
+    return Point(sampling, by_metric[axes[0]], by_metric[axes[1]])
 
 
-def _chosen(points: list[Point]) -> list[Point]:
-    """The best score among the points that are not surely further from real pictures than the nearest is."""
+def _mark_best(points: list[Point]) -> list[Point]:
+    """Choose the best score among the points whose distance is not significantly above the smallest distance."""
     if not points:
         return []
     nearest = min(points, key=lambda point: point.distance["value"])
-    near = [point for point in points if point.distance["low"] <= nearest.distance["high"]]
-    best = max(near, key=lambda point: point.score["value"])
+    candidates = [point for point in points if point.distance["low"] <= nearest.distance["high"]]
+    best = max(candidates, key=lambda point: point.score["value"])
     return [replace(point, chosen=point is best) for point in points]

@@ -1,4 +1,4 @@
-"""What is measured on generated pictures: suites of prompts, distances, question answering, intervals.
+"""Metrics of generated pictures: prompt suites, feature distances, question answering, bootstrap intervals.
 
-Functions and scorers; running an evaluation is in imagen/evaluate. Start with `suites.py`.
+Functions and scorers only; imagen/evaluate runs evaluations. Start with `suites.py`.
 """

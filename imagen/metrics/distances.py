@@ -1,8 +1,8 @@
-"""How far the features of made pictures lie from those of real ones: Fréchet, by kernels, and by neighbours.
+"""Distances between the features of generated and of real pictures: Fréchet, by kernels, and by nearest neighbours.
 
-Each is a statistic of made pictures of which some count more often than others, so that they can be resampled; the real
-ones are the reference and stay. Recall and coverage are shares of real pictures, so there it is the other way around.
-All in float64. Shapes: n made, m real, d features, r resamples.
+Each is a statistic of weighted samples, so that it can be bootstrapped. The samples are the generated pictures and the
+real ones are a fixed reference; recall and coverage are shares of the real pictures, which are then the samples.
+All arithmetic is in float64. Shapes: n generated, m real, d features, r resamples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,124 +17,161 @@ from imagen.metrics.intervals import RESAMPLES, Statistic
 Features = np.ndarray  # n d
 Distance = Literal["fd", "kid", "cmmd", "precision", "recall", "density", "coverage"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
-NEIGHBOURLY = ("precision", "recall", "density", "coverage")
-OF_REAL = ("recall", "coverage")  # shares of the real pictures
+NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
+SHARES_OF_REAL = ("recall", "coverage")
 
 NEIGHBOURS = 5  # of precision, recall, density and coverage (arXiv 2002.09797)
-BLUR, CMMD_SCALE = 10.0, 1000.0  # of CMMD's kernel, and of what it says (arXiv 2401.09603)
-MOST = 5_000  # real pictures, where each is compared with each: 200 MB a matrix
-WIDE = 512  # features, above which a Fréchet distance takes seconds
-RESAMPLES_OF_WIDE = 50
+CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0  # width of CMMD's kernel, and factor of its value (arXiv 2401.09603)
+MAX_REAL = 5_000  # real pictures in metrics that compare all pairs: 200 MB a matrix
+WIDE_FEATURES = 512  # with more features than this a Fréchet distance takes seconds
+WIDE_RESAMPLES = 50
 
 
 def distances(
-    real: Features, made: Features, asked: Sequence[Distance], seed: int = 0
+    real: Features, generated: Features, names: Sequence[Distance], seed: int = 0
 ) -> Iterator[tuple[Distance, Statistic, int, int]]:
-    """Those asked for, each with how many pictures are resampled, and how often."""
-    real, made = real.astype(np.float64), made.astype(np.float64)
-    n, few = len(made), some(real, seed)
-    if "fd" in asked:
-        yield "fd", frechet(real, made), n, RESAMPLES if made.shape[1] <= WIDE else RESAMPLES_OF_WIDE
-    if "kid" in asked:
-        yield "kid", kernel(few, made), n, RESAMPLES
-    if "cmmd" in asked:
-        yield "cmmd", cmmd(few, made), n, RESAMPLES
-    if near := [name for name in asked if name in NEIGHBOURLY]:
-        every = neighbours(few, made)
-        yield from ((name, every[name], len(few) if name in OF_REAL else n, RESAMPLES) for name in near)
+    """Yield each distance as a name, its statistic, the number of samples, and the number of resamples.
+
+    Args:
+        names: the distances to compute.
+        seed: chooses the real pictures if there are more than `MAX_REAL`.
+
+    Raises:
+        TooFewSamples: a distance needs more pictures than there are.
+    """
+    real, generated = real.astype(np.float64), generated.astype(np.float64)
+    n, real_subset = len(generated), subsample(real, seed)
+    if "fd" in names:
+        resamples = RESAMPLES if generated.shape[1] <= WIDE_FEATURES else WIDE_RESAMPLES
+        yield "fd", frechet(real, generated), n, resamples
+    if "kid" in names:
+        yield "kid", kid(real_subset, generated), n, RESAMPLES
+    if "cmmd" in names:
+        yield "cmmd", cmmd(real_subset, generated), n, RESAMPLES
+    neighbour_names = [name for name in names if name in NEIGHBOUR_METRICS]
+    if neighbour_names:
+        statistics = neighbour_metrics(real_subset, generated)
+        for name in neighbour_names:
+            yield name, statistics[name], len(real_subset) if name in SHARES_OF_REAL else n, RESAMPLES
 
 
-def frechet(real: Features, made: Features) -> Statistic:
-    """Between the two sets as Gaussians; with Inception's features FID (arXiv 1706.08500)."""
+def frechet(real: Features, generated: Features) -> Statistic:
+    """The Fréchet distance of the two sets as Gaussians; FID if the features are Inception's (arXiv 1706.08500).
+
+    Raises:
+        TooFewSamples: there are not more real pictures than features.
+    """
     m, d = real.shape
     if m <= d:
         raise TooFewSamples(
             f"a Fréchet distance of {d} features needs more than {d} real pictures, there are {m}: evaluate against a "
             "larger dataset version, or ask for kid"
         )
-    middle, spread = _moments(real, np.ones(m))
-    sizes, axes = np.linalg.eigh(spread)
-    root = (axes * np.sqrt(sizes.clip(min=0))) @ axes.T
+    real_mean, real_cov = _mean_and_covariance(real, np.ones(m))
+    eigenvalues, eigenvectors = np.linalg.eigh(real_cov)
+    root = (eigenvectors * np.sqrt(eigenvalues.clip(min=0))) @ eigenvectors.T
 
-    def one(counts: np.ndarray) -> float:
-        mean, cov = _moments(made, counts)
-        shared = np.sqrt(np.linalg.eigvalsh(root @ cov @ root).clip(min=0)).sum()
-        return float(((mean - middle) ** 2).sum() + np.trace(spread) + np.trace(cov) - 2 * shared)
+    def of_resample(counts: np.ndarray) -> float:  # n
+        mean, cov = _mean_and_covariance(generated, counts)
+        cross = np.sqrt(np.linalg.eigvalsh(root @ cov @ root).clip(min=0)).sum()
+        return float(((mean - real_mean) ** 2).sum() + np.trace(real_cov) + np.trace(cov) - 2 * cross)
 
-    return lambda counts: np.array([one(each) for each in counts])
+    return lambda counts: np.array([of_resample(row) for row in counts])
 
 
-def kernel(real: Features, made: Features) -> Statistic:
-    """KID: the unbiased squared distance of a cubic kernel's means (arXiv 1801.01401)."""
-    d = real.shape[1]
-    ours, both, theirs = ((a @ b.T / d + 1) ** 3 for a, b in ((made, made), (made, real), (real, real)))
-    m, alone = len(real), (theirs.sum() - np.trace(theirs)) / (len(real) * (len(real) - 1))
+def kid(real: Features, generated: Features) -> Statistic:
+    """KID: the unbiased estimate of the squared MMD with a cubic kernel (arXiv 1801.01401)."""
+    m, d = real.shape
 
-    def of(counts: np.ndarray) -> np.ndarray:  # r n
+    def kernel(a: Features, b: Features) -> np.ndarray:
+        values: np.ndarray = (a @ b.T / d + 1) ** 3
+        return values
+
+    k_gg, k_gr, k_rr = kernel(generated, generated), kernel(generated, real), kernel(real, real)
+    real_term = (k_rr.sum() - np.trace(k_rr)) / (m * (m - 1))
+
+    def of_resamples(counts: np.ndarray) -> np.ndarray:  # r n
         n = counts.sum(1)
-        within = (((counts @ ours) * counts).sum(1) - counts @ np.diag(ours)) / (n * (n - 1))
-        between: np.ndarray = within + alone - 2 * counts @ both.sum(1) / (n * m)
-        return between
+        generated_term = (((counts @ k_gg) * counts).sum(1) - counts @ np.diag(k_gg)) / (n * (n - 1))
+        values: np.ndarray = generated_term + real_term - 2 * counts @ k_gr.sum(1) / (n * m)
+        return values
 
-    return of
+    return of_resamples
 
 
-def cmmd(real: Features, made: Features) -> Statistic:
-    """The squared distance of a Gaussian kernel's means, a thousandfold; meant for CLIP's features of length 1."""
-    ours, both, theirs = (
-        np.exp(_squares(a, b) / (-2 * BLUR**2)) for a, b in ((made, made), (made, real), (real, real))
-    )
-    alone, m = theirs.mean(), len(real)
+def cmmd(real: Features, generated: Features) -> Statistic:
+    """CMMD: the squared MMD with a Gaussian kernel, times 1,000. Meant for CLIP features of length 1."""
+    m = len(real)
 
-    def of(counts: np.ndarray) -> np.ndarray:  # r n
+    def kernel(a: Features, b: Features) -> np.ndarray:
+        values: np.ndarray = np.exp(_squared_distances(a, b) / (-2 * CMMD_SIGMA**2))
+        return values
+
+    k_gg, k_gr, k_rr = kernel(generated, generated), kernel(generated, real), kernel(real, real)
+    real_term = k_rr.mean()
+
+    def of_resamples(counts: np.ndarray) -> np.ndarray:  # r n
         n = counts.sum(1)
-        between: np.ndarray = ((counts @ ours) * counts).sum(1) / n**2 + alone - 2 * counts @ both.sum(1) / (n * m)
-        return CMMD_SCALE * between
+        generated_term = ((counts @ k_gg) * counts).sum(1) / n**2
+        values: np.ndarray = generated_term + real_term - 2 * counts @ k_gr.sum(1) / (n * m)
+        return CMMD_SCALE * values
 
-    return of
+    return of_resamples
 
 
-def neighbours(real: Features, made: Features) -> dict[str, Statistic]:
-    """Whether made ones lie among real ones (precision, density) and all real ones are met (recall, coverage)."""
-    near_real, near_made = _reach(real), _reach(made)
-    apart = np.sqrt(_squares(made, real))
-    among, met = apart < near_real, apart < near_made[:, None]
-    shares = {
-        "precision": among.any(1),
-        "density": among.sum(1) / NEIGHBOURS,
-        "recall": met.any(0),
-        "coverage": among.any(0),
+def neighbour_metrics(real: Features, generated: Features) -> dict[str, Statistic]:
+    """Precision, recall, density and coverage by nearest neighbours, as statistics by name.
+
+    Precision and density measure whether generated pictures are like real ones; recall and coverage, whether all real
+    pictures have generated ones that are like them.
+
+    Raises:
+        TooFewSamples: there are not more pictures than `NEIGHBOURS`.
+    """
+    real_radii, generated_radii = _neighbour_radii(real), _neighbour_radii(generated)
+    pair_distances = np.sqrt(_squared_distances(generated, real))  # n m
+    near_real = pair_distances < real_radii
+    near_generated = pair_distances < generated_radii[:, None]
+    values = {
+        "precision": near_real.any(1),
+        "density": near_real.sum(1) / NEIGHBOURS,
+        "recall": near_generated.any(0),
+        "coverage": near_real.any(0),
     }
-    return {name: partial(_share, of.astype(np.float64)) for name, of in shares.items()}
+    return {name: partial(_weighted_mean, sample_values.astype(np.float64)) for name, sample_values in values.items()}
 
 
-def some(real: Features, seed: int) -> Features:
-    """No more than can be compared each with each."""
-    if len(real) <= MOST:
+def subsample(real: Features, seed: int) -> Features:
+    """At most `MAX_REAL` rows, chosen by the seed, in their order."""
+    if len(real) <= MAX_REAL:
         return real
-    return real[np.sort(np.random.default_rng(seed).choice(len(real), MOST, replace=False))]
+    return real[np.sort(np.random.default_rng(seed).choice(len(real), MAX_REAL, replace=False))]
 
 
-def _share(of: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    share: np.ndarray = counts @ of / counts.sum(1)
-    return share
+def _weighted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    means: np.ndarray = counts @ values / counts.sum(1)
+    return means
 
 
-def _moments(of: Features, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_covariance(features: Features, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = counts.sum()
-    mean = counts @ of / total
-    apart = of - mean
-    return mean, (apart * counts[:, None]).T @ apart / (total - 1)
+    mean = counts @ features / total
+    centred = features - mean
+    return mean, (centred * counts[:, None]).T @ centred / (total - 1)
 
 
-def _squares(a: Features, b: Features) -> np.ndarray:
+def _squared_distances(a: Features, b: Features) -> np.ndarray:
     squares: np.ndarray = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return squares.clip(min=0)
 
 
-def _reach(of: Features) -> np.ndarray:
-    """How far the furthest of each one's nearest neighbours is; the nearest of all is itself."""
-    if len(of) <= NEIGHBOURS:
-        raise TooFewSamples(f"{NEIGHBOURS} neighbours are asked of each picture: {len(of)} are too few")
-    reach: np.ndarray = np.sqrt(np.partition(_squares(of, of), NEIGHBOURS, axis=1)[:, NEIGHBOURS])
-    return reach
+def _neighbour_radii(features: Features) -> np.ndarray:
+    """The distance of each row to its k-th nearest neighbour; the row itself is the 0th."""
+    if len(features) <= NEIGHBOURS:
+        raise TooFewSamples(
+            f"precision, recall, density and coverage need more than {NEIGHBOURS} pictures, there are {len(features)}: "
+            "use more prompts, a larger dataset version, or other distances"
+        )
+    squares = np.partition(_squared_distances(features, features), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+    radii: np.ndarray = np.sqrt(squares)
+    return radii

@@ -1,4 +1,4 @@
-"""Models of `transformers` that look at pictures: a folder, or a name in the hub, and the files that they are."""
+"""The files of vision models of `transformers`, in a local folder or from the Hugging Face Hub."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -6,13 +6,20 @@ from pathlib import Path
 
 from imagen.errors import WeightsNotUsable
 
-FILES = ("*.safetensors", "*config.json")
-TEXT_TOO = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # of a model that reads
+VISION_FILES = ("*.safetensors", "*config.json")
+FILES_WITH_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # with the tokenizer's
 
 
 @lru_cache(maxsize=2)
-def folder_of(name: str, patterns: tuple[str, ...] = FILES) -> Path:
-    """Fetched from the hub where no folder has that name."""
+def model_folder(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Path:
+    """The folder of that name, or else the model of that name, downloaded from the hub.
+
+    Args:
+        patterns: the files to download.
+
+    Raises:
+        WeightsNotUsable: there is no such folder, and the download failed.
+    """
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -20,11 +27,15 @@ def folder_of(name: str, patterns: tuple[str, ...] = FILES) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise WeightsNotUsable(f"{name} is no folder here and can't be fetched from the hub: {said}") from error
+        reason = str(error).splitlines()[0]
+        raise WeightsNotUsable(f"{name} is no folder here and can't be fetched from the hub: {reason}") from error
 
 
-def files_of(name: str, patterns: tuple[str, ...] = FILES) -> Sequence[Path]:
-    """All that changes what the model says."""
-    folder = folder_of(name, patterns)
+def model_files(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Sequence[Path]:
+    """The model's files that match the patterns, sorted: all that its output depends on.
+
+    Raises:
+        WeightsNotUsable: there is no such folder, and the download failed.
+    """
+    folder = model_folder(name, patterns)
     return sorted(path for pattern in patterns for path in folder.glob(pattern))

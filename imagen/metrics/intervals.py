@@ -1,4 +1,4 @@
-"""A figure is never a number alone: how many samples it is from, and between what it would come out again."""
+"""Bootstrap intervals: each figure is a value, its 95 % interval, and the number of samples that it is from."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
-TAILS = (0.025, 0.975)  # between which an interval lies
-Groups = Sequence[object] | np.ndarray  # of each sample, what it is resampled with
-Statistic = Callable[[np.ndarray], np.ndarray]  # of resamples that say how often each sample counts (r n), a value each
+TAILS = (0.025, 0.975)  # the quantiles that bound an interval
+Groups = Sequence[object] | np.ndarray  # the group of each sample; a group is resampled as a whole
+Statistic = Callable[[np.ndarray], np.ndarray]  # how often each sample counts in each resample (r n) → values (r)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value, its bootstrap interval, and the samples that it is from."""
+    """A measured value, the bounds of its bootstrap interval, and the number of samples."""
 
     value: float
     low: float
@@ -22,29 +22,39 @@ class Figure:
     n: int
 
 
-def mean(values: np.ndarray, seed: int = 0, groups: Groups | None = None) -> Figure:
-    """A mean, resampled by groups where samples of one are alike: several pictures of one prompt."""
+def bootstrap_mean(values: np.ndarray, seed: int = 0, groups: Groups | None = None) -> Figure:
+    """The mean of values, with its bootstrap interval; nan if there are none.
+
+    Args:
+        groups: the group of each value, if values of a group are alike, such as the pictures of one prompt. Groups are
+            resampled instead of values.
+    """
     if not len(values):
         return Figure(math.nan, math.nan, math.nan, 0)
-    which = np.arange(len(values)) if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
-    sums, sizes = np.bincount(which, values), np.bincount(which)
-    counts = resampled(len(sums), RESAMPLES, seed)
+    group_of = np.arange(len(values)) if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
+    sums, sizes = np.bincount(group_of, values), np.bincount(group_of)
+    counts = resample_counts(len(sums), RESAMPLES, seed)
     low, high = np.quantile(counts @ sums / (counts @ sizes), TAILS)
     return Figure(float(values.mean()), float(low), float(high), len(values))
 
 
-def statistic(of: Statistic, groups: Groups, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
-    """Of samples by their groups. A resample holds samples twice, which brings a distance between sets up: of resamples
-    only how they spread is taken, around the value.
+def bootstrap_statistic(statistic: Statistic, groups: Groups, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
+    """The value of a statistic, with its bootstrap interval.
+
+    A resample repeats samples, which biases a distance between sets upwards. So the interval has the spread of the
+    resamples, but is centred on the value.
+
+    Args:
+        groups: the group of each sample. Groups are resampled instead of samples.
     """
-    which = np.unique(np.array(groups), return_inverse=True)[1]
-    value = float(of(np.ones((1, len(which))))[0])
-    counts = resampled(int(which.max()) + 1, resamples, seed)[:, which]
-    found = of(counts)
-    low, high = value + np.quantile(found, TAILS) - found.mean()
-    return Figure(value, float(low), float(high), len(which))
+    group_of = np.unique(np.array(groups), return_inverse=True)[1]
+    value = float(statistic(np.ones((1, len(group_of))))[0])
+    counts = resample_counts(int(group_of.max()) + 1, resamples, seed)[:, group_of]
+    resampled = statistic(counts)
+    low, high = value + np.quantile(resampled, TAILS) - resampled.mean()
+    return Figure(value, float(low), float(high), len(group_of))
 
 
-def resampled(n: int, resamples: int, seed: int) -> np.ndarray:  # r n
-    """How often each sample counts in each resample."""
+def resample_counts(n: int, resamples: int, seed: int) -> np.ndarray:  # r n
+    """How often each of n samples counts in each resample."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The real pictures that made ones are compared with: those of a dataset version, each looked at once an extractor."""
+"""The real pictures that generated ones are compared with: those of a dataset version, scored once by an extractor."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,15 @@ from imagen.errors import TooFewSamples
 
 
 @dataclass(frozen=True)
-class LookAtVersion(ScorePictures):
-    """The stage: of `images` those that a dataset version holds. What was seen for another version is not pending."""
+class ScoreReference(ScorePictures):
+    """The stage that scores the pictures of a dataset version. Pictures scored for other versions are not repeated."""
 
     dataset: str = ""
     version: int = 0
     name: str = "look at the reference"
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The version's pictures of a bucket that a scorer lacks, in the order of their ids."""
         return query(
             "SELECT pending.* FROM pending SEMI JOIN published USING (id) ORDER BY id",
             pending=super().pending(lake, outputs, bucket),
@@ -29,16 +30,25 @@ class LookAtVersion(ScorePictures):
         )
 
 
-def vectors_of(lake: Lake, scorer: PictureScorer, table: str, version: int | None = None) -> np.ndarray:
-    """The vectors of a table's pictures, in the order of their ids; those that could not be looked at are left out."""
-    found = query(
-        "SELECT vector FROM seen SEMI JOIN wanted USING (id) WHERE vector IS NOT NULL ORDER BY id",
-        seen=lake.table(scorer.table).dataset(),
+def load_vectors(lake: Lake, scorer: PictureScorer, table: str, version: int | None = None) -> np.ndarray:
+    """The vectors of a table's pictures (n d), in the order of their ids.
+
+    Args:
+        scorer: whose vectors. Pictures that it could not score are left out.
+        table: a table whose ids are pictures, such as `datasets/NAME`.
+        version: of the table; the newest if not given.
+
+    Raises:
+        TooFewSamples: no picture of the table has a vector.
+    """
+    rows = query(
+        "SELECT vector FROM scores SEMI JOIN wanted USING (id) WHERE vector IS NOT NULL ORDER BY id",
+        scores=lake.table(scorer.table).dataset(),
         wanted=lake.table(table, version).dataset(),
     )
-    if not found.num_rows:
+    if not rows.num_rows:
         at = f"@{version}" if version is not None else ""
         raise TooFewSamples(
-            f"{lake.url} has no picture of {table.removeprefix('datasets/')}{at} that could be looked at"
+            f"{lake.url}: none of the pictures of {table.removeprefix('datasets/')}{at} could be scored by {scorer.id}"
         )
-    return unpack_vectors(found["vector"].to_pylist())
+    return unpack_vectors(rows["vector"].to_pylist())

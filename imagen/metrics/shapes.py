@@ -1,4 +1,7 @@
-"""What the world's pixel checker sees in a picture is a fact; whether a prompt says that is worked out from it."""
+"""Whether a picture shows the shapes that its prompt names, by the built-in world's pixel checker.
+
+The checker finds the shapes of a picture, which are stored; the comparison with the prompt is computed from them.
+"""
 
 import json
 from dataclasses import asdict
@@ -13,18 +16,25 @@ from data.world.scene import Claim, Phrase, Shape, is_true
 
 
 class ShapesSeen(PictureScorer):
-    """The shapes of a picture, as JSON."""
+    """Stores the shapes that the pixel checker finds in a picture, as JSON."""
 
     columns = pa.schema({"shapes": pa.string()})
 
     def look(self, picture: Image.Image) -> dict[str, str]:
+        """The picture's shapes, as a JSON list in `shapes`."""
         return {"shapes": json.dumps([asdict(shape) for shape in find_shapes(picture)])}
 
 
-def shows(prompt: str, seen: str, sizes: bool) -> bool:
-    """Whether these shapes are what a prompt of the world's language says, its sizes too or not."""
+def matches_prompt(prompt: str, shapes: str, sizes: bool) -> bool:
+    """Whether a picture's shapes are those that the prompt names, in the relation that it names.
+
+    Args:
+        prompt: a caption of the built-in world's language.
+        shapes: the picture's shapes, as `ShapesSeen` stores them.
+        sizes: whether the sizes must match too.
+    """
     claim = claim_of(prompt)
-    assert claim is not None, f"{prompt!r} is not of the world's language"
+    assert claim is not None, f"{prompt!r} is not in the world's language"
     if not sizes:
         claim = Claim(tuple(Phrase(phrase.kind, phrase.colour) for phrase in claim.phrases), claim.relation)
-    return is_true(claim, [Shape(**shape) for shape in json.loads(seen)])
+    return is_true(claim, [Shape(**shape) for shape in json.loads(shapes)])

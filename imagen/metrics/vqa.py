@@ -1,7 +1,7 @@
-"""Whether pictures show what their prompts say, by questions (TIFA, arXiv 2303.11897; VQAScore, arXiv 2404.01291).
+"""Whether pictures show what their prompts describe, by questions (TIFA, arXiv 2303.11897; VQAScore, arXiv 2404.01291).
 
-Of each picture and each check of its prompt it is a fact what a model answers, and how probable it finds the answer
-that is expected. Whether that is right is worked out from it.
+For each picture and each check of its prompt, the table has the answer of a model and the probability that it gives the
+expected answer. The metrics are computed from the table.
 """
 
 import json
@@ -25,15 +25,15 @@ from data.scorers import pretrained
 from data.scorers.clip import resolve_device
 from data.scorers.scorer import SCORER_ERRORS, Scorer
 from imagen.errors import SuiteError
-from imagen.metrics.answers import answering, knows, plain
-from imagen.metrics.hub_models import TEXT_TOO, files_of
+from imagen.metrics.answers import check_expected_answers, load_answerer, normalize_answer
+from imagen.metrics.hub_models import FILES_WITH_TEXT, model_files
 from imagen.metrics.suites import Check, Suite
 
-ASK_ROWS = 64  # of a shard: what a kill may lose, with a model that takes seconds a question
+ASK_ROWS = 64  # pictures of a shard: what is lost if a run is killed, where a question can take seconds
 
 
 class Vqa(Scorer):
-    """A list a picture, in the order of its prompt's checks; of length 0 where there are none."""
+    """Answers the checks of a picture's prompt: a list for each picture, in their order, empty if there are none."""
 
     columns = pa.schema({"answers": pa.list_(pa.string()), "probabilities": pa.list_(pa.float32())})
     runs_by = frozenset({"model", "device"})
@@ -43,12 +43,13 @@ class Vqa(Scorer):
 
     @property
     def id(self) -> str:
-        return f"{super().id}-{pretrained.digest_files(files_of(self.model, TEXT_TOO))[:8]}"
+        """The scorer's id, with a digest of the model's files instead of its name."""
+        return f"{super().id}-{pretrained.digest_files(model_files(self.model, FILES_WITH_TEXT))[:8]}"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """The stage: `images` and what their prompts are checked by → answers."""
+class AskChecks:
+    """The stage: `images` and the checks of their prompts → answers."""
 
     lake: Lake
     scorer: Vqa
@@ -57,9 +58,11 @@ class Ask:
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
+        """The scorer's table."""
         return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
+        """The pictures of a bucket that have no answers yet, in the order of their ids."""
         return query(
             "SELECT id, file, extra FROM images JOIN pairs USING (id) ANTI JOIN answers USING (id) ORDER BY id",
             images=lake.table("images").read_with_files(bucket, ["id"]),
@@ -68,47 +71,58 @@ class Ask:
         )
 
     def work(self, shard: Shard) -> ShardResult:
+        """Answer the checks of a shard's pictures, and write the answers to a file."""
         rows = shard.rows
         numbers = [json.loads(extra)["number"] for extra in rows["extra"].to_pylist()]
         pictures = zip(rows["id"].to_pylist(), numbers, read_pictures(self.lake, rows), strict=True)
-        said = [{"id": id, **self._answered(picture, self.checks[number])} for id, number, picture in pictures]
-        table = pa.Table.from_pylist(said, self.scorer.schema)
-        return ShardResult(
-            len(said), {self.scorer.table: write_file(self.lake.table_url(self.scorer.table), shard.bucket, table)}
-        )
+        answer_rows = [{"id": id, **self._answer(picture, self.checks[number])} for id, number, picture in pictures]
+        table = pa.Table.from_pylist(answer_rows, self.scorer.schema)
+        file = write_file(self.lake.table_url(self.scorer.table), shard.bucket, table)
+        return ShardResult(len(answer_rows), {self.scorer.table: file})
 
-    def _answered(self, picture: bytes, checks: Sequence[Check]) -> dict[str, Any]:
+    def _answer(self, picture: bytes, checks: Sequence[Check]) -> dict[str, Any]:
+        """The columns of a picture: its answers, or why it can't be decoded."""
         if not checks:
             return {"answers": [], "probabilities": []}
         try:
             image = decode(picture)
         except SCORER_ERRORS as error:
             return {"error": str(error)}
-        found = answering(self.scorer.model, resolve_device(self.scorer.device)).answers(image, checks)
-        return {"answers": [answer for answer, _ in found], "probabilities": [probability for _, probability in found]}
+        answers = load_answerer(self.scorer.model, resolve_device(self.scorer.device)).answers(image, checks)
+        return {
+            "answers": [answer for answer, _ in answers],
+            "probabilities": [probability for _, probability in answers],
+        }
 
 
-def asking(lake: Lake, scorer: Vqa, suite: Suite) -> Ask:
-    """The stage, if the model can say what the suite wants to know."""
+def plan_questions(lake: Lake, scorer: Vqa, suite: Suite) -> AskChecks:
+    """The stage that asks a suite's checks about the pictures of a lake.
+
+    Raises:
+        SuiteError: the suite has no checks, or a check has no answer.
+        WeightsNotUsable: the model answers no questions, or can't give an expected answer.
+    """
     checks = [check for prompt in suite.prompts for check in prompt.checks]
     if not checks:
         raise SuiteError(
-            f"suite {suite.name} has no checks, so that nothing can be asked of its pictures: give its prompts "
+            f"suite {suite.name} has no checks, so there is nothing to ask about its pictures: give its prompts "
             "`checks`, or leave vqa out"
         )
-    if empty := next((check for check in checks if not plain(check.answer)), None):
-        raise SuiteError(f"suite {suite.name} asks {empty.question!r} and expects no answer")
-    knows(scorer.model, checks)
-    return Ask(lake, scorer, tuple(prompt.checks for prompt in suite.prompts))
+    for check in checks:
+        if not normalize_answer(check.answer):
+            raise SuiteError(f"suite {suite.name} asks {check.question!r} and expects no answer: add one to the check")
+    check_expected_answers(scorer.model, checks)
+    return AskChecks(lake, scorer, tuple(prompt.checks for prompt in suite.prompts))
 
 
 def vqa_score(probabilities: Sequence[float] | None) -> float:
-    """The mean probability of what is expected of a picture; nan where nothing is."""
+    """The mean probability of a picture's expected answers; nan if it has no checks."""
     return float(np.mean(probabilities)) if probabilities else math.nan
 
 
-def vqa_right(answers: Sequence[str] | None, checks: Sequence[Check]) -> float:
-    """The share of a picture's checks whose answer is the expected one; nan where there are none."""
+def vqa_accuracy(answers: Sequence[str] | None, checks: Sequence[Check]) -> float:
+    """The share of a picture's checks that have the expected answer; nan if there are none."""
     if not answers:
         return math.nan
-    return float(np.mean([plain(answer) == plain(check.answer) for answer, check in zip(answers, checks, strict=True)]))
+    pairs = zip(answers, checks, strict=True)
+    return float(np.mean([normalize_answer(answer) == normalize_answer(check.answer) for answer, check in pairs]))

@@ -63,7 +63,7 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
         evaluate(evaluation, InProcessEngine())
         whole = time.perf_counter() - began
     within = together(inside)
-    note = f"{whole - within:.1f} of {whole:.1f} s, {len(evaluation.asking.suite.prompts)} prompts"
+    note = f"{whole - within:.1f} of {whole:.1f} s, {len(evaluation.generation.suite.prompts)} prompts"
     return "evaluation, share of time beside sampling and looking", 1 - within / whole, 0.10, False, note
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from flows.verbs.demo_run import tiny_for
-from imagen.champion.promote import Judged, candidate, promote
+from imagen.champion.promote import Promotion, plan_candidate, promote
 from imagen.config.gate import Gate
 from imagen.models.registry import rollback
 from imagen.train.setup import plan_training
@@ -29,8 +29,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     short, again, long = trained(lake, SHORT, 0), trained(lake, SHORT, 1), trained(lake, LONG, 0)
     with LocalEngine(threads=1) as engine:
 
-        def judged(model: str) -> Judged:
-            return promote(candidate(lake, model, GATE), engine, who="the bench")
+        def judged(model: str) -> Promotion:
+            return promote(plan_candidate(lake, model, GATE), engine, who="the bench")
 
         first = judged(short)
         yield "the gate: the first model is promoted", *told(first, "promote")
@@ -49,6 +49,6 @@ def trained(lake: Lake, minutes: float, seed: int) -> str:
     return model.reference
 
 
-def told(judged: Judged, expected: str) -> tuple[float, float, bool, str]:
+def told(judged: Promotion, expected: str) -> tuple[float, float, bool, str]:
     note = "; ".join(f"{reason.metric} {reason.found}" for reason in judged.verdict.reasons)
     return float(judged.verdict.answer == expected), 1.0, True, f"{judged.verdict.answer}: {note}"

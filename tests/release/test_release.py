@@ -49,8 +49,8 @@ from flows.runs.retrain import retrain
 from flows.runs.train import train as train_flow
 from flows.runs.verify import verify
 from flows.server import events
-from imagen.champion.promote import candidate, promote
-from imagen.champion.retrain import RetrainPolicy, decide, decided_for
+from imagen.champion.promote import plan_candidate, promote
+from imagen.champion.retrain import RetrainPolicy, decide, decisions_on_version
 from imagen.config.evaluation import load_settings
 from imagen.config.training import load_config
 from imagen.metrics.suites import load_suite
@@ -303,7 +303,7 @@ def test_what_a_training_measured_is_read(lake: Lake, answers: dict[str, Any]) -
 
 
 def test_retraining_is_decided_the_same(lake: Lake, answers: dict[str, Any]) -> None:
-    rows = [*decided_for(lake, "cascade", "shapes", 5), *decided_for(lake, "others", "shapes", 2)]
+    rows = [*decisions_on_version(lake, "cascade", "shapes", 5), *decisions_on_version(lake, "others", "shapes", 2)]
     assert as_json(rows) == answers["retrains"]["rows"]
     now, policy = datetime(2030, 1, 1, tzinfo=UTC), RetrainPolicy(grown=0.05, drift=0.2, days=1, hours=0.5)
     decided = [asdict(decide(lake, name, "shapes", None, policy, now)) for name in ("cascade", "others")]
@@ -313,8 +313,8 @@ def test_retraining_is_decided_the_same(lake: Lake, answers: dict[str, Any]) -> 
 def test_the_gate_decides_the_same(lake: Lake, answers: dict[str, Any]) -> None:
     """By figures and approvals that are there: no picture is made again."""
     made = sorted(Path(lake.url, "evaluations").iterdir())
-    promote(candidate(lake, "cascade/2"), InProcessEngine(), who="ann")
-    judged = promote(candidate(lake, "cascade/3"), InProcessEngine(), who="ann")
+    promote(plan_candidate(lake, "cascade/2"), InProcessEngine(), who="ann")
+    judged = promote(plan_candidate(lake, "cascade/3"), InProcessEngine(), who="ann")
     said = {name: value for name, value in asdict(judged.decision).items() if name not in ("at", "code")}
     assert {**said, "answer": judged.verdict.answer} == answers["promoted"]
     assert lake.table("evals").version == answers["versions"]["evals"]

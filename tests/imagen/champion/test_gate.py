@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from imagen.champion.gate import check, judge
+from imagen.champion.gate import check_rules, judge
 from imagen.config.gate import Gate
 from imagen.errors import ConfigError
 from imagen.evaluate.compare import Difference
@@ -75,11 +75,11 @@ def test_the_first_model_is_held_against_floors_alone() -> None:
 def test_a_rule_for_what_is_not_measured_is_one_sentence() -> None:
     names = [("right", "all"), ("right", "star"), ("clip_score", "all")]
     with pytest.raises(ConfigError, match="a rule for fid, which is not measured; measured are right, clip_score"):
-        check(Gate.model_validate({"rules": [{"metric": "fid", "gain": 0}]}), names)
+        check_rules(Gate.model_validate({"rules": [{"metric": "fid", "gain": 0}]}), names)
     rules = Gate.model_validate({"rules": [{"metric": "fd_clip", "slices": 0.1}]})
     with pytest.raises(ConfigError, match="slices of fd_clip, which is of all pictures together"):
-        check(rules, [*names, ("fd_clip", "all")])
-    check(gate(slices=0.1), names)
+        check_rules(rules, [*names, ("fd_clip", "all")])
+    check_rules(gate(slices=0.1), names)
 
 
 @pytest.mark.parametrize(

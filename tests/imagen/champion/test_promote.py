@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 
 from data.lake.lake import Lake
-from imagen.champion.promote import Judged, candidate, promote
+from imagen.champion.promote import Promotion, plan_candidate, promote
 from imagen.config.gate import Gate
 from imagen.config.training import TrainConfig
 from imagen.errors import ChampionChanged, ModelNotFound, ModelNotUsable
@@ -37,10 +37,10 @@ def gate(tmp_path: Path) -> Gate:
     )
 
 
-def promoted(lake: Lake, reference: str, gate: Gate, **how: object) -> Judged:
-    asked = candidate(lake, reference, gate)
+def promoted(lake: Lake, reference: str, gate: Gate, **how: object) -> Promotion:
+    asked = plan_candidate(lake, reference, gate)
     for one in (asked.evaluation, asked.against):
-        if one is not None and not one.made.find("images"):
+        if one is not None and not one.picture_lake.find("images"):
             paint(one, RIGHT[one.model])
     return promote(asked, InProcessEngine(), **how)  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ def test_the_champion_has_an_alias(three_models: Lake, gate: Gate) -> None:
     assert model_url("little/champion", three_models.url) == model_url("little/2", three_models.url)
     assert find_model(three_models, "little/champion").reference == "little/2"
     with pytest.raises(ModelNotUsable, match="little/2 is the champion of little already"):
-        candidate(three_models, "little/champion", gate)
+        plan_candidate(three_models, "little/champion", gate)
     first = TrainConfig.model_validate(
         {**models(three_models)[-1].config, "name": "next", "init_from": "little/champion"}
     )

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from imagen.champion.reconcile import undone
-from imagen.champion.retrain import RetrainPolicy, record
+from imagen.champion.reconcile import next_step
+from imagen.champion.retrain import RetrainPolicy, record_decision
 from imagen.champion.retrain import decide as decide_on_training
 from imagen.models.registry import add_decision
 from imagen.models.table import models
@@ -15,23 +15,23 @@ from tests.shared import copy_of
 
 def test_each_step_is_undone_until_the_lake_has_it(tmp_path: Path) -> None:
     lake, policy = drawn_lake(tmp_path, 24), RetrainPolicy()
-    assert undone(lake, "little", "nothing") is None
-    assert undone(lake, "little", "drawn") == ("retrain", 1)
+    assert next_step(lake, "little", "nothing") is None
+    assert next_step(lake, "little", "drawn") == ("retrain", 1)
     decided = decide_on_training(lake, "little", "drawn", 1, policy)
-    record(lake, replace(decided, train=False), policy)
-    assert undone(lake, "little", "drawn") is None
-    record(lake, decided, policy)
-    assert undone(lake, "little", "drawn") == ("train", 1)
-    assert undone(lake, "other", "drawn") == ("retrain", 1)
+    record_decision(lake, replace(decided, train=False), policy)
+    assert next_step(lake, "little", "drawn") is None
+    record_decision(lake, decided, policy)
+    assert next_step(lake, "little", "drawn") == ("train", 1)
+    assert next_step(lake, "other", "drawn") == ("retrain", 1)
 
 
 def test_a_model_that_nobody_judged_is_undone(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     lake = copy_of(trained_lake(tmp_path / "made"), tmp_path / "lake")
-    record(lake, decide_on_training(lake, "little", "drawn", 1, RetrainPolicy()), RetrainPolicy())
-    assert undone(lake, "little", "drawn") == ("promote", 1)
+    record_decision(lake, decide_on_training(lake, "little", "drawn", 1, RetrainPolicy()), RetrainPolicy())
+    assert next_step(lake, "little", "drawn") == ("promote", 1)
     add_decision(lake, "little", "reject", 1, None, "no")
-    assert undone(lake, "little", "drawn") is None
+    assert next_step(lake, "little", "drawn") is None
     another(lake, 2)
     assert len(models(lake)) == 2
-    assert undone(lake, "little", "drawn") == ("promote", 2)
+    assert next_step(lake, "little", "drawn") == ("promote", 2)

@@ -12,10 +12,10 @@ from data.lake.lake import Lake
 from data.lake.layout import GRIDS_FOLDER, TRAINING_FOLDER
 from data.pictures.contact_sheet import draw_contact_sheet
 from data.scorers.clip import ClipScore
-from imagen.champion.report import asked_of, report
+from imagen.champion.report import plan_report, report
 from imagen.config.evaluation import EvaluateSettings
 from imagen.evaluate.evaluation import evaluate
-from imagen.evaluate.sweep import axes_of, points_of, sweep
+from imagen.evaluate.sweep import choose_axes, plan_sweep, sweep
 from imagen.models.registry import add_decision
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import painted
@@ -36,9 +36,9 @@ def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> P
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd"))
     add_decision(lake, "little", "promote", 2, None, "the first")
     add_decision(lake, "little", "reject", 1, 2, HOSTILE)
-    points = points_of(lake, "little/1", settings, [1.0, 4.0], [2], [])
-    sweep(points, InProcessEngine(), axes_of(points[0]))
-    trained, evaluation, rival = asked_of(lake, "little/1", settings)
+    points = plan_sweep(lake, "little/1", settings, [1.0, 4.0], [2], [])
+    sweep(points, InProcessEngine(), choose_axes(points[0]))
+    trained, evaluation, rival = plan_report(lake, "little/1", settings)
     stage = storage.join(lake.url, TRAINING_FOLDER, f"little-{trained.id[:12]}", "stage-1")
     grid = io.BytesIO()
     draw_contact_sheet([painted("a red circle", 0, True)] * 2, [""] * 2, 2).save(grid, "PNG")
@@ -84,7 +84,7 @@ def test_without_a_rival_and_measures_it_is_a_page_too(three_models_lake: Lake, 
     settings = EvaluateSettings(
         suite=str(page.with_name("few.csv")), clip={"clip": ClipScore(model="built-in")}, distances=("kid",)
     )
-    trained, evaluation, rival = asked_of(lake, "little/3", settings)  # was not trained here
+    trained, evaluation, rival = plan_report(lake, "little/3", settings)  # was not trained here
     assert rival is None
     text = report(trained, evaluation, evaluate(evaluation, InProcessEngine()), None)
     assert "Its measures are not in the lake any more." in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.lake.lake import Lake
-from imagen.champion.retrain import TABLE, RetrainPolicy, decide, record
+from imagen.champion.retrain import TABLE, RetrainPolicy, decide, record_decision
 from imagen.config.training import TrainConfig
 from imagen.models.assemble import add_model
 from imagen.models.table import models
@@ -77,7 +77,7 @@ def test_the_first_is_always_trained_and_every_decision_is_a_row(grown_lake: Lak
     first = decide(grown_lake, "another", "small", None, policy)
     assert (first.train, first.version, first.since, first.why) == (True, 2, None, "there is no model of it yet")
     for decided in (first, decide(grown_lake, "little", "small", 1, policy)):
-        record(grown_lake, decided, policy)
+        record_decision(grown_lake, decided, policy)
     rows = grown_lake.table(TABLE).dataset().to_table().sort_by("at").to_pylist()
     assert [(row["name"], row["version"], row["train"]) for row in rows] == [("another", 2, True), ("little", 1, False)]
     assert len(models(grown_lake)) == 1

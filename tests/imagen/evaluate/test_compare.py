@@ -10,7 +10,7 @@ from data.lake.lake import Lake
 from data.pictures.contact_sheet import CELL
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
-from imagen.evaluate.compare import better, compare, side_by_side
+from imagen.evaluate.compare import compare, direction, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
@@ -58,7 +58,7 @@ def test_its_interval_is_that_of_the_paired_bootstrap(pair: tuple[Evaluation, Ev
     before, after = pair
     found = {(one.metric, one.slice): one for one in compare(*pair)}
     for metric in ("right", "clip_score"):
-        ends = after.said[metric], before.said[metric]
+        ends = after.picture_values[metric], before.picture_values[metric]
         theirs = bootstrap(
             ends,
             lambda a, b, axis: (a - b).mean(axis),
@@ -74,13 +74,15 @@ def test_its_interval_is_that_of_the_paired_bootstrap(pair: tuple[Evaluation, Ev
 
 
 def test_of_distances_it_is_that_of_both(pair: tuple[Evaluation, Evaluation]) -> None:
-    before, after = ({row["metric"]: row["value"] for row in one.known() if row["slice"] == "all"} for one in pair)
+    before, after = (
+        {row["metric"]: row["value"] for row in one.stored_rows() if row["slice"] == "all"} for one in pair
+    )
     for one in compare(*pair):
         if one.metric.endswith("_clip"):
             assert (one.before, one.after) == pytest.approx((before[one.metric], after[one.metric]))
             assert one.figure.value == pytest.approx(after[one.metric] - before[one.metric])
             assert one.figure.low <= one.figure.value <= one.figure.high or one.metric == "recall_clip"
-    assert (better("kid_clip"), better("right"), better("recall_clip")) == (-1, 1, 1)
+    assert (direction("kid_clip"), direction("right"), direction("recall_clip")) == (-1, 1, 1)
 
 
 def test_a_model_beside_itself_is_no_different(pair: tuple[Evaluation, Evaluation]) -> None:

@@ -60,8 +60,8 @@ def test_figures_are_what_the_pictures_say(evaluated_lake: Lake, settings: Evalu
         *((metric, part) for metric in ("right", "right_sizes", "clip_score") for part in slices),
         *((f"{distance}_clip", "all") for distance in ("kid", "cmmd", "precision")),
     }
-    made = evaluation.made.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
-    pairs = evaluation.made.table("pairs").dataset().to_table(columns=["id", "caption"]).to_pylist()
+    made = evaluation.picture_lake.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
+    pairs = evaluation.picture_lake.table("pairs").dataset().to_table(columns=["id", "caption"]).to_pylist()
     captions = {pair["id"]: pair["caption"] for pair in pairs}
     model = Imagen.from_pretrained("little/1", evaluated_lake.url)
     assert len(made) == len(captions) == PROMPTS
@@ -124,12 +124,12 @@ def test_a_folder_without_lineage_needs_a_dataset(
 ) -> None:
     folder = str(tmp_path / "model")
     Imagen.from_pretrained("little/1", evaluated_lake.url).save_pretrained(folder)
-    with pytest.raises(ModelNotUsable, match="nothing says which dataset it learnt: name one with --dataset"):
+    with pytest.raises(ModelNotUsable, match="its dataset is unknown: name one with --dataset"):
         plan_evaluation(evaluated_lake, folder, settings)
     asked = of(evaluated_lake, settings)
     figures = told(evaluate(asked, InProcessEngine()))
     evaluation = plan_evaluation(evaluated_lake, folder, settings, "drawn", 1)
-    assert evaluation.asking.id == asked.asking.id  # the same weights were asked already
+    assert evaluation.generation.id == asked.generation.id  # the same weights were asked already
 
     def nothing(plan: Plan) -> None:
         assert plan.stage.name != "make" or not plan.rows, "the pictures are there"

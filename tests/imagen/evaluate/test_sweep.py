@@ -13,9 +13,9 @@ from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import ConfigError
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
-from imagen.evaluate.leaderboard import boards, latest
+from imagen.evaluate.leaderboard import boards, latest_figures
 from imagen.evaluate.sweep import Point as Swept
-from imagen.evaluate.sweep import _chosen, axes_of, known_points, plot, points_of, sweep
+from imagen.evaluate.sweep import _mark_best, choose_axes, plan_sweep, plot, stored_points, sweep
 from tests.engines import InProcessEngine
 
 
@@ -35,12 +35,12 @@ def test_points_are_pending_until_they_are_there(three_models: Lake, settings: E
 
     def run(guidance: list[float], steps: list[int]) -> tuple[list[Evaluation], list[Swept]]:
         made.clear()
-        asked = points_of(three_models, "little/1", settings, guidance, steps, [])
-        return asked, sweep(asked, InProcessEngine(), axes_of(asked[0]), on_plan=count)
+        asked = plan_sweep(three_models, "little/1", settings, guidance, steps, [])
+        return asked, sweep(asked, InProcessEngine(), choose_axes(asked[0]), on_plan=count)
 
     asked, points = run([1.0, 4.0], [2])
     assert made == [8, 8]
-    assert axes_of(asked[0]) == ("clip_score", "kid_clip")
+    assert choose_axes(asked[0]) == ("clip_score", "kid_clip")
     again, more = run([1.0, 4.0], [2, 3])
     assert made == [8, 8]  # of three steps alone
     assert more[:1] + more[2:3] != points  # in the order that was asked for: sampler, steps, guidance
@@ -50,11 +50,11 @@ def test_points_are_pending_until_they_are_there(three_models: Lake, settings: E
     assert [point.score["value"] for point in more[:2]] == [point.score["value"] for point in points]
     assert sum(point.chosen for point in more) == 1
     assert len({point.score["value"] for point in more}) == 4
-    known = known_points(again[0], axes_of(again[0]))
+    known = stored_points(again[0], choose_axes(again[0]))
     assert sorted(point.score["id"] for point in known) == sorted(point.score["id"] for point in more)
-    drawing = ElementTree.fromstring(plot(more, axes_of(asked[0])))
+    drawing = ElementTree.fromstring(plot(more, choose_axes(asked[0])))
     text = [one.text for one in drawing.iter() if one.tag.endswith("text")]
-    assert {"steps 2", "steps 3", "clip_score; the numbers are weights of guidance", "kid_clip"} <= set(text)
+    assert {"steps 2", "steps 3", "clip_score; the numbers are guidance weights", "kid_clip"} <= set(text)
     assert text.count("4.0") == 2
 
 
@@ -63,9 +63,9 @@ def test_the_best_score_that_is_near_enough_is_chosen() -> None:
         row: dict[str, Any] = {"value": distance, "low": distance - reach, "high": distance + reach}
         return Swept({}, {"value": score}, row)
 
-    points = _chosen([point(0.1, 10, 1), point(0.3, 11.5, 1), point(0.9, 20, 1), point(0.2, 10.5, 1)])
+    points = _mark_best([point(0.1, 10, 1), point(0.3, 11.5, 1), point(0.9, 20, 1), point(0.2, 10.5, 1)])
     assert [one.chosen for one in points] == [False, True, False, False]
-    assert _chosen([]) == []
+    assert _mark_best([]) == []
 
 
 def test_a_drawing_escapes_its_words_and_takes_what_does_not_vary() -> None:
@@ -81,10 +81,10 @@ def test_a_drawing_escapes_its_words_and_takes_what_does_not_vary() -> None:
 def test_what_can_not_be_swept_is_one_sentence(three_models: Lake, settings: EvaluateSettings) -> None:
     evaluation = plan_evaluation(three_models, "little/1", settings)
     with pytest.raises(ConfigError, match="fid is not measured; measured are right, right_sizes, clip_score, kid_clip"):
-        axes_of(evaluation, distance="fid")
+        choose_axes(evaluation, distance="fid")
     blind = plan_evaluation(three_models, "little/1", settings.model_copy(update={"clip": {}}))
     with pytest.raises(ConfigError, match="a sweep needs a distance: score with a CLIP model, or name inception"):
-        axes_of(blind)
+        choose_axes(blind)
 
 
 def test_the_leaderboard_puts_those_together_that_were_asked_the_same(
@@ -102,6 +102,6 @@ def test_the_leaderboard_puts_those_together_that_were_asked_the_same(
         values = [line.figures[metric]["value"] for line in board.lines]
         assert values == sorted(values, key=lambda value: way * value)
     assert found[0].metrics == ("right", "right_sizes", "clip_score", "kid_clip", "cmmd_clip")
-    assert set(latest(three_models)) == {"little/1", "little/2"}
+    assert set(latest_figures(three_models)) == {"little/1", "little/2"}
     with pytest.raises(ConfigError, match="fid is not measured on few; measured are right"):
         boards(three_models, metric="fid")

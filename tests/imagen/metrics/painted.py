@@ -19,13 +19,13 @@ SIDE = 64
 
 def paint(evaluation: Evaluation, right: Collection[int]) -> Evaluation:
     """Put pictures of one-shape prompts where the model would: of these numbers what was asked, else another colour."""
-    made = evaluation.made
-    evaluation.asking.ask(made)
+    made = evaluation.picture_lake
+    evaluation.generation.add_prompts(made)
     pairs = made.table("pairs").dataset().to_table(columns=["id", "url"]).to_pylist()
     rows = []
     for pair in pairs:
         number = int(pair["url"].split("/")[-2])
-        prompt = evaluation.asking.suite.prompts[number].text
+        prompt = evaluation.generation.suite.prompts[number].text
         rows.append(image_row(pair["id"], painted(prompt, number, number in right)))
     table = made.table_or_make("images", IMAGES)
     table.append([write_file(table.url, 0, pa.Table.from_pylist(rows, IMAGES))])

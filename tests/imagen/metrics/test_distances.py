@@ -13,18 +13,18 @@ from imagen.errors import TooFewSamples
 from imagen.metrics.distances import (
     CMMD_SCALE,
     DISTANCES,
-    MOST,
+    MAX_REAL,
     NEIGHBOURS,
-    OF_REAL,
+    SHARES_OF_REAL,
     Distance,
     cmmd,
     distances,
     frechet,
-    kernel,
-    neighbours,
-    some,
+    kid,
+    neighbour_metrics,
+    subsample,
 )
-from imagen.metrics.intervals import Figure, statistic
+from imagen.metrics.intervals import Figure, bootstrap_statistic
 
 N, M, D = 150, 220, 12
 
@@ -37,7 +37,7 @@ def features() -> tuple[np.ndarray, np.ndarray]:
 
 def figures(real: np.ndarray, made: np.ndarray, asked: Sequence[Distance], seed: int = 0) -> dict[str, Figure]:
     found = distances(real, made, asked, seed)
-    return {name: statistic(of, np.arange(n), seed, resamples) for name, of, n, resamples in found}
+    return {name: bootstrap_statistic(of, np.arange(n), seed, resamples) for name, of, n, resamples in found}
 
 
 def once(n: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_kid_agrees_with_torch_fidelitys(features: tuple[np.ndarray, np.ndarray]
     real, made = features
     real = real[:N]  # theirs wants as many of both
     theirs = mmd2(kernel_poly(made, made), kernel_poly(made, real), kernel_poly(real, real))
-    assert kernel(real, made)(once(N))[0] == pytest.approx(float(theirs), rel=1e-4)
+    assert kid(real, made)(once(N))[0] == pytest.approx(float(theirs), rel=1e-4)
 
 
 def test_cmmd_is_the_mean_over_all_pairs(features: tuple[np.ndarray, np.ndarray]) -> None:
@@ -92,7 +92,7 @@ def test_precision_and_recall_agree_with_torch_fidelitys(features: tuple[np.ndar
     theirs = calculate_precision_recall_full(
         torch.tensor(made), torch.tensor(real), neighborhood=NEIGHBOURS, batch_size=50
     )
-    ours = neighbours(real, made)
+    ours = neighbour_metrics(real, made)
     for name, of, expected in zip(("precision", "recall"), (N, M), theirs, strict=True):
         assert ours[name](once(of))[0] == pytest.approx(float(expected), rel=1e-4)
 
@@ -101,7 +101,7 @@ def test_density_and_coverage_are_counted_one_by_one(features: tuple[np.ndarray,
     real, made = features
     reach = [np.sort(np.linalg.norm(real - one, axis=1))[NEIGHBOURS] for one in real]
     inside = [[np.linalg.norm(one - centre) < most for centre, most in zip(real, reach, strict=True)] for one in made]
-    ours = neighbours(real, made)
+    ours = neighbour_metrics(real, made)
     assert ours["density"](once(N))[0] == pytest.approx(np.sum(inside) / (NEIGHBOURS * N))
     assert ours["coverage"](once(M))[0] == pytest.approx(np.any(inside, axis=0).mean())
 
@@ -110,7 +110,7 @@ def test_a_resample_is_a_set_with_repetitions(features: tuple[np.ndarray, np.nda
     real, made = features
     counts = np.random.default_rng(0).multinomial(N, np.full(N, 1 / N))
     repeated = np.repeat(made, counts, axis=0)
-    for of in (frechet, kernel, cmmd):
+    for of in (frechet, kid, cmmd):
         again = of(real, repeated)(once(N))
         assert of(real, made)(counts[None].astype(float))[0] == pytest.approx(again[0], rel=1e-9)
 
@@ -130,7 +130,7 @@ def test_an_interval_holds_what_it_promises() -> None:
 def test_every_interval_is_around_its_figure(features: tuple[np.ndarray, np.ndarray]) -> None:
     for name, figure in figures(*features, DISTANCES).items():
         assert figure.low <= figure.value <= figure.high, name
-        assert figure.n == (M if name in OF_REAL else N)
+        assert figure.n == (M if name in SHARES_OF_REAL else N)
 
 
 def test_all_are_worse_the_further_the_pictures_are() -> None:
@@ -151,12 +151,12 @@ def test_same_seed_same_figures(features: tuple[np.ndarray, np.ndarray]) -> None
 def test_a_small_reference_is_refused() -> None:
     with pytest.raises(TooFewSamples, match="distance of 12 features needs more than 12 real pictures, there are 12"):
         figures(np.ones((12, 12)), np.ones((30, 12)), ["fd"])
-    with pytest.raises(TooFewSamples, match="5 neighbours are asked of each picture: 5 are too few"):
+    with pytest.raises(TooFewSamples, match="density and coverage need more than 5 pictures, there are 5"):
         figures(np.ones((12, 12)), np.ones((5, 12)), ["precision"])
 
 
 def test_no_more_than_can_be_compared_are_compared() -> None:
-    many = np.arange(2.0 * (MOST + 10)).reshape(-1, 2)
-    chosen = some(many, 0)
-    assert len(chosen) == MOST
+    many = np.arange(2.0 * (MAX_REAL + 10)).reshape(-1, 2)
+    chosen = subsample(many, 0)
+    assert len(chosen) == MAX_REAL
     assert (np.diff(chosen[:, 0]) > 0).all()

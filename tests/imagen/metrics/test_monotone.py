@@ -18,10 +18,10 @@ from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
 from data.scorers.scorer import PictureVectors, unpack_vectors
 from imagen.errors import TooFewSamples
-from imagen.evaluate.evaluation import diversity
 from imagen.metrics.distances import DISTANCES, distances
+from imagen.metrics.diversity import diversity
 from imagen.metrics.extractors import Dinov2, Inception
-from imagen.metrics.shapes import ShapesSeen, shows
+from imagen.metrics.shapes import ShapesSeen, matches_prompt
 from tests.imagen.metrics.pictures import drawn
 
 SIDE, REAL, MADE, OF_A_PROMPT = 64, 400, 80, 8
@@ -91,7 +91,7 @@ class Worse:
     def value(self, metric: str, corruption: str, level: float) -> float:
         if metric in ("right", "right_sizes"):
             asked = zip(self.prompts(corruption, level), self.shapes(corruption, level), strict=True)
-            return float(np.mean([shows(prompt, seen, metric == "right_sizes") for prompt, seen in asked]))
+            return float(np.mean([matches_prompt(prompt, seen, metric == "right_sizes") for prompt, seen in asked]))
         if metric in ("clip_score", "aesthetic_score"):
             scorer = CLIP if metric == "clip_score" else self.head
             seen = [self.vectors("clip", corruption, level)]

@@ -96,12 +96,12 @@ def test_a_folder_of_t2i_compbench_has_a_category_a_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
-        ("a.csv", "Prompts,Category\nok,A\nbroken\n", r"a\.csv, line 3 has not as many fields as the header"),
+        ("a.csv", "Prompts,Category\nok,A\nbroken\n", r"a\.csv, line 3 does not have as many fields as the header"),
         ("a.csv", 'Prompts,Category\n"ok,A\n', r"a\.csv, line 2 can't be read: unexpected end of data"),
-        ("a.jsonl", '{"prompt": "ok"}\n{"prompt": \n', r"a\.jsonl, line 2 is no JSON"),
-        ("a.jsonl", '["ok"]\n', r"a\.jsonl, line 1 is no JSON object"),
+        ("a.jsonl", '{"prompt": "ok"}\n{"prompt": \n', r"a\.jsonl, line 2 is not JSON"),
+        ("a.jsonl", '["ok"]\n', r"a\.jsonl, line 1 is not a JSON object"),
         (
             "a.tsv",
             "Words\tCategory\nok\tA\n",
@@ -114,12 +114,12 @@ def test_a_folder_of_t2i_compbench_has_a_category_a_file(tmp_path: Path) -> None
             r"line 1: include is a list of objects with class",
         ),
         ("a.txt", "\n", r"has no prompt"),
-        ("a.xlsx", "", r"is of no known form: it must end in \.csv, \.tsv, \.jsonl, \.txt"),
+        ("a.xlsx", "", r"has an unknown format: its name must end in \.csv, \.tsv, \.jsonl, \.txt"),
     ],
 )
-def test_a_broken_suite_is_one_sentence(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_a_broken_suite_is_one_sentence(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(SuiteError, match=said):
+    with pytest.raises(SuiteError, match=message):
         load_suite(str(tmp_path / name))
 
 

@@ -26,9 +26,9 @@ from data.pictures.prepare import decode
 from imagen.config.evaluation import EvaluateSettings
 from imagen.errors import SuiteError, WeightsNotUsable
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
-from imagen.metrics.answers import SHORTLY, WORDS, answering, plain
+from imagen.metrics.answers import MAX_ANSWER_TOKENS, SHORT_ANSWER_PROMPT, load_answerer, normalize_answer
 from imagen.metrics.suites import Check
-from imagen.metrics.vqa import Vqa, vqa_right, vqa_score
+from imagen.metrics.vqa import Vqa, vqa_accuracy, vqa_score
 from tests.engines import EngineKilledAfterOneShard, InProcessEngine
 from tests.imagen.metrics.answerers import LABELS, make_blip, make_llava, make_vilt
 
@@ -64,8 +64,8 @@ def test_one_that_chooses_agrees_with_a_plain_loop(vilt: Path) -> None:
     model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
     given = set()
     for picture in pictures(6):
-        found = answering(str(vilt), "cpu").answers(picture, CHECKS)
-        assert found == answering(str(vilt), "cpu").answers(picture, CHECKS)  # to the last digit
+        found = load_answerer(str(vilt), "cpu").answers(picture, CHECKS)
+        assert found == load_answerer(str(vilt), "cpu").answers(picture, CHECKS)  # to the last digit
         for check, label, (answer, probability) in zip(CHECKS, ("yes", "2", "red"), found, strict=True):
             with torch.no_grad():
                 logits = model(**processor(picture, check.question, return_tensors="pt")).logits[0]
@@ -80,7 +80,7 @@ def test_one_that_writes_from_an_encoded_question_agrees_with_a_plain_loop(tmp_p
     model, processor = BlipForQuestionAnswering.from_pretrained(folder).eval(), BlipProcessor.from_pretrained(folder)
     given = set()
     for picture in pictures(4):
-        found = answering(str(folder), "cpu").answers(picture, CHECKS)
+        found = load_answerer(str(folder), "cpu").answers(picture, CHECKS)
         for check, words, (answer, probability) in zip(CHECKS, (["yes"], ["two", "2"], ["red"]), found, strict=True):
             asked = processor(picture, check.question, return_tensors="pt")
             with torch.no_grad():
@@ -108,9 +108,9 @@ def test_one_that_takes_part_in_a_conversation_agrees_with_a_plain_loop(tmp_path
     checks = (*CHECKS[:2], Check("what colour ?", "dark red"))
     given = set()
     for picture in pictures(4):
-        found = answering(str(folder), "cpu").answers(picture, checks)
+        found = load_answerer(str(folder), "cpu").answers(picture, checks)
         for check, words, (answer, probability) in zip(checks, spellings, found, strict=True):
-            asked = processor(picture, f"<image> {check.question} {SHORTLY} Answer :", return_tensors="pt")
+            asked = processor(picture, f"<image> {check.question} {SHORT_ANSWER_PROMPT} Answer :", return_tensors="pt")
 
             def after(tokens: list[int], asked: Any = asked) -> torch.Tensor:
                 ids = torch.cat([asked.input_ids, torch.tensor([tokens], dtype=torch.long)], 1)
@@ -131,18 +131,18 @@ def test_one_that_takes_part_in_a_conversation_agrees_with_a_plain_loop(tmp_path
 
 def greedy(after: Callable[[list[int]], torch.Tensor], end: int) -> list[int]:
     written: list[int] = []
-    while len(written) < WORDS and written[-1:] != [end]:
+    while len(written) < MAX_ANSWER_TOKENS and written[-1:] != [end]:
         written.append(int(after(written).argmax()))
     return written
 
 
 def test_same_words_are_the_same_answer() -> None:
-    assert plain("Two.") == plain("2")
-    assert plain("A red car") == plain("red car")
-    assert plain("yes") != plain("no")
-    assert vqa_right(["Yes", "3"], [Check("?"), Check("?", "two")]) == 0.5
+    assert normalize_answer("Two.") == normalize_answer("2")
+    assert normalize_answer("A red car") == normalize_answer("red car")
+    assert normalize_answer("yes") != normalize_answer("no")
+    assert vqa_accuracy(["Yes", "3"], [Check("?"), Check("?", "two")]) == 0.5
     assert vqa_score([0.5, 1.0]) == 0.75
-    assert np.isnan([vqa_right([], []), vqa_score([]), vqa_right(None, CHECKS), vqa_score(None)]).all()
+    assert np.isnan([vqa_accuracy([], []), vqa_score([]), vqa_accuracy(None, CHECKS), vqa_score(None)]).all()
 
 
 def test_its_table_is_named_by_the_models_weights(vilt: Path, tmp_path: Path) -> None:
@@ -166,7 +166,9 @@ def told(rows: list[dict[str, Any]]) -> Figures:
 def stored(evaluation: Evaluation) -> list[dict[str, Any]]:
     vqa = evaluation.settings.vqa
     assert vqa is not None
-    found: list[dict[str, Any]] = evaluation.made.table(vqa.table).dataset().to_table().sort_by("id").to_pylist()
+    found: list[dict[str, Any]] = (
+        evaluation.picture_lake.table(vqa.table).dataset().to_table().sort_by("id").to_pylist()
+    )
     return found
 
 
@@ -177,8 +179,10 @@ def test_an_evaluation_says_what_its_pictures_answer(one_model: Lake, suite: Pat
     assert rows["vqa_score", "all"] == rows["vqa_score", "asked"]
     assert rows["right", "all"][3] == 20
     model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
-    made = evaluation.made.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
-    prompts = {pair["id"]: pair["caption"] for pair in evaluation.made.table("pairs").dataset().to_table().to_pylist()}
+    made = evaluation.picture_lake.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
+    prompts = {
+        pair["id"]: pair["caption"] for pair in evaluation.picture_lake.table("pairs").dataset().to_table().to_pylist()
+    }
     scores, rights = [], []
     for row in made:
         _, colour, kind = prompts[row["id"]].split()
@@ -227,21 +231,25 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
 
 def test_what_can_not_be_asked_is_one_sentence(one_model: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("a red circle\n")
-    with pytest.raises(SuiteError, match=r"plain has no checks, so that nothing can be asked .* or leave vqa out"):
+    with pytest.raises(
+        SuiteError, match=r"plain has no checks, so there is nothing to ask about its pictures.* or leave vqa out"
+    ):
         evaluate(of(one_model, tmp_path / "plain.txt", vilt), InProcessEngine())
     (tmp_path / "empty.jsonl").write_text('{"prompt": "a cat", "checks": [{"question": "what ?", "answer": " "}]}\n')
     with pytest.raises(SuiteError, match=r"empty asks 'what \?' and expects no answer"):
         evaluate(of(one_model, tmp_path / "empty.jsonl", vilt), InProcessEngine())
     with pytest.raises(WeightsNotUsable, match=r"nowhere is no folder here and can't be fetched from the hub"):
         evaluate(of(one_model, suite, Path("nowhere")), InProcessEngine())
-    with pytest.raises(WeightsNotUsable, match=r"is no model: .* Give a model of transformers that answers questions"):
+    with pytest.raises(
+        WeightsNotUsable, match=r"is not a model: .* Give a model of transformers that answers questions"
+    ):
         evaluate(of(one_model, suite, tmp_path), InProcessEngine())
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "bert")
     with pytest.raises(WeightsNotUsable, match=r"is a BertModel, which answers no questions about pictures\. Give"):
         evaluate(of(one_model, suite, tmp_path / "bert"), InProcessEngine())
     few = make_vilt(tmp_path / "few", ("no", "yes"))
     with pytest.raises(
-        WeightsNotUsable, match=r"chooses among 2 answers, and 'blue' is none of them, which is expected"
+        WeightsNotUsable, match=r"chooses among 2 answers, and 'blue' is not among them, which 'what colour .' expects"
     ):
         evaluate(of(one_model, suite, few), InProcessEngine())
     assert not (tmp_path / "lake" / "evaluations").exists() or not list((tmp_path / "lake").glob("*/*/images"))
@@ -253,10 +261,10 @@ def test_a_model_without_a_head_or_eyes_is_refused(vilt: Path, tmp_path: Path) -
     ViltForQuestionAnswering.from_pretrained(vilt).vilt.save_pretrained(headless)
     config = json.loads((headless / "config.json").read_text()) | {"architectures": ["ViltForQuestionAnswering"]}
     (headless / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsNotUsable, match=r"headless has no weights of classifier"):
-        answering(str(headless), "cpu")
+    with pytest.raises(WeightsNotUsable, match=r"headless lacks the weights of classifier"):
+        load_answerer(str(headless), "cpu")
     shutil.copytree(vilt, blind)
     for name in ("preprocessor_config.json", "processor_config.json"):
         (blind / name).unlink(missing_ok=True)
     with pytest.raises(WeightsNotUsable, match=r"blind .*"):
-        answering(str(blind), "cpu")
+        load_answerer(str(blind), "cpu")
