@@ -1,4 +1,4 @@
-"""The gate: whether a candidate becomes the champion, by rules, and why. What is not certain is for a person to say."""
+"""The gate: rules that decide whether a candidate becomes the champion. What is not significant, a person decides."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,13 @@ Answer = Literal["promote", "reject", "ask"]
 
 @dataclass(frozen=True)
 class Reason:
-    """One thing that was asked of a metric, what was found, and what follows from that alone."""
+    """The result of one requirement.
+
+    Attributes:
+        asked: the requirement, in words.
+        found: what was measured, in words.
+        answer: what follows from this requirement alone.
+    """
 
     metric: str
     slice: str
@@ -26,20 +32,32 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
+    """The results of all requirements, and the answer that follows from them."""
+
     reasons: tuple[Reason, ...]
 
     @property
     def answer(self) -> Answer:
-        """One reason against it is enough, as is one that nobody can be sure of."""
+        """`reject` if one reason rejects; else `ask` if one is uncertain; else `promote`."""
         answers = {reason.answer for reason in self.reasons}
-        return "reject" if "reject" in answers else "ask" if "ask" in answers else "promote"
+        if "reject" in answers:
+            return "reject"
+        return "ask" if "ask" in answers else "promote"
 
     def as_json(self) -> str:
+        """The reasons as a JSON list, as the table `registry` stores them."""
         return json.dumps([asdict(reason) for reason in self.reasons])
 
 
 def check_rules(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
-    """Raise ConfigError if a rule asks for what is not measured: before a picture is made."""
+    """Check that every metric of the rules is measured, before a picture is generated.
+
+    Args:
+        names: metric and slice of every figure that is measured.
+
+    Raises:
+        ConfigError: a rule's metric is not measured, or not on slices.
+    """
     slices: dict[str, set[str]] = {}
     for metric, part in names:
         slices.setdefault(metric, set()).add(part)
@@ -49,49 +67,58 @@ def check_rules(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
                 f"the gate has a rule for {rule.metric}, which is not measured; measured are {', '.join(slices)}"
             )
         if rule.slices is not None and slices[rule.metric] == {ALL}:
-            raise ConfigError(f"the gate asks for slices of {rule.metric}, which is of all pictures together")
+            raise ConfigError(f"the gate has a rule for slices of {rule.metric}, which is measured on all prompts only")
 
 
 def judge(gate: Gate, figures: Mapping[str, float], differences: Sequence[Difference] | None) -> Verdict:
-    """By the candidate's figures over all prompts, and its differences from the champion; none if there is none yet."""
+    """Apply the gate's rules to a candidate.
+
+    Args:
+        figures: the candidate's value of each metric over all prompts.
+        differences: from the champion; None if there is no champion.
+    """
     reasons: list[Reason] = []
     for rule in gate.rules:
-        own = [one for one in differences or [] if one.metric == rule.metric]
-        reasons += _floor(rule, figures[rule.metric])
-        reasons += _against(rule, own) if differences is not None else _alone(rule)
+        reasons += _check_floor(rule, figures[rule.metric])
+        if differences is None:
+            reasons += _without_champion(rule)
+        else:
+            metric_differences = [difference for difference in differences if difference.metric == rule.metric]
+            reasons += _against_champion(rule, metric_differences)
     return Verdict(tuple(reasons))
 
 
-def _floor(rule: Rule, value: float) -> Iterator[Reason]:
+def _check_floor(rule: Rule, value: float) -> Iterator[Reason]:
     if rule.floor is not None:
-        way = direction(rule.metric)
-        asked = f"at {'least' if way > 0 else 'most'} {rule.floor:g}"
-        good = way * value >= way * rule.floor
-        yield Reason(rule.metric, ALL, asked, f"{value:.3g}", "promote" if good else "reject")
+        sign = direction(rule.metric)
+        requirement = f"at {'least' if sign > 0 else 'most'} {rule.floor:g}"
+        passes = sign * value >= sign * rule.floor
+        yield Reason(rule.metric, ALL, requirement, f"{value:.3g}", "promote" if passes else "reject")
 
 
-def _alone(rule: Rule) -> Iterator[Reason]:
+def _without_champion(rule: Rule) -> Iterator[Reason]:
     if rule.floor is None:
         yield Reason(rule.metric, ALL, "as good as the champion", "there is no champion yet", "promote")
 
 
-def _against(rule: Rule, own: Sequence[Difference]) -> Iterator[Reason]:
-    whole = next(one for one in own if one.slice == ALL)
+def _against_champion(rule: Rule, differences: Sequence[Difference]) -> Iterator[Reason]:
+    """The reasons of a rule, by the differences of its metric on all slices."""
+    overall = next(difference for difference in differences if difference.slice == ALL)
     if rule.gain is not None:
-        yield _gain(rule, rule.gain, whole)
+        yield _check_gain(rule, rule.gain, overall)
     if rule.loss is not None:
-        yield _loss(whole, f"worse by no more than {rule.loss:g}", rule.loss)
+        yield _check_loss(overall, f"worse by no more than {rule.loss:g}", rule.loss)
     if rule.slices is not None:
-        asked = f"no slice worse by more than {rule.slices:g}"
-        every = [_loss(one, asked, rule.slices) for one in own if one.slice != ALL]
-        wrong = [one for one in every if one.answer != "promote"]
-        yield from wrong or [Reason(rule.metric, "each", asked, "none is", "promote")]
+        requirement = f"no slice worse by more than {rule.slices:g}"
+        by_slice = [_check_loss(item, requirement, rule.slices) for item in differences if item.slice != ALL]
+        failures = [reason for reason in by_slice if reason.answer != "promote"]
+        yield from failures or [Reason(rule.metric, "each", requirement, "none is", "promote")]
 
 
-def _gain(rule: Rule, gain: float, one: Difference) -> Reason:
-    """Better, by enough, and not by chance."""
-    value, low, high = _oriented(one)
-    asked = f"better by {gain:g}" if gain else "better"
+def _check_gain(rule: Rule, gain: float, difference: Difference) -> Reason:
+    """Require a significant improvement of at least `gain`."""
+    value, low, high = _improvement(difference)
+    requirement = f"better by {gain:g}" if gain else "better"
     answer: Answer
     if low > 0 and value >= gain:
         answer, words = "promote", "better"
@@ -103,25 +130,32 @@ def _gain(rule: Rule, gain: float, one: Difference) -> Reason:
         answer, words = "ask", "a gain that may be too small"
     else:
         answer, words = "ask", "no significant difference"
-    return Reason(rule.metric, ALL, asked, f"{words}: {_told(one)}", answer)
+    return Reason(rule.metric, ALL, requirement, f"{words}: {_format_difference(difference)}", answer)
 
 
-def _loss(one: Difference, asked: str, loss: float) -> Reason:
-    """Not worse by more than this, as far as can be told."""
-    value, _, high = _oriented(one)
-    answer: Answer = "promote" if value >= -loss else "reject" if high < 0 else "ask"
-    words = {"promote": "", "reject": "worse: ", "ask": "perhaps worse: "}[answer]
-    return Reason(one.metric, one.slice, asked, f"{words}{_told(one)}", answer)
+def _check_loss(difference: Difference, requirement: str, loss: float) -> Reason:
+    """Require that it is not worse by more than `loss`; uncertain if it is, but not significantly worse."""
+    value, _, high = _improvement(difference)
+    answer: Answer
+    if value >= -loss:
+        answer, words = "promote", ""
+    elif high < 0:
+        answer, words = "reject", "worse: "
+    else:
+        answer, words = "ask", "perhaps worse: "
+    found = f"{words}{_format_difference(difference)}"
+    return Reason(difference.metric, difference.slice, requirement, found, answer)
 
 
-def _oriented(one: Difference) -> tuple[float, float, float]:
-    """The difference and its interval, so that more is better."""
-    figure = one.figure
-    if direction(one.metric) > 0:
+def _improvement(difference: Difference) -> tuple[float, float, float]:
+    """The difference and the bounds of its interval, with the sign changed if lower is better."""
+    figure = difference.figure
+    if direction(difference.metric) > 0:
         return figure.value, figure.low, figure.high
     return -figure.value, -figure.high, -figure.low
 
 
-def _told(one: Difference) -> str:
-    figure = one.figure
-    return f"{one.before:.3g} → {one.after:.3g}, {figure.value:+.3g} ({figure.low:+.3g} to {figure.high:+.3g})"
+def _format_difference(difference: Difference) -> str:
+    figure = difference.figure
+    interval = f"({figure.low:+.3g} to {figure.high:+.3g})"
+    return f"{difference.before:.3g} → {difference.after:.3g}, {figure.value:+.3g} {interval}"

@@ -1,4 +1,4 @@
-"""A model is held against the champion of its name on the same prompts and seeds, and takes its place by the gate."""
+"""Promotion: compare a model with the champion on the same prompts and seeds, and let the gate decide."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,14 @@ from imagen.models.table import TrainedModel, find_model
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, what it is asked for, and the same asked of the champion, if there is one."""
+    """A model to promote, and the evaluations that decide it.
+
+    Attributes:
+        trained: the model.
+        champion: the champion's number; None if there is none.
+        evaluation: of the model.
+        against: the same evaluation of the champion; None if there is none.
+    """
 
     trained: TrainedModel
     gate: Gate
@@ -30,13 +37,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Promotion:
+    """The gate's verdict on a candidate, the differences from the champion, and the decision that was recorded."""
+
     verdict: Verdict
     differences: tuple[Difference, ...]
     decision: Decision
 
 
 def plan_candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Candidate:
-    """By the gate of the model's configuration, or another; both models beside the candidate's dataset version."""
+    """Plan the promotion of a model; nothing is evaluated yet. Both models are compared with its dataset version.
+
+    Args:
+        reference: NAME or NAME/NUMBER.
+        gate: by default the gate of the model's configuration.
+
+    Raises:
+        ModelNotFound: the lake has no such model.
+        ModelNotUsable: it is the champion already.
+        ConfigError: a rule's metric is not measured.
+    """
     trained = find_model(lake, reference)
     champion = champion_of(decisions(lake, trained.name))
     if champion == trained.number:
@@ -49,43 +68,62 @@ def plan_candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Cand
 
 
 def gate_of(trained: TrainedModel) -> Gate:
-    """Of the configuration that it was trained by."""
+    """The gate of the configuration that a model was trained with."""
     return Gate.model_validate(trained.config.get("gate") or {})
 
 
 def promote(
-    asked: Candidate,
+    candidate: Candidate,
     engine: Engine,
     why: str | None = None,
     who: str | None = None,
     anyway: bool = False,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[ShardResult], None] = lambda written: None,
+    on_shard: Callable[[ShardResult], None] = lambda result: None,
 ) -> Promotion:
-    """Evaluate what is not evaluated yet, judge, and record what follows."""
-    rows = evaluate(asked.evaluation, engine, on_plan, on_shard)
-    if asked.against is not None:
-        evaluate(asked.against, engine, on_plan, on_shard)
-    return decide_promotion(asked, rows, why, who, anyway)
+    """Run the evaluations that are not complete, then decide as `decide_promotion` does.
+
+    Args:
+        on_plan: called with each stage's plan.
+        on_shard: called with each shard that is committed.
+    """
+    rows = evaluate(candidate.evaluation, engine, on_plan, on_shard)
+    if candidate.against is not None:
+        evaluate(candidate.against, engine, on_plan, on_shard)
+    return decide_promotion(candidate, rows, why, who, anyway)
 
 
 def decide_promotion(
-    asked: Candidate, rows: list[dict[str, Any]], why: str | None = None, who: str | None = None, anyway: bool = False
+    candidate: Candidate,
+    rows: list[dict[str, Any]],
+    why: str | None = None,
+    who: str | None = None,
+    anyway: bool = False,
 ) -> Promotion:
-    """Judge by the rows of `evals`, and record what follows.
+    """Judge a candidate whose evaluations are complete, and add the decision to the registry.
 
-    Where the gate asks for a person, whoever approved of these very weights has answered; `anyway` is whoever calls.
+    If the gate asks for a person, an approval of exactly these weights promotes the model.
+
+    Args:
+        rows: the candidate's rows of `evals`.
+        why: by default the gate's answer.
+        who: by default the user that runs this.
+        anyway: promote whatever the gate says.
+
+    Raises:
+        ChampionChanged: another model became champion meanwhile; nothing was added.
     """
-    differences = compare(asked.against, asked.evaluation) if asked.against is not None else None
-    verdict = judge(asked.gate, _figures(rows), differences)
-    lake, trained = asked.evaluation.lake, asked.trained
+    differences = compare(candidate.against, candidate.evaluation) if candidate.against is not None else None
+    verdict = judge(candidate.gate, _overall_figures(rows), differences)
+    lake, trained = candidate.evaluation.lake, candidate.trained
     act: Act = "promote" if anyway else verdict.answer
-    said = why or f"the gate said {verdict.answer}"
+    reason = why or f"the gate said {verdict.answer}"
     if act == "ask" and (approval := approval_of(lake, trained.digest)):
-        act, who, said = "promote", approval.who, approval.why
-    decision = add_decision(lake, trained.name, act, trained.number, asked.champion, said, verdict.as_json(), who)
+        act, who, reason = "promote", approval.who, approval.why
+    decision = add_decision(lake, trained.name, act, trained.number, candidate.champion, reason, verdict.as_json(), who)
     return Promotion(verdict, tuple(differences or ()), decision)
 
 
-def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _overall_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Each metric's value over all prompts."""
     return {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}

@@ -1,4 +1,7 @@
-"""What a lost event or a killed run left undone between a published version and a judged model, by the lake alone."""
+"""Find the step that a lost event or a killed run left undone, from a published version to a judged model.
+
+Only the lake is read: its versions, models and decisions.
+"""
 
 from typing import Literal
 
@@ -12,17 +15,22 @@ Step = Literal["retrain", "train", "promote"]
 
 
 def next_step(lake: Lake, name: str, dataset: str) -> tuple[Step, int] | None:
-    """The next thing to do, with the dataset's version or the model's number that it is about; none if all is done."""
+    """The next step for the models of a name on a dataset's newest version; None if all is done.
+
+    Returns:
+        `retrain` (decide whether to train) or `train`, with the version; or `promote`, with the model's number.
+    """
     version = newest_version(lake, dataset)
     if version is None:
         return None
-    rows = decisions_on_version(lake, name, dataset, version.version)
-    if not rows:
+    retrain_rows = decisions_on_version(lake, name, dataset, version.version)
+    if not retrain_rows:
         return "retrain", version.version
-    trained = [one for one in models(lake) if one.name == name]
-    if rows[-1]["train"] and not any((one.dataset, one.version) == (dataset, version.version) for one in trained):
+    trained = [model for model in models(lake) if model.name == name]
+    is_trained = any((model.dataset, model.version) == (dataset, version.version) for model in trained)
+    if retrain_rows[-1]["train"] and not is_trained:
         return "train", version.version
-    judged = {one.number for one in decisions(lake, name)}
-    if trained and trained[0].number not in judged:
+    judged_numbers = {decision.number for decision in decisions(lake, name)}
+    if trained and trained[0].number not in judged_numbers:
         return "promote", trained[0].number
     return None

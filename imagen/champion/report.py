@@ -1,6 +1,6 @@
-"""`imagen report`: one self-contained page on a model, for whoever decides whether it is trusted.
+"""`imagen report`: a self-contained HTML page on a model, for whoever decides whether to use it.
 
-Prompts, names and captions are hostile text: the template escapes all that it is given, and the page's own policy
+Prompts, names and captions are untrusted text: the template escapes all values, and the page's content security policy
 forbids scripts and requests.
 """
 
@@ -33,34 +33,48 @@ from imagen.models.table import TrainedModel, find_model
 from imagen.train.measures import loss_curve
 from imagen.train.setup import grid_urls, training_url
 
-GRIDS_SHOWN = 4  # of each stage, over its training
+GRIDS_SHOWN = 4  # sample grids of each stage, evenly spaced over its training
 WORST_SHOWN = 12  # prompts
-PAIRS_SHOWN = 8  # of pictures beside each other
+PAIRS_SHOWN = 8  # prompts in the comparison with the champion
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one model of the cascade was trained."""
+    """The training of one stage of the cascade; `loss` is its curve as SVG."""
 
     name: str
     steps: int
     seconds: float
     loss: Markup | None
-    grids: list[tuple[str, str]]  # name, and the picture as a data URL
+    grids: list[tuple[str, str]]  # name, and picture as a data URL
 
 
 @dataclass(frozen=True)
 class WorstPrompt:
+    """A prompt with a low score: its mean value of each metric, and its first picture as a data URL."""
+
     prompt: str
     category: str
-    said: dict[str, float]
+    values: dict[str, float]
     picture: str
 
 
 def plan_report(
     lake: Lake, reference: str, settings: EvaluateSettings | None = None
 ) -> tuple[TrainedModel, Evaluation, Evaluation | None]:
-    """A model, its evaluation by its gate's settings or others, and the same of the champion it is held against."""
+    """Plan the evaluations of a model's report; nothing is evaluated yet.
+
+    Args:
+        reference: NAME or NAME/NUMBER.
+        settings: by default those of the gate in the model's configuration.
+
+    Returns:
+        The model, its evaluation, and the same evaluation of its rival: the champion, or the one before if the model is
+        champion; None if there is none.
+
+    Raises:
+        ModelNotFound: the lake has no such model.
+    """
     trained = find_model(lake, reference)
     settings = settings or gate_of(trained).evaluate
     rival = rival_of(decisions(lake, trained.name), trained.number)
@@ -71,36 +85,48 @@ def plan_report(
 def report(
     trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
 ) -> str:
-    """The page's text: of an evaluation's rows, and beside another evaluation of the same prompts and seeds."""
+    """The page's HTML.
+
+    Args:
+        rows: of the evaluation in `evals`.
+        against: evaluation of a rival on the same prompts and seeds, complete.
+
+    Raises:
+        ConfigError: no metric of single pictures is measured.
+    """
     lake = evaluation.lake
-    past = decisions(lake, trained.name)
+    history = decisions(lake, trained.name)
     version = version_of(lake, trained.dataset, trained.version)
     differences = compare(against, evaluation) if against else []
-    judged = leading_metric(evaluation)
+    metric = leading_metric(evaluation)
     return _page().render(
         model=trained,
-        state=state_of(past, trained.number),
-        decisions=[one for one in past if one.number == trained.number],
+        state=state_of(history, trained.number),
+        decisions=[decision for decision in history if decision.number == trained.number],
         version=version,
         recipe=as_yaml(settings_as_written(version.record["recipe"])),
         config=as_yaml(settings_as_written(trained.config)),
         stages=_stages(lake, trained),
         evaluation=evaluation,
-        rows=_in_order(rows),
+        rows=_sort_by_slice(rows),
         against=against.model if against else None,
-        differences={(one.metric, one.slice): one for one in differences},
-        verdicts={(one.metric, one.slice): _verdict(one) for one in differences},
-        sweep=_sweep(evaluation),
-        pairs=_data_url(side_by_side(against, evaluation, judged, PAIRS_SHOWN)) if against else None,
-        judged=judged,
-        worst=_worst(evaluation, judged),
+        differences={(item.metric, item.slice): item for item in differences},
+        verdicts={(item.metric, item.slice): _verdict(item) for item in differences},
+        sweep=_sweep_chart(evaluation),
+        pairs=_data_url(side_by_side(against, evaluation, metric, PAIRS_SHOWN)) if against else None,
+        judged=metric,
+        worst=_worst_prompts(evaluation, metric),
     )
 
 
 def write_report(
     trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
 ) -> str | None:
-    """The page beside what is left of the training; where it lies. None where no picture is measured by itself."""
+    """Write the page into the model's training folder.
+
+    Returns:
+        Its URL; None, and nothing is written, if no metric of single pictures is measured.
+    """
     if not evaluation.picture_values:
         return None
     url = storage.join(training_url(evaluation.lake, trained.name, trained.id), GRIDS_PAGE)
@@ -109,42 +135,55 @@ def write_report(
 
 
 def leading_metric(evaluation: Evaluation) -> str:
-    """The metric of single pictures that prompts are ordered by."""
+    """The metric that orders prompts: the first of those of single pictures.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if not evaluation.picture_values:
-        raise ConfigError("nothing is measured of single pictures: score with a CLIP model, or use the suite shapes")
+        raise ConfigError("no metric of single pictures is measured: score with a CLIP model, or use the suite shapes")
     return next(iter(evaluation.picture_values))
 
 
 def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:
     folder = training_url(lake, trained.name, trained.id)
-    return [
-        Stage(name, int(said["steps"]), said["seconds"], *_trained(storage.join(folder, name)))
-        for name, said in trained.stages.items()
-    ]
+    stages = []
+    for name, stage in trained.stages.items():
+        loss, grids = _training_record(storage.join(folder, name))
+        stages.append(Stage(name, int(stage["steps"]), stage["seconds"], loss, grids))
+    return stages
 
 
-def _trained(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
-    """What is left of a stage's training: a lake's owner may have removed it."""
+def _training_record(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
+    """A stage's loss curve and some of its sample grids; None and empty if the files were removed."""
     curve = loss_curve(storage.join(url, "measures"))
     grids = grid_urls(url)
-    some = [grids[at] for at in np.unique(np.linspace(0, len(grids) - 1, GRIDS_SHOWN).astype(int))] if grids else []
-    return curve, [(grid.rpartition("/")[2].removesuffix(".png"), _encoded(storage.read(grid))) for grid in some]
+    if not grids:
+        return curve, []
+    shown = []
+    for index in np.unique(np.linspace(0, len(grids) - 1, GRIDS_SHOWN).astype(int)):
+        name = grids[index].rpartition("/")[2].removesuffix(".png")
+        shown.append((name, _png_url(storage.read(grids[index]))))
+    return curve, shown
 
 
-def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All prompts first, then slice by slice."""
+def _sort_by_slice(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows over all prompts first, then slice by slice."""
     slices = list(dict.fromkeys(row["slice"] for row in rows))
     return sorted(rows, key=lambda row: slices.index(row["slice"]))
 
 
-def _verdict(one: Difference) -> str:
-    """better or worse, if that is not by chance."""
-    way = direction(one.metric)
-    low, high = sorted((way * one.figure.low, way * one.figure.high))
-    return "better" if low > 0 else "worse" if high < 0 else ""
+def _verdict(difference: Difference) -> str:
+    """`better` or `worse` if the difference is significant, else empty: the CSS class of its cell."""
+    sign = direction(difference.metric)
+    low, high = sorted((sign * difference.figure.low, sign * difference.figure.high))
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else ""
 
 
-def _sweep(evaluation: Evaluation) -> Markup | None:
+def _sweep_chart(evaluation: Evaluation) -> Markup | None:
+    """The chart of all ways of sampling that were evaluated; None if there is only one."""
     if not evaluation.features:
         return None
     axes = choose_axes(evaluation)
@@ -152,28 +191,23 @@ def _sweep(evaluation: Evaluation) -> Markup | None:
     return plot(points, axes) if len(points) > 1 else None
 
 
-def _worst(evaluation: Evaluation, metric: str) -> list[WorstPrompt]:
-    """Prompts whose pictures that metric has lowest, then the other metrics."""
-    prompts, order = (
-        evaluation.generation.suite.prompts,
-        [metric, *(name for name in evaluation.picture_values if name != metric)],
-    )
-    means = {name: _by_prompt(evaluation.picture_values[name], evaluation.prompt_numbers) for name in order}
-    ranks = [np.nan_to_num(means[name], nan=np.inf) for name in order]  # what nobody asked is not the worst
-    numbers = sorted(range(len(prompts)), key=lambda at: tuple(rank[at] for rank in ranks))[:WORST_SHOWN]
-    pictures = evaluation.pictures(numbers)
-    return [
-        WorstPrompt(
-            prompts[at].text,
-            prompts[at].category,
-            {name: float(means[name][at]) for name in order if not np.isnan(means[name][at])},
-            _data_url(picture),
-        )
-        for at, picture in zip(numbers, pictures, strict=True)
-    ]
+def _worst_prompts(evaluation: Evaluation, metric: str) -> list[WorstPrompt]:
+    """The prompts with the lowest mean value of the metric; equal ones are ordered by the other metrics."""
+    prompts = evaluation.generation.suite.prompts
+    metrics = [metric, *(name for name in evaluation.picture_values if name != metric)]
+    means = {name: _prompt_means(evaluation.picture_values[name], evaluation.prompt_numbers) for name in metrics}
+    ranks = [np.nan_to_num(means[name], nan=np.inf) for name in metrics]  # a prompt without a value is not the worst
+    order = sorted(range(len(prompts)), key=lambda number: tuple(rank[number] for rank in ranks))
+    numbers = order[:WORST_SHOWN]
+    worst = []
+    for number, picture in zip(numbers, evaluation.pictures(numbers), strict=True):
+        values = {name: float(means[name][number]) for name in metrics if not np.isnan(means[name][number])}
+        worst.append(WorstPrompt(prompts[number].text, prompts[number].category, values, _data_url(picture)))
+    return worst
 
 
-def _by_prompt(values: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+def _prompt_means(values: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The mean of each prompt's values, by its number."""
     means: np.ndarray = np.bincount(numbers, values) / np.bincount(numbers)
     return means
 
@@ -181,10 +215,10 @@ def _by_prompt(values: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.nd
 def _data_url(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return _encoded(buffer.getvalue())
+    return _png_url(buffer.getvalue())
 
 
-def _encoded(png: bytes) -> str:
+def _png_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Whether a dataset version is worth a training: a policy, what it goes by, each decision as a row of `retrains`."""
+"""Whether to train on a new dataset version: a policy, the figures it compares, and the decisions in `retrains`."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ RETRAINS = pa.schema(
         "name": pa.string(),  # of the model
         "dataset": pa.string(),
         "version": pa.int32(),
-        "since": pa.int32(),  # the number of the model that was trained last; null: there is none
+        "since": pa.int32(),  # the number of the last model of this dataset; null if there is none
         "train": pa.bool_(),
         "why": pa.string(),
-        "figures": pa.string(),  # JSON: what it was decided by
+        "figures": pa.string(),  # JSON: the figures that the policy compares
         "policy": pa.string(),  # JSON
         "code": pa.string(),  # JSON: version and commit
         "at": pa.timestamp("us", tz="UTC"),
@@ -37,21 +37,30 @@ RETRAINS = pa.schema(
 
 
 class RetrainPolicy(BaseModel):
-    """One of the first three is enough, unless the budget is spent; what is left out is not asked."""
+    """Train if one of the first three limits is reached and the budget is not used up. None ignores a limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    grown: float | None = Field(0.1, ge=0, description="new samples, as a share of those that the last model learnt")
-    drift: float | None = Field(0.1, ge=0, le=1, description="the largest distance of a score's two distributions")
-    days: float | None = Field(None, gt=0, description="since the last model was made, if the dataset changed at all")
+    grown: float | None = Field(
+        0.1, ge=0, description="new samples, as a share of those that the last model was trained on"
+    )
+    drift: float | None = Field(
+        0.1, ge=0, le=1, description="largest distance between a score's distributions in the two versions"
+    )
+    days: float | None = Field(None, gt=0, description="days since the last model was trained, if the dataset changed")
     hours: float | None = Field(
-        None, gt=0, description="budget of training a week, in hours of a GPU: beyond it none begins"
+        None, gt=0, description="budget of GPU hours in seven days; when it is used up, no training starts"
     )
 
 
 @dataclass(frozen=True)
 class RetrainDecision:
-    """A row of `retrains`."""
+    """A decision for or against a training: a row of `retrains`.
+
+    Attributes:
+        since: the number of the last model of this dataset; None if there is none.
+        figures: what the policy compares, by name.
+    """
 
     name: str
     dataset: str
@@ -65,35 +74,44 @@ class RetrainDecision:
 def decide(
     lake: Lake, name: str, dataset: str, version: int | None, policy: RetrainPolicy, now: datetime | None = None
 ) -> RetrainDecision:
-    """Of the newest version if none is named. Says the same however often it is asked, and writes nothing."""
+    """Decide whether to train a model on a dataset version. Writes nothing; the same lake gives the same decision.
+
+    Args:
+        name: of the models.
+        version: of the dataset; by default the newest.
+        now: by default the current time.
+
+    Raises:
+        ImagenError: there is no such dataset version.
+    """
     now = now or datetime.now(UTC)
-    asked = version_of(lake, dataset, version).version
-    trained = [one for one in models(lake) if one.name == name]
-    hours = sum(_seconds(one) for one in trained if one.made > now - WEEK) / 3600
-    last = next((one for one in trained if one.dataset == dataset), None)
+    target = version_of(lake, dataset, version).version
+    trained = [model for model in models(lake) if model.name == name]
+    hours = sum(_device_seconds(model) for model in trained if model.made > now - WEEK) / 3600
+    last = next((model for model in trained if model.dataset == dataset), None)
     if last is None:
-        return _within(
-            policy, RetrainDecision(name, dataset, asked, None, True, "there is no model of it yet", {"hours": hours})
-        )
-    found = diff(lake, dataset, last.version, asked) if last.version != asked else Diff()
+        first = RetrainDecision(name, dataset, target, None, True, "there is no model of it yet", {"hours": hours})
+        return _within_budget(policy, first)
+    changes = diff(lake, dataset, last.version, target) if last.version != target else Diff()
     figures = {
-        "grown": found.into / max(1, found.before),
-        "drift": max((shift.distance for shift in found.shifts), default=0.0),
+        "grown": changes.into / max(1, changes.before),
+        "drift": max((shift.distance for shift in changes.shifts), default=0.0),
         "days": (now - last.made) / timedelta(days=1),
         "hours": hours,
     }
-    moved = found.into + found.out + found.changed
-    decided = RetrainDecision(name, dataset, asked, last.number, *_judged(policy, figures, last, moved), figures)
-    return _within(policy, decided) if decided.train else decided
+    changed_rows = changes.into + changes.out + changes.changed
+    train, why = _apply_policy(policy, figures, last, changed_rows)
+    decided = RetrainDecision(name, dataset, target, last.number, train, why, figures)
+    return _within_budget(policy, decided) if train else decided
 
 
 def record_decision(lake: Lake, decided: RetrainDecision, policy: RetrainPolicy) -> dict[str, Any]:
-    """The row of a decision, added to the table."""
+    """Add a decision to `retrains`, and return its row."""
     at = datetime.now(UTC)
-    said = f"{decided.name} {decided.dataset}@{decided.version} {at.isoformat()}"
+    text = f"{decided.name} {decided.dataset}@{decided.version} {at.isoformat()}"
     row = {
         **vars(decided),
-        "id": hashlib.sha256(said.encode()).hexdigest()[:32],
+        "id": hashlib.sha256(text.encode()).hexdigest()[:32],
         "figures": json.dumps(decided.figures),
         "policy": policy.model_dump_json(),
         "code": json.dumps(code_version()),
@@ -103,18 +121,19 @@ def record_decision(lake: Lake, decided: RetrainDecision, policy: RetrainPolicy)
 
 
 def decisions_on_version(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
-    """The rows on one version of a dataset, in order."""
+    """The rows of `retrains` for the models of a name on one dataset version, oldest first."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
-    asked = (name, dataset, version)
-    return sorted(
-        (row for row in rows if (row["name"], row["dataset"], row["version"]) == asked), key=lambda row: row["at"]
-    )
+    matching = [row for row in rows if (row["name"], row["dataset"], row["version"]) == (name, dataset, version)]
+    return sorted(matching, key=lambda row: row["at"])
 
 
-def _judged(policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel, moved: int) -> tuple[bool, str]:
+def _apply_policy(
+    policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel, changed_rows: int
+) -> tuple[bool, str]:
+    """Whether to train by the policy's limits, and why."""
     since = f"since {last.reference} learnt {last.dataset}@{last.version}"
-    if not moved:
+    if not changed_rows:
         return False, f"nothing changed {since}"
     grown, drift, days = (figures[name] for name in ("grown", "drift", "days"))
     if policy.grown is not None and grown >= policy.grown:
@@ -126,8 +145,8 @@ def _judged(policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel
     return False, f"{grown:.1%} new samples, drift {drift:.3f}, {days:.1f} days {since}: not enough"
 
 
-def _within(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDecision:
-    """Nothing is trained beyond the budget."""
+def _within_budget(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDecision:
+    """The decision, turned against training if the budget of the last seven days is used up."""
     hours = decided.figures["hours"]
     if policy.hours is None or hours < policy.hours:
         return decided
@@ -137,5 +156,6 @@ def _within(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDecision:
     return RetrainDecision(decided.name, decided.dataset, decided.version, decided.since, False, why, decided.figures)
 
 
-def _seconds(trained: TrainedModel) -> float:
+def _device_seconds(trained: TrainedModel) -> float:
+    """How long a model trained, times the number of GPUs."""
     return sum(device_seconds(stage) for stage in trained.stages.values())

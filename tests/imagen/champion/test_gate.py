@@ -77,7 +77,7 @@ def test_a_rule_for_what_is_not_measured_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="a rule for fid, which is not measured; measured are right, clip_score"):
         check_rules(Gate.model_validate({"rules": [{"metric": "fid", "gain": 0}]}), names)
     rules = Gate.model_validate({"rules": [{"metric": "fd_clip", "slices": 0.1}]})
-    with pytest.raises(ConfigError, match="slices of fd_clip, which is of all pictures together"):
+    with pytest.raises(ConfigError, match="slices of fd_clip, which is measured on all prompts only"):
         check_rules(rules, [*names, ("fd_clip", "all")])
     check_rules(gate(slices=0.1), names)
 

@@ -56,7 +56,7 @@ def test_it_shows_what_it_promises(page: Path) -> None:
     for part in ("metrics", "pairs", "sweep", "worst", "training", "lineage"):
         assert f'<section id="{part}">' in shown
     assert re.findall(r"<h1>(\w+)<span>/(\d)</span>", shown) == [("little", "1")]
-    assert "candidate, made" in shown
+    assert "candidate, trained" in shown
     assert shown.count('<figure class="out">') == 4
     assert {"clip_score", "kid_clip", "cmmd_clip"} <= set(re.findall(r"<td>(\w+)</td>", shown))
     assert shown.count("<svg") == 3  # the sweep, and two stages' losses
@@ -87,5 +87,5 @@ def test_without_a_rival_and_measures_it_is_a_page_too(three_models_lake: Lake, 
     trained, evaluation, rival = plan_report(lake, "little/3", settings)  # was not trained here
     assert rival is None
     text = report(trained, evaluation, evaluate(evaluation, InProcessEngine()), None)
-    assert "Its measures are not in the lake any more." in text
+    assert "Its loss records are not in the lake any more." in text
     assert '<section id="pairs">' not in text
