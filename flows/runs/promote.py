@@ -12,7 +12,7 @@ from data.lake.lake import Lake
 from flows.runs.evaluate import measured, report_link, show_figures
 from flows.server.artifacts import key_of, show_table
 from flows.server.events import model_judged
-from imagen.champion.promote import Promotion, plan_candidate, decide_promotion
+from imagen.champion.promote import Promotion, decide_promotion, plan_candidate
 from imagen.champion.report import write_report
 from imagen.models.registry import champion_of, decisions
 from imagen.models.table import find_model
