@@ -41,7 +41,7 @@ class RunSummary:
 
 @dataclass
 class Status:
-    """The runs of a lake on a server; each list is in the order of time."""
+    """The runs of a lake on a server: running and scheduled ones in the order of time, failed ones newest first."""
 
     url: str
     running: list[RunSummary] = field(default_factory=list)
