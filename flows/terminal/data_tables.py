@@ -157,15 +157,15 @@ def show_verified(verified: Verified, name: str) -> None:
             console.print(f"Rewritten because pairs were forgotten: {pluralize(len(verified.rewritten), 'file')}.")
         if verified.regrouped:
             pairs = pluralize(len(verified.regrouped), "pair")
-            console.print(f"Dropped then as duplicates of a pair that is forgotten now: {pairs}.")
+            console.print(f"Different only because a duplicate was forgotten since: {pairs}.")
     for title, names in (
-        ("pairs that the recipe keeps are missing", verified.missing),
-        ("pairs that the recipe does not keep are in it", verified.extra),
-        ("files are damaged", verified.damaged),
-        ("files are missing", verified.absent),
+        ("pairs that the recipe keeps but the version lacks", verified.missing),
+        ("pairs that the version has but the recipe does not keep", verified.extra),
+        ("damaged files", verified.damaged),
+        ("missing files", verified.absent),
     ):
         if names:
-            console.print(f"[red]{name}: {len(names):,} {title}[/]: {', '.join(names[:5])}{', …' * (len(names) > 5)}")
+            console.print(f"[red]{name}, {title}[/] ({len(names):,}): {', '.join(names[:5])}{', …' * (len(names) > 5)}")
 
 
 def show_forgotten(forgotten: Forgotten) -> None:
