@@ -26,10 +26,10 @@ ROW_GROUP_BYTES = 1 << 18  # small: publishing reads single rows, each with its 
 
 @dataclass(frozen=True)
 class Embed:
-    """The stage.
+    """The stage that encodes the texts of a dataset's kept pairs.
 
     Attributes:
-        dataset: whose kept pairs are embedded.
+        dataset: the dataset's name.
         describer: the scorer whose texts are embedded; by default the pairs' own captions are.
     """
 

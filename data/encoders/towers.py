@@ -64,7 +64,7 @@ class T5Tower:
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
     def vector_count(self, tokens: list[int], vectors: int) -> int:
-        """One for each token."""
+        """All vectors up to the last token."""
         return len(tokens)
 
 
@@ -123,7 +123,7 @@ class ClipTower:
         return tower.ln_final(tower.transformer(embedded, attn_mask=attention_mask))
 
     def vector_count(self, tokens: list[int], vectors: int) -> int:
-        """One for each token that is not masked."""
+        """The vectors of all tokens that the tower does not mask."""
         if self.pooled or self.masked_token is None:
             return min(len(tokens), vectors)
         missing = len(tokens) - vectors  # a tower with a class token does not return its vector

@@ -155,7 +155,7 @@ class PublicResolver(AbstractResolver):
         return addresses
 
     async def close(self) -> None:
-        """Close the resolver beneath."""
+        """Close the wrapped resolver."""
         await self._resolver.close()
 
 

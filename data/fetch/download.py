@@ -85,7 +85,7 @@ class Download:
     ordered_commits: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """`pairs`, `images` and `fetches`."""
+        """The tables that it appends to, in the order of its commits: `pairs`, `images` and `fetches`."""
         pairs, images = lake.table_or_make("pairs", PAIRS), lake.table_or_make("images", IMAGES)
         return [pairs, images, lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
 
@@ -205,8 +205,8 @@ class _ShardRows:
         attempt |= {"status": "replaced", "replaced_by": id, "error": f"the bytes have changed: they are pair {id} now"}
         if id not in (pair["earlier_ids"] or ()):  # bytes that were there before have their row and their picture
             inherited = {name: pair[name] for name in ("url", "caption", "source", "extra")}
-            own = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
-            self.new_pairs[id] = {"id": id, **inherited, **own}
+            new = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
+            self.new_pairs[id] = {"id": id, **inherited, **new}
             self.new_images[id] = _image_row(id, picture)
 
 

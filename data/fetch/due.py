@@ -2,7 +2,7 @@
 
 When the bytes at a URL change, the new bytes become a new pair that `replaces` the old one, and the attempt that got
 them names the new pair in `replaced_by`. So of all the pairs that one URL and caption have had, one is current: the one
-whose bytes came last. Bytes that come back become current again under the id that they had.
+whose bytes came last. If earlier bytes come back, their pair becomes current again under its old id.
 """
 
 from datetime import datetime, timedelta

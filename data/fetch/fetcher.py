@@ -294,7 +294,7 @@ class Fetcher:
         truncate_at: int | None = None,
         conditional_headers: dict[str, str] | None = None,
     ) -> Response:
-        """One response, after a few retries where these may help, and after a short wait if the host asks for one."""
+        """Send a request: with a few retries if these may help, and after a short wait if the host asks for one."""
         host = str(target.raw_host).lower().rstrip(".")
         tries_left, wait_left = self.settings.tries, MAX_WAIT
         while True:

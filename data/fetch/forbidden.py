@@ -22,7 +22,7 @@ PERCEPTUAL = 16
 
 
 class HashLists:
-    """The hash lists of a recipe, in memory; 32 MB for a million of SHA-256.
+    """The hash lists of a recipe, in memory: 32 MB for a million SHA-256 hashes.
 
     Args:
         paths: files or URLs of the lists.

@@ -26,14 +26,14 @@ class _HostState:
         self.status = ""
 
     def check(self) -> None:
-        """Raise `HostBackoff` while the host wants no requests."""
+        """Raise `HostBackoff` if the host asked for no requests until later."""
         seconds_left = self.backoff_until - time.monotonic()
         if seconds_left > 0:
             raise HostBackoff(seconds_left, self.status)
 
 
 class HostLimits:
-    """Bounds the requests to each host: how many at once, how many a second (evenly spaced), none while it backs off.
+    """Limits the requests to each host: how many at once, how many a second (evenly spaced), none during a back-off.
 
     Args:
         concurrency: requests at once to one host.
@@ -50,7 +50,7 @@ class HostLimits:
         """Wait until one request to the host may start; the block is that request.
 
         Raises:
-            HostBackoff: the host backs off. Requests that already wait in its queue raise it too, at once.
+            HostBackoff: the host asked for a pause. Requests that already wait in its queue raise it too, at once.
         """
         host = self._host(name)
         host.users += 1
@@ -94,7 +94,7 @@ class HostLimits:
 
 
 class MemoryBudget:
-    """Bytes that response bodies may take together. Who would exceed it waits, first come, first served."""
+    """Bytes that response bodies may take together. A body that would exceed them waits, first come, first served."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -170,7 +170,7 @@ class LoadedClip:
 
     @property
     def temperature(self) -> float:
-        """The factor of the cosines in the softmax that the model was trained with."""
+        """The model's logit scale, by which cosines are multiplied before a softmax."""
         return float(self.model.logit_scale.detach().exp())
 
     def encode_pictures(self, tensors: list[Any], batch_size: int) -> np.ndarray:

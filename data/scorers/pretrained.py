@@ -71,8 +71,10 @@ def digest_files(paths: Iterable[Path]) -> str:
 def model_files(folder: Path) -> list[Path]:
     """The weights, configuration and tokenizer of a `transformers` model; empty if any of them is missing."""
     weights: list[Path] = []
-    for whole, index, _ in WEIGHTS:
-        weights = weights or _weight_files(folder, whole, index)
+    for single, index, _ in WEIGHTS:
+        weights = _weight_files(folder, single, index)
+        if weights:
+            break
     settings = [folder / name for name in SETTINGS_FILES if (folder / name).is_file()]
     has_tokenizer = any(path.name in TOKENIZER for path in settings)
     complete = weights and has_tokenizer and all(path.is_file() for path in [*weights, folder / "config.json"])
@@ -85,8 +87,8 @@ def captioner_files(folder: Path) -> list[Path]:
     names = {path.name for path in files}
     needed = (("config.json",), CAPTIONER_PROCESSORS, CAPTIONER_TOKENIZERS)
     has_settings = all(names.intersection(alternatives) for alternatives in needed)
-    whole, index, _ = WEIGHTS[0]
-    weights = _weight_files(folder, whole, index)
+    single, index, _ = WEIGHTS[0]
+    weights = _weight_files(folder, single, index)
     return files if has_settings and weights and all(path.is_file() for path in weights) else []
 
 
@@ -135,10 +137,10 @@ def _not_fetched(model: str, error: OSError) -> ModelError:
     return ModelError(f"{model} is not a folder here, and can't be downloaded from the hub: {reason}")
 
 
-def _weight_files(folder: Path, whole: str, index: str) -> list[Path]:
-    """A model's one file of weights, or the shards that its index names; empty if it has neither."""
-    if (folder / whole).is_file():
-        return [folder / whole]
+def _weight_files(folder: Path, single: str, index: str) -> list[Path]:
+    """A model's single file of weights, or the shards that its index names; empty if it has neither."""
+    if (folder / single).is_file():
+        return [folder / single]
     if (folder / index).is_file():
         shards = json.loads((folder / index).read_text())["weight_map"].values()
         return [folder / shard for shard in sorted(set(shards))]

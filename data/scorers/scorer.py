@@ -154,6 +154,6 @@ def pack_vectors(vectors: np.ndarray) -> list[bytes]:
 
 
 def unpack_vectors(vectors: Sequence[bytes | None]) -> np.ndarray:
-    """Vectors as a table stores them, none of them null, as an array (n d), float32."""
+    """The inverse of `pack_vectors`: an array (n d), float32. None of the vectors may be null."""
     joined = b"".join(vector for vector in vectors if vector is not None)
     return np.frombuffer(joined, "<f2").reshape(len(vectors), -1).astype(np.float32)

@@ -101,7 +101,7 @@ class ScoreVectors(_OneScorerStage):
     scorer: VectorScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pairs without a score whose vectors are all there, with the files that hold these."""
+        """The pairs that have all vectors but no score yet, with the files that hold the vectors."""
         inputs = {
             f"vectors{n}": lake.table_or_make(scorer.table, scorer.schema).read_with_files(bucket, ["id"])
             for n, scorer in enumerate(self.scorer.inputs())
@@ -128,7 +128,9 @@ class ScoreVectors(_OneScorerStage):
         scored = [index for index, error in enumerate(errors) if error is None]
         columns: Columns = {}
         if scored:
-            arrays = [unpack_vectors([vectors[index] for index in scored]) for vectors in packed]
+            arrays = []
+            for vectors in packed:
+                arrays.append(unpack_vectors([vectors[index] for index in scored]))
             captions = rows["caption"].take(pa.array(scored, pa.int64())).to_pylist()
             columns = self.scorer.judge(arrays, captions)
         return _write(self.lake, shard, [(self.scorer, _rows(self.scorer, rows["id"], errors, scored, columns))])

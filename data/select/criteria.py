@@ -81,7 +81,7 @@ class Bounds(RowCriterion):
         return [self.fact, *([self.by] if self.by else [])]
 
     def reason_sql(self) -> str:
-        """The first bound that the fact misses; a missing fact is a reason too."""
+        """SQL: the first bound that the fact misses, or that the fact is unknown; null if all bounds hold."""
         column, number = quote_name(self.fact), number_sql(self.fact)
         is_numeric = self.one_of is None and self.none_of is None
         cases = [f"WHEN {number if is_numeric else column} IS NULL THEN {quote_text(f'{self.label} unknown')}"]
@@ -123,7 +123,7 @@ class AnyOf(RowCriterion):
         return [fact for option in self.options for bounds in option.values() for fact in bounds.required_facts()]
 
     def reason_sql(self) -> str:
-        """One reason that names the facts of all options."""
+        """SQL: a reason that names the facts of all options, or null if one of the options holds."""
         options = []
         for option in self.options:
             holds = " AND ".join(f"({bounds.reason_sql()}) IS NULL" for bounds in option.values())
@@ -151,7 +151,7 @@ class Sample(RowCriterion):
         return [self.by]
 
     def reason_sql(self) -> str:
-        """Not drawn, or null."""
+        """SQL: that the row was not drawn, or null."""
         cases = " ".join(
             f"WHEN {quote_text(value)} THEN {share!r}" for value, share in self.weights.items() if value != OTHER
         )
@@ -279,7 +279,7 @@ class Balance(SetCriterion):
 
 
 def criterion_class(value: dict[str, Any]) -> type[Criterion]:
-    """The class of a criterion in a recipe, by its key (`fact`) or, for a fact, by its fields."""
+    """The class of a recipe's criterion: by its key (`fact`) or, if the key is the name of a fact, by its fields."""
     by_key: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample, "holdout": Holdout}
     key = value.get("fact")
     if key in by_key:

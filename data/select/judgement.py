@@ -1,4 +1,4 @@
-"""Judges all pairs by a selection, and keeps `verdicts/<dataset>` up to date. Reads facts only, never a picture.
+"""Applies a dataset's criteria to all pairs, and keeps `verdicts/<dataset>` up to date. It reads no pictures.
 
 Row criteria give their reasons independently of each other. Set criteria (the best, one of each, so many of each) judge
 the rows that passed all criteria before them.
@@ -37,7 +37,7 @@ from data.select.selection import Cuts, Selection
 
 
 class Judgement(AbstractContextManager["Judgement"]):
-    """The verdicts on all pairs: one pass over their facts, bucket by bucket, then one query for each set criterion.
+    """The verdicts for all pairs: one pass over their facts, bucket by bucket, then one query for each set criterion.
 
     DuckDB holds for each pair its id, its reasons, and the facts that set criteria use.
 
