@@ -1,4 +1,8 @@
-"""The model's room: the cascade, its training, sampling and evaluation. Knows the data room and no Prefect."""
+"""Text-to-image models: the cascade, its training, sampling, evaluation and promotion. A plain library.
+
+Nothing here knows Prefect or a terminal. `from imagen import Imagen, describe` is the public face; start with
+`models/model.py` (`Imagen`), then `cascade/pipeline.py`.
+"""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING

@@ -1,28 +1,28 @@
-"""What can go wrong in imagen/, in words for whoever can act.
+"""The errors of models and trainings that a user can act on. Each message says what happened, to what, and what to do.
 
-ImagenError
-├── ConfigError        a training's configuration is not usable
-├── TrainingDiverged   no step had a finite loss for a while
-├── TrainingStopped    told to stop; the same command goes on
-├── EmptyDataset       fewer samples than a batch
-├── TextNotUsable      the dataset's embeddings are missing, or not those that the model reads
-├── OutOfMemory        a training needs more memory than there is
-├── ModelNotFound      there is no such model
-├── ChampionChanged    another champion was made meanwhile
-├── ModelNotUsable     a folder that holds no cascade, or not one that this version reads
-├── PictureNotUsable   a file that is no picture, or does not say how it was made
-├── SuiteError         a suite of prompts is not usable
-├── WeightsNotUsable   a metric's model is missing, or is not what it should be
-└── TooFewSamples      a metric needs more pictures
+ImagenError                in data/errors.py; all of these are its children
+├── ConfigError            a training's, an evaluation's or a gate's configuration is not valid
+├── TrainingDiverged       no step had a finite loss for a while
+├── TrainingStopped        a signal stopped a training; the same command continues it
+├── EmptyDataset           a dataset has fewer samples than a batch
+├── TextNotUsable          a dataset lacks the embeddings that a model reads
+├── OutOfMemory            a training needs more memory than there is
+├── ModelNotFound          there is no such model, or a name has no champion
+├── ChampionChanged        another model became champion at the same time
+├── ModelNotUsable         a folder holds no cascade, or a damaged one, or one of a later version
+├── PictureNotUsable       a file is no image, or does not say how it was generated
+├── SuiteError             a suite of prompts is not valid
+├── WeightsNotUsable       the model of a metric is missing or has other weights than expected
+└── TooFewSamples          a metric needs more images than there are
 """
 
 from data.errors import ImagenError
 
-RESUMABLE = 75  # exit code: as sysexits.h has it, try again later
+RESUMABLE = 75  # the exit code that sysexits.h has for: try again later
 
 
 class ConfigError(ImagenError):
-    """A training's configuration is not usable."""
+    """A configuration can't be read or is not valid; the message names the file, the line and the field."""
 
 
 class TrainingDiverged(ImagenError):
@@ -30,46 +30,46 @@ class TrainingDiverged(ImagenError):
 
 
 class TrainingStopped(ImagenError):
-    """Told to stop: a checkpoint was written, and the same command goes on from it."""
+    """A signal stopped a training. A checkpoint was written, and the same command continues from it."""
 
     code = RESUMABLE
 
 
 class EmptyDataset(ImagenError):
-    """Fewer samples than a batch."""
+    """A dataset has fewer samples than a batch."""
 
 
 class TextNotUsable(ImagenError):
-    """The dataset's embeddings are missing, or not those that the model reads."""
+    """A dataset has no embeddings, or those of another encoder than the model reads."""
 
 
 class OutOfMemory(ImagenError):
-    """A training needs more memory than there is."""
+    """A training needs more memory than there is; the message names the settings that lower it."""
 
 
 class ModelNotFound(ImagenError):
-    """There is no such model."""
+    """There is no such folder and no such model of a lake, or a name has no champion."""
 
 
 class ChampionChanged(ImagenError):
-    """Another champion was made while a model was held against the one before."""
+    """Another model became champion while this one was compared with the champion before. Nothing was changed."""
 
 
 class ModelNotUsable(ImagenError):
-    """What was to be loaded is no cascade, or not one that this version reads."""
+    """A folder holds no cascade, or a damaged one, or one of a later version."""
 
 
 class PictureNotUsable(ImagenError):
-    """A file that is no picture, or does not say how it was made."""
+    """A file is missing, is no image, or does not say how it was generated."""
 
 
 class SuiteError(ImagenError):
-    """A suite of prompts is not usable."""
+    """A suite of prompts can't be read or is not valid."""
 
 
 class WeightsNotUsable(ImagenError):
-    """A metric's model is missing, or is not what it should be."""
+    """The model of a metric is missing, or its weights are not those that the metric is defined by."""
 
 
 class TooFewSamples(ImagenError):
-    """A metric needs more pictures than there are."""
+    """A metric needs more images than there are."""

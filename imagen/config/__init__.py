@@ -1,4 +1,4 @@
-"""What a training, an evaluation and a gate are configured by: pydantic models, presets, YAML.
+"""The configurations of trainings, evaluations and gates: pydantic models, presets, YAML.
 
 Values only. Not here: code that trains or measures. Start with `training.py`.
 """

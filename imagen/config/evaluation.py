@@ -1,4 +1,4 @@
-"""What an evaluation asks and measures."""
+"""The settings of an evaluation: its prompts, how the model is sampled, and what is measured."""
 
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,38 @@ from imagen.metrics.vqa import Vqa
 
 
 class EvaluateSettings(BaseModel):
-    """Scores are named as the recipe of a dataset names them; left out, they are those of the dataset's recipe."""
+    """An evaluation. Scores have the names of a dataset's recipe; null takes the scores of that recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    suite: str = Field("shapes", description="shapes, or a file or folder of prompts")
-    n: int = Field(1, ge=1, description="pictures of each prompt")
-    seed: int = Field(0, ge=0)
-    sampling: dict[str, Any] = Field(default_factory=dict, description="changes of how the model samples: guidance: 4")
-    clip: dict[str, ClipScore] | None = Field(None, description="name: CLIP model; its score, and its features")
-    aesthetic: dict[str, Aesthetic] | None = Field(None, description="name: CLIP model and head")
-    inception: Inception | None = Field(None, description="FID's features: {weights: FILE}")
-    dinov2: Dinov2 | None = Field(None, description="DINOv2's features: {model: FOLDER}")
-    vqa: Vqa | None = Field(None, description="who answers the suite's checks: {model: FOLDER}")
-    distances: tuple[Distance, ...] = Field(DISTANCES, description="of the features of real and made pictures")
+    suite: str = Field("shapes", description="the suite of prompts: shapes, or a file or folder")
+    n: int = Field(1, ge=1, description="images of each prompt")
+    seed: int = Field(0, ge=0, description="seed of a prompt's first image; each next image adds 1")
+    sampling: dict[str, Any] = Field(default_factory=dict, description="changes of the model's sampling: {guidance: 4}")
+    clip: dict[str, ClipScore] | None = Field(
+        None, description="CLIP models by name, for scores and for distances of features"
+    )
+    aesthetic: dict[str, Aesthetic] | None = Field(
+        None, description="aesthetic heads by name, each with its CLIP model"
+    )
+    inception: Inception | None = Field(None, description="features of FID: {weights: FILE}")
+    dinov2: Dinov2 | None = Field(None, description="features of DINOv2: {model: FOLDER}")
+    vqa: Vqa | None = Field(None, description="the model that answers the suite's questions: {model: FOLDER}")
+    distances: tuple[Distance, ...] = Field(
+        DISTANCES, description="distances between the features of real and generated images"
+    )
 
 
 def load_settings(name: str | None, changes: dict[str, Any]) -> EvaluateSettings:
-    """Of a YAML file, or the defaults; `changes` take the place of what it says."""
+    """Load an evaluation's settings.
+
+    Args:
+        name: a YAML file, or None for the defaults.
+        changes: values that replace those of the file; those under `sampling` are merged.
+
+    Raises:
+        ConfigError: the file can't be read or is not valid; the message names line and field.
+    """
     values, nodes = dict[str, Any](), None
     if name is not None:
         try:

@@ -1,5 +1,7 @@
-"""Cascades by name. The paper's sizes are `imagen-2b`: arXiv 2205.11487 names channels, blocks and where there is
-attention, and its counts of parameters; what it leaves open (widths) is chosen so that the counts agree.
+"""Cascades by name, and cascades and trainings by size.
+
+The paper's sizes are `imagen-2b`: arXiv 2205.11487 gives channels, blocks, where there is attention, and counts of
+parameters; what it leaves open (widths) is chosen so that the counts agree.
 """
 
 from dataclasses import dataclass
@@ -7,50 +9,56 @@ from typing import Any
 
 from imagen.config.cascade import CascadeSettings, StageSettings, UNetSettings
 
-T5_XXL_WIDTH = 4096  # width of its embeddings
-COARSEST = 8  # pixels of a side of the last level
+T5_XXL_WIDTH = 4096  # of its embeddings
+COARSEST_SIDE = 8  # pixels of a side at the last level
 
 
 def cascade_of_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
-    """One dial: `size` is the channels of the base model's finest level; models that enlarge begin with half of it.
+    """A cascade of which everything follows from one number.
 
-    Levels halve the pictures down to 8 pixels. Channels grow by `size` a level, and by doubling up to four times where
-    pictures are enlarged, which is learnt on crops of half a side. Pixels read the text where a side is 16 or less and
-    attend to each other where it is 8; in a base model of more than 32 pixels they do both where it is 32 or less. A
-    base model of 32 pixels is efficient: it learns in the time of one of 16.
+    `size` is the channels of the base model's finest level; super-resolution models begin with half of it. Levels halve
+    the images down to 8 pixels. Channels grow by `size` with each level, and in super-resolution models by doubling, up
+    to four times; those are trained on crops of half a side. There is cross-attention to the text at levels of 16
+    pixels and less, and self-attention at 8; in a base model of more than 32 pixels both are at 32 and less. A base
+    model of 32 pixels is efficient: it trains as fast as one of 16.
     """
-    stages = [StageSettings(resolution=resolutions[0], unet=_base(size, resolutions[0]))]
+    stages = [StageSettings(resolution=resolutions[0], unet=_base_unet(size, resolutions[0]))]
     for side in resolutions[1:]:
-        stages.append(StageSettings(resolution=side, unet=_enlarging(max(16, size // 2), side), crop=side // 2))
+        unet = _super_resolution_unet(max(16, size // 2), side)
+        stages.append(StageSettings(resolution=side, unet=unet, crop=side // 2))
     return CascadeSettings(stages=tuple(stages), text_width=text_width)
 
 
-def _base(size: int, side: int) -> UNetSettings:
+def _base_unet(size: int, side: int) -> UNetSettings:
     efficient = side == 32
-    sides = _halved(side // 2 if efficient else side)
+    sides = _level_sides(side // 2 if efficient else side)
     channels = tuple(size * (level + 1) for level in range(len(sides)))
-    near = (32, 32) if side > 32 else (8, 16)
-    return _shaped(sides, channels, (2,) * len(sides), near, efficient)
+    self_attention_side, cross_attention_side = (32, 32) if side > 32 else (8, 16)
+    return UNetSettings(
+        channels=channels,
+        blocks=(2,) * len(sides),
+        attend=tuple(level_side <= self_attention_side for level_side in sides),
+        read=tuple(level_side <= cross_attention_side for level_side in sides),
+        efficient=efficient,
+    )
 
 
-def _enlarging(size: int, side: int) -> UNetSettings:
-    sides = _halved(side // 2)
-    channels = tuple(size * min(4, 2**level) for level in range(len(sides)))
-    blocks = tuple(2 if size < 32 else min(4, 2 ** (level + 1)) for level in range(len(sides)))
-    return _shaped(sides, channels, blocks, (8, 16), efficient=True)
+def _super_resolution_unet(size: int, side: int) -> UNetSettings:
+    sides = _level_sides(side // 2)
+    levels = range(len(sides))
+    return UNetSettings(
+        channels=tuple(size * min(4, 2**level) for level in levels),
+        blocks=tuple(2 if size < 32 else min(4, 2 ** (level + 1)) for level in levels),
+        attend=tuple(level_side <= 8 for level_side in sides),
+        read=tuple(level_side <= 16 for level_side in sides),
+        efficient=True,
+    )
 
 
-def _shaped(
-    sides: list[int], channels: tuple[int, ...], blocks: tuple[int, ...], near: tuple[int, int], efficient: bool
-) -> UNetSettings:
-    """Pixels attend to each other, and to the text, where a level's side is no more than said."""
-    attend, read = (tuple(side <= most for side in sides) for most in near)
-    return UNetSettings(channels=channels, blocks=blocks, attend=attend, read=read, efficient=efficient)
-
-
-def _halved(side: int) -> list[int]:
+def _level_sides(side: int) -> list[int]:
+    """The sides of all levels, halved while they are even and no smaller than the coarsest."""
     sides = [side]
-    while sides[-1] % 2 == 0 and sides[-1] // 2 >= COARSEST:
+    while sides[-1] % 2 == 0 and sides[-1] // 2 >= COARSEST_SIDE:
         sides.append(sides[-1] // 2)
     return sides
 
@@ -99,6 +107,8 @@ SMALL = cascade_of_size(128, (64, 256), text_width=768)
 
 @dataclass(frozen=True)
 class Preset:
+    """A cascade with the numbers that it was made from, so that a configuration can change one of them."""
+
     size: int
     resolutions: tuple[int, ...]
     cascade: CascadeSettings
@@ -112,17 +122,18 @@ PRESETS = {
 
 
 def training_of_size(size: int) -> dict[str, Any]:
-    """The rules by which a training follows from the dial, from 32 (a laptop) to 512 (the paper): the larger a model,
-    the smaller its steps (the paper's 1e-4 from 320 on), the larger its batches (a sample a channel; the paper's 2,048
-    are 4), and the more of them (200 steps a channel). Below 64 Muon takes them, four times as far as AdamW would:
-    of the few that a CPU has time for, each tells more.
+    """The training that fits a size, from 32 (a laptop) to 512 (the paper), as fields of TrainSettings.
+
+    The larger a model, the lower its learning rate (the paper's 1e-4 from 320 on), the larger its batches (a sample per
+    channel; the paper's 2,048 are 4), and the more its steps (200 per channel). Below 64 the optimizer is Muon at four
+    times AdamW's learning rate: a CPU has time for few steps, and each learns more.
     """
-    little = size < 64
+    is_small = size < 64
     return {
-        "optimizer": "muon" if little else "adamw",
-        "learning_rate": 0.128 / size if little else max(1e-4, 0.032 / size),
+        "optimizer": "muon" if is_small else "adamw",
+        "learning_rate": 0.128 / size if is_small else max(1e-4, 0.032 / size),
         "batch": size,
         "steps": 200 * size,
-        "warmup": 50 if little else 1000,
-        "ema": 0.999 if little else 0.9999,
+        "warmup": 50 if is_small else 1000,
+        "ema": 0.999 if is_small else 0.9999,
     }

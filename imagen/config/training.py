@@ -1,4 +1,4 @@
-"""What a training is made from: a cascade and how each of its stages is trained. YAML holds values, never code."""
+"""The configuration of a model: its cascade and how each stage is trained. YAML holds values, never code."""
 
 import hashlib
 import re
@@ -18,56 +18,62 @@ from imagen.errors import ConfigError
 
 
 class LoraSettings(BaseModel):
-    """Low-rank changes of a trained model's attention (arXiv 2106.09685), merged into it at the end."""
+    """LoRA: low-rank changes of a trained model's attention (arXiv 2106.09685), merged into it at the end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, description="rank of the changes")
+    alpha: int = Field(8, ge=1, description="scale of the changes, times the rank")
 
 
 class TrainConfig(BaseModel):
-    """What the owner of a model writes."""
+    """The configuration that a model is trained from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="the model's name")
     preset: Literal["tiny", "small", "imagen-2b"] | None = Field(None, description="a cascade by name")
-    size: int | None = Field(None, ge=8, multiple_of=8, description="the dial: another size than the preset's")
-    resolutions: tuple[int, ...] | None = Field(None, description="of each stage, with `size`")
-    cascade: CascadeSettings | None = Field(None, description="a cascade spelled out, instead of a preset")
-    text: str | None = Field("t5", description="the dataset's embeddings that are read; null: train without captions")
+    size: int | None = Field(
+        None, ge=8, multiple_of=8, description="channels of the finest level, instead of the preset's; the rest follows"
+    )
+    resolutions: tuple[int, ...] | None = Field(
+        None, description="pixels of a side of each stage, instead of the preset's"
+    )
+    cascade: CascadeSettings | None = Field(None, description="a cascade in all details, instead of a preset")
+    text: str | None = Field("t5", description="the dataset's embeddings to train on; null: train without captions")
     mix: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
-        exclude_if=lambda mix: not mix,  # configurations that don't say it keep their hash
-        description="other embeddings by the same encoder, and the share of samples read by each: {t5_new: 0.5}",
+        exclude_if=lambda mix: not mix,  # configurations without it keep their hash
+        description="other embeddings of the same encoder, and the share of samples with each: {t5_new: 0.5}",
     )
     fit: Fit = Field("crop", description="how a picture becomes a square")
-    train: TrainSettings = Field(TrainSettings(), description="of every stage, where it differs from the size's rules")
-    stages: tuple[TrainSettings, ...] = Field((), description="of each stage, where it differs")
-    sample: tuple[SampleSettings, ...] = Field((), description="how each stage makes pictures unless told otherwise")
-    init_from: str | None = Field(None, description="a trained model to go on from: a folder, URL, or NAME/NUMBER")
-    freeze: tuple[str, ...] = Field((), description="patterns of parameters that stay as they were: down.*")
-    lora: LoraSettings | None = Field(None, description="train low-rank changes alone; needs init_from")
-    gate: Gate = Field(Gate(), description="what a model must be to become the champion")
+    train: TrainSettings = Field(TrainSettings(), description="changes for every stage of what follows from the size")
+    stages: tuple[TrainSettings, ...] = Field((), description="changes for each stage")
+    sample: tuple[SampleSettings, ...] = Field((), description="how each stage is sampled by default")
+    init_from: str | None = Field(
+        None, description="the model whose weights are the initial ones: a folder, a URL, or NAME/NUMBER"
+    )
+    freeze: tuple[str, ...] = Field((), description="patterns of parameters that are not trained: down.*")
+    lora: LoraSettings | None = Field(None, description="train low-rank changes only; needs init_from")
+    gate: Gate = Field(Gate(), description="the rules by which a model becomes the champion")
 
     @field_validator("name")
     @classmethod
-    def _speakable(cls, name: str) -> str:
+    def _is_a_name(cls, name: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
             raise ValueError("a model's name has lower-case letters, digits, - and _, and begins with a letter")
         return name
 
     @model_validator(mode="after")
-    def _one_cascade(self) -> "TrainConfig":
+    def _is_consistent(self) -> "TrainConfig":
         if (self.preset is None) == (self.cascade is None):
-            raise ValueError("say either preset (tiny, small, imagen-2b) or cascade")
+            raise ValueError("set either preset (tiny, small, imagen-2b) or cascade")
         if self.cascade is not None and (self.size or self.resolutions):
-            raise ValueError("size and resolutions change a preset; a cascade that is spelled out has its own")
+            raise ValueError("size and resolutions change a preset; leave them out with cascade")
         if self.mix and (self.text is None or self.text in self.mix or sum(self.mix.values()) > 1):
-            raise ValueError("mix names other embeddings than text does, with shares that are 1 or less together")
+            raise ValueError("mix must name other embeddings than text, and its shares must not add up to more than 1")
         if self.lora and not self.init_from:
-            raise ValueError("lora changes a trained model: say which with init_from")
+            raise ValueError("lora changes a trained model: name it with init_from")
         for name in ("stages", "sample"):
             if len(getattr(self, name)) > len(self.resolved_cascade.stages):
                 raise ValueError(
@@ -81,7 +87,7 @@ class TrainConfig(BaseModel):
 
     @property
     def resolved_cascade(self) -> CascadeSettings:
-        """The cascade, but for the width of its text, which is the dataset's."""
+        """The cascade that the configuration stands for. Its text width is set when the dataset is known."""
         preset = self._preset
         if preset is None:
             assert self.cascade is not None
@@ -93,52 +99,63 @@ class TrainConfig(BaseModel):
         )
 
     def training(self, stage: int) -> TrainSettings:
-        """Of one stage: the size's rules, changed by `train`, changed by the stage's own."""
+        """How a stage is trained: as its size asks for, changed by `train`, changed by the stage's own settings."""
         preset = self._preset
         size = self.size or (preset.size if preset else self.resolved_cascade.stages[0].unet.channels[0])
-        told = training_of_size(size)
-        for changed in (self.train, *self.stages[stage : stage + 1]):
-            told |= {name: getattr(changed, name) for name in changed.model_fields_set}
-        return TrainSettings(**told)
+        values = training_of_size(size)
+        for changes in (self.train, *self.stages[stage : stage + 1]):
+            values |= {name: getattr(changes, name) for name in changes.model_fields_set}
+        return TrainSettings(**values)
 
     @property
     def sampling(self) -> tuple[SampleSettings, ...]:
-        """Of each stage."""
+        """How each stage is sampled by default."""
         return self.sample + tuple(SampleSettings() for _ in self.resolved_cascade.stages[len(self.sample) :])
 
     @property
     def hash(self) -> str:
-        """Of all that a training follows from: what is asked of the model afterwards is no part of it."""
+        """The hash of everything that the trained weights depend on; the gate is left out."""
         return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
 
 
-def with_time_budget(config: TrainConfig, minutes: float, base: float) -> TrainConfig:
-    """The same, for so long in all, of which the base model gets a share and those that enlarge the rest alike."""
+def with_time_budget(config: TrainConfig, minutes: float, base_share: float) -> TrainConfig:
+    """The configuration, trained for so many minutes instead of steps.
+
+    Args:
+        minutes: of all stages together.
+        base_share: the base model's share of them; the other stages share the rest equally.
+    """
     others = len(config.resolved_cascade.stages) - 1
-    each = [minutes * base, *([minutes * (1 - base) / others] * others)] if others else [minutes]
-    own = [*config.stages, *([TrainSettings()] * len(each))][: len(each)]
-    stages = tuple(one.model_copy(update={"minutes": part}) for one, part in zip(own, each, strict=True))
-    return config.model_copy(update={"stages": stages})
+    stage_minutes = [minutes * base_share, *([minutes * (1 - base_share) / others] * others)] if others else [minutes]
+    settings = [*config.stages, *([TrainSettings()] * len(stage_minutes))]
+    stages = []
+    for stage, minutes_of_stage in zip(settings, stage_minutes, strict=False):
+        stages.append(stage.model_copy(update={"minutes": minutes_of_stage}))
+    return config.model_copy(update={"stages": tuple(stages)})
 
 
 def load_config(
     name: str, changes: dict[str, Any] | None = None, training: dict[str, Any] | None = None
 ) -> TrainConfig:
-    """A configuration by file, or a preset's by its name; `changes` take the place of what it says, `training` of what
-    it says of every stage.
+    """Load a configuration.
+
+    Args:
+        name: a YAML file, or the name of a preset.
+        changes: values that replace those of the file.
+        training: values that replace those under `train`.
+
+    Raises:
+        ConfigError: the file does not exist, can't be read, or is not valid; the message names line and field.
+
+    Example:
+        load_config("tiny", {"name": "shapes"}, training={"steps": 500})
     """
-    path = Path(name)
-    file = path.suffix in (".yaml", ".yml")
-    there = path.exists() if file else name in PRESETS
-    if not there:
-        raise ConfigError(f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}")
-    if not file:
+    if Path(name).suffix in (".yaml", ".yml"):
+        text = _read_text(name)
+    elif name in PRESETS:
         text = f"name: {name}\npreset: {name}\n"
     else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration {name} can't be read: {error}") from None
+        raise ConfigError(_no_config(name))
     values, nodes = read_values(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
     values |= changes or {}
     if training:
@@ -147,3 +164,17 @@ def load_config(
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(first_wrong(error, name, nodes)) from None
+
+
+def _read_text(name: str) -> str:
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError(_no_config(name))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {name} can't be read: {error}") from None
+
+
+def _no_config(name: str) -> str:
+    return f"configuration {name} does not exist. Give a .yaml file or one of: {', '.join(PRESETS)}"

@@ -147,5 +147,5 @@ def test_what_is_wrong_with_a_cascade_is_one_sentence() -> None:
     with pytest.raises(ValidationError, match="a U-Net of 2 levels needs multiples of 2 pixels, not 17"):
         StageSettings(resolution=17, unet=UNetSettings(**four))
     stage = StageSettings(resolution=16, unet=UNetSettings(**four))
-    with pytest.raises(ValidationError, match=r"each stage makes larger pictures than the one before, not \[16, 16\]"):
+    with pytest.raises(ValidationError, match=r"each stage makes larger images than the one before, not \[16, 16\]"):
         CascadeSettings(stages=(stage, stage))

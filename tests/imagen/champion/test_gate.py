@@ -85,7 +85,7 @@ def test_a_rule_for_what_is_not_measured_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
-        ({"gain": 1, "loss": 1}, "right can't have both a gain and a loss: say which"),
+        ({"gain": 1, "loss": 1}, "right can't have both gain and loss: leave one out"),
         ({}, "right needs one of floor, gain, loss, slices"),
     ],
 )

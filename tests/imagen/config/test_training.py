@@ -24,9 +24,9 @@ GOOD = "name: shapes\npreset: tiny\n"
         (GOOD + "stages: [{}, {}, {}]\n", 1, "stages has 3 entries for 2 models"),
         ("name: Shapes\npreset: tiny\n", 1, "name: a model's name has lower-case letters"),
         ("name: shapes\npreset: huge\n", 2, "preset: Input should be 'tiny', 'small' or 'imagen-2b'"),
-        ("name: shapes\n", 1, "say either preset (tiny, small, imagen-2b) or cascade"),
-        (GOOD + "lora: {rank: 4}\n", 1, "lora changes a trained model: say which with init_from"),
-        (GOOD + "resolutions: [16, 16]\n", 1, "each stage makes larger pictures than the one before, not [16, 16]"),
+        ("name: shapes\n", 1, "set either preset (tiny, small, imagen-2b) or cascade"),
+        (GOOD + "lora: {rank: 4}\n", 1, "lora changes a trained model: name it with init_from"),
+        (GOOD + "resolutions: [16, 16]\n", 1, "each stage makes larger images than the one before, not [16, 16]"),
         (GOOD + "size: 33\n", 3, "size: Input should be a multiple of 8"),
         (
             "name: a\ncascade:\n  stages:\n    - {resolution: 17, unet: {channels: [8, 8], blocks: [1, 1], "

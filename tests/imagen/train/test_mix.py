@@ -114,7 +114,9 @@ def test_a_configuration_that_does_not_mix_is_what_it_was() -> None:
     ("mix", "text"), [({"t5": 0.5}, "t5"), ({"a": 0.6, "b": 0.5}, "t5"), ({"a": 0.5}, None)], ids=str
 )
 def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str | None) -> None:
-    with pytest.raises(ValueError, match="mix names other embeddings than text does, with shares that are 1 or less"):
+    with pytest.raises(
+        ValueError, match="mix must name other embeddings than text, and its shares must not add up to more than 1"
+    ):
         TrainConfig(name="a", preset="tiny", text=text, mix=mix)
 
 

@@ -166,10 +166,10 @@ def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> N
     stages = (QUICK, QUICK.model_copy(update={"accumulate": 3}))
     steps: list[int] = []
     watch = TrainingCallbacks(on_step=lambda stage, told, done: steps.append(told.step))
-    with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 1 processes that take 3 parts each"):
+    with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 1 processes with accumulate: 3: set"):
         train(training_of(drawn, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
     assert not steps
-    with pytest.raises(ConfigError, match="a batch of 8 can't be shared by 3 processes that take 2 parts each"):
+    with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 3 processes with accumulate: 2: set"):
         QUICK.model_copy(update={"accumulate": 2}).samples_per_process(3)
 
 
