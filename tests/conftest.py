@@ -116,17 +116,17 @@ def lake(tmp_path: Path, origin: OriginProcess) -> Lake:
 @pytest.fixture(scope="session")
 def one_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with drawn@1 and the model little/1 that was trained on it. Not to be changed: ask for `one_model`."""
-    from tests.lakes.trained import trained_lake  # which loads torch
+    from tests.lakes.trained import make_trained_lake  # which loads torch
 
-    return Lake.open(str(copied(tmp_path_factory, "one-model", trained_lake) / "lake"))
+    return Lake.open(str(copied(tmp_path_factory, "one-model", make_trained_lake) / "lake"))
 
 
 @pytest.fixture(scope="session")
 def pictured_lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """The same with the pictures that drawn@1 was published from. Not to be changed."""
-    from tests.lakes.drawn import with_images
+    from tests.lakes.drawn import add_images
 
-    return with_images(copy_of(one_model_lake, tmp_path_factory.mktemp("pictured") / "lake"))
+    return add_images(copy_of(one_model_lake, tmp_path_factory.mktemp("pictured") / "lake"))
 
 
 @pytest.fixture(scope="session")
@@ -134,11 +134,11 @@ def three_models_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFact
     """The same with little/2 and little/3, of other weights. Not to be changed: ask for `three_models`."""
 
     def add_two(folder: Path) -> None:
-        from tests.lakes.trained import another
+        from tests.lakes.trained import add_perturbed_model
 
         lake = copy_of(pictured_lake, folder / "lake")
         for number in (2, 3):
-            another(lake, number)
+            add_perturbed_model(lake, number)
 
     return Lake.open(str(copied(tmp_path_factory, "three-models", add_two) / "lake"))
 

@@ -35,7 +35,7 @@ from imagen.models.model import Imagen
 from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.engines import InProcessEngine
-from tests.lakes.drawn import drawn_lake, with_images
+from tests.lakes.drawn import add_images, make_drawn_lake
 
 PUBLISHED, PICTURES, SIDE, TURNS = 512, 2048, 64, 7
 CLIP = ClipScore(model="built-in")
@@ -44,8 +44,8 @@ Spans = list[tuple[float, float]]
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     torch.set_num_threads(1)
-    yield outside(with_images(drawn_lake(folder / "asked", PUBLISHED, side=SIDE)))
-    yield looking(with_images(drawn_lake(folder / "looked", PICTURES, side=SIDE)))
+    yield outside(add_images(make_drawn_lake(folder / "asked", PUBLISHED, side=SIDE)))
+    yield looking(add_images(make_drawn_lake(folder / "looked", PICTURES, side=SIDE)))
 
 
 def outside(lake: Lake) -> tuple[str, float, float, bool, str]:

@@ -23,7 +23,7 @@ from imagen.train.batches import Batch, BatchStream, SquareSamples
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.loss import StageLoss
 from imagen.train.stage_run import Run
-from tests.lakes.drawn import drawn_lake
+from tests.lakes.drawn import make_drawn_lake
 
 SAMPLES, WARM, TURNS, EVERY = 1024, 3, 120, 1000
 SETTINGS = TrainSettings(batch=32)
@@ -47,7 +47,7 @@ class Held:
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     torch.set_num_threads(1)
-    lake = drawn_lake(folder, SAMPLES)
+    lake = make_drawn_lake(folder, SAMPLES)
     run = run_of(lake)
     batches, held = run.batches, Held(run.batches)
     run.batches = held  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A published dataset of drawn scenes with the built-in T5's embeddings, made at once."""
+"""A published dataset of drawn scenes with embeddings of the built-in T5, made without a build."""
 
 import io
 import json
@@ -24,17 +24,17 @@ SIDE = 32
 KINDS = {"embedding": pa.binary(), "length": pa.int32()}
 
 
-def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE, retold: bool = False) -> Lake:
-    """A lake with `drawn@1`; `retold` gives it the embeddings `t5_new` too, of what a captioner would have written."""
+def make_drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE, recaptioned: bool = False) -> Lake:
+    """Make a lake with `drawn@1`. If `recaptioned`, it has the embeddings `t5_new` of other captions, too."""
     lake = Lake(str(folder / "lake"), LakeConfig(buckets=2, made=NOW))
     lake.save()
-    rows = drawn(count, seed, side, retold)
+    rows = drawn_rows(count, seed, side, recaptioned)
     table = lake.table_or_make("datasets/drawn", rows.schema)
     buckets = np.array([bucket_of(id, 2) for id in rows["id"].to_pylist()])
     files = [
         write_file(table.url, bucket, rows.take(np.flatnonzero(buckets == bucket)).sort_by("id")) for bucket in (0, 1)
     ]
-    texts = ["t5", "t5_new"] if retold else ["t5"]
+    texts = ["t5", "t5_new"] if recaptioned else ["t5"]
     recipe = {"name": "drawn", "embed": {name: T5.model_dump(mode="json") for name in texts}}
     record = {"recipe": recipe, "embeddings": {name: f"embeddings/{encoder_of(T5).id}" for name in texts}}
     record["kept"] = count
@@ -45,8 +45,8 @@ def drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE, retold
     return lake
 
 
-def with_images(lake: Lake) -> Lake:
-    """The pictures that `drawn@1` was published from, in `images` too."""
+def add_images(lake: Lake) -> Lake:
+    """Add the images that `drawn@1` was published from to the table `images`."""
     rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
     images = lake.table_or_make("images", IMAGES)
     known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
@@ -56,14 +56,14 @@ def with_images(lake: Lake) -> Lake:
     return lake
 
 
-def drawn(count: int, seed: int, side: int, retold: bool = False) -> pa.Table:
+def drawn_rows(count: int, seed: int, side: int, recaptioned: bool = False) -> pa.Table:
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng, 128, 128) for _ in range(count)]
     captions = [caption_of(scene, rng) for scene in scenes]
     urls = [f"http://drawn.test/{number}.png" for number in range(count)]
     ids = [pair_id(url, caption) for url, caption in zip(urls, captions, strict=True)]
-    said = encode(load(T5), captions, T5)
-    dim = len(said["embedding"][0]) // 2 // said["length"][0]
+    encoded = encode(load(T5), captions, T5)
+    dim = len(encoded["embedding"][0]) // 2 // encoded["length"][0]
     table = {
         "id": ids,
         "url": urls,
@@ -72,13 +72,13 @@ def drawn(count: int, seed: int, side: int, retold: bool = False) -> pa.Table:
         "width": [side] * count,
         "height": [side] * count,
         "sha256": ids,
-        "t5_embedding": said["embedding"],
-        "t5_length": said["length"],
+        "t5_embedding": encoded["embedding"],
+        "t5_length": encoded["length"],
     }
     texts = ["t5"]
-    if retold:
-        again = encode(load(T5), [plain_caption(scene) for scene in scenes], T5)
-        table |= {f"t5_new_{column}": again[column] for column in ("embedding", "length")}
+    if recaptioned:
+        recaptions = encode(load(T5), [plain_caption(scene) for scene in scenes], T5)
+        table |= {f"t5_new_{column}": recaptions[column] for column in ("embedding", "length")}
         texts.append("t5_new")
     columns = [(f"{name}_{column}", kind) for name in texts for column, kind in KINDS.items()]
     schema = pa.schema([*SAMPLE, *columns])

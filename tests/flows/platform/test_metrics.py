@@ -18,7 +18,7 @@ from data.report.write import record_build
 from flows.platform.metrics import serve
 from imagen.models.registry import add_decision
 from tests.conftest import write_recipe
-from tests.lakes.trained import trained_lake
+from tests.lakes.trained import make_trained_lake
 
 ROOT = Path(__file__).parents[3]
 IMAGEN = str(Path(sys.executable).with_name("imagen"))
@@ -27,7 +27,7 @@ Told = dict[str, dict[tuple[tuple[str, str], ...], float]]  # by name and labels
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    lake = trained_lake(tmp_path_factory.mktemp("watched"))
+    lake = make_trained_lake(tmp_path_factory.mktemp("watched"))
     add_decision(lake, "little", "promote", 1, None, "the first", who="ann")
     record_build(lake, "drawn", 1)
     return lake

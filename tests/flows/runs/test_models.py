@@ -26,7 +26,7 @@ from imagen.models.registry import champion_of, decisions
 from imagen.models.table import find_model, models
 from imagen.train.setup import plan_training
 from imagen.train.train import train
-from tests.lakes.drawn import drawn_lake, with_images
+from tests.lakes.drawn import add_images, make_drawn_lake
 from tests.servers.prefect_api import ask
 
 CONFIG = """name: little
@@ -44,7 +44,7 @@ Run = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with_images(drawn_lake(tmp_path, 24))
+    add_images(make_drawn_lake(tmp_path, 24))
     (tmp_path / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (tmp_path / "little.yaml").write_text(CONFIG.replace("STEPS", "6"))
     (tmp_path / "long.yaml").write_text(CONFIG.replace("STEPS", "100000").replace("little", "long"))

@@ -14,7 +14,7 @@ from imagen.errors import RESUMABLE
 from imagen.models.table import TrainedModel, models
 from imagen.train.measures import read_measures
 from tests.command import Finished, finish, run_imagen, start_imagen
-from tests.lakes.drawn import drawn_lake
+from tests.lakes.drawn import make_drawn_lake
 
 CONFIG = """
 name: little
@@ -31,7 +31,7 @@ sample: [{steps: 4}, {steps: 3}]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configurations beside a lake with drawn@1."""
     folder = tmp_path_factory.mktemp("train")
-    drawn_lake(folder, 20)
+    make_drawn_lake(folder, 20)
     (folder / "little.yaml").write_text(CONFIG)
     (folder / "clip.yaml").write_text("name: other\npreset: tiny\ntext: clip\n")
     return folder

@@ -12,7 +12,7 @@ from PIL import Image
 from imagen.cascade.pipeline import NotPossible
 from imagen.cascade.resize import enlarge, shrink
 from imagen.models.model import Imagen
-from tests.lakes.trained import CAPTION, apart, levels, untrained
+from tests.lakes.trained import CAPTION, mean_difference, pixel_levels, untrained_model
 
 OTHERS = ["red", "a small green triangle below a large yellow star and a blue square", "two circles"]
 
@@ -38,26 +38,26 @@ def test_the_same_seed_is_the_same_picture_whatever_the_batch(model: Imagen) -> 
     assert alone.tobytes() == model.generate_image(CAPTION, seed=7).tobytes()
     together = model.generate_images([*OTHERS, CAPTION, *OTHERS], seed=7)
     assert len(together) == 7
-    assert np.abs(levels(together[3]) - levels(alone)).max() <= 1
-    assert apart(together[2], alone) > 1
+    assert np.abs(pixel_levels(together[3]) - pixel_levels(alone)).max() <= 1
+    assert mean_difference(together[2], alone) > 1
 
 
 def test_the_pictures_of_a_prompt_have_seeds_in_a_row(model: Imagen) -> None:
     two, three = (model.generate_images([CAPTION, OTHERS[0]], n=3, seed=5, batch=batch) for batch in (4, 6))
     for one, other in zip(two, three, strict=True):
-        assert np.abs(levels(one) - levels(other)).max() <= 1
+        assert np.abs(pixel_levels(one) - pixel_levels(other)).max() <= 1
     for number in range(3):
         alone = model.generate_image(CAPTION, seed=5 + number)
-        assert np.abs(levels(alone) - levels(two[number])).max() <= 1
-    assert apart(two[0], two[1]) > 1
+        assert np.abs(pixel_levels(alone) - pixel_levels(two[number])).max() <= 1
+    assert mean_difference(two[0], two[1]) > 1
 
 
 def test_prompts_steer_and_guidance_how_far(model: Imagen) -> None:
     plain = model.generate_image(seed=2)
     weak, strong = (model.generate_image(CAPTION, seed=2, guidance=guidance) for guidance in (1.0, 8.0))
-    assert 0 < apart(plain, weak) < apart(plain, strong)
+    assert 0 < mean_difference(plain, weak) < mean_difference(plain, strong)
     against = model.generate_image(CAPTION, seed=2, guidance=8.0, negative_prompt=OTHERS[1])
-    assert apart(against, strong) > 0
+    assert mean_difference(against, strong) > 0
     assert model.generate_images([]) == []
 
 
@@ -77,9 +77,9 @@ def test_every_sampler_goes_to_the_same_picture_or_to_one_of_its_own(model: Imag
     dpm, ddim, ddpm = (
         model.generate_image(CAPTION, seed=3, sampler=sampler, steps=12) for sampler in ("dpm", "ddim", "ddpm")
     )
-    assert apart(dpm, ddim) < apart(dpm, ddpm)
+    assert mean_difference(dpm, ddim) < mean_difference(dpm, ddpm)
     mixed = model.generate_image(CAPTION, seed=3, sampler=["dpm", "ddpm"], steps=12)
-    assert apart(mixed, dpm) > 0
+    assert mean_difference(mixed, dpm) > 0
     assert model.generate_image(CAPTION, steps=1).size == (32, 32)
 
 
@@ -91,8 +91,8 @@ def test_another_scheduler_of_diffusers_goes_the_same_way(model: Imagen, name: s
     noised = model.restyle(by_ours, CAPTION, 0.4, steps=12, sampler="ddim")[0]
     for slot in ("scheduler", "scheduler_2"):
         setattr(model, slot, getattr(diffusers, f"{name}Scheduler").from_config(getattr(model, slot).config))
-    assert apart(model.generate_image(CAPTION, seed=3, steps=12), by_ours) < 2  # of 255 levels
-    assert apart(model.restyle(by_ours, CAPTION, 0.4, steps=12)[0], noised) < 2
+    assert mean_difference(model.generate_image(CAPTION, seed=3, steps=12), by_ours) < 2  # of 255 levels
+    assert mean_difference(model.restyle(by_ours, CAPTION, 0.4, steps=12)[0], noised) < 2
     assert model.generate_image(CAPTION, seed=3, steps=12, sampler="dpm").tobytes() == by_ours.tobytes()
 
 
@@ -100,7 +100,7 @@ def test_an_ancestral_scheduler_draws_by_the_pictures_seed(model: Imagen) -> Non
     model.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(model.scheduler.config)
     alone = model.generate_image(CAPTION, seed=3)
     beside = model.generate_images([OTHERS[0], CAPTION], seed=3)[1]
-    assert np.abs(levels(alone) - levels(beside)).max() <= 1
+    assert np.abs(pixel_levels(alone) - pixel_levels(beside)).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "EDMEuler", "HeunDiscrete"])
@@ -129,7 +129,7 @@ def test_half_precision_makes_nearly_the_same_picture(model: Imagen) -> None:
     whole = model.generate_image(CAPTION, seed=1)
     half = model.to("cpu", torch.bfloat16).generate_image(CAPTION, seed=1)
     assert model.unet_2.dtype == torch.bfloat16
-    assert 0 < apart(half, whole) < 3
+    assert 0 < mean_difference(half, whole) < 3
 
 
 def test_models_are_moved_one_at_a_time_in_the_order_of_their_use(model: Imagen) -> None:
@@ -145,26 +145,26 @@ def test_models_are_moved_one_at_a_time_in_the_order_of_their_use(model: Imagen)
 
 def test_painting_leaves_the_rest_as_it_is(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
     painted = model.inpaint(picture, mask, CAPTION, seed=1, repeats=2)
-    assert np.array_equal(levels(painted)[:, :16], levels(picture)[:, :16])
-    assert np.abs(levels(painted)[:, 16:] - levels(picture)[:, 16:]).mean() > 1
-    assert apart(painted, model.inpaint(picture, mask, CAPTION, seed=2, repeats=2)) > 0
+    assert np.array_equal(pixel_levels(painted)[:, :16], pixel_levels(picture)[:, :16])
+    assert np.abs(pixel_levels(painted)[:, 16:] - pixel_levels(picture)[:, 16:]).mean() > 1
+    assert mean_difference(painted, model.inpaint(picture, mask, CAPTION, seed=2, repeats=2)) > 0
     large = model.inpaint(picture.resize((50, 50)), mask.resize((50, 50)), CAPTION, repeats=1)
     shrunken = picture.resize((50, 50)).resize((32, 32), Image.Resampling.BICUBIC)
-    assert np.array_equal(levels(large)[:, :15], levels(shrunken)[:, :15])
+    assert np.array_equal(pixel_levels(large)[:, :15], pixel_levels(shrunken)[:, :15])
 
 
 def test_what_is_kept_is_kept_at_every_stage(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
     heard: list[torch.Tensor] = []
     model.unet_2.register_forward_pre_hook(lambda _, __, told: heard.append(told["low_res"]), with_kwargs=True)
     model.inpaint(picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
-    pixels = torch.from_numpy(levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = torch.from_numpy(pixel_levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = enlarge(shrink(pixels, 16), 32)
     torch.testing.assert_close(heard[0][..., :15], expected[..., :15], atol=1e-5, rtol=0)
     assert (heard[0][..., 18:] - expected[..., 18:]).abs().mean() > 0.01
 
 
 def test_the_stronger_the_further_from_the_picture(model: Imagen, picture: Image.Image) -> None:
-    near, far = (apart(model.restyle(picture, CAPTION, strength)[0], picture) for strength in (0.2, 1.0))
+    near, far = (mean_difference(model.restyle(picture, CAPTION, strength)[0], picture) for strength in (0.2, 1.0))
     assert near < far
     whole = model.generate_image(CAPTION, seed=4)
     assert model.restyle(picture, CAPTION, 1.0, seed=4)[0].tobytes() == whole.tobytes()
@@ -173,12 +173,12 @@ def test_the_stronger_the_further_from_the_picture(model: Imagen, picture: Image
 def test_variations_differ_from_each_other(model: Imagen, picture: Image.Image) -> None:
     made = model.variations(picture, n=3)
     assert len(made) == 3
-    assert min(apart(made[at], made[at - 1]) for at in range(3)) > 0.5
+    assert min(mean_difference(made[at], made[at - 1]) for at in range(3)) > 0.5
     assert made[1].tobytes() == model.variations(picture, n=1, seed=1)[0].tobytes()
 
 
 def test_each_stage_enlarges_alone() -> None:
-    three = untrained((8, 16, 32))
+    three = untrained_model((8, 16, 32))
     small = three.generate_image(stages=1)
     middle = three.upscale(small, stages=2)
     assert (small.size, middle.size) == ((8, 8), (16, 16))
@@ -191,7 +191,7 @@ def test_each_stage_enlarges_alone() -> None:
 
 
 def test_a_model_without_text_takes_no_prompt(picture: Image.Image) -> None:
-    silent = untrained((16, 32))
+    silent = untrained_model((16, 32))
     assert silent.generate_image(seed=1).size == (32, 32)
     assert len(silent.variations(picture, n=2)) == 2
     for told in ({"prompts": CAPTION}, {"negative_prompt": CAPTION}):

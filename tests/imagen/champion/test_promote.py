@@ -18,7 +18,7 @@ from imagen.models.table import find_model, model_url, models
 from imagen.train.setup import plan_training
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
-from tests.lakes.trained import another
+from tests.lakes.trained import add_perturbed_model
 
 COUNT = 24
 RIGHT = {"little/1": set(range(8)), "little/2": set(range(COUNT)), "little/3": set(range(1, 9))}
@@ -118,7 +118,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three_models: 
 
 
 def test_decisions_of_other_names_are_in_nobodys_way(three_models: Lake) -> None:
-    other = another(three_models, 7, name="other")
+    other = add_perturbed_model(three_models, 7, name="other")
     together = Barrier(4)
 
     def decided(name: str, number: int) -> None:

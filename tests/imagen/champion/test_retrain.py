@@ -11,7 +11,7 @@ from imagen.config.training import TrainConfig
 from imagen.models.assemble import add_model
 from imagen.models.table import models
 from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
-from tests.lakes.trained import untrained
+from tests.lakes.trained import untrained_model
 
 NEVER = {"grown": None, "drift": None, "days": None}
 
@@ -26,7 +26,7 @@ def grown_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     config = TrainConfig(name="little", preset="tiny")
     stages = {"stage-1": {"steps": 10, "seconds": 3600.0, "device_seconds": 7200.0}}
     lineage = {"dataset": "small", "version": 1, "stages": stages}
-    add_model(lake, config, "1" * 32, untrained((16,)), lineage)
+    add_model(lake, config, "1" * 32, untrained_model((16,)), lineage)
     add_fetched_pairs(lake, source, [(f"{url}?", caption) for url, caption in numbered_pairs(60)])
     build_in_process(lake, small_recipe(source, 0.4))
     return lake

@@ -27,7 +27,7 @@ from imagen.models.lora import add_lora, merge_lora
 from imagen.models.model import Imagen
 from imagen.models.table import find_model
 from tests.conftest import Bucket
-from tests.lakes.trained import CAPTION, untrained
+from tests.lakes.trained import CAPTION, untrained_model
 
 CLIP = EncoderSettings(encoder="clip", model="built-in")
 
@@ -70,11 +70,11 @@ def folder(one_model_lake: Lake, tmp_path: Path) -> Path:
 def clip_model() -> Imagen:
     said = encode(load(CLIP), [CAPTION], CLIP)
     text = {**CLIP.model_dump(mode="json"), "table": "embeddings/clip"}
-    return untrained((16, 32), text, len(said["embedding"][0]) // 2 // said["length"][0])
+    return untrained_model((16, 32), text, len(said["embedding"][0]) // 2 // said["length"][0])
 
 
 def test_plain_diffusers_makes_the_same_picture(folder: Path, tmp_path: Path) -> None:
-    silent, clip = untrained((16, 32)), clip_model()
+    silent, clip = untrained_model((16, 32)), clip_model()
     silent.save_pretrained(tmp_path / "silent")
     clip.save_pretrained(tmp_path / "clip")
     expected = [

@@ -1,5 +1,7 @@
-"""Trainings that can be killed: processes of their own, forked from one that has imported everything, so that they
-begin at once. What they do lies here too, as they must find it by its name.
+"""Trainings in processes that can be killed.
+
+They are forked from a server that has imported everything, so they start at once. The functions that they run are here,
+as a forked process finds them by their names.
 """
 
 import hashlib
@@ -36,26 +38,32 @@ from imagen.train.start import start_run
 from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 
-LIVES = multiprocessing.get_context("forkserver")
-LIVES.set_forkserver_preload([__name__])
-GRACE = 5.0  # seconds to end in, once another process of the training has failed
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload([__name__])
+GRACE = 5.0  # seconds that a process has to end, once another process of the training has failed
 
-LITTLE = cascade_of_size(8, (8,), text_width=128)
+SMALLEST = cascade_of_size(8, (8,), text_width=128)
 QUICK = TrainSettings(steps=24, batch=8, warmup=4, learning_rate=2e-3, ema=0.9, checkpoint_every=4, grid_every=None)
 
 
-def config_of(settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> TrainConfig:
+def quick_config(settings: TrainSettings = QUICK, cascade: CascadeSettings = SMALLEST) -> TrainConfig:
     return TrainConfig(name="little", cascade=cascade, train=settings)
 
 
-def live(do: Callable[..., None], *args: Any, world: int = 1, env: dict[str, str] | None = None) -> list[int | None]:
-    """The exit codes of the processes of a training: when one fails the others are ended, as a launcher would."""
+def run_processes(
+    do: Callable[..., None], *args: Any, world: int = 1, env: dict[str, str] | None = None
+) -> list[int | None]:
+    """Run a function in `world` processes of one training. When one fails the others are killed, as a launcher does.
+
+    Returns:
+        The exit codes, by rank.
+    """
     port, processes = free_port(), []
     for rank in range(world):
-        here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        here |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-        said = {name: str(value) for name, value in here.items()} if world > 1 else {}
-        processes.append(LIVES.Process(target=_born, args=(said | (env or {}), do, args)))
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+        environment = {name: str(value) for name, value in variables.items()} if world > 1 else {}
+        processes.append(FORKSERVER.Process(target=_process_main, args=(environment | (env or {}), do, args)))
     for process in processes:
         process.start()
     try:
@@ -70,7 +78,7 @@ def live(do: Callable[..., None], *args: Any, world: int = 1, env: dict[str, str
     return [process.exitcode for process in processes]
 
 
-def _born(env: dict[str, str], do: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _process_main(env: dict[str, str], do: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.environ.update(env)
     torch.set_num_threads(1)
     try:
@@ -80,28 +88,32 @@ def _born(env: dict[str, str], do: Callable[..., None], args: tuple[Any, ...]) -
         sys.exit(getattr(error, "code", 1))
 
 
-def sharding(**how: Any) -> Accelerator:
-    """As `accelerate` makes one on GPUs where its configuration asks for FSDP: on CPUs it does not look."""
-    accelerator = Accelerator(**how)
+def sharded_accelerator(**options: Any) -> Accelerator:
+    """An accelerator with FSDP on CPUs, where accelerate ignores the configuration that asks for it."""
+    accelerator = Accelerator(**options)
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     return accelerator
 
 
-def training_of(url: str, config: TrainConfig) -> Training:
+def plan_in_lake(url: str, config: TrainConfig) -> Training:
     return plan_training(Lake.open(url), config, "drawn")
 
 
-def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None) -> None:
-    """Train; after so many `steps`, or amid so many `writes`, one `rank` gets a `signal`: SIGKILL if no other."""
-    dies = dies if dies and dies["rank"] == int(os.environ.get("RANK", "0")) else {}
+def train_to_end(url: str, config: TrainConfig, kill: dict[str, int] | None = None) -> None:
+    """Train to the end, or until the process of rank `kill["rank"]` sends itself a signal.
+
+    It does so after `kill["steps"]` steps, or in the middle of write number `kill["writes"]`. The signal is
+    `kill["signal"]` or SIGKILL.
+    """
+    kill = kill if kill and kill["rank"] == int(os.environ.get("RANK", "0")) else {}
     write, writes, steps = storage.write, 0, 0
 
-    def torn(place: str, content: bytes) -> None:
+    def write_or_die(place: str, content: bytes) -> None:
         nonlocal writes
         writes += 1
-        if writes == dies.get("writes"):
+        if writes == kill.get("writes"):
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             Path(place).write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
@@ -110,45 +122,45 @@ def to_the_end(url: str, config: TrainConfig, dies: dict[str, int] | None = None
     def on_step(stage: int, step: StepResult, progress: float) -> None:
         nonlocal steps
         steps += 1
-        if steps == dies.get("steps"):
-            os.kill(os.getpid(), dies.get("signal", signal.SIGKILL))
+        if steps == kill.get("steps"):
+            os.kill(os.getpid(), kill.get("signal", signal.SIGKILL))
 
-    storage.write = torn
+    storage.write = write_or_die
     if "ACCELERATE_USE_FSDP" in os.environ:
-        imagen.train.start.Accelerator = sharding  # type: ignore[misc]
-    train(training_of(url, config), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
+        imagen.train.start.Accelerator = sharded_accelerator  # type: ignore[misc]
+    train(plan_in_lake(url, config), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
 
 
-class Watched:
-    """A run's batches, and what was seen of them."""
+class RecordedBatches:
+    """A run's batches, and the digests of the images in them."""
 
     def __init__(self, batches: BatchStream) -> None:
         self.batches = batches
-        self.seen: list[str] = []
+        self.digests: list[str] = []
 
     def __next__(self) -> Batch:
         batch = next(self.batches)
-        self.seen += (hashlib.sha256(one.numpy().tobytes()).hexdigest()[:12] for one in batch.pixels)
+        self.digests += (hashlib.sha256(one.numpy().tobytes()).hexdigest()[:12] for one in batch.pixels)
         return batch
 
     def read_ahead(self) -> None:
         self.batches.read_ahead()
 
 
-def some_steps(url: str, config: TrainConfig, stop: int, report: str) -> None:
-    """Go on to a step, write a checkpoint; the report has each step's loss and what this process saw in it."""
-    run = start_run(training_of(url, config), 0, cpu=True)
+def train_until(url: str, config: TrainConfig, stop: int, report: str) -> None:
+    """Continue until a step and write a checkpoint. The report has each step's loss and the digests of its images."""
+    run = start_run(plan_in_lake(url, config), 0, cpu=True)
     checkpoints = Checkpoints(f"{url}/checkpoints")
     main = run.accelerator.is_main_process
     state = broadcast_state(checkpoints.newest() if main else None)
     if state is not None:
         run.load(state)
     lines, batches = [], run.batches
-    run.batches = watched = Watched(batches)  # type: ignore[assignment]
+    run.batches = recorded = RecordedBatches(batches)  # type: ignore[assignment]
     while run.step < stop:
         loss = run.advance().loss
-        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "seen": list(watched.seen)})
-        watched.seen.clear()
+        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "seen": list(recorded.digests)})
+        recorded.digests.clear()
     run.batches = batches
     kept = run.state()
     if main:
@@ -158,8 +170,8 @@ def some_steps(url: str, config: TrainConfig, stop: int, report: str) -> None:
     Path(f"{report}-{rank}.json").write_text(json.dumps(lines))
 
 
-class Known:
-    """Our part of known batches, without an end."""
+class FixedBatches:
+    """The same batch again and again, of which each process takes its part."""
 
     def __init__(self, whole: Batch, run: Run) -> None:
         self.whole, self.run, self.part = whole, run, 0
@@ -187,9 +199,9 @@ class Known:
         pass
 
 
-def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
-    """A run whose batches are the same however many processes share them."""
-    run = start_run(training_of(url, config), stage, cpu=True)
+def run_with_fixed_batches(url: str, config: TrainConfig, stage: int = 0) -> Run:
+    """A run whose whole batches are the same however many processes share them."""
+    run = start_run(plan_in_lake(url, config), stage, cpu=True)
     side, rng = config.resolved_cascade.stages[stage].resolution, torch.Generator().manual_seed(5)
     pixels = torch.rand(run.settings.batch, 3, side, side, generator=rng) * 2 - 1
     text = torch.randn(run.settings.batch, 6, 128, generator=rng)
@@ -197,35 +209,35 @@ def known_run(url: str, config: TrainConfig, stage: int = 0) -> Run:
     batch = Batch(pixels, text, seen)
     if config.mix:
         batch = replace(batch, alternatives=torch.randn(1, *text.shape, generator=rng), alternative_masks=seen[None])
-    run.batches = Known(batch, run)  # type: ignore[assignment]
+    run.batches = FixedBatches(batch, run)  # type: ignore[assignment]
     return run
 
 
-def gradients(url: str, cascade: CascadeSettings, folder: str, mix: dict[str, float] | None = None) -> None:
-    """Of a few steps of each stage, with the batch in one part and in two."""
+def write_gradients(url: str, cascade: CascadeSettings, folder: str, mix: dict[str, float] | None = None) -> None:
+    """Write the gradients of three steps of each stage, with the batch in one part and in two."""
     for stage in range(len(cascade.stages)):
         for parts in (1, 2):
-            config = config_of(QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}), cascade)
-            run = known_run(url, config.model_copy(update={"mix": mix or {}}), stage)
-            found: dict[str, torch.Tensor] = {}
+            config = quick_config(QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}), cascade)
+            run = run_with_fixed_batches(url, config.model_copy(update={"mix": mix or {}}), stage)
+            kept: dict[str, torch.Tensor] = {}
 
-            def keep(*_: Any, run: Run = run, found: dict[str, torch.Tensor] = found) -> None:
+            def keep(*_: Any, run: Run = run, kept: dict[str, torch.Tensor] = kept) -> None:
                 for name, parameter in run.unet.named_parameters():
-                    found[f"{run.step}.{name}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
+                    kept[f"{run.step}.{name}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
 
             run.optimizer.optimizer.register_step_pre_hook(keep)
             for _ in range(3):
                 run.advance()
             if run.accelerator.is_main_process:
-                save_file(found, Path(folder) / f"{stage}-{parts}-{run.accelerator.num_processes}.safetensors")
+                save_file(kept, Path(folder) / f"{stage}-{parts}-{run.accelerator.num_processes}.safetensors")
 
 
-def spoilt(url: str, folder: str) -> None:
-    """A picture that is no number on the last process alone: once, and then without an end."""
-    run = known_run(url, config_of())
+def train_with_nan(url: str, folder: str) -> None:
+    """Train with images of NaN on the last process only: in one step, and later in every step."""
+    run = run_with_fixed_batches(url, quick_config())
     here, last = run.accelerator.process_index, run.accelerator.num_processes - 1
     batches, lines = run.batches, []
-    assert isinstance(batches, Known)
+    assert isinstance(batches, FixedBatches)
     clean = batches.whole
 
     def weights() -> str:

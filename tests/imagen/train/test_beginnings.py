@@ -18,7 +18,7 @@ from imagen.train.setup import plan_training
 from imagen.train.stage_run import Run
 from imagen.train.start import start_run
 from imagen.train.train import train
-from tests.lakes.drawn import drawn_lake
+from tests.lakes.drawn import make_drawn_lake
 
 QUICK = TrainSettings(steps=3, batch=4, warmup=0, learning_rate=1e-2, ema=0.0, grid_every=3)
 FIRST = TrainConfig(name="first", preset="tiny", size=8, resolutions=(8,), train=QUICK)
@@ -28,7 +28,7 @@ GRID = "training/first-*/stage-1/grids/*.png"
 @pytest.fixture(scope="module")
 def first_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """With `drawn@1` and the model `first/1` that was trained on it."""
-    lake = drawn_lake(tmp_path_factory.mktemp("begin"), 12, side=8)
+    lake = make_drawn_lake(tmp_path_factory.mktemp("begin"), 12, side=8)
     train(plan_training(lake, FIRST, "drawn"), cpu=True)
     return lake
 

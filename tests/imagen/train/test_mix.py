@@ -16,19 +16,19 @@ from imagen.train.loss import draw
 from imagen.train.setup import plan_training
 from imagen.train.stage_run import Run
 from imagen.train.start import start_run
-from tests.imagen.train.killable import config_of, gradients, live
-from tests.lakes.drawn import drawn_lake
+from tests.imagen.train.killable import quick_config, run_processes, write_gradients
+from tests.lakes.drawn import make_drawn_lake
 
 HALF = {"t5_new": 0.5}
 
 
 @pytest.fixture(scope="module")
 def retold_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return drawn_lake(tmp_path_factory.mktemp("retold"), 40, side=8, retold=True)
+    return make_drawn_lake(tmp_path_factory.mktemp("recaptioned"), 40, side=8, recaptioned=True)
 
 
 def run_of(lake: Lake, mix: dict[str, float]) -> Run:
-    return start_run(plan_training(lake, config_of().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
+    return start_run(plan_training(lake, quick_config().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
 
 
 def losses(run: Run, steps: int) -> list[float]:
@@ -93,9 +93,9 @@ def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake:
     cascade = cascade_of_size(8, (8,), text_width=128)
     plain = tmp_path / "plain"
     plain.mkdir()
-    assert live(gradients, retold_lake.url, cascade, str(plain)) == [0]
+    assert run_processes(write_gradients, retold_lake.url, cascade, str(plain)) == [0]
     for world in (1, 2):
-        assert live(gradients, retold_lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
+        assert run_processes(write_gradients, retold_lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
     one, other = (load_file(folder / "0-1-1.safetensors") for folder in (tmp_path, plain))
     assert any(not torch.equal(one[name], other[name]) for name in one)
     for name in ("2-1", "1-2", "2-2"):
@@ -105,9 +105,11 @@ def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake:
 
 
 def test_a_configuration_that_does_not_mix_is_what_it_was() -> None:
-    assert "mix" not in config_of().model_dump_json()
-    assert config_of().hash != config_of().model_copy(update={"mix": HALF}).hash
-    assert TrainConfig.model_validate_json(config_of().model_copy(update={"mix": HALF}).model_dump_json()).mix == HALF
+    assert "mix" not in quick_config().model_dump_json()
+    assert quick_config().hash != quick_config().model_copy(update={"mix": HALF}).hash
+    assert (
+        TrainConfig.model_validate_json(quick_config().model_copy(update={"mix": HALF}).model_dump_json()).mix == HALF
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,10 +123,10 @@ def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str 
 
 
 def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: Lake, tmp_path: Path) -> None:
-    config = config_of().model_copy(update={"mix": {"clip": 0.5}})
+    config = quick_config().model_copy(update={"mix": {"clip": 0.5}})
     with pytest.raises(TextNotUsable, match="has no embeddings 'clip', it has t5, t5_new"):
         plan_training(retold_lake, config, "drawn")
-    other = drawn_lake(tmp_path, 4, side=8, retold=True)
+    other = make_drawn_lake(tmp_path, 4, side=8, recaptioned=True)
     table = other.table("datasets/drawn")
     record = table.last_record()
     record["embeddings"]["t5_new"] = "embeddings/another"
@@ -132,4 +134,4 @@ def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: La
     with pytest.raises(
         TextNotUsable, match=r"mix: t5_new of drawn@2 is in embeddings/another, and t5 in embeddings/t5"
     ):
-        plan_training(other, config_of().model_copy(update={"mix": HALF}), "drawn")
+        plan_training(other, quick_config().model_copy(update={"mix": HALF}), "drawn")

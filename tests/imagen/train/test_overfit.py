@@ -15,17 +15,17 @@ from imagen.config.cascade import CascadeSettings
 from imagen.config.presets import cascade_of_size
 from imagen.train.batches import Batch, collate
 from imagen.train.loss import StageLoss, draw
-from tests.lakes.drawn import drawn_lake
+from tests.lakes.drawn import make_drawn_lake
 
 
 @pytest.fixture(scope="module")
 def eight_pictures(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return drawn_lake(tmp_path_factory.mktemp("eight"), 8)
+    return make_drawn_lake(tmp_path_factory.mktemp("eight"), 8)
 
 
 @pytest.fixture(scope="module")
 def four_pictures(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return drawn_lake(tmp_path_factory.mktemp("four"), 4)
+    return make_drawn_lake(tmp_path_factory.mktemp("four"), 4)
 
 
 def batch_of(lake: Lake, side: int) -> Batch:

@@ -20,7 +20,7 @@ from imagen.train.batches import BatchStream, SquareSamples
 from imagen.train.checkpoint import Checkpoints
 from imagen.train.loss import StageLoss
 from imagen.train.stage_run import Run
-from tests.lakes.drawn import drawn_lake
+from tests.lakes.drawn import make_drawn_lake
 
 torch.set_num_threads(1)
 LITTLE = cascade_of_size(16, (8, 16), text_width=128)
@@ -32,7 +32,7 @@ QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
 
 @pytest.fixture(scope="session")
 def drawn_samples(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return drawn_lake(tmp_path_factory.mktemp("drawn"), 44)
+    return make_drawn_lake(tmp_path_factory.mktemp("drawn"), 44)
 
 
 def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> Run:

@@ -23,8 +23,8 @@ from imagen.models.table import models
 from imagen.train.measures import read_measures
 from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
-from tests.imagen.train.killable import QUICK, config_of, live, to_the_end, training_of
-from tests.lakes.drawn import drawn_lake
+from tests.imagen.train.killable import QUICK, plan_in_lake, quick_config, run_processes, train_to_end
+from tests.lakes.drawn import make_drawn_lake
 
 SCRIPT = """
 import sys
@@ -32,7 +32,7 @@ import time
 
 from data.errors import ImagenError
 from imagen.train.train import TrainingCallbacks, train
-from tests.imagen.train.killable import config_of, training_of
+from tests.imagen.train.killable import plan_in_lake, quick_config
 
 def say(line):
     sys.stdout.write(line + "\\n")  # at once: two processes speak
@@ -45,7 +45,7 @@ if __name__ == "__main__":
         time.sleep(0.3)
 
     try:
-        train(training_of(sys.argv[1], config_of()), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
+        train(plan_in_lake(sys.argv[1], quick_config()), callbacks=TrainingCallbacks(on_step=on_step), cpu=True)
     except ImagenError as error:
         say(f"{type(error).__name__} {error}")
         sys.exit(error.code)
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return drawn_lake(tmp_path_factory.mktemp("drawn"), 48, side=8).url
+    return make_drawn_lake(tmp_path_factory.mktemp("drawn"), 48, side=8).url
 
 
 def copied(drawn: str, folder: Path) -> str:
@@ -65,24 +65,24 @@ def last_checkpoint(url: str) -> Path:
     return sorted(Path(url, "training").glob("*/stage-1/checkpoints/*/state.json"))[-1].parent
 
 
-def last_of(url: str, group: str) -> dict[str, Tensor]:
+def last_tensors(url: str, group: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = load_file(last_checkpoint(url) / f"{group}.safetensors")
     return tensors
 
 
-def ended_with(url: str) -> tuple[dict[str, str], str]:
+def final_digests(url: str) -> tuple[dict[str, str], str]:
     """The digests of the last checkpoint's weights, averages and optimizer, and the model's."""
     return json.loads((last_checkpoint(url) / "state.json").read_text())["files"], models(Lake.open(url))[0].digest
 
 
-def dies(rng: random.Random, world: int = 1) -> dict[str, int]:
+def kill_point(rng: random.Random, world: int = 1) -> dict[str, int]:
     """Between steps or amid a checkpoint, which is six files written by the first process."""
     if rng.random() < 0.5:
         return {"rank": 0, "writes": rng.randrange(1, 13)}
     return {"rank": rng.randrange(world), "steps": rng.randrange(1, 8)}
 
 
-def measures_are_whole(url: str, steps: int) -> None:
+def check_measures(url: str, steps: int) -> None:
     folder = last_checkpoint(url).parents[1] / "measures"
     rows = read_measures(str(folder))
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
@@ -97,32 +97,32 @@ def measures_are_whole(url: str, steps: int) -> None:
 def whole(drawn: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Trained to the end, undisturbed."""
     url = copied(drawn, tmp_path_factory.mktemp("whole") / "lake")
-    assert live(to_the_end, url, config_of()) == [0]
-    measures_are_whole(url, QUICK.steps)
+    assert run_processes(train_to_end, url, quick_config()) == [0]
+    check_measures(url, QUICK.steps)
     return url
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_training_that_is_killed_ends_as_one_that_is_not(seed: int, drawn: str, whole: str, tmp_path: Path) -> None:
     url, rng, kills = copied(drawn, tmp_path / "lake"), random.Random(seed), 0
-    while live(to_the_end, url, config_of(), dies(rng)) == [-signal.SIGKILL]:
+    while run_processes(train_to_end, url, quick_config(), kill_point(rng)) == [-signal.SIGKILL]:
         kills += 1
     assert kills > 4
-    assert ended_with(url) == ended_with(whole)
-    measures_are_whole(url, QUICK.steps)
-    assert live(to_the_end, url, config_of()) == [0]  # nothing is left to do
+    assert final_digests(url) == final_digests(whole)
+    check_measures(url, QUICK.steps)
+    assert run_processes(train_to_end, url, quick_config()) == [0]  # nothing is left to do
     assert len(models(Lake.open(url))) == 1
 
 
 def test_two_stages_of_other_precisions_are_killed_between_and_amid(drawn: str, tmp_path: Path) -> None:
     stages = (QUICK.model_copy(update={"steps": 6}), TrainSettings(steps=5, precision="bf16"))
-    config = config_of(QUICK, cascade_of_size(8, (8, 16), 128)).model_copy(update={"stages": stages})
+    config = quick_config(QUICK, cascade_of_size(8, (8, 16), 128)).model_copy(update={"stages": stages})
     ends = []
     for name, kills in (("whole", []), ("killed", [6, 3])):
         url = copied(drawn, tmp_path / name)
         for steps in kills:
-            assert live(to_the_end, url, config, {"rank": 0, "steps": steps}) == [-signal.SIGKILL]
-        assert live(to_the_end, url, config) == [0]
+            assert run_processes(train_to_end, url, config, {"rank": 0, "steps": steps}) == [-signal.SIGKILL]
+        assert run_processes(train_to_end, url, config) == [0]
         ends.append(models(Lake.open(url))[0])
     assert ends[0].digest == ends[1].digest
     assert [stage["steps"] for stage in ends[1].stages.values()] == [6, 5]
@@ -132,12 +132,12 @@ def test_a_training_that_is_told_to_stop_keeps_its_step_and_goes_on(drawn: str, 
     url = copied(drawn, tmp_path / "lake")
     told = {"rank": 0, "steps": 6, "signal": int(signal.SIGTERM)}
     for stopped in (7, 14, 21):
-        assert live(to_the_end, url, config_of(), told) == [RESUMABLE]
+        assert run_processes(train_to_end, url, quick_config(), told) == [RESUMABLE]
         assert last_checkpoint(url).name == f"step-{stopped:09d}"
-        measures_are_whole(url, stopped)
-    assert live(to_the_end, url, config_of()) == [0]
-    assert ended_with(url) == ended_with(whole)
-    measures_are_whole(url, QUICK.steps)
+        check_measures(url, stopped)
+    assert run_processes(train_to_end, url, quick_config()) == [0]
+    assert final_digests(url) == final_digests(whole)
+    check_measures(url, QUICK.steps)
 
 
 def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str, tmp_path: Path) -> None:
@@ -156,18 +156,18 @@ def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str
     stopped = int(last_checkpoint(url).name.removeprefix("step-"))
     assert 6 <= stopped < 20
     assert sum(line.startswith(f"TrainingStopped stopped after step {stopped} ") for line in said) == 2, said
-    measures_are_whole(url, stopped)
-    assert live(to_the_end, url, config_of(), world=2) == [0, 0]
-    measures_are_whole(url, QUICK.steps)
+    check_measures(url, stopped)
+    assert run_processes(train_to_end, url, quick_config(), world=2) == [0, 0]
+    check_measures(url, QUICK.steps)
 
 
 def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> None:
-    config = config_of(QUICK, cascade_of_size(8, (8, 16), 128))
+    config = quick_config(QUICK, cascade_of_size(8, (8, 16), 128))
     stages = (QUICK, QUICK.model_copy(update={"accumulate": 3}))
     steps: list[int] = []
     watch = TrainingCallbacks(on_step=lambda stage, told, done: steps.append(told.step))
     with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 1 processes with accumulate: 3: set"):
-        train(training_of(drawn, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
+        train(plan_in_lake(drawn, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
     assert not steps
     with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 3 processes with accumulate: 2: set"):
         QUICK.model_copy(update={"accumulate": 2}).samples_per_process(3)
@@ -176,7 +176,7 @@ def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> N
 def test_a_training_by_the_clock_stops_when_all_have_spent_it(drawn: str, tmp_path: Path) -> None:
     url = copied(drawn, tmp_path / "lake")
     settings = QUICK.model_copy(update={"minutes": 0.02, "warmup": 0})
-    assert live(to_the_end, url, config_of(settings), world=2) == [0, 0]
+    assert run_processes(train_to_end, url, quick_config(settings), world=2) == [0, 0]
     state = json.loads((last_checkpoint(url) / "state.json").read_text())
     assert state["over"]
     assert 1.2 <= state["more"]["seconds"] < 4
