@@ -55,15 +55,17 @@ WORDS = ["a", "red", "blue", "large", "small", "circle", "star", "of", "the", "i
 
 def judge(lake: Lake, rows: Iterable[tuple[str, str, bool]]) -> None:
     """Pairs by URL and caption, and whether they are kept, as if they had gone the whole way to their verdicts."""
-    known = {"source": "here", "first_seen": datetime.now(UTC), "reasons": [], "image": jpeg(), "sha256": "0"}
+    defaults = {"source": "here", "first_seen": datetime.now(UTC), "reasons": [], "image": jpeg(), "sha256": "0"}
     sizes = {"width": 64, "height": 48, "original_width": 64, "original_height": 48}
-    found = [{"id": pair_id(url, caption), "url": url, "caption": caption, "kept": kept} for url, caption, kept in rows]
+    pairs = [{"id": pair_id(url, caption), "url": url, "caption": caption, "kept": kept} for url, caption, kept in rows]
     for name, schema in (("pairs", PAIRS), ("images", IMAGES), ("verdicts/shapes", VERDICTS)):
         table = lake.table_or_make(name, schema)
         files = []
         for bucket in lake.buckets:
-            here = [row | known | sizes for row in found if bucket_of(row["id"], lake.config.buckets) == bucket]
-            files += [write_file(table.url, bucket, pa.Table.from_pylist(here, schema))] if here else []
+            bucket_rows = [
+                row | defaults | sizes for row in pairs if bucket_of(row["id"], lake.config.buckets) == bucket
+            ]
+            files += [write_file(table.url, bucket, pa.Table.from_pylist(bucket_rows, schema))] if bucket_rows else []
         table.append(files, {"inputs": {}})
 
 
@@ -81,8 +83,8 @@ def vectors(row: dict[str, Any], dtype: str = "float16") -> torch.Tensor:
     return torch.frombuffer(bytearray(row["embedding"]), dtype=getattr(torch, dtype)).float().view(row["length"], -1)
 
 
-def rows_of(said: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @pytest.fixture
@@ -93,8 +95,8 @@ def empty(tmp_path: Path) -> Lake:
 @given(captions=st.lists(st.text(), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_sql_and_python_name_and_place_a_text_alike(captions: list[str]) -> None:
-    said = query("SELECT left(sha256(caption), 32) AS id FROM texts", texts=pa.table({"caption": captions}))
-    assert sorted(said["id"].to_pylist()) == sorted(text_id(caption) for caption in captions)
+    ids = query("SELECT left(sha256(caption), 32) AS id FROM texts", texts=pa.table({"caption": captions}))
+    assert sorted(ids["id"].to_pylist()) == sorted(text_id(caption) for caption in captions)
 
 
 def test_a_text_is_encoded_once_however_many_kept_pairs_carry_it(empty: Lake) -> None:
@@ -145,44 +147,44 @@ def test_another_encoder_is_another_table_whose_work_is_pending(empty: Lake) -> 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_t5_says_what_transformers_says_of_each_caption_alone(dtype: str, precision: float) -> None:
-    said = rows_of(encoder_of(T5.model_copy(update={"dtype": dtype})).encode(CAPTIONS))
+    rows = rows_of(encoder_of(T5.model_copy(update={"dtype": dtype})).encode(CAPTIONS))
     tokenizer = AutoTokenizer.from_pretrained(BUILT_IN)
     model = T5EncoderModel.from_pretrained(BUILT_IN, dtype=torch.float32).eval()
-    for caption, row in zip(CAPTIONS, said, strict=True):
+    for caption, row in zip(CAPTIONS, rows, strict=True):
         with torch.inference_mode():
             alone = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
         assert (row["truncated"], row["error"]) == (False, None)
         assert len(row["embedding"]) == row["length"] * 128 * 2
         torch.testing.assert_close(vectors(row, dtype), alone, rtol=precision, atol=1e-5)
-    assert said[1]["length"] == 1, "an empty caption is its end token"
+    assert rows[1]["length"] == 1, "an empty caption is its end token"
 
 
 def test_a_long_caption_is_cut_and_says_so() -> None:
     long, short = "a red circle and a blue square", "a red circle"
-    said = rows_of(encoder_of(T5.model_copy(update={"max_length": 4})).encode([long, short]))
-    assert [(row["length"], row["truncated"]) for row in said] == [(4, True), (4, False)]
-    assert said[0]["embedding"] == said[1]["embedding"], "what was read of both is the same"
+    rows = rows_of(encoder_of(T5.model_copy(update={"max_length": 4})).encode([long, short]))
+    assert [(row["length"], row["truncated"]) for row in rows] == [(4, True), (4, False)]
+    assert rows[0]["embedding"] == rows[1]["embedding"], "what was read of both is the same"
 
 
 @pytest.mark.parametrize("chosen", [T5, EncoderSettings(encoder="clip", model="built-in")], ids=["t5", "clip"])
 def test_a_text_says_the_same_bits_in_any_company(chosen: EncoderSettings) -> None:
-    one = encoder_of(chosen.model_copy(update={"batch_tokens": 96}))
+    encoder = encoder_of(chosen.model_copy(update={"batch_tokens": 96}))
     texts = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 19)) for n in range(80)]
-    together = one.encode(texts)["embedding"]
-    assert [one.encode([text])["embedding"][0] for text in texts[:20]] == together[:20]
+    together = encoder.encode(texts)["embedding"]
+    assert [encoder.encode([text])["embedding"][0] for text in texts[:20]] == together[:20]
     mixed = random.Random(0).sample(range(80), 37)
-    assert one.encode([texts[place] for place in mixed])["embedding"] == [together[place] for place in mixed]
+    assert encoder.encode([texts[index] for index in mixed])["embedding"] == [together[index] for index in mixed]
 
 
 @given(lengths=st.lists(st.integers(1, 77), max_size=60), tokens=st.integers(1, 300))
 def test_a_batch_has_the_shape_that_its_texts_lengths_say(lengths: list[int], tokens: int) -> None:
-    seen: list[int] = []
-    for rows, width, places in batches(lengths, tokens, 77):
+    all_indices: list[int] = []
+    for rows, width, indices in batches(lengths, tokens, 77):
         assert rows == max(1, tokens // width)
-        assert 0 < len(places) <= rows
-        assert {min(77, -(-lengths[place] // 8) * 8) for place in places} == {width}
-        seen += places
-    assert sorted(seen) == list(range(len(lengths)))
+        assert 0 < len(indices) <= rows
+        assert {min(77, -(-lengths[index] // 8) * 8) for index in indices} == {width}
+        all_indices += indices
+    assert sorted(all_indices) == list(range(len(lengths)))
 
 
 def test_what_the_dtype_cannot_hold_is_an_error_in_its_row(tmp_path: Path) -> None:
@@ -192,8 +194,8 @@ def test_what_the_dtype_cannot_hold_is_an_error_in_its_row(tmp_path: Path) -> No
     model.encoder.final_layer_norm.weight.data *= 1e6
     model.save_pretrained(folder)
     loud = EncoderSettings(encoder="t5", model=str(folder))
-    said = rows_of(encoder_of(loud).encode(["a red circle"]))[0]
-    assert said == {"embedding": None, "length": 0, "truncated": False, "error": "values that float16 can't hold"}
+    row = rows_of(encoder_of(loud).encode(["a red circle"]))[0]
+    assert row == {"embedding": None, "length": 0, "truncated": False, "error": "values that float16 can't hold"}
     wide = loud.model_copy(update={"dtype": "bfloat16"})
     assert rows_of(encoder_of(wide).encode(["a red circle"]))[0]["length"] == 4
 
@@ -213,23 +215,23 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", TOWERS)
 def test_any_open_clip_tower_gives_its_sequence_or_its_pooled_vector(tmp_path: Path, kind: str) -> None:
-    folder, about = tmp_path / kind, dict(TOWERS[kind])
-    trimmed = about.pop("trimmed")
-    model = make_clip(folder, about)
+    folder, tower_config = tmp_path / kind, dict(TOWERS[kind])
+    trimmed = tower_config.pop("trimmed")
+    model = make_clip(folder, tower_config)
     texts = [*CAPTIONS, "a " * 40]
     with torch.inference_mode():
         ids = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
         pooled = model.encode_text(ids, normalize=False)
-        said = model.forward_intermediates(text=ids, normalize_intermediates=kind != "coca", text_output_fmt="NLC")
+        outputs = model.forward_intermediates(text=ids, normalize_intermediates=kind != "coca", text_output_fmt="NLC")
     chosen = EncoderSettings(encoder="clip", model=str(folder))
     sequences = rows_of(encoder_of(chosen).encode(texts))
-    for place, row in enumerate(sequences):
-        length = int((ids[place] != 0).sum()) if trimmed else ids.shape[1]
-        assert (row["length"], row["truncated"]) == (length, place == len(texts) - 1)
-        whole = said["text_intermediates"][-1][place, :length]
-        torch.testing.assert_close(vectors(row), whole, rtol=2**-11, atol=1e-5)
-    for place, row in enumerate(rows_of(encoder_of(chosen.model_copy(update={"pooled": True})).encode(texts))):
-        torch.testing.assert_close(vectors(row), pooled[place : place + 1], rtol=2**-11, atol=1e-5)
+    for index, row in enumerate(sequences):
+        length = int((ids[index] != 0).sum()) if trimmed else ids.shape[1]
+        assert (row["length"], row["truncated"]) == (length, index == len(texts) - 1)
+        expected = outputs["text_intermediates"][-1][index, :length]
+        torch.testing.assert_close(vectors(row), expected, rtol=2**-11, atol=1e-5)
+    for index, row in enumerate(rows_of(encoder_of(chosen.model_copy(update={"pooled": True})).encode(texts))):
+        torch.testing.assert_close(vectors(row), pooled[index : index + 1], rtol=2**-11, atol=1e-5)
     with torch.inference_mode():
         again = chosen.as_clip.load().model.encode_text(ids[:1])
     assert again.shape == pooled[:1].shape, "a scorer that shares the model finds it as it was"
@@ -240,9 +242,9 @@ def test_a_tower_of_transformers_leaves_out_its_padding_and_its_class_token(tmp_
     BertModel(BertConfig(vocab_size=65, pad_token_id=0, **sizes)).save_pretrained(tmp_path / "bert")
     tower = {"hf_model_name": str(tmp_path / "bert"), "hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"}
     model = make_clip(tmp_path / "clip", {"text_cfg": tower, "custom_text": True})
-    said = rows_of(encoder_of(EncoderSettings(encoder="clip", model=str(tmp_path / "clip"))).encode(CAPTIONS[2:]))
+    rows = rows_of(encoder_of(EncoderSettings(encoder="clip", model=str(tmp_path / "clip"))).encode(CAPTIONS[2:]))
     tokenizer = AutoTokenizer.from_pretrained(clip.BUILT_IN)
-    for caption, row in zip(CAPTIONS[2:], said, strict=True):
+    for caption, row in zip(CAPTIONS[2:], rows, strict=True):
         with torch.inference_mode():
             alone = model.text.transformer(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(vectors(row), alone[1:], rtol=2**-11, atol=1e-5)
@@ -264,7 +266,7 @@ def make_clip(folder: Path, about: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"encoder": "t5", "model": "not a hub/name/at all"}, "neither a folder here nor the name of a model"),
         ({"encoder": "t5", "model": "built-in", "pooled": True}, "are for encoder: clip"),
@@ -272,8 +274,8 @@ def make_clip(folder: Path, about: dict[str, Any]) -> Any:
         ({"encoder": "clip", "model": "built-in", "max_length": 9}, "is for encoder: t5"),
     ],
 )
-def test_settings_that_do_not_fit_say_so(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_do_not_fit_say_so(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         EncoderSettings(**values)
 
 
@@ -291,22 +293,22 @@ def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> Non
     assert read_embeddings(empty, table.name, captions[:2])["length"].to_pylist() == [None, None], "an empty table"
     rows = sorted((text_id(caption), caption.encode()) for caption in captions.to_pylist())
     for bucket in empty.buckets:
-        here = [row for row in rows if bucket_of(row[0], empty.config.buckets) == bucket]
-        for at in range(0, len(here), 50):
-            ids, content = zip(*here[at : at + 50], strict=True)
+        bucket_rows = [row for row in rows if bucket_of(row[0], empty.config.buckets) == bucket]
+        for start in range(0, len(bucket_rows), 50):
+            ids, content = zip(*bucket_rows[start : start + 50], strict=True)
             part = {"id": ids, "embedding": content, "length": [1] * len(ids)}
             filled = pa.table(part | {name: [None] * len(ids) for name in ("truncated", "error")}).cast(EMBEDDINGS)
             table.append([write_file(table.url, bucket, filled, row_group=7)])
-    asked = pa.chunked_array([["caption 7", "nowhere", "caption 899", "caption 7"]])
-    found = read_embeddings(empty, table.name, asked)
-    assert found["embedding"].to_pylist() == [b"caption 7", None, b"caption 899", b"caption 7"]
+    wanted = pa.chunked_array([["caption 7", "nowhere", "caption 899", "caption 7"]])
+    embeddings = read_embeddings(empty, table.name, wanted)
+    assert embeddings["embedding"].to_pylist() == [b"caption 7", None, b"caption 899", b"caption 7"]
     assert read_embeddings(empty, table.name, captions)["embedding"].to_pylist() == [
         c.encode() for c in captions.to_pylist()
     ]
     for path in table.files():
         if b"caption 7" not in table.dataset(paths=[path]).to_table()["embedding"].to_pylist():
             Path(table.url, path).unlink()
-    assert read_embeddings(empty, table.name, asked[:1])["embedding"].to_pylist() == [b"caption 7"]
+    assert read_embeddings(empty, table.name, wanted[:1])["embedding"].to_pylist() == [b"caption 7"]
 
 
 def ways_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:

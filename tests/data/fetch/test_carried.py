@@ -40,15 +40,15 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfil
 
 def members(pictures: dict[str, bytes] = PICTURES) -> list[tuple[str, bytes]]:
     """As a downloader of such sets writes them: picture, caption, and what is known of it."""
-    found = []
+    tar_members = []
     for key, body in pictures.items():
         about = {"url": f"http://a.test/{key}.jpg", "caption": "in JSON", "punsafe": 0.25, "sha256": "a" * 64}
-        found += [
+        tar_members += [
             (f"{key}.jpg", body),
             (f"{key}.json", json.dumps(about).encode()),
             (f"{key}.txt", f"picture {key}".encode()),
         ]
-    return found
+    return tar_members
 
 
 def downloaded(lake: Lake) -> dict[str, Any]:
@@ -91,21 +91,21 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
         *(("3.txt", b"\xff\xfe"), ("4.json", b"{"), ("7.json", b"[]"), ("8.json", b'{"caption": 8}')),
     ]
     path = write_tar(tmp_path / "a.tar", parts)
-    came = ingest(empty_lake, (Source(path=str(path)),), NOW)
+    ingested = ingest(empty_lake, (Source(path=str(path)),), NOW)
     url = path.as_uri()
     assert stored_pairs(empty_lake) == sorted(
         [(f"{url}#1.JPG", "naïve 🐕"), (f"{url}#2.webp", "é"), ("http://b.test/6", "a URL"), (f"{url}#10.jpg", "")]
     )
-    found = {
+    rejects = {
         row["reason"].partition(":")[0]: row["reason"].partition(": ")[2] for row in rows_of(empty_lake, "rejects")
     }
-    assert found["3"].startswith("'utf-8' codec can't decode")
-    assert found["4"].startswith("Expecting property name")
-    assert found["5"] == "neither a picture nor a URL"
-    assert found["7"] == "its JSON is no object"
-    assert found["the caption is a number, not text"] == ""
-    assert found["9"].startswith("9.txt has 2,097,152 bytes")
-    assert (came.rows, came.unreadable) == (10, 6)
+    assert rejects["3"].startswith("'utf-8' codec can't decode")
+    assert rejects["4"].startswith("Expecting property name")
+    assert rejects["5"] == "neither a picture nor a URL"
+    assert rejects["7"] == "its JSON is no object"
+    assert rejects["the caption is a number, not text"] == ""
+    assert rejects["9"].startswith("9.txt has 2,097,152 bytes")
+    assert (ingested.rows, ingested.unreadable) == (10, 6)
 
 
 def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, empty_lake: Lake) -> None:
@@ -198,29 +198,31 @@ def test_a_folder_without_anything_to_read_is_told(tmp_path: Path) -> None:
 
 
 def test_too_large_a_picture_is_not_read(tmp_path: Path) -> None:
-    place = {"tar": str(tmp_path / "not there.tar"), "offset": 512, "size": 200_000, "check": 1}
-    assert [(n, one.status) for n, one in read_carried([place], 100_000)] == [(0, "too_large")]
+    location = {"tar": str(tmp_path / "not there.tar"), "offset": 512, "size": 200_000, "check": 1}
+    assert [(index, result.status) for index, result in read_carried([location], 100_000)] == [(0, "too_large")]
     (tmp_path / "a.jpg").write_bytes(b"x" * 100_001)
-    assert [one.status for _, one in read_carried([{"file": str(tmp_path / "a.jpg")}], 100_000)] == ["too_large"]
+    assert [result.status for _, result in read_carried([{"file": str(tmp_path / "a.jpg")}], 100_000)] == ["too_large"]
 
 
 def test_however_the_reads_are_grouped_each_place_gets_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", bytes([n]) * (n * 37 % 1500)) for n in range(60)])
+    path = write_tar(
+        tmp_path / "a.tar", [(f"{index}.jpg", bytes([index]) * (index * 37 % 1500)) for index in range(60)]
+    )
     with tarfile.open(path) as tar:
         infos = tar.getmembers()
-    places = [{"tar": str(path), "offset": i.offset_data, "size": i.size, "check": i.chksum} for i in infos]
-    random.Random(1).shuffle(places)
-    for at_once, gap in ((1, 0), (4_000, 0), (4_000, 600), (1 << 20, 1 << 20)):
-        monkeypatch.setattr(carried, "GROUP_BYTES", at_once)
-        monkeypatch.setattr(carried, "MAX_GAP", gap)
-        got = dict(read_carried(places, 100_000))
-        assert sorted(got) == list(range(60))
-        for n, place in enumerate(places):
-            body = got[n].body
+    locations = [{"tar": str(path), "offset": i.offset_data, "size": i.size, "check": i.chksum} for i in infos]
+    random.Random(1).shuffle(locations)
+    for group_bytes, max_gap in ((1, 0), (4_000, 0), (4_000, 600), (1 << 20, 1 << 20)):
+        monkeypatch.setattr(carried, "GROUP_BYTES", group_bytes)
+        monkeypatch.setattr(carried, "MAX_GAP", max_gap)
+        results = dict(read_carried(locations, 100_000))
+        assert sorted(results) == list(range(60))
+        for index, location in enumerate(locations):
+            body = results[index].body
             assert body is not None
-            assert len(body) == place["size"]
+            assert len(body) == location["size"]
             assert len(set(body)) <= 1
 
 
@@ -246,5 +248,5 @@ def test_pictures_on_s3_come_along_in_few_requests(
         **{text.replace("picture", "p"): digest for text, digest in wanted.items()},
     }
     storage.remove(f"{root}/in/a.tar")
-    place = json.loads(next(row["extra"] for row in rows_of(empty_lake, "pairs") if "a.test" in row["url"]))["_at"]
-    assert [one.status for _, one in read_carried([place], 100_000)] == ["not_found"]
+    location = json.loads(next(row["extra"] for row in rows_of(empty_lake, "pairs") if "a.test" in row["url"]))["_at"]
+    assert [result.status for _, result in read_carried([location], 100_000)] == ["not_found"]

@@ -51,8 +51,8 @@ class Place:
 
     def pages(self, **behaviours: tuple[str, str | None]) -> None:
         """Pages by name: behaviour and location. Those that are fine are there anyway."""
-        fine = [(f"/{file.name}", file.name, "ok", None) for file in self.folder.glob("*.jpg")]
-        write_origin(self.folder, fine + [(f"/{n}", "a.jpg", kind, to) for n, (kind, to) in behaviours.items()])
+        good_pages = [(f"/{file.name}", file.name, "ok", None) for file in self.folder.glob("*.jpg")]
+        write_origin(self.folder, good_pages + [(f"/{n}", "a.jpg", kind, to) for n, (kind, to) in behaviours.items()])
         self.origin._origin.__init__(self.folder)  # type: ignore[misc]
 
     def add(self, *names: str, caption: str = "a caption", host: str = HOST, **more: Any) -> list[str]:
@@ -87,9 +87,9 @@ class Place:
 
     def pictures(self) -> dict[str, str]:
         """The hash of the bytes of each pair's picture."""
-        found = self.rows("images")
-        assert len({row["id"] for row in found}) == len(found), "one picture a pair"
-        return {row["id"]: row["sha256"] for row in found}
+        images = self.rows("images")
+        assert len({row["id"] for row in images}) == len(images), "one picture a pair"
+        return {row["id"]: row["sha256"] for row in images}
 
     def reasons(self, select_yaml: str = "") -> dict[str, list[str]]:
         recipe = parse_recipe(f"name: x\nsources: [{{path: a.parquet}}]\n{select_yaml}", "x")
@@ -156,12 +156,12 @@ def test_a_host_that_says_when_to_come_again_is_left_alone_until_then(place: Pla
     rows = [place.fetches(id)[0] for id in ids]
     assert {row["status"] for row in rows} == {"rate_limited"}
     assert all(row["transient"] and row["error"] for row in rows)
-    asked = [row for row in rows if row["http_status"] == 429]
-    assert len(asked) == place.origin.stats.pictures <= 2, "who waited in the queue asks no more"
+    answered = [row for row in rows if row["http_status"] == 429]
+    assert len(answered) == place.origin.stats.pictures <= 2, "who waited in the queue asks no more"
     waits = [(row["retry_after"] - row["at"]).total_seconds() for row in rows]
     assert all(7190 < wait <= 7200 for wait in waits), "to the second, not by the class"
     place.download(per_host=2)
-    assert place.origin.stats.pictures == len(asked)
+    assert place.origin.stats.pictures == len(answered)
     assert place.statuses(ids[0]) == ["rate_limited"]
 
 
@@ -315,10 +315,10 @@ def test_of_two_builds_that_find_other_bytes_each_the_later_wins(place: Place) -
         plan.commit([stage.work(shard) for shard in plan.shards])
     first, second = (changed_pair_id(f"http://{HOST}/a.jpg", "a caption", sha256(jpeg(seed=n))) for n in (1, 2))
     assert set(place.pictures()) == {root, first, second}
-    found = place.reasons()
-    assert found[root]
-    assert found[first] == [f"replaced by {second}"]
-    assert found[second] == []
+    reasons = place.reasons()
+    assert reasons[root]
+    assert reasons[first] == [f"replaced by {second}"]
+    assert reasons[second] == []
 
 
 def test_of_two_builds_that_find_the_same_bytes_one_lands(place: Place) -> None:

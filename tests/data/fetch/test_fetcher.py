@@ -51,8 +51,8 @@ def fetch(
     *urls: str, hosts: dict[str, str] | None = None, resolver: AbstractResolver | None = None, **settings: object
 ) -> list[FetchResult]:
     async def run() -> list[FetchResult]:
-        given = FetchSettings(**{**QUICK, **settings})  # type: ignore[arg-type]
-        async with Fetcher(given, hosts or {}, resolver=resolver) as fetcher:
+        fetch_settings = FetchSettings(**{**QUICK, **settings})  # type: ignore[arg-type]
+        async with Fetcher(fetch_settings, hosts or {}, resolver=resolver) as fetcher:
             return list(await asyncio.gather(*map(fetcher.fetch, urls)))
 
     return asyncio.run(run())
@@ -81,18 +81,18 @@ class Canary:
         self.socket.close()
 
 
-class Answers(AbstractResolver):
+class ScriptedResolver(AbstractResolver):
     """A resolver that gives one answer after the other, the last one for ever."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
-        self.asked = 0
+        self.calls = 0
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        address = self.addresses[min(self.asked, len(self.addresses) - 1)]
-        self.asked += 1
+        address = self.addresses[min(self.calls, len(self.addresses) - 1)]
+        self.calls += 1
         kind = socket.AF_INET6 if ":" in address else socket.AF_INET
         return [ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)]
 
@@ -164,7 +164,7 @@ def test_no_connection_ever_reaches_an_address_that_is_not_allowed(tmp_path: Pat
                 settings = {"respect_robots": respect_robots, "timeout": 5.0, "connect_timeout": 2.0}
                 hosts = {NAME: origin.address}
                 refused = fetch(*urls, *tricks, hosts=hosts, **settings)
-                rebinding = Answers("127.0.0.1")
+                rebinding = ScriptedResolver("127.0.0.1")
                 refused += fetch(f"http://evil.test:{canary.port}/", hosts=hosts, resolver=rebinding, **settings)
                 # the very endpoint of a named host, under a name that is not its own
                 port = origin.address.split(":")[1]
@@ -183,9 +183,9 @@ def test_no_connection_ever_reaches_an_address_that_is_not_allowed(tmp_path: Pat
 
 def test_a_name_that_turns_private_after_its_first_answer_is_not_followed() -> None:
     global watching
-    resolver = Answers("203.0.113.7", "127.0.0.1")  # a documentation address, never connected to either
+    resolver = ScriptedResolver("203.0.113.7", "127.0.0.1")  # a documentation address, never connected to either
     assert fetch("http://rebind.test/", resolver=resolver, respect_robots=False)[0].status == "forbidden_address"
-    public_then_private = Answers(PUBLIC, "127.0.0.1")
+    public_then_private = ScriptedResolver(PUBLIC, "127.0.0.1")
     with Canary() as canary:
         connected.clear()
         watching = True
@@ -249,8 +249,8 @@ def test_what_robots_txt_forbids_is_not_asked_for(folder_origin: OriginServer) -
 
 def test_a_blocked_domain_and_its_subdomains_are_not_asked(folder_origin: OriginServer) -> None:
     hosts = {NAME: folder_origin.address, f"*.{NAME}": folder_origin.address}
-    got = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
-    assert [fetched.status for fetched in got] == ["blocked", "blocked"]
+    results = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
+    assert [result.status for result in results] == ["blocked", "blocked"]
 
 
 @pytest.mark.parametrize(
@@ -310,8 +310,8 @@ def scripted(script: Script, *paths: str, **settings: object) -> list[FetchResul
 def test_connections_are_kept_and_never_more_than_per_host() -> None:
     script = Script(answer(b"x" * 1000))
     script.wait = 0.01
-    got = scripted(script, *(f"/{n}" for n in range(60)), per_host=3)
-    assert {fetched.status for fetched in got} == {"ok"}
+    results = scripted(script, *(f"/{n}" for n in range(60)), per_host=3)
+    assert {result.status for result in results} == {"ok"}
     assert script.busiest == 3
     assert script.connections <= 4
 
@@ -325,8 +325,8 @@ def test_requests_to_one_host_keep_to_the_rate() -> None:
 def test_a_wait_for_ones_turn_is_no_time_out() -> None:
     script = Script(answer(b"x"))
     script.wait = 0.3
-    got = scripted(script, *(f"/{n}" for n in range(6)), per_host=1, timeout=1.0)
-    assert {fetched.status for fetched in got} == {"ok"}
+    results = scripted(script, *(f"/{n}" for n in range(6)), per_host=1, timeout=1.0)
+    assert {result.status for result in results} == {"ok"}
 
 
 def test_the_request_says_who_asks_and_gives_no_password_away() -> None:
@@ -368,18 +368,18 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_left_for_another_da
 
 def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
     short = Script(answer(b"", "Retry-After: 1", status="429 Slow"), answer(b"x"))
-    assert [one.status for one in scripted(short, "/a", "/b", "/c", "/d", per_host=1)] == ["ok"] * 4
+    assert [result.status for result in scripted(short, "/a", "/b", "/c", "/d", per_host=1)] == ["ok"] * 4
     assert len(short.heads) == 5
     long = Script(answer(b"", "Retry-After: 3600", status="503 Down"))
     began = time.monotonic()
-    got = scripted(long, *(f"/{n}" for n in range(100)), per_host=1, per_host_rate=2.0)
+    results = scripted(long, *(f"/{n}" for n in range(100)), per_host=1, per_host_rate=2.0)
     assert time.monotonic() - began < 3, "those in the queue leave it at once"
     assert len(long.heads) == 1
-    assert {(one.status, one.transient) for one in got} == {("server_error", True)}
-    assert [one.http_status for one in got].count(503) == 1
-    unasked = next(one for one in got if one.http_status is None)
-    assert unasked.error == f"{NAME}: not requested: the host asked to wait 3600 s more"
-    assert unasked.retry_after == pytest.approx(3600, abs=3)
+    assert {(result.status, result.transient) for result in results} == {("server_error", True)}
+    assert [result.http_status for result in results].count(503) == 1
+    not_requested = next(result for result in results if result.http_status is None)
+    assert not_requested.error == f"{NAME}: not requested: the host asked to wait 3600 s more"
+    assert not_requested.retry_after == pytest.approx(3600, abs=3)
 
 
 def test_only_the_url_that_gave_the_tag_is_asked_whether_it_has_changed() -> None:
@@ -426,8 +426,8 @@ def test_a_hostile_robots_txt_takes_neither_time_nor_memory() -> None:
         f"Disallow: /{n}*a\n" for n in range(12_000)
     )
     began = time.monotonic()
-    got = scripted(Script(answer(b"x"), robots=answer(hostile.encode())), "/a")
-    assert got[0].status == "ok"
+    results = scripted(Script(answer(b"x"), robots=answer(hostile.encode())), "/a")
+    assert results[0].status == "ok"
     assert time.monotonic() - began < 5
 
 

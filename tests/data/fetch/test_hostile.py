@@ -50,7 +50,7 @@ def survive(folder: Path, count: int, seed: int, heavy: list[str]) -> str:
         ((worker, _),) = engine.map(worker_peak, [0])
         began = time.monotonic()
         assert run_stage(lake, Download(lake, settings), engine, 500) == count
-        took = time.monotonic() - began
+        seconds = time.monotonic() - began
         ((still, peak),) = engine.map(worker_peak, [0])
     assert still == worker, "the worker died on the way"
     attempts = lake.table("fetches").dataset().to_table().to_pylist()
@@ -69,9 +69,9 @@ def survive(folder: Path, count: int, seed: int, heavy: list[str]) -> str:
             assert picture.size == (row["width"], row["height"]), names[ids[row["id"]]]
             assert max(picture.size) <= settings.image_size
     counts = dict(Counter(row["status"] for row in attempts).most_common())
-    said = f"{count:,} hostile bodies in {took:.0f} s, a worker's peak {peak // 1000:,} MB, {counts}"
-    assert peak < MOST_MEMORY, said
-    return said
+    summary = f"{count:,} hostile bodies in {seconds:.0f} s, a worker's peak {peak // 1000:,} MB, {counts}"
+    assert peak < MOST_MEMORY, summary
+    return summary
 
 
 def test_every_hostile_body_is_a_row_in_words(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_every_hostile_body_is_a_row_in_words(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_ten_thousand_hostile_bodies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = survive(tmp_path, 10_000, seed=2, heavy=list(HEAVY))
+    summary = survive(tmp_path, 10_000, seed=2, heavy=list(HEAVY))
     with capsys.disabled():
-        print(f"\n{said}")  # noqa: T201 - the measurement
+        print(f"\n{summary}")  # noqa: T201 - the measurement
 
 
 def test_the_corpus_is_the_same_for_a_seed(tmp_path: Path) -> None:

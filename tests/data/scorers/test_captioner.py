@@ -28,25 +28,25 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "circle", "star
 
 def drawn(count: int, shapes: int, wide: float = 1.6) -> list[Image.Image]:
     """Pictures of so many shapes that no model has seen, none wider or higher than so many times the other side."""
-    rng, found = np.random.default_rng([UNSEEN_SEED, 21, shapes]), list[Image.Image]()
-    while len(found) < count:
+    rng, pictures = np.random.default_rng([UNSEEN_SEED, 21, shapes]), list[Image.Image]()
+    while len(pictures) < count:
         width = int(rng.integers(150, 400))
         scene = random_scene(rng, width, int(width * rng.uniform(1 / wide, wide)))
         if len(scene.shapes) == shapes:
-            found.append(Image.fromarray(draw(scene, rng)))
-    return found
+            pictures.append(Image.fromarray(draw(scene, rng)))
+    return pictures
 
 
 def captions(pictures: list[Image.Image]) -> list[str]:
     scorer = Captioner()
-    said = [scorer.score_batch(pictures[at : at + 16])["text"] for at in range(0, len(pictures), 16)]
-    return [text for batch in said for text in batch]
+    batches = [scorer.score_batch(pictures[at : at + 16])["text"] for at in range(0, len(pictures), 16)]
+    return [text for batch in batches for text in batch]
 
 
-def true_share(pictures: list[Image.Image], seen: list[Image.Image]) -> float:
+def true_share(pictures: list[Image.Image], described: list[Image.Image]) -> float:
     """Of the captions of what is seen, the share that is true of the pictures."""
-    said = captions(seen)
-    return float(np.mean([caption_is_true(one, text).true for one, text in zip(pictures, said, strict=True)]))
+    texts = captions(described)
+    return float(np.mean([caption_is_true(picture, text).true for picture, text in zip(pictures, texts, strict=True)]))
 
 
 @pytest.mark.parametrize(("shapes", "least"), [(1, 0.95), (2, 0.8)])
@@ -69,9 +69,9 @@ def test_it_is_small() -> None:
 def test_a_caption_does_not_depend_on_its_company() -> None:
     pictures = drawn(20, 2)
     order = np.random.default_rng(3).permutation(20)
-    whole = captions(pictures)
-    assert captions([pictures[place] for place in order]) == [whole[place] for place in order]
-    assert captions(pictures[:3]) == whole[:3]
+    texts = captions(pictures)
+    assert captions([pictures[place] for place in order]) == [texts[place] for place in order]
+    assert captions(pictures[:3]) == texts[:3]
 
 
 def blip(folder: Path) -> Path:
@@ -95,9 +95,9 @@ def blip(folder: Path) -> Path:
 def test_another_kind_of_model_is_read_from_its_folder_and_begins_as_it_is_asked(tmp_path: Path) -> None:
     model = load(str(blip(tmp_path)))
     pictures = drawn(2, 1)
-    plain, begun = (model.describe(pictures, prompt, 6) for prompt in (None, "a photo of"))
-    assert [len(one) for one in (plain, begun)] == [2, 2]
-    assert set(" ".join([*plain, *begun]).split()) <= set(WORDS)
+    plain, prompted = (model.describe(pictures, prompt, 6) for prompt in (None, "a photo of"))
+    assert [len(texts) for texts in (plain, prompted)] == [2, 2]
+    assert set(" ".join([*plain, *prompted]).split()) <= set(WORDS)
     assert Captioner(model=str(tmp_path), batch_size=2).score_batch(pictures)["text"] == [
         text or None for text in model.describe(pictures, None, 64)
     ]
@@ -125,7 +125,7 @@ def test_what_is_no_captioner_is_told(tmp_path: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle, which can run code: it is not read"):
         load(str(copy))
-    whole = Path(shutil.copytree(BUILT_IN, tmp_path / "damaged"))
-    (whole / "model.safetensors").write_bytes(b"nothing")
+    damaged = Path(shutil.copytree(BUILT_IN, tmp_path / "damaged"))
+    (damaged / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="damaged can't be loaded: "):
-        load(str(whole))
+        load(str(damaged))

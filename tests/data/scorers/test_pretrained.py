@@ -44,8 +44,8 @@ def test_a_model_in_shards_is_whole_only_with_all_of_them(tmp_path: Path) -> Non
     files = pretrained.model_files(folder)
     assert sum(file.suffix == ".safetensors" for file in files) > 1
     sharded = encoder_of(EncoderSettings(encoder="t5", model=str(folder)))
-    whole = encoder_of(EncoderSettings(encoder="t5", model="built-in"))
-    assert sharded.encode(["a red circle"]) == whole.encode(["a red circle"])
+    single_file = encoder_of(EncoderSettings(encoder="t5", model="built-in"))
+    assert sharded.encode(["a red circle"]) == single_file.encode(["a red circle"])
     files[0].unlink()
     assert pretrained.model_files(folder) == []
 
@@ -59,9 +59,9 @@ def test_a_tokenizer_in_sentencepieces_own_format_is_read(tmp_path: Path) -> Non
     specials = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     files = {"sentence_iterator": iter(lines), "model_prefix": str(folder / "spiece")}
     sentencepiece.SentencePieceTrainer.train(**files, **specials, vocab_size=40, hard_vocab_limit=False, minloglevel=2)
-    said = encoder_of(EncoderSettings(encoder="t5", model=str(folder))).encode(["a large red circle", ""])
+    columns = encoder_of(EncoderSettings(encoder="t5", model=str(folder))).encode(["a large red circle", ""])
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
-    assert said["length"] == [len(model.encode("a large red circle")) + 1, 1]
+    assert columns["length"] == [len(model.encode("a large red circle")) + 1, 1]
 
 
 def test_a_model_in_the_hubs_cache_is_found_offline_and_never_read_for_its_digest(
@@ -79,6 +79,6 @@ def test_a_model_in_the_hubs_cache_is_found_offline_and_never_read_for_its_diges
         (snapshot / file.name).symlink_to(blob)
     assert pretrained.digest_file(snapshot / "model.safetensors") == "d" * 64
     assert pretrained.digest_file(snapshot / "config.json") == pretrained.digest_file(BUILT_IN / "config.json")
-    found = encoder_of(EncoderSettings(encoder="t5", model="someone/small-t5"))
-    assert found.id.startswith("t5-1-small-t5-")
-    assert found.encode(["a red circle"])["length"] == [4]
+    encoder = encoder_of(EncoderSettings(encoder="t5", model="someone/small-t5"))
+    assert encoder.id.startswith("t5-1-small-t5-")
+    assert encoder.encode(["a red circle"])["length"] == [4]

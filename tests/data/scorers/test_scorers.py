@@ -34,7 +34,7 @@ from tests.servers.small_world import jpeg
 
 
 @pytest.mark.parametrize(
-    ("caption", "said"),
+    ("caption", "expected"),
     [
         ("a large red circle above a small blue square", {"words": 9, "characters": 44, "language": "en", "pii": 0}),
         ("ein kleiner grüner Stern links von einem Dreieck", {"language": "de"}),
@@ -47,9 +47,9 @@ from tests.servers.small_world import jpeg
         ("scunthorpe cockerel", {"profanity": 0}),
     ],
 )
-def test_a_caption_is_read(caption: str, said: dict[str, Any]) -> None:
-    found = Caption().read(caption)
-    assert {name: found[name] for name in said} == pytest.approx(said)
+def test_a_caption_is_read(caption: str, expected: dict[str, Any]) -> None:
+    scores = Caption().read(caption)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_personal_data_is_counted(text: str, count: int) -> None:
 
 
 def test_english_is_english() -> None:
-    said = Caption().read("the quick brown fox jumps over the lazy dog and runs away")
-    assert said["language"] == "en"
-    assert said["english"] == said["language_probability"] > 0.8
+    scores = Caption().read("the quick brown fox jumps over the lazy dog and runs away")
+    assert scores["language"] == "en"
+    assert scores["english"] == scores["language_probability"] > 0.8
 
 
 def test_a_picture_is_measured() -> None:
@@ -125,15 +125,20 @@ def test_the_score_is_the_cosine_that_open_clip_itself_gives() -> None:
     for tower in clip.inputs():
         packed = b"".join(tower.score_batch([tower.look(picture) for picture in pictures])["vector"])
         vectors.append(np.frombuffer(packed, "<f2").reshape(5, -1).astype(np.float32))
-    said = clip.judge(vectors, captions)
+    scores = clip.judge(vectors, captions)
     name = f"local-dir:{BUILT_IN}"
     model, _, transform = open_clip.create_model_and_transforms(name)
     tokens = open_clip.get_tokenizer(name)(captions)
     with torch.inference_mode():
         texts = model.eval().encode_text(tokens, normalize=True)
-        for column, turned in (("score", pictures), ("flipped", [picture.transpose(0) for picture in pictures])):
-            images = model.encode_image(torch.stack([transform(picture) for picture in turned]), normalize=True)
-            assert said[column] == pytest.approx((images * texts).sum(-1).tolist(), abs=2e-4)
+        for column, column_pictures in (
+            ("score", pictures),
+            ("flipped", [picture.transpose(0) for picture in pictures]),
+        ):
+            images = model.encode_image(
+                torch.stack([transform(picture) for picture in column_pictures]), normalize=True
+            )
+            assert scores[column] == pytest.approx((images * texts).sum(-1).tolist(), abs=2e-4)
 
 
 @pytest.mark.parametrize("form", ["linear.pth", "mlp.safetensors"])
@@ -147,8 +152,8 @@ def test_a_head_says_what_its_layers_say(tmp_path: Path, form: str) -> None:
     else:
         save_file(head.state_dict(), path)
     vectors = np.random.default_rng(0).standard_normal((7, 64)).astype(np.float32)
-    said = Aesthetic(model="built-in", weights=str(path)).judge([vectors], [""] * 7)["score"]
-    assert said == pytest.approx(head(torch.from_numpy(vectors)).squeeze(1).tolist(), abs=1e-3)
+    scores = Aesthetic(model="built-in", weights=str(path)).judge([vectors], [""] * 7)["score"]
+    assert scores == pytest.approx(head(torch.from_numpy(vectors)).squeeze(1).tolist(), abs=1e-3)
     other = Safety(model="built-in", weights=str(path))
     assert 0 <= min(other.judge([vectors], [""] * 7)["probability"]) <= 1
     with pytest.raises(ModelError, match="takes vectors of 64 numbers, built-in gives 32"):

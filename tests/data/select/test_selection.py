@@ -45,7 +45,7 @@ class Rows:
         return self.rows if bucket is None else self.rows.filter(pa.array(self.of == bucket))
 
 
-class Told(Scorer):
+class TableScorer(Scorer):
     """Stands where a scorer's model can't be had; its table is given."""
 
     @property
@@ -54,29 +54,29 @@ class Told(Scorer):
 
 
 def selection_of(recipe: Recipe) -> tuple[Selection, dict[str, Scorer]]:
-    told: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for name, scorer in recipe.judged.items():
-        told[name] = type("Of" + name.title(), (Told,), {"columns": scorer.columns})()
-    return Selection(recipe.name, recipe.criteria, told), told
+        scorers[name] = type("Of" + name.title(), (TableScorer,), {"columns": scorer.columns})()
+    return Selection(recipe.name, recipe.criteria, scorers), scorers
 
 
 def judged(recipe: Recipe, rows: list[Row], pinned: Cuts | None = None) -> tuple[dict[str, list[str]], Cuts]:
     """The reasons of each pair, and the cuts that were made."""
-    selection, told = selection_of(recipe)
-    schema = {name: pa.schema([("id", pa.string()), *one.columns]) for name, one in told.items()}
+    selection, scorers = selection_of(recipe)
+    schema = {name: pa.schema([("id", pa.string()), *scorer.columns]) for name, scorer in scorers.items()}
     inputs: dict[str, Any] = {
         "pairs": Rows([{**row, "url": row["id"]} for row in rows], PAIRS),
         "images": Rows([row for row in rows if row["sha256"]], IMAGES),
         "fetches": Rows([{**row, "attempt": 1, "status": "ok" if row["sha256"] else "gone"} for row in rows], FETCHES),
     }
-    for name, one in told.items():
-        said = [{"id": row["id"], **{c: row.get(f"{name}_{c}") for c in one.columns.names}} for row in rows]
-        inputs[name] = Rows(said, schema[name])
+    for name, scorer in scorers.items():
+        scores = [{"id": row["id"], **{c: row.get(f"{name}_{c}") for c in scorer.columns.names}} for row in rows]
+        inputs[name] = Rows(scores, schema[name])
     with Judgement(BUCKETS, selection, inputs, pinned or {}) as judgement:
-        found = [row for bucket in BUCKETS for row in judgement.verdicts(bucket).to_pylist()]
-    assert all(row["kept"] == (not row["reasons"]) for row in found)
-    assert len(found) == len(rows)
-    return {row["id"]: row["reasons"] for row in found}, judgement.cuts
+        verdicts = [row for bucket in BUCKETS for row in judgement.verdicts(bucket).to_pylist()]
+    assert all(row["kept"] == (not row["reasons"]) for row in verdicts)
+    assert len(verdicts) == len(rows)
+    return {row["id"]: row["reasons"] for row in verdicts}, judgement.cuts
 
 
 def kept(recipe: Recipe, rows: list[Row]) -> set[str]:
@@ -158,7 +158,7 @@ def datacomp_basic(rows: list[Row]) -> list[Row]:
 
 
 def coyo(rows: list[Row], all_rows: list[Row]) -> list[Row]:
-    seen = Counter(row["caption"] for row in all_rows)
+    caption_counts = Counter(row["caption"] for row in all_rows)
     left = [
         r
         for r in rows
@@ -168,13 +168,13 @@ def coyo(rows: list[Row], all_rows: list[Row]) -> list[Row]:
         and r["safety_probability"] <= 0.5
         and 3 <= words(r) <= 256
         and len(r["caption"]) <= 1000
-        and seen[r["caption"]] <= 10
+        and caption_counts[r["caption"]] <= 10
     ]
     return first_of_each(left, lambda r: (r["phash_hash"], r["caption"]))
 
 
 def text_to_image(rows: list[Row], all_rows: list[Row]) -> list[Row]:
-    seen = Counter(row["caption"] for row in all_rows)
+    caption_counts = Counter(row["caption"] for row in all_rows)
     left = [
         r
         for r in rows
@@ -183,7 +183,7 @@ def text_to_image(rows: list[Row], all_rows: list[Row]) -> list[Row]:
         and max(r["original_width"], r["original_height"]) / min(r["original_width"], r["original_height"]) <= 3
         and r["caption_english"] >= 0.5
         and words(r) > 2
-        and seen[r["caption"]] <= 10
+        and caption_counts[r["caption"]] <= 10
     ]
     left = first_of_each(left, lambda r: r["sha256"])  # no two random thumbnails are alike
     left = [
@@ -226,17 +226,17 @@ def test_bounds_keep_what_lies_between_them_and_never_a_missing_fact(
     if (low is None and high is None) or (low is not None and high is not None and low > high):
         return
     names = ("above", "below") if strict else ("min", "max")
-    asked = {name: bound for name, bound in zip(names, (low, high), strict=True) if bound is not None}
-    recipe = recipe_of(f"  - picture_blur: {asked}\n".replace("'", ""), "picture:")
+    bound_settings = {name: bound for name, bound in zip(names, (low, high), strict=True) if bound is not None}
+    recipe = recipe_of(f"  - picture_blur: {bound_settings}\n".replace("'", ""), "picture:")
     rows = [pair(n, picture_blur=value) for n, value in enumerate(values)] + [pair(99, sha256=None)]
-    found, _ = judged(recipe, rows)
+    reasons_by_id, _ = judged(recipe, rows)
     for row, value in zip(rows, values, strict=False):
         out_low = low is not None and value is not None and (value <= low if strict else value < low)
         out_high = high is not None and value is not None and (value >= high if strict else value > high)
-        reasons = found[row["id"]]
+        reasons = reasons_by_id[row["id"]]
         assert bool(reasons) == (value is None or out_low or out_high)
         assert reasons in ([], ["picture_blur unknown"]) or str(f"{low if out_low else high:g}") in reasons[0]
-    assert found[rows[-1]["id"]] == ["not fetched: gone"], "a pair without a picture falls for that alone"
+    assert reasons_by_id[rows[-1]["id"]] == ["not fetched: gone"], "a pair without a picture falls for that alone"
 
 
 def test_a_bound_by_language_is_the_language_s_own() -> None:
@@ -255,22 +255,22 @@ def test_what_a_source_carried_can_be_selected_on() -> None:
     recipe = recipe_of(f"  - extra.punsafe: {{below: 0.5}}\n  - extra.{odd}: {{none_of: [NC]}}\n")
     carried = [{"punsafe": 0.1, odd: "CC0"}, {"punsafe": "0.7"}, {"punsafe": "x"}, {"punsafe": 0.2, odd: "NC"}]
     rows = [pair(n, extra=json.dumps(extra)) for n, extra in enumerate(carried)] + [pair(9)]
-    found, _ = judged(recipe, rows)
+    reasons_by_id, _ = judged(recipe, rows)
     no_odd, no_number = f"extra.{odd} unknown", "extra.punsafe unknown"
     wanted = [[], ["extra.punsafe >= 0.5", no_odd], [no_number, no_odd], [f"extra.{odd} is NC"], [no_number, no_odd]]
-    assert [found[row["id"]] for row in rows] == wanted
+    assert [reasons_by_id[row["id"]] for row in rows] == wanted
 
 
 def test_any_of_keeps_a_pair_for_one_reason_of_several() -> None:
     recipe = recipe_of("  - any_of: [{side: {min: 9}, aspect: {max: 2}}, {words: {min: 5}}]\n")
     sizes = [(9, 9, "a"), (9, 30, "a"), (3, 3, "a b c d e"), (3, 3, "a")]
     rows = [pair(n, caption=text, original_width=w, original_height=h) for n, (w, h, text) in enumerate(sizes)]
-    found, _ = judged(recipe, rows)
-    assert [found[row["id"]] for row in rows] == [
+    reasons_by_id, _ = judged(recipe, rows)
+    assert [reasons_by_id[row["id"]] for row in rows] == [
         [],
         ["any_of not met: side and aspect or words"],
         [],
-        found[rows[1]["id"]],
+        reasons_by_id[rows[1]["id"]],
     ]
 
 
@@ -300,12 +300,12 @@ def test_the_best_are_those_of_what_is_left_and_ties_go_by_id(
 def test_a_cut_stays_where_it_was_until_repin() -> None:
     recipe = recipe_of("  - picture_blur: {top: 0.5}\n", "picture:")
     old = [pair(n, picture_blur=float(n)) for n in range(10)]
-    found, cuts = judged(recipe, old)
-    assert [not found[row["id"]] for row in old] == [False] * 5 + [True] * 5
+    reasons_by_id, cuts = judged(recipe, old)
+    assert [not reasons_by_id[row["id"]] for row in old] == [False] * 5 + [True] * 5
     rows = old + [pair(n, picture_blur=float(n)) for n in range(10, 30)]
     again, same = judged(recipe, rows, cuts)
     assert same == cuts
-    assert {id: again[id] for id in found} == found, "nobody who was in falls out because others came"
+    assert {id: again[id] for id in reasons_by_id} == reasons_by_id, "nobody who was in falls out because others came"
     assert len([1 for reasons in again.values() if not reasons]) == 25
     assert len(kept(recipe, rows)) == 15, "cut anew"
     strict = recipe_of("  - side: {min: 1}\n  - picture_blur: {top: 0.5}\n", "picture:")
@@ -317,11 +317,11 @@ def test_of_duplicates_the_first_seen_stays_and_then_the_first_id() -> None:
     small, late, first, tie = (pair(n, sha256="f" * 64) for n in range(4))
     small |= {"original_width": 3, "first_seen": START - timedelta(days=9)}
     late |= {"first_seen": START + timedelta(days=1)}
-    found, _ = judged(recipe, [small, late, first, tie])
+    reasons_by_id, _ = judged(recipe, [small, late, first, tie])
     stays, goes = sorted((first["id"], tie["id"]))
-    assert found[stays] == []
-    assert found[goes] == found[late["id"]] == [f"unique content: same as {stays}"]
-    assert found[small["id"]] == ["side < 5"], "one that is out for another reason stands in nobody's way"
+    assert reasons_by_id[stays] == []
+    assert reasons_by_id[goes] == reasons_by_id[late["id"]] == [f"unique content: same as {stays}"]
+    assert reasons_by_id[small["id"]] == ["side < 5"], "one that is out for another reason stands in nobody's way"
 
 
 def test_a_sample_draws_each_source_at_its_weight_and_always_the_same() -> None:
@@ -367,9 +367,9 @@ def test_pictures_and_captions_of_an_evaluation_set_are_left_out(tmp_path: Path)
         pair(2, **{"phash_" + name: value for name, value in look(drawn[2]).items()}),
         pair(3, caption="a RED circle alone", **{"phash_" + name: value for name, value in look(drawn[3]).items()}),
     ]
-    found, _ = judged(recipe, rows)
+    reasons_by_id, _ = judged(recipe, rows)
     wanted = [["held out: its picture"], ["held out: its picture"], [], ["held out: its caption"]]
-    assert [found[row["id"]] for row in rows] == wanted
+    assert [reasons_by_id[row["id"]] for row in rows] == wanted
     before = Selection("shapes", recipe.criteria, {}).fingerprint
     (tmp_path / "set" / "three.txt").write_text("another caption\n")
     assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is judged by anew"
