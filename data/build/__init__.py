@@ -1,4 +1,4 @@
-"""A recipe from YAML to a published version: the recipe, the pipeline of stages, building, and the dry run.
+"""From a recipe in YAML to a published version: recipe, pipeline of stages, build, dry run.
 
-Not here: what a stage does. Start with `recipe.py`, then `build.py`.
+Not here: what each stage does (data/fetch, data/scorers, data/select, ...). Start with `recipe.py`, then `build.py`.
 """

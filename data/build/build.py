@@ -1,10 +1,10 @@
-"""The whole data way as plain functions: what the flow `rebuild` runs under Prefect, a notebook can run without."""
+"""Building a dataset with plain functions, without Prefect. The flow `rebuild` runs the same pipeline under Prefect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.build.pipeline import Pipeline, pipeline_of
+from data.build.pipeline import Pipeline, make_pipeline
 from data.build.recipe import Recipe
 from data.engine.pool import Engine
 from data.engine.stage import Plan, ShardResult, run_stage
@@ -14,27 +14,28 @@ from data.report.write import record_build, report_url
 
 
 @dataclass
-class Built:
-    """What a build came to."""
+class BuildResult:
+    """What a build did, and the version that is current after it."""
 
     dataset: str
     version: int
     new_pairs: int
-    rows: dict[str, int] = field(default_factory=dict)  # done by each stage
-    kept: int = 0
-    added: int = 0
+    rows: dict[str, int] = field(default_factory=dict)  # stage → rows that it processed
+    kept: int = 0  # rows of the version
+    added: int = 0  # rows since the version before
     removed: int = 0
     changed: int = 0
-    report: str = field(default="", compare=False)  # where it lies
-    warning: str | None = None
+    report: str = field(default="", compare=False)  # its URL
+    warning: str | None = None  # why card and report could not be written
 
     @property
     def anything_done(self) -> bool:
+        """Whether there were new pairs, pending rows, or changes in the dataset."""
         return bool(self.new_pairs or self.anything_changed or any(self.rows.values()))
 
     @property
     def anything_changed(self) -> bool:
-        """In the dataset, since the version before."""
+        """Whether a new version was published."""
         return bool(self.added or self.removed or self.changed)
 
 
@@ -43,45 +44,64 @@ def build(
     recipe: Recipe,
     engine: Engine,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_shard: Callable[[ShardResult], None] = lambda written: None,
-) -> Built:
-    """Every stage in order, until nothing is pending and the version is published."""
-    ways = pipeline_of(lake, recipe)
-    built = Built(recipe.name, 0, ways.ingest().new)
-    for stage in ways.stages:
-        built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
-    ways.select()
-    for stage in ways.later:
-        built.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
+    on_shard: Callable[[ShardResult], None] = lambda result: None,
+) -> BuildResult:
+    """Run all stages of a recipe until nothing is pending, and publish a version if anything changed.
+
+    Only pending work is done. An interrupted build continues when it is called again, and builds of the same lake may
+    run at the same time.
+
+    Args:
+        lake: the lake to build in
+        recipe: the dataset's recipe
+        engine: runs the shards of each stage
+        on_plan: called with each plan before its shards run
+        on_shard: called with the result of each shard
+
+    Raises:
+        GateClosed: the selected rows don't pass the recipe's gates; all other work is kept
+        SourceError: a source can't be read
+
+    Example:
+        >>> with open_engine() as engine:
+        ...     result = build(Lake.open("lake"), load_recipe("mine.yaml"), engine)
+    """
+    pipeline = make_pipeline(lake, recipe)
+    result = BuildResult(recipe.name, 0, pipeline.ingest().new)
+    for stage in pipeline.stages:
+        result.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
+    pipeline.select()
+    for stage in pipeline.stages_after_selection:
+        result.rows[stage.name] = run_stage(lake, stage, engine, recipe.shard_rows, on_plan=on_plan, on_shard=on_shard)
     while True:
-        publication = ways.plan_publication()
-        ways.pass_gates(publication)
-        written = list(engine.map(ways.publish.work, publication.shards))
-        version = ways.commit(publication, written)
+        publication = pipeline.plan_publication()
+        pipeline.pass_gates(publication)
+        written = list(engine.map(pipeline.publish.work, publication.shards))
+        version = pipeline.commit(publication, written)
         if version is not None:
-            return published(ways, built, publication, version)
+            return finish_build(pipeline, result, publication, version)
 
 
-def published(ways: Pipeline, built: Built, publication: Publication, version: int) -> Built:
-    """Note what was published, and write what lies beside it."""
-    built.version, built.kept = version, publication.kept
-    built.added, built.removed, built.changed = publication.added, publication.removed, publication.changed
-    built.report, built.warning = report_url(ways.lake, built.dataset), ways.write_pages(version)
-    record_build(ways.lake, built.dataset, version)
-    return built
+def finish_build(pipeline: Pipeline, result: BuildResult, publication: Publication, version: int) -> BuildResult:
+    """Fill in the result of a build that has published, write the version's pages, and record that it finished."""
+    result.version, result.kept = version, publication.kept
+    result.added, result.removed, result.changed = publication.added, publication.removed, publication.changed
+    result.report, result.warning = report_url(pipeline.lake, result.dataset), pipeline.write_pages(version)
+    record_build(pipeline.lake, result.dataset, version)
+    return result
 
 
-def describe(built: Built) -> dict[str, Any]:
-    """For programs that read: --json and artifacts."""
+def describe_build(result: BuildResult) -> dict[str, Any]:
+    """The result as JSON values, for `--json` and Prefect artifacts."""
     return {
-        "dataset": built.dataset,
-        "version": built.version,
-        "new_pairs": built.new_pairs,
-        "rows": built.rows,
-        "kept": built.kept,
-        "added": built.added,
-        "removed": built.removed,
-        "changed": built.changed,
-        "report": built.report,
-        "warning": built.warning,
+        "dataset": result.dataset,
+        "version": result.version,
+        "new_pairs": result.new_pairs,
+        "rows": result.rows,
+        "kept": result.kept,
+        "added": result.added,
+        "removed": result.removed,
+        "changed": result.changed,
+        "report": result.report,
+        "warning": result.warning,
     }

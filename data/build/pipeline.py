@@ -1,4 +1,4 @@
-"""The stages that a recipe makes of a lake, in order. Plans, builds and flows take them from here."""
+"""The stages of a recipe over a lake, in order. Builds, dry runs and flows all take them from here."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,74 +25,120 @@ ROWS_PER_FILE = 5_000  # of a published dataset
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages of one recipe over one lake."""
+    """The steps of one recipe over one lake.
+
+    In order: `ingest`, `stages`, `select`, `stages_after_selection`, `plan_publication`, `pass_gates`, the publishing
+    of the plan's shards by `publish.work`, `commit`, `write_pages`.
+    """
 
     lake: Lake
     recipe: Recipe
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...]  # download and scoring of all pairs
     selection: Selection
-    later: tuple[Stage, ...]  # after selecting: describing and embedding, which only what is kept is worth
+    stages_after_selection: tuple[Stage, ...]  # captioning and embedding, which are expensive: of kept pairs only
     publish: Publish
 
     def ingest(self, now: datetime | None = None) -> IngestSummary:
+        """Read new pairs from the recipe's sources. `now` becomes the time at which they were first seen."""
         return ingest(self.lake, self.recipe.sources, now or datetime.now(UTC))
 
     def select(self, repin: bool = False) -> bool:
+        """Write the verdict of every pair, unless nothing that decides it has changed.
+
+        Args:
+            repin: compute the cuts of `top` criteria again; otherwise those of the last selection stay
+
+        Returns:
+            Whether verdicts were written.
+        """
         return select(self.lake, self.selection, repin)
 
     def plan_publication(self) -> Publication:
+        """Compare the kept pairs with the current version."""
         return self.publish.plan(ROWS_PER_FILE)
 
     def pass_gates(self, publication: Publication) -> None:
-        """Raise GateClosed if what is about to be published must not be; before any of its files is written."""
+        """Check the recipe's gates before any file is written; nothing is checked if nothing would change.
+
+        Raises:
+            GateClosed: the version must not be published
+        """
         if publication.shards or publication.stale:
             pass_gates(self.lake, self.recipe.gates, self.publish)
 
     def commit(self, publication: Publication, written: list[ShardResult]) -> int | None:
-        """Make the dataset version; the newest one's number where there is nothing to change. None: plan again."""
+        """Publish a version with its lineage.
+
+        Returns:
+            The number of the new version, or of the current one if nothing has changed. None if another build has
+            published since the plan: plan again.
+        """
         current = newest_version(self.lake, self.publish.dataset)
         if not publication.shards and not publication.stale and current is not None:
             return current.version
         verdicts = self.lake.table(self.selection.table)
         inputs = {**verdicts.last_record()["inputs"], verdicts.name: verdicts.version}
-        read = {one.table for one in self.recipe.describers.values()}
-        read |= {one.table for one in self.publish.embeddings.values()}
-        inputs |= {table: self.lake.table(table).version for table in sorted(read)}
+        tables = {describer.table for describer in self.recipe.describers.values()}
+        tables |= {source.table for source in self.publish.embeddings.values()}
+        inputs |= {table: self.lake.table(table).version for table in sorted(tables)}
         recipe = self.recipe.model_dump(mode="json")
         return self.publish.commit(publication, written, lineage(recipe, self.recipe.hash, inputs))
 
     def write_pages(self, version: int) -> str | None:
-        """Write the version's card and report. What went wrong, in words: the version stands all the same."""
+        """Write the version's card and report.
+
+        Returns:
+            None, or a sentence that says why they could not be written. The version stays published either way.
+        """
         try:
             write_pages(self.lake, self.recipe.card, self.selection, self.publish, version)
-        except Exception as error:  # noqa: BLE001 - told: whatever is wrong with a page, what it describes is published
+        except Exception as error:  # noqa: BLE001 - an error of any kind in a page must not fail a published build
             return (
                 f"its card and report could not be written: {type(error).__name__}: {error}. Build again to write them"
             )
         return None
 
 
-def pipeline_of(lake: Lake, recipe: Recipe) -> Pipeline:
-    scorers = recipe.scores
-    vectors = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, VectorScorer)}
-    describers = recipe.describers
-    looking = [one for name, one in scorers.items() if isinstance(one, PictureScorer) and name not in describers]
-    looking += [one for scorer in vectors.values() for one in scorer.inputs()]
+def make_pipeline(lake: Lake, recipe: Recipe) -> Pipeline:
+    """The pipeline of a recipe over a lake."""
+    selection = Selection(recipe.name, recipe.criteria, recipe.selection_scorers)
+    later, embeddings = _stages_after_selection(lake, recipe)
+    publish = Publish(lake, recipe.name, recipe.scores, embeddings, recipe.copy_settings)
+    return Pipeline(lake, recipe, tuple(_scoring_stages(lake, recipe)), selection, tuple(later), publish)
+
+
+def _scoring_stages(lake: Lake, recipe: Recipe) -> list[Stage]:
+    """Download, then scorers of captions, of pictures, and of the vectors that some of those compute."""
+    caption_scorers = {name: s for name, s in recipe.scores.items() if isinstance(s, CaptionScorer)}
+    vector_scorers = {name: s for name, s in recipe.scores.items() if isinstance(s, VectorScorer)}
+    picture_scorers = [
+        scorer
+        for name, scorer in recipe.scores.items()
+        if isinstance(scorer, PictureScorer) and name not in recipe.describers
+    ]
+    for scorer in vector_scorers.values():
+        picture_scorers += scorer.inputs()
     stages: list[Stage] = [Download(lake, recipe.download)]
-    stages += [
-        ScoreCaptions(lake, one, f"score-{name}") for name, one in scorers.items() if isinstance(one, CaptionScorer)
+    stages += [ScoreCaptions(lake, scorer, f"score-{name}") for name, scorer in caption_scorers.items()]
+    if picture_scorers:
+        by_table = {scorer.table: scorer for scorer in picture_scorers}  # several scorers may need the same vectors
+        stages.append(ScorePictures(lake, tuple(by_table.values())))
+    stages += [ScoreVectors(lake, scorer, f"score-{name}") for name, scorer in vector_scorers.items()]
+    return stages
+
+
+def _stages_after_selection(lake: Lake, recipe: Recipe) -> tuple[list[Stage], dict[str, EmbeddingSource]]:
+    """Stages that caption and embed the kept pairs, and the embeddings to publish by their encoder's name."""
+    stages: list[Stage] = [
+        ScorePictures(lake, (describer,), f"describe-{name}", kept_by=recipe.name)
+        for name, describer in recipe.describers.items()
     ]
-    stages += [ScorePictures(lake, tuple({one.table: one for one in looking}.values()))] if looking else []
-    stages += [ScoreVectors(lake, scorer, f"score-{name}") for name, scorer in vectors.items()]
-    selection = Selection(recipe.name, recipe.criteria, recipe.judged)
-    later: list[Stage] = [
-        ScorePictures(lake, (one,), f"describe-{name}", kept_by=recipe.name) for name, one in describers.items()
-    ]
-    joined = {}
-    for name, one in recipe.embed.items():
-        embed = Embed(lake, recipe.name, encoder_of(one), f"embed-{name}", describers[one.of] if one.of else None)
-        later.append(embed)
-        if one.publish:
-            joined[name] = EmbeddingSource(embed.table, one.dtype, f"{one.of}_text" if one.of else "caption")
-    publish = Publish(lake, recipe.name, recipe.scores, joined, recipe.copies)
-    return Pipeline(lake, recipe, tuple(stages), selection, tuple(later), publish)
+    embeddings = {}
+    for name, settings in recipe.embed.items():
+        describer = recipe.describers[settings.of] if settings.of else None
+        embed = Embed(lake, recipe.name, encoder_of(settings), f"embed-{name}", describer)
+        stages.append(embed)
+        if settings.publish:
+            text_column = f"{settings.of}_text" if settings.of else "caption"
+            embeddings[name] = EmbeddingSource(embed.table, settings.dtype, text_column)
+    return stages, embeddings

@@ -1,4 +1,4 @@
-"""A dataset in twenty lines of YAML, from sources to embeddings; values only, checked with line and field."""
+"""Recipes: what a dataset is built from, in YAML. It is validated on load; errors name the line and the field."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from data.build.yaml_file import first_wrong, read_values
+from data.build.yaml_file import first_error_message, parse_yaml
 from data.encoders.settings import EncoderSettings
 from data.errors import RecipeError
 from data.fetch.download import DownloadSettings
@@ -36,237 +36,272 @@ from data.select.criteria import EXTRA_PREFIX, Balance, Criterion, add_fact_keys
 from data.select.facts import FACTS
 from data.sources.sources import Source
 
-SHIPPED = Path(__file__).parents[1] / "recipes"
-TABLES = ("pairs", "images", "fetches", "last", "often", "events", "replaced")
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"  # of the recipes that are shipped
+RESERVED_NAMES = ("pairs", "images", "fetches", "last", "often", "events", "replaced")  # tables in the selection's SQL
+MODEL_FIELDS = ("model", "pretrained", "weights", "language_model", "file")  # fields of scorers that may hold a path
 
 
-def _scorer(value: Any) -> Any:
+def _parse_scorer(value: Any) -> Any:
     return scorer_class(str(value.get("scorer"))).model_validate(value) if isinstance(value, dict) else value
 
 
-def _criterion(value: Any) -> Any:
+def _parse_criterion(value: Any) -> Any:
     return criterion_class(value).model_validate(value) if isinstance(value, dict) else value
 
 
-AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_scorer)]
-AnyCriterion = Annotated[SerializeAsAny[Criterion], BeforeValidator(_criterion)]
+AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_parse_scorer)]
+AnyCriterion = Annotated[SerializeAsAny[Criterion], BeforeValidator(_parse_criterion)]
 
 
 class Recipe(BaseModel):
-    """What the owner of a dataset writes."""
+    """What a dataset is built from: sources, scores, criteria, embeddings, gates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="the dataset's name")
-    sources: tuple[Source, ...] = Field(min_length=1)
-    download: DownloadSettings = DownloadSettings()
+    sources: tuple[Source, ...] = Field(min_length=1, description="files to read pairs from")
+    download: DownloadSettings = Field(DownloadSettings(), description="how pictures are fetched and stored")
     scores: dict[str, AnyScorer] = Field(
-        default_factory=dict, description="name: its settings; gives the facts <name>_<column>"
+        default_factory=dict, description="name: settings of a scorer; gives the facts <name>_<column>"
     )
-    select: tuple[dict[str, AnyCriterion], ...] = Field((), description="what is kept, in order: fact: {min, max}")
+    select: tuple[dict[str, AnyCriterion], ...] = Field(
+        (), description="criteria that a pair must meet, in order; each is fact: {min, max, ...}"
+    )
     embed: dict[str, EncoderSettings] = Field(
-        default_factory=dict, description="name: encoder; gives the columns <name>_embedding and <name>_length"
+        default_factory=dict, description="name: an encoder; gives the columns <name>_embedding and <name>_length"
     )
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="pixels of the smaller side: gives the columns image_<pixels>, copies of that size or less"
+        (), description="shorter sides in pixels; each gives a column image_<pixels> of pictures shrunk to that size"
     )
-    gates: Gates = Field(Gates(), description="what must hold before a version is published")
-    card: CardSettings = Field(CardSettings(), description="what the dataset's card says in its owner's name")
-    shard_rows: int = Field(1000, ge=1, description="rows of the unit of work")
+    gates: Gates = Field(Gates(), description="conditions that a version must meet to be published")
+    card: CardSettings = Field(CardSettings(), description="the parts of the dataset card that the owner writes")
+    shard_rows: int = Field(1000, ge=1, description="rows of a shard, the unit of work")
 
     @field_validator("name")
     @classmethod
-    def _speakable(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
             raise ValueError("a dataset's name has lower-case letters, digits, - and _, and begins with a letter")
         return name
 
     @field_validator("scores", mode="before")
     @classmethod
-    def _named(cls, scores: Any) -> Any:
-        """A scorer is the one that its name says, unless told otherwise."""
+    def _fill_in_scorers(cls, scores: Any) -> Any:
+        """Check the names of scores. A score without the field `scorer` uses the scorer of its own name."""
         if not isinstance(scores, dict):
             return scores
         for name in scores:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in TABLES:
-                raise ValueError(f"{name!r} can't name a score: lower-case letters, digits and _, and no table's name")
-        settings = {name: {} if value is None else value for name, value in scores.items()}
-        return {
-            name: {"scorer": name} | value if isinstance(value, dict) else value for name, value in settings.items()
-        }
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in RESERVED_NAMES:
+                raise ValueError(
+                    f"{name!r} can't name a score: use lower-case letters, digits and _, and none of "
+                    f"{', '.join(RESERVED_NAMES)}"
+                )
+        filled = {}
+        for name, value in scores.items():
+            settings = {} if value is None else value
+            filled[name] = {"scorer": name} | settings if isinstance(settings, dict) else settings
+        return filled
 
     @field_validator("select", mode="before")
     @classmethod
-    def _keyed(cls, select: Any) -> Any:
-        return [add_fact_keys(criterion) for criterion in select] if isinstance(select, list | tuple) else select
+    def _add_facts(cls, select: Any) -> Any:
+        return [add_fact_keys(criteria) for criteria in select] if isinstance(select, list | tuple) else select
 
     @field_validator("embed")
     @classmethod
-    def _column_names(cls, embed: dict[str, EncoderSettings]) -> dict[str, EncoderSettings]:
+    def _check_encoder_names(cls, embed: dict[str, EncoderSettings]) -> dict[str, EncoderSettings]:
         for name in embed:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                raise ValueError(f"{name!r} can't name an encoder: lower-case letters, digits and _")
+                raise ValueError(f"{name!r} can't name an encoder: use lower-case letters, digits and _")
         return embed
 
     @model_validator(mode="after")
-    def _facts_are_known(self) -> "Recipe":
-        known = [*FACTS, *(f"{name}_{column}" for name, one in self.judged.items() for column in one.columns.names)]
-        for place, criteria in enumerate(self.select):
+    def _check_facts(self) -> "Recipe":
+        facts = list(FACTS)
+        for name, scorer in self.selection_scorers.items():
+            facts += [f"{name}_{column}" for column in scorer.columns.names]
+        for index, criteria in enumerate(self.select):
             for key, criterion in criteria.items():
-                if wrong := self._wrong(criterion, known):
-                    error = InitErrorDetails(
-                        type=PydanticCustomError("fact", "{wrong}", {"wrong": wrong}),
-                        loc=("select", place, key),
-                        input=key,
-                    )
-                    raise ValidationError.from_exception_data("recipe", [error])
+                if message := self._criterion_error(criterion, facts):
+                    raise _field_error(message, ("select", index, key), key)
         return self
 
     @model_validator(mode="after")
-    def _texts_are_known(self) -> "Recipe":
+    def _check_embedded_texts(self) -> "Recipe":
         for name, encoder in self.embed.items():
             if encoder.of is not None and encoder.of not in self.describers:
-                there = ", ".join(self.describers) or "none: a captioner's is one"
-                wrong = f"there is no score {encoder.of!r} that is a text; there are {there}"
-                error = InitErrorDetails(
-                    type=PydanticCustomError("text", "{wrong}", {"wrong": wrong}),
-                    loc=("embed", name, "of"),
-                    input=encoder.of,
-                )
-                raise ValidationError.from_exception_data("recipe", [error])
+                texts = ", ".join(self.describers) or "none: a captioner's is one"
+                message = f"there is no score {encoder.of!r} that is a text; there are {texts}"
+                raise _field_error(message, ("embed", name, "of"), encoder.of)
         return self
 
     @model_validator(mode="after")
-    def _columns_are_known(self) -> "Recipe":
-        asked = () if isinstance(self.gates.no_nulls, bool) else self.gates.no_nulls
-        known = [field.name for field in SAMPLE if field.name != "image"]
-        known += [f"{name}_{column}" for name, scorer in self.scores.items() for column in scorer.facts]
-        for column in asked:
-            if column not in known:
-                wrong = f"there is no column {column!r}; there are {', '.join(known)}"
-                error = InitErrorDetails(
-                    type=PydanticCustomError("column", "{wrong}", {"wrong": wrong}),
-                    loc=("gates", "no_nulls"),
-                    input=column,
-                )
-                raise ValidationError.from_exception_data("recipe", [error])
+    def _check_gate_columns(self) -> "Recipe":
+        columns = [field.name for field in SAMPLE if field.name != "image"]
+        for name, scorer in self.scores.items():
+            columns += [f"{name}_{fact}" for fact in scorer.facts]
+        for column in () if isinstance(self.gates.no_nulls, bool) else self.gates.no_nulls:
+            if column not in columns:
+                message = f"there is no column {column!r}; there are {', '.join(columns)}"
+                raise _field_error(message, ("gates", "no_nulls"), column)
         return self
 
-    def _wrong(self, criterion: Criterion, known: list[str]) -> str | None:
-        """What is wrong with the facts that a criterion asks for."""
-        if isinstance(criterion, Balance) and criterion.fact not in self.lists:
+    def _criterion_error(self, criterion: Criterion, facts: list[str]) -> str | None:
+        """What is wrong with the facts that a criterion needs; None if all exist."""
+        if isinstance(criterion, Balance) and criterion.fact not in self.list_facts:
             return "`most` needs a list of concepts, as the scorer `concepts` gives"
         for fact in criterion.required_facts():
-            if fact not in [*known, "sha256"] and not fact.startswith(EXTRA_PREFIX):
-                there = ", ".join(one for one in known if not one.endswith(("_thumbnail", "_vector")))
-                return f"there is no fact {fact!r}; there are {there}"
+            if fact not in [*facts, "sha256"] and not fact.startswith(EXTRA_PREFIX):
+                shown = [name for name in facts if not name.endswith(("_thumbnail", "_vector"))]
+                return f"there is no fact {fact!r}; there are {', '.join(shown)}"
         return None
 
     @property
     def hash(self) -> str:
+        """SHA-256 of all values, in hex; it is recorded with each version."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        return tuple(one for criteria in self.select for one in criteria.values())
+        """All criteria in order."""
+        return tuple(criterion for criteria in self.select for criterion in criteria.values())
 
     @property
-    def lists(self) -> list[str]:
-        """The facts that are lists."""
-        columns = ((name, column) for name, scorer in self.scores.items() for column in scorer.columns)
-        return [f"{name}_{column.name}" for name, column in columns if pa.types.is_list(column.type)]
+    def list_facts(self) -> list[str]:
+        """The facts whose values are lists."""
+        facts = []
+        for name, scorer in self.scores.items():
+            facts += [f"{name}_{column.name}" for column in scorer.columns if pa.types.is_list(column.type)]
+        return facts
 
     @property
-    def judged(self) -> dict[str, Scorer]:
-        """Every table of scores that selecting may ask, by name: the recipe's scorers, and the vectors of each CLIP."""
+    def selection_scorers(self) -> dict[str, Scorer]:
+        """The scorers whose tables criteria can use: all but captioners, and for each CLIP model its vectors."""
+        scorers = {name: scorer for name, scorer in self.scores.items() if name not in self.describers}
         vectors = {f"{name}_vectors": s.vectors() for name, s in self.scores.items() if isinstance(s, ClipModel)}
-        return {name: one for name, one in self.scores.items() if name not in self.describers} | vectors
+        return scorers | vectors
 
     @property
     def describers(self) -> dict[str, Describer]:
-        """The scorers that write of what is kept, by name."""
-        return {name: one for name, one in self.scores.items() if isinstance(one, Describer)}
+        """The captioners. They run after the selection, over kept pairs only."""
+        return {name: scorer for name, scorer in self.scores.items() if isinstance(scorer, Describer)}
 
     @property
-    def copies(self) -> tuple[PictureSettings, ...]:
-        """As what smaller copies of the pictures are published."""
+    def copy_settings(self) -> tuple[PictureSettings, ...]:
+        """The settings of the smaller copies of pictures, one for each of `sizes`."""
         as_kept = self.download.model_dump(include={"encode_format", "encode_quality", "max_pixels"})
         return tuple(PictureSettings(image_size=size, resize_mode="keep_ratio", **as_kept) for size in self.sizes)
 
-    def under(self, folder: Path) -> "Recipe":
-        """The same recipe with its relative sources and lists looked up from a folder."""
-        lists = tuple(storage.resolve_path(folder, path) for path in self.download.forbidden)
-        download = self.download.model_copy(update={"forbidden": lists})
+    def resolved_from(self, folder: Path) -> "Recipe":
+        """The recipe with the relative paths of sources and forbidden lists resolved from a folder."""
+        forbidden = tuple(storage.resolve_path(folder, path) for path in self.download.forbidden)
+        download = self.download.model_copy(update={"forbidden": forbidden})
         sources = tuple(source.resolved_from(folder) for source in self.sources)
         return self.model_copy(update={"sources": sources, "download": download})
 
 
 def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Recipe:
-    """A recipe by file, or a shipped one by name; `sources` take the place of its own, `changes` are PLACE=VALUE.
+    """Load a recipe from a file, or a shipped one.
 
-    Relative paths are looked up from the recipe's folder; those of a shipped recipe from the current one.
+    Relative paths in a file are resolved from its folder; those of a shipped recipe from the current folder.
+
+    Args:
+        name: a .yaml or .yml file, or the name of a shipped recipe
+        sources: paths that replace the recipe's sources; their layout is that of its first source
+        changes: values to set, each as FIELD=VALUE, such as select.clip_score.min=0.3
+
+    Raises:
+        RecipeError: the file can't be read or is not valid; the message has the line and the field
+
+    Example:
+        >>> load_recipe("shapes", sources=("world/pairs.parquet",), changes=("select.clip_score.min=0.4",))
     """
     path, folder = Path(name), Path(name).parent
     if path.suffix not in (".yaml", ".yml"):
-        path, folder = SHIPPED / f"{name}.yaml", Path()
+        path, folder = RECIPES_FOLDER / f"{name}.yaml", Path()
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(
-            f"recipe {name} does not exist. Give a .yaml file or one of: {', '.join(shipped())}"
-        ) from None
+        names = ", ".join(shipped_recipes())
+        raise RecipeError(f"recipe {name} does not exist. Give a .yaml file or one of: {names}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {name} can't be read: {error}") from None
     recipe = parse_recipe(text, name, folder, changes)
     check_lists(recipe.download.forbidden)
     if sources:
-        like = recipe.sources[0]
-        return recipe.model_copy(update={"sources": tuple(like.model_copy(update={"path": p}) for p in sources)})
+        layout = recipe.sources[0]
+        return recipe.model_copy(update={"sources": tuple(layout.model_copy(update={"path": p}) for p in sources)})
     return recipe
 
 
 def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str, ...] = ()) -> Recipe:
-    values, nodes = read_values(text, name, "recipe: it must be a mapping with name and sources", RecipeError)
+    """Parse and validate a recipe.
+
+    Args:
+        text: the YAML
+        name: of the file, for error messages
+        folder: from which relative paths are resolved
+        changes: values to set, as for `load_recipe`
+
+    Raises:
+        RecipeError: the text is not a valid recipe, or a change names no field of it
+    """
+    values, nodes = parse_yaml(text, name, "recipe: it must be a mapping with name and sources", RecipeError)
     for change in changes:
-        _change(values, change)
+        _apply_change(values, change)
     try:
-        return Recipe.model_validate(_rooted(values, folder)).under(folder)
+        return Recipe.model_validate(_resolve_model_paths(values, folder)).resolved_from(folder)
     except ValidationError as error:
-        inside = ("options",)  # what any_of's list is called inside
-        raise RecipeError(first_wrong(error, name, nodes, inside)) from None
+        hidden = ("options",)  # the field that holds the list of an `any_of`
+        raise RecipeError(first_error_message(error, name, nodes, hidden)) from None
 
 
-def _change(values: dict[str, Any], change: str) -> None:
-    """Apply PLACE=VALUE: `select.clip_score.min=0.3` finds the criterion by its fact."""
-    place, equals, value = change.partition("=")
-    *way, last = place.strip().split(".")
-    if "extra" in way[:-1]:  # extra.punsafe is one name
-        at = way.index("extra")
-        way[at : at + 2] = [".".join(way[at : at + 2])]
+def shipped_recipes() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
+
+
+def _field_error(message: str, path: tuple[str | int, ...], value: Any) -> ValidationError:
+    """A validation error of a field that a validator of the whole model has found."""
+    details = InitErrorDetails(
+        type=PydanticCustomError("recipe", "{message}", {"message": message}), loc=path, input=value
+    )
+    return ValidationError.from_exception_data("recipe", [details])
+
+
+def _apply_change(values: dict[str, Any], change: str) -> None:
+    """Set a value of a recipe's YAML in place.
+
+    Within a list, such as `select`, a part of the field's path chooses the item that has it as a key. If several have
+    it, the first one that also has the last part wins.
+    """
+    field, equals, value = change.partition("=")
+    *parents, last = field.strip().split(".")
+    if "extra" in parents[:-1]:  # extra.punsafe is one name: the column `punsafe` of a source
+        index = parents.index("extra")
+        parents[index : index + 2] = [".".join(parents[index : index + 2])]
     node: Any = values
-    for part in way:
+    for part in parents:
         if isinstance(node, list):
-            having = [item for item in node if isinstance(item, dict) and part in item]
-            told = [item for item in having if isinstance(item[part], dict) and last in item[part]]
-            node = (told or having or [{}])[0]
+            with_part = [item for item in node if isinstance(item, dict) and part in item]
+            with_last = [item for item in with_part if isinstance(item[part], dict) and last in item[part]]
+            node = (with_last or with_part or [{}])[0]
         node = node.get(part) if isinstance(node, dict) else None
         if node is None:
             break
     if not equals or not isinstance(node, dict):
-        raise RecipeError(f"--set {change}: the recipe has no such place. Write it as in select.clip_score.min=0.3")
+        raise RecipeError(
+            f"--set {change}: the recipe has no such field. Write FIELD=VALUE, such as select.clip_score.min=0.3"
+        )
     node[last] = yaml.safe_load(value)
 
 
-def shipped() -> list[str]:
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def _rooted(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Models that lie beside the recipe are made findable before the settings look for them."""
+def _resolve_model_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make paths of models absolute in place where they exist in the recipe's folder, before models are looked up."""
     for part in (values.get("scores"), values.get("embed")):
         for settings in part.values() if isinstance(part, dict) else ():
-            for field in ("model", "pretrained", "weights", "language_model", "file"):
+            for field in MODEL_FIELDS:
                 if isinstance(settings, dict) and isinstance(settings.get(field), str):
-                    beside = folder / settings[field]
-                    settings[field] = str(beside.resolve()) if beside.exists() else settings[field]
+                    path = folder / settings[field]
+                    settings[field] = str(path.resolve()) if path.exists() else settings[field]
     return values

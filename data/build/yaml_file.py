@@ -1,4 +1,4 @@
-"""Values that a person wrote as YAML, and what is wrong with them: the file, the line, the field, one sentence."""
+"""Reading YAML that a person wrote, and error messages for it: one sentence with file, line and field."""
 
 from typing import Any
 
@@ -8,39 +8,65 @@ from pydantic import ValidationError
 from data.errors import ImagenError
 
 
-def read_values(
-    text: str, name: str, must_be: str, wrong: type[ImagenError]
+def parse_yaml(
+    text: str, name: str, expected: str, error_class: type[ImagenError]
 ) -> tuple[dict[str, Any], yaml.Node | None]:
-    """A mapping, and the nodes that know their lines."""
+    """Parse a YAML mapping.
+
+    Args:
+        text: the YAML
+        name: of the file, for error messages
+        expected: what the file should be, for error messages: "recipe: it must be a mapping with ..."
+        error_class: the error to raise
+
+    Returns:
+        The values, and the YAML nodes, by which `first_error_message` finds lines.
+
+    Raises:
+        ImagenError: of the class `error_class`: the text is not YAML or not a mapping
+    """
     try:
         values, nodes = yaml.safe_load(text), yaml.compose(text)
     except yaml.YAMLError as error:
-        raise wrong(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+        raise error_class(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise wrong(f"{name} is no {must_be}")
+        raise error_class(f"{name} is not a valid {expected}")
     return values, nodes
 
 
-def first_wrong(error: ValidationError, name: str, nodes: yaml.Node | None, inside: tuple[str, ...] = ()) -> str:
-    """The first thing that is wrong. Parts of a place named in `inside` are the model's own and were never written."""
+def first_error_message(
+    error: ValidationError, name: str, nodes: yaml.Node | None, hidden: tuple[str, ...] = ()
+) -> str:
+    """The first validation error as one sentence.
+
+    Args:
+        error: what pydantic raised
+        name: of the file
+        nodes: of the file, from `parse_yaml`
+        hidden: fields of the model that don't occur in the YAML; they are left out of the field's path
+
+    Example:
+        The sentence has this form: `mine.yaml, line 4: download.timeout: Input should be a valid number`
+    """
     first = error.errors()[0]
-    where = tuple(part for part in first["loc"] if part not in inside)
-    place = ".".join(map(str, where)) or "all of it"
+    path = tuple(part for part in first["loc"] if part not in hidden)
+    field = ".".join(map(str, path)) or "all of it"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "there is no such field"
-    return f"{name}, line {_line_of(nodes, where)}: {place}: {message}"
+    return f"{name}, line {_line_of(nodes, path)}: {field}: {message}"
 
 
-def _line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
-    """The line, from 1, of the innermost part of a place that the text really has."""
+def _line_of(node: yaml.Node | None, path: tuple[int | str, ...]) -> int:
+    """The line, from 1, of the innermost part of a path that the YAML contains."""
     line = 1
-    for part in place:
+    for part in path:
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
+            entries = {key.value: (key, value) for key, value in reversed(node.value)}  # the first of equal keys
+            if str(part) not in entries:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            key, node = entries[str(part)]
+            line = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

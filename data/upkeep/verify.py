@@ -90,7 +90,7 @@ def _regroup(lake: Lake, found: Verified, reasons: dict[str, str]) -> None:
 def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Table]]:
     """What the version's recipe says of the pairs and facts that it was made of, a bucket at a time; and said then."""
     recipe, read = Recipe.model_validate(version.record["recipe"]), version.record["inputs"]
-    selection = Selection(recipe.name, recipe.criteria, recipe.judged)
+    selection = Selection(recipe.name, recipe.criteria, recipe.selection_scorers)
     inputs = {}
     for name, table in selection.tables().items():
         if table not in read:

@@ -5,7 +5,7 @@ Nothing is selected or published; the next build finds the scores done.
 
 from prefect import flow
 
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.choose import open_engine
 from data.engine.stage import Stage
@@ -31,7 +31,7 @@ def backfill(
         The rows done by each stage.
     """
     opened, loaded = Lake.open(lake), load_recipe(recipe)
-    after_download = {stage.name: stage for stage in pipeline_of(opened, loaded).stages[1:]}
+    after_download = {stage.name: stage for stage in make_pipeline(opened, loaded).stages[1:]}
     chosen = _choose(after_download, stages, recipe)
     done, failures = dict.fromkeys((stage.name for stage in chosen), 0), list[Failure]()
     with open_engine(workers) as engine:

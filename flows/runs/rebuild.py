@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from prefect import flow, get_run_logger
 
-from data.build.build import Built, published
-from data.build.pipeline import Pipeline, pipeline_of
+from data.build.build import BuildResult, finish_build
+from data.build.pipeline import Pipeline, make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.choose import open_engine
 from data.engine.pool import Engine
@@ -38,7 +38,7 @@ def rebuild(
     repin: bool = False,
     workers: int | None = None,
     buckets: int = 4,
-) -> Built:
+) -> BuildResult:
     """Build a dataset by its recipe, and publish a version if anything changed.
 
     Args:
@@ -53,20 +53,20 @@ def rebuild(
     if count := patiently(supersede):
         get_run_logger().info("%d more runs are due: this run does their work", count)
     loaded = load_recipe(recipe, tuple(sources or ()), tuple(changes or ()))
-    pipeline = pipeline_of(open_checked_lake(lake, loaded.sources, buckets), loaded)
-    built = Built(loaded.name, 0, pipeline.ingest().new)
+    pipeline = make_pipeline(open_checked_lake(lake, loaded.sources, buckets), loaded)
+    built = BuildResult(loaded.name, 0, pipeline.ingest().new)
     watcher.get().planned("ingest", built.new_pairs)
     watcher.get().done("ingest", built.new_pairs)
     with open_engine(workers) as engine:
         run_stages(pipeline, pipeline.stages, engine, built)
         pipeline.select(repin)
         report(pipeline)  # also where a gate is closed
-        run_stages(pipeline, pipeline.later, engine, built)
+        run_stages(pipeline, pipeline.stages_after_selection, engine, built)
         publish(pipeline, engine, built)
     return built
 
 
-def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, built: Built) -> None:
+def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, built: BuildResult) -> None:
     """Run stages in order. Later stages run even if one left failed batches; then nothing is selected or published.
 
     Raises:
@@ -88,7 +88,7 @@ def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, buil
         raise BatchesFailed(failures)
 
 
-def publish(pipeline: Pipeline, engine: Engine, built: Built) -> None:
+def publish(pipeline: Pipeline, engine: Engine, built: BuildResult) -> None:
     """Publish a version if anything changed; plan again if somebody else published meanwhile."""
     while True:
         publication: Publication = pipeline.plan_publication()
@@ -96,7 +96,7 @@ def publish(pipeline: Pipeline, engine: Engine, built: Built) -> None:
         watcher.get().planned("publish", publication.rows)
         version = pipeline.commit(publication, write_files(pipeline, publication, engine))
         if version is not None:
-            published(pipeline, built, publication, version)
+            finish_build(pipeline, built, publication, version)
             show_histograms(pipeline.lake, built)
             if built.anything_changed:
                 dataset_made(pipeline.lake, pipeline.recipe, built)
@@ -132,7 +132,7 @@ def report(pipeline: Pipeline) -> None:
     )
 
 
-def show_histograms(lake: Lake, built: Built) -> None:
+def show_histograms(lake: Lake, built: BuildResult) -> None:
     """Show the score histograms of kept and dropped pairs as an artifact of the run."""
     if png := read_histograms(lake, built.dataset):
         show_markdown(

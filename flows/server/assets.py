@@ -8,7 +8,7 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
 
-from data.build.build import Built
+from data.build.build import BuildResult
 from data.build.recipe import Recipe
 from data.lake import storage
 from data.lake.lake import Lake
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imagen.models.table import TrainedModel
 
 
-def dataset_made(lake: Lake, recipe: Recipe, built: Built) -> None:
+def dataset_made(lake: Lake, recipe: Recipe, built: BuildResult) -> None:
     """Record that the current run materialized a dataset from its sources."""
     asset = _asset(lake.table_url(f"datasets/{built.dataset}"), f"dataset {built.dataset}")
     sources = [_key(storage.without_secrets(source.path)) for source in recipe.sources]

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.build.build import Built
-from data.build.dry_run import BuildPlan, Probe
+from data.build.build import BuildResult
+from data.build.dry_run import BuildPlan
+from data.build.probe import Probe
 from data.export.export import Exported
 from data.publish.versions import Version
 from data.select.funnel import FunnelStep
@@ -19,7 +20,7 @@ from flows.terminal.options import pluralize
 console = Console()
 
 
-def show_built(built: Built, lake: str) -> None:
+def show_built(built: BuildResult, lake: str) -> None:
     """Print which version a build published and what changed."""
     if built.warning:
         console.print(

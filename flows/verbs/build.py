@@ -40,7 +40,7 @@ def build(
     """
     quiet_prefect()
     check_build(recipe, lake, source, change, buckets)
-    from data.build.build import describe
+    from data.build.build import describe_build
     from flows.server.temporary import tracking
     from flows.terminal.progress import watching
 
@@ -58,7 +58,7 @@ def build(
                 buckets=buckets,
             )
     if as_json:
-        write_json(describe(built))
+        write_json(describe_build(built))
     else:
         from flows.terminal.data_tables import show_built
 
@@ -84,16 +84,16 @@ def plan(
 
     Example: imagen plan shapes --set select.clip_score.min=0.35
     """
-    from data.build.dry_run import plan as find_plan
+    from data.build.dry_run import plan_build
     from data.build.recipe import load_recipe
     from data.lake.lake import Lake
 
     loaded, opened = load_recipe(recipe, tuple(source or ()), tuple(change or ())), Lake.open(lake)
     share = None if probe is None else parse_share(probe)
-    build_plan = find_plan(opened, loaded)
+    build_plan = plan_build(opened, loaded)
     probed = None
     if share is not None:
-        from data.build.dry_run import probe as run_probe
+        from data.build.probe import run_probe
         from data.engine.choose import open_engine
 
         with open_engine(workers) as engine:
@@ -128,12 +128,12 @@ def recipe(name: Annotated[str, typer.Argument(help="The name of a shipped recip
 
     Example: imagen recipe shapes > mine.yaml
     """
-    from data.build.recipe import SHIPPED, shipped
+    from data.build.recipe import RECIPES_FOLDER, shipped_recipes
     from data.errors import RecipeError
 
-    if name not in shipped():
-        raise RecipeError(f"there is no shipped recipe {name}. Shipped recipes: {', '.join(shipped())}")
-    sys.stdout.write((SHIPPED / f"{name}.yaml").read_text())
+    if name not in shipped_recipes():
+        raise RecipeError(f"there is no shipped recipe {name}. Shipped recipes: {', '.join(shipped_recipes())}")
+    sys.stdout.write((RECIPES_FOLDER / f"{name}.yaml").read_text())
 
 
 def check_build(recipe: str, lake: str, source: list[str] | None, change: list[str] | None, buckets: int) -> None:

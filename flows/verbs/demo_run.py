@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.build.build import Built
-from data.build.pipeline import pipeline_of
+from data.build.build import BuildResult
+from data.build.pipeline import make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.progress import watcher
 from data.lake.lake import Lake
@@ -87,7 +87,7 @@ def tiny_for(minutes: float) -> "TrainConfig":
     return with_time_budget(TrainConfig(name="shapes", preset="tiny", fit="pad", sample=sampling), minutes, BASE_SHARE)
 
 
-def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
+def train_and_show(lake: Lake, built: BuildResult, out: Path, minutes: float) -> str:
     """Train the tiny cascade, write a sheet of its pictures, and check it on prompts that no caption has.
 
     Returns:
@@ -127,12 +127,12 @@ def train_and_show(lake: Lake, built: Built, out: Path, minutes: float) -> str:
     return result.trained.reference
 
 
-def show_build(built: Built, lake: str, world: Path, sheet: Path, seconds: float) -> None:
+def show_build(built: BuildResult, lake: str, world: Path, sheet: Path, seconds: float) -> None:
     """Print the funnel, the version, and where to look."""
     console.print()
     if built.anything_done:
         source = str(world / "pairs.parquet")
-        show_funnel(funnel(Lake.open(lake), pipeline_of(Lake.open(lake), load_recipe("shapes", (source,))).selection))
+        show_funnel(funnel(Lake.open(lake), make_pipeline(Lake.open(lake), load_recipe("shapes", (source,))).selection))
         console.print()
     show_built(built, lake)
     console.print(f"Kept and dropped pairs side by side: {sheet}. Time so far: {seconds:.0f} s.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.build.yaml_file import first_wrong, read_values
+from data.build.yaml_file import first_error_message, parse_yaml
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
 from imagen.errors import ConfigError
@@ -53,9 +53,9 @@ def load_settings(name: str | None, changes: dict[str, Any]) -> EvaluateSettings
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"evaluation {name} can't be read: {error}") from None
-        values, nodes = read_values(text, name, "evaluation: it must be a mapping, such as suite: shapes", ConfigError)
+        values, nodes = parse_yaml(text, name, "evaluation: it must be a mapping, such as suite: shapes", ConfigError)
     sampling = {**(values.get("sampling") or {}), **changes.pop("sampling", {})}
     try:
         return EvaluateSettings.model_validate({**values, **changes, "sampling": sampling})
     except ValidationError as error:
-        raise ConfigError(first_wrong(error, name or "evaluation", nodes)) from None
+        raise ConfigError(first_error_message(error, name or "evaluation", nodes)) from None

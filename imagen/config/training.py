@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data.build.yaml_file import first_wrong, read_values
+from data.build.yaml_file import first_error_message, parse_yaml
 from data.pictures.square import Fit
 from imagen.cascade.settings import SampleSettings
 from imagen.config.cascade import CascadeSettings
@@ -156,14 +156,14 @@ def load_config(
         text = f"name: {name}\npreset: {name}\n"
     else:
         raise ConfigError(_no_config(name))
-    values, nodes = read_values(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
+    values, nodes = parse_yaml(text, name, "configuration: it must be a mapping with name and preset", ConfigError)
     values |= changes or {}
     if training:
         values["train"] = {**(values.get("train") or {}), **training}
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(first_wrong(error, name, nodes)) from None
+        raise ConfigError(first_error_message(error, name, nodes)) from None
 
 
 def _read_text(name: str) -> str:

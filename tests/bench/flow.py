@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from prefect import flow
 
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
 from data.engine.stage import Shard, ShardResult, make_plan
@@ -63,7 +63,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         make_world(folder / "world", 2 * ROWS, 8)
         with start_process(folder / "world") as origin:
             lake = Lake.make(str(folder / "lake"), buckets=1, hosts={HOST: origin.address})
-            ways = pipeline_of(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
+            ways = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
             ways.ingest()
             shard = make_plan(lake, ways.stages[0], ROWS).shards[0]
             began = time.perf_counter()

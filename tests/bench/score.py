@@ -12,7 +12,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
 from data.engine.stage import make_plan, run_stage
@@ -73,7 +73,7 @@ def filled(folder: Path) -> Lake:
     make_world(folder / "world", 2 * PICTURES, 6)
     with start_process(folder / "world") as origin, LocalEngine() as engine:
         lake = Lake.make(str(folder / "lake"), buckets=1, hosts={HOST: origin.address})
-        ways = pipeline_of(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
+        ways = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
         ways.ingest()
         run_stage(lake, ways.stages[0], engine, 100)
     return lake

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data.build.build import Built, build
+from data.build.build import BuildResult, build
 from data.build.recipe import Recipe, parse_recipe
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, bucket_of, pair_id
@@ -81,7 +81,7 @@ def small_recipe(source: Path, threshold: float = 0.2, more: str = "") -> Recipe
     return parse_recipe(RECIPE.format(source=source, threshold=threshold) + more, "small.yaml")
 
 
-def build_in_process(lake: Lake, recipe: Recipe) -> Built:
+def build_in_process(lake: Lake, recipe: Recipe) -> BuildResult:
     """Build in the process of the test."""
     return build(lake, recipe, InProcessEngine())
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from data.build.build import build
-from data.build.recipe import Recipe, load_recipe, shipped
+from data.build.recipe import Recipe, load_recipe, shipped_recipes
 from data.encoders.encoder import encoder_of
 from data.environment import read_settings
 from data.lake.lake import Lake
@@ -161,7 +161,7 @@ def test_recipes_and_configurations_mean_the_same(folder: Path, answers: dict[st
 
 
 def test_shipped_recipes_and_presets_mean_the_same(folder: Path, answers: dict[str, Any]) -> None:
-    assert {name: load_recipe(name).model_dump(mode="json") for name in shipped()} == answers["shipped"]
+    assert {name: load_recipe(name).model_dump(mode="json") for name in shipped_recipes()} == answers["shipped"]
     for name, expected in answers["planned"].items():
         config = load_config(name)
         stages = range(len(config.resolved_cascade.stages))
@@ -190,7 +190,7 @@ def test_the_names_of_what_is_computed_stay(folder: Path, answers: dict[str, Any
     names = {name: load_config(name).hash for name in answers["hashes"] if name != "shapes.yaml"}
     assert names | {"shapes.yaml": recipe().hash} == answers["hashes"]
     loaded = load_recipe("shapes.yaml")
-    tables = {name: scorer.table for name, scorer in (loaded.judged | loaded.describers).items()}
+    tables = {name: scorer.table for name, scorer in (loaded.selection_scorers | loaded.describers).items()}
     assert tables | {f"embed {name}": encoder_of(one).id for name, one in loaded.embed.items()} == answers["tables"]
     criteria = [[type(one).__name__, one.label] for one in load_recipe("every-field.yaml").criteria]
     assert criteria == answers["criteria"]

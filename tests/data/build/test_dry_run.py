@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.build.build import build
-from data.build.dry_run import Share, plan, probe
+from data.build.dry_run import plan_build
+from data.build.probe import Share, run_probe
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
 from data.errors import RecipeError
@@ -30,7 +31,7 @@ def test_what_if_agrees_with_what_the_build_then_does(
 ) -> None:
     lake, recipe = copy_of(built, tmp_path), recipe_for(world, change)
     before = files_under(lake)
-    found = plan(lake, recipe)
+    found = plan_build(lake, recipe)
     assert files_under(lake) == before, "a plan writes nothing"
     assert found.pending == 0
     done = build(lake, recipe, engine)
@@ -45,7 +46,7 @@ def test_a_plan_of_a_new_lake_counts_what_the_build_then_does(
 ) -> None:
     recipe = recipe_for(world)
     before = files_under(lake)
-    found = plan(lake, recipe)
+    found = plan_build(lake, recipe)
     assert files_under(lake) == before
     assert (found.new_files, found.new_pairs) == (1, 160)
     assert {step.name: step.expected for step in found.steps} == dict.fromkeys(
@@ -53,9 +54,9 @@ def test_a_plan_of_a_new_lake_counts_what_the_build_then_does(
     )
     assert found.bytes is None
     build(lake, recipe, engine)
-    again = plan(lake, recipe)
+    again = plan_build(lake, recipe)
     assert again.pending == again.change.into == again.change.out == 0
-    scratched = plan(lake, recipe_for(world, "scores.picture={}"))
+    scratched = plan_build(lake, recipe_for(world, "scores.picture={}"))
     look = next(step for step in scratched.steps if step.name == "look")
     assert look.pending == lake.table("images").count_rows(), "a new scorer has yet to see every picture"
     assert look.seconds is not None
@@ -65,7 +66,7 @@ def test_a_probe_says_what_part_will_be_kept_and_leaves_the_lake_alone(
     lake: Lake, world: Path, engine: LocalEngine, origin: OriginProcess, built: Lake
 ) -> None:
     recipe, before = recipe_for(world), files_under(lake)
-    found = probe(lake, recipe, 0.5, engine)
+    found = run_probe(lake, recipe, 0.5, engine)
     assert files_under(lake) == before
     assert 50 <= found.pairs <= 110
     arrive, kept = found.shares
@@ -84,5 +85,5 @@ def test_intervals_are_wilson_s() -> None:
 
 @pytest.mark.parametrize("change", ["select.clop_score.min=1", "select.clip_score", "nowhere.min=1"])
 def test_a_change_of_no_place_is_refused(change: str) -> None:
-    with pytest.raises(RecipeError, match="the recipe has no such place"):
+    with pytest.raises(RecipeError, match="the recipe has no such field"):
         load_recipe("shapes", (), (change,))

@@ -17,7 +17,7 @@ import pytest
 
 from data.build.build import build
 from data.build.dry_run import pending_rows
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import Recipe, load_recipe
 from data.engine import stage
 from data.engine.local import LocalEngine
@@ -84,7 +84,7 @@ def test_what_is_planned_bit_by_bit_is_done_once(
     monkeypatch.setattr(stage, "PLAN_ROWS", 30)
     plans: list[tuple[str, int, int | None]] = []
     lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
-    ways = pipeline_of(lake, recipe_for(world))
+    ways = make_pipeline(lake, recipe_for(world))
     ways.ingest()
     assert pending_rows(lake, recipe_for(world))["download"] == lake.table("pairs").count_rows()
     for each in ways.stages:
@@ -145,7 +145,7 @@ def by_increments(parts: Increments, origin: OriginProcess, engine: Engine, fold
         columns = {"url": [url for url, _ in part], "caption": [caption for _, caption in part]}
         (folder / "sources").mkdir(exist_ok=True)
         pq.write_table(pa.table(columns), folder / f"sources/{number}.parquet")
-        pipeline_of(lake, recipe).ingest(START + timedelta(days=number))
+        make_pipeline(lake, recipe).ingest(START + timedelta(days=number))
         build(lake, recipe, engine)
     return lake
 

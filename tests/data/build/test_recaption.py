@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data.build.build import build
-from data.build.dry_run import plan
+from data.build.dry_run import plan_build
 from data.build.recipe import Recipe, load_recipe, parse_recipe
 from data.encoders.encoder import encoder_of
 from data.encoders.settings import EncoderSettings
@@ -101,7 +101,7 @@ def test_what_is_kept_is_described_once_beside_its_caption_and_embedded(photo_la
     assert record["inputs"][recipe(photo_lake).scores["recaption"].table] > 0
     assert verify(photo_lake, "small").same
 
-    assert not any(step.pending for step in plan(photo_lake, recipe(photo_lake)).steps)
+    assert not any(step.pending for step in plan_build(photo_lake, recipe(photo_lake)).steps)
     again = build(photo_lake, recipe(photo_lake), InProcessEngine())
     assert (again.anything_done, again.version) == (False, first.version)
 
@@ -110,7 +110,7 @@ def test_another_captioner_writes_anew_and_keeps_what_the_web_said(photo_lake: L
     first = build(photo_lake, recipe(photo_lake), InProcessEngine())
     before = published(photo_lake)
     other = recipe(photo_lake, ", max_tokens: 3")
-    assert next(s.pending for s in plan(photo_lake, other).steps if s.name == "describe-recaption") == first.kept
+    assert next(s.pending for s in plan_build(photo_lake, other).steps if s.name == "describe-recaption") == first.kept
     second = build(photo_lake, other, InProcessEngine())
     assert second.rows["describe-recaption"] == first.kept
     assert (second.version, second.changed) == (first.version + 1, first.kept - 1), "one has no text either way"

@@ -53,7 +53,7 @@ def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, said:
 
 @pytest.mark.parametrize("text", ["name: [", "just words", "- a list"])
 def test_what_is_no_recipe_is_told_so(text: str) -> None:
-    with pytest.raises(RecipeError, match=r"mine.yaml is no (YAML|recipe)"):
+    with pytest.raises(RecipeError, match=r"mine.yaml is not (valid YAML|a valid recipe)"):
         parse_recipe(text, "mine.yaml")
 
 

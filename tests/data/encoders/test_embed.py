@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
-from data.build.build import Built, published
-from data.build.pipeline import Pipeline, pipeline_of
+from data.build.build import BuildResult, finish_build
+from data.build.pipeline import Pipeline, make_pipeline
 from data.build.recipe import Recipe
 from data.encoders.embed import Embed, read_embeddings
 from data.encoders.encoder import batches, encoder_of
@@ -312,22 +312,22 @@ def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> Non
 
 
 def ways_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:
-    return pipeline_of(lake, Recipe.model_validate({"name": "shapes", "sources": [{"path": "here"}], "embed": embed}))
+    return make_pipeline(lake, Recipe.model_validate({"name": "shapes", "sources": [{"path": "here"}], "embed": embed}))
 
 
-def publish(ways: Pipeline, built: Built) -> dict[str, Any]:
+def publish(ways: Pipeline, built: BuildResult) -> dict[str, Any]:
     """The version's record."""
     publication = ways.plan_publication()
     version = ways.commit(publication, list(map(ways.publish.work, publication.shards)))
     assert version is not None
-    published(ways, built, publication, version)
+    finish_build(ways, built, publication, version)
     return ways.lake.table("datasets/shapes").last_record()
 
 
-def rebuild(lake: Lake, embed: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
+def rebuild(lake: Lake, embed: dict[str, Any]) -> tuple[BuildResult, dict[str, Any]]:
     """All of a build that comes after its verdicts."""
-    ways, built = ways_of(lake, embed), Built("shapes", 0, 0)
-    for stage in ways.later:
+    ways, built = ways_of(lake, embed), BuildResult("shapes", 0, 0)
+    for stage in ways.stages_after_selection:
         built.rows[stage.name] = run_stage(lake, stage, InProcessEngine(), shard_rows=20)
     return built, publish(ways, built)
 
@@ -368,7 +368,7 @@ def test_a_pair_that_was_kept_while_others_were_encoded_is_published_again_with_
     judge(empty, [("http://a.test/1", "a red circle", True)])
     rebuild(empty, t5)
     judge(empty, [("http://a.test/2", "a blue circle", True)])
-    publish(ways_of(empty, t5), Built("shapes", 0, 0))
+    publish(ways_of(empty, t5), BuildResult("shapes", 0, 0))
     lengths = empty.table("datasets/shapes").dataset().to_table(columns=["caption", "t5_length"])
     assert sorted(lengths.to_pylist(), key=str) == [
         {"caption": "a blue circle", "t5_length": None},

@@ -93,7 +93,7 @@ class Place:
 
     def reasons(self, select_yaml: str = "") -> dict[str, list[str]]:
         recipe = parse_recipe(f"name: x\nsources: [{{path: a.parquet}}]\n{select_yaml}", "x")
-        selection = Selection("x", recipe.criteria, recipe.judged)
+        selection = Selection("x", recipe.criteria, recipe.selection_scorers)
         select(self.lake, selection)
         steps = funnel(self.lake, selection)
         verdicts = {row["id"]: row["reasons"] for row in self.rows("verdicts/x")}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image, ImageColor
 
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import Recipe
 from data.lake import storage
 from data.lake.lake import Lake
@@ -174,7 +174,7 @@ def test_hostile_captions_and_urls_are_text_in_the_report(tmp_path: Path) -> Non
 def test_the_report_says_what_came_what_went_and_why(described_lake: tuple[Lake, Recipe]) -> None:
     lake, recipe = described_lake
     now, before = versions(lake, "small")[:2]
-    ways = pipeline_of(lake, recipe)
+    ways = make_pipeline(lake, recipe)
     found = summarize_version(lake, ways.selection, ways.publish, now, before)
     assert (now.record["added"], now.record["removed"]) == (sum(found.added.values()), sum(found.removed.values()))
     assert set(found.added) == {"new pair"}
@@ -197,7 +197,7 @@ def test_the_histograms_of_the_report_are_a_picture_too(described_lake: tuple[La
     png = read_histograms(lake, "small")
     assert png is not None
     picture = Image.open(BytesIO(png)).convert("RGB")
-    ways = pipeline_of(lake, recipe)
+    ways = make_pipeline(lake, recipe)
     found = summarize_version(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
     plots = [one.histogram for one in found.scores if one.histogram and one.histogram.low < one.histogram.high]
     assert picture.width == 3 * (WIDTH + GAP) + GAP
@@ -279,7 +279,7 @@ def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
 
 def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe]) -> None:
     lake, recipe = described_lake
-    selection = pipeline_of(lake, recipe).selection
+    selection = make_pipeline(lake, recipe).selection
     cuts = lake.table(selection.table).last_record()["cuts"]
     drawn = thresholds(selection, cuts)["picture_contrast"]
     assert [one.label for one in drawn] == ["best 0.9"]

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.build.recipe import Recipe, load_recipe, parse_recipe, shipped
+from data.build.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
 from data.lake.lake import Lake
 from data.lake.schemas import FETCHES, IMAGES, PAIRS, bucket_of, pair_id
 from data.lake.shard_file import write_file
@@ -55,7 +55,7 @@ class TableScorer(Scorer):
 
 def selection_of(recipe: Recipe) -> tuple[Selection, dict[str, Scorer]]:
     scorers: dict[str, Scorer] = {}
-    for name, scorer in recipe.judged.items():
+    for name, scorer in recipe.selection_scorers.items():
         scorers[name] = type("Of" + name.title(), (TableScorer,), {"columns": scorer.columns})()
     return Selection(recipe.name, recipe.criteria, scorers), scorers
 
@@ -207,7 +207,7 @@ def test_the_published_rules_keep_what_an_independent_statement_of_them_keeps(se
         "coyo": lambda: coyo(with_picture, rows),
         "text-to-image": lambda: text_to_image(with_picture, rows),
     }
-    assert {*rules, "shapes"} == set(shipped())
+    assert {*rules, "shapes"} == set(shipped_recipes())
     for name, rule in rules.items():
         wanted = {row["id"] for row in rule()}
         assert wanted, name
@@ -386,7 +386,7 @@ def test_selecting_again_changes_nothing_and_writes_nothing(tmp_path: Path) -> N
             part = [row for row in rows if bucket_of(row["id"], len(lake.buckets)) == bucket]
             files.append(write_file(table.url, bucket, pa.Table.from_pylist(part, schema)))
         table.append(files)
-    selection = Selection("shapes", recipe.criteria, recipe.judged)
+    selection = Selection("shapes", recipe.criteria, recipe.selection_scorers)
     assert select(lake, selection)
     version = lake.table(selection.table).version
     assert not select(lake, selection)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from data.build.build import build
-from data.build.pipeline import pipeline_of
+from data.build.pipeline import make_pipeline
 from data.build.recipe import load_recipe
 from data.engine.local import LocalEngine
 from data.engine.stage import make_plan
@@ -37,7 +37,7 @@ def test_two_builds_started_at_once_publish_every_row_once(
 
 
 def test_a_retried_shard_whose_first_try_lived_on_lands_once(lake: Lake, world: Path, tmp_path: Path) -> None:
-    ways = pipeline_of(lake, load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet"))))
+    ways = make_pipeline(lake, load_recipe(str(write_recipe(tmp_path, world / "pairs.parquet"))))
     ways.ingest()
     stage = ways.stages[0]
     plan, late = make_plan(lake, stage, 20), make_plan(lake, stage, 20)

@@ -46,7 +46,9 @@ def test_what_is_wrong_is_named_with_line_and_field(text: str, line: int, said: 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("[1]", "it must be a mapping"), ("a: [", "is no YAML"), ("", "mapping")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("[1]", "it must be a mapping"), ("a: [", "is not valid YAML"), ("", "mapping")]
+)
 def test_what_is_no_configuration_is_told(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "model.yaml"
     file.write_text(text)
