@@ -1,4 +1,4 @@
-"""Looking after a lake: compare versions, explain a row, verify, forget, vacuum.
+"""Explaining, checking and cleaning what a lake holds: diff of versions, history of a pair, verify, forget, vacuum.
 
-Not here: building. Start with the verb's file.
+Not here: building (data/build). Start with `diff.py`.
 """

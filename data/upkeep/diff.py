@@ -1,6 +1,7 @@
-"""What changed between two versions of a dataset: rows in, rows out, and why; and how each score has shifted."""
+"""The difference between two versions of a dataset: rows added and removed with the reasons, and shifts of scores."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,55 +19,66 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclass
 class Shift:
-    """A score's quantiles in both versions, and the largest distance of the two distributions (Kolmogorov-Smirnov)."""
+    """How the distribution of a score differs between the versions."""
 
     score: str
-    before: list[float]
-    after: list[float]
-    distance: float
+    before: list[float]  # QUANTILES in the first version
+    after: list[float]  # QUANTILES in the second version
+    distance: float  # Kolmogorov-Smirnov distance, 0 to 1
 
 
 @dataclass
 class Diff:
-    """`before` − `out` + `into` = `after`. `changed` are in both, with other facts or another picture."""
+    """The difference between a first and a second version, with `before` − `out` + `into` = `after`."""
 
-    before: int = 0
-    after: int = 0
-    into: int = 0
-    out: int = 0
-    changed: int = 0
-    why_in: dict[str, int] = field(default_factory=dict)  # what had kept them out before
-    why_out: dict[str, int] = field(default_factory=dict)
+    before: int = 0  # rows of the first version
+    after: int = 0  # rows of the second version
+    into: int = 0  # rows that only the second has
+    out: int = 0  # rows that only the first has
+    changed: int = 0  # rows of both with another score or another picture
+    why_in: dict[str, int] = field(default_factory=dict)  # why the first version lacks rows of the second → rows
+    why_out: dict[str, int] = field(default_factory=dict)  # why the second version lacks rows of the first → rows
     shifts: list[Shift] = field(default_factory=list)
     into_ids: list[str] = field(default_factory=list)
     out_ids: list[str] = field(default_factory=list)
 
 
 def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
-    a, b = (version_of(lake, dataset, number) for number in (first, second))
+    """Compare two versions of a dataset.
+
+    Raises:
+        DatasetNotFound: the lake has no such dataset
+        DatasetVersionNotFound: one of the versions does not exist
+    """
+    first_version, second_version = version_of(lake, dataset, first), version_of(lake, dataset, second)
     tables = [lake.table(f"datasets/{dataset}", number) for number in (first, second)]
-    found, into, out = Diff(), Counter[str](), Counter[str]()
+    result, why_in, why_out = Diff(), Counter[str](), Counter[str]()
     for bucket in lake.buckets:
-        moved = _moved(tables, bucket)
-        found.before += sum(row["n"] for row in moved if row["was"])
-        found.after += sum(row["n"] for row in moved if row["is"])
-        found.changed += sum(row["n"] for row in moved if row["was"] and row["is"] and row["changed"])
-        for ids, version, into_it, reasons in ((found.into_ids, a, True, into), (found.out_ids, b, False, out)):
-            moving = [id for row in moved if row["is"] is into_it and row["was"] is not into_it for id in row["ids"]]
-            ids += sorted(moving)
-            reasons.update(_reasons(lake, version, moving, bucket))
-    found.into, found.out = len(found.into_ids), len(found.out_ids)
-    found.why_in, found.why_out = dict(into.most_common()), dict(out.most_common())
-    found.shifts = _shifts(tables, lake.buckets)
-    return found
+        groups = _compare_bucket(tables, bucket)
+        result.before += sum(group["n"] for group in groups if group["was"])
+        result.after += sum(group["n"] for group in groups if group["is"])
+        result.changed += sum(group["n"] for group in groups if group["was"] and group["is"] and group["changed"])
+        into = _ids_of(group for group in groups if group["is"] and not group["was"])
+        out = _ids_of(group for group in groups if group["was"] and not group["is"])
+        result.into_ids += sorted(into)
+        result.out_ids += sorted(out)
+        why_in.update(_count_reasons(lake, first_version, into, bucket))
+        why_out.update(_count_reasons(lake, second_version, out, bucket))
+    result.into, result.out = len(result.into_ids), len(result.out_ids)
+    result.why_in, result.why_out = dict(why_in.most_common()), dict(why_out.most_common())
+    result.shifts = _compare_scores(tables, lake.buckets)
+    return result
 
 
-def _moved(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
-    """How many rows of a bucket are in which of both; the ids of those that are in one alone."""
+def _compare_bucket(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
+    """The rows of a bucket, grouped by whether they were in the first version, are in the second, and have changed.
+
+    A group has its number of rows, and the ids of those that only one version has.
+    """
     schemas = [table.file_schema() for table in tables]
     columns = [name for name in schemas[0].names if name in schemas[1].names]
-    apart = {"id", *picture_columns(schemas[0])}  # what sha256 stands for
-    facts = [name for name in columns if name not in apart and not name.endswith("_embedding")]
+    ignored = {"id", *picture_columns(schemas[0])}  # sha256 differs where a picture does
+    facts = [name for name in columns if name not in ignored and not name.endswith("_embedding")]
     same = " AND ".join(f'a."{fact}" IS NOT DISTINCT FROM b."{fact}"' for fact in facts)
     return query(
         f"SELECT a.id IS NOT NULL AS was, b.id IS NOT NULL AS is, NOT ({same}) AS changed, count(*) AS n, "
@@ -77,40 +89,46 @@ def _moved(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
     ).to_pylist()
 
 
-def _reasons(lake: Lake, version: Version, ids: list[str], bucket: int) -> Counter[str]:
-    """Why a version does not hold some pairs, by its own verdicts."""
+def _ids_of(groups: Iterable[dict[str, Any]]) -> list[str]:
+    return [id for group in groups for id in group["ids"]]
+
+
+def _count_reasons(lake: Lake, version: Version, ids: list[str], bucket: int) -> Counter[str]:
+    """Why a version does not have some pairs of a bucket, by the verdicts that it was made of."""
     name = f"verdicts/{version.dataset}"
     verdicts = lake.table(name, version.record["inputs"][name])
-    said = query(
+    rows = query(
         "SELECT coalesce(reasons[1], 'not a pair yet') AS reason, count(*) AS n FROM ids "
         "LEFT JOIN verdicts USING (id) GROUP BY reason",
         ids=pa.table({"id": pa.array(ids, pa.string())}),
         verdicts=verdicts.dataset(bucket),
     ).to_pylist()
     counts = Counter[str]()
-    for row in said:
-        counts[_kind(row["reason"])] += row["n"]
+    for row in rows:
+        counts[_without_pair(row["reason"])] += row["n"]
     return counts
 
 
-def _kind(reason: str) -> str:
-    """A reason without the one pair that it names."""
+def _without_pair(reason: str) -> str:
+    """A reason without the id of the pair that a duplicate refers to."""
     return reason.partition(": same as ")[0].partition(": like ")[0]
 
 
-def _shifts(tables: list[Table], buckets: range) -> list[Shift]:
-    """Of every score that both versions know."""
+def _compare_scores(tables: list[Table], buckets: range) -> list[Shift]:
+    """The shift of every score that both versions have values of."""
     schemas = [table.file_schema() for table in tables]
     scores = [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
-    asked = ", ".join(map(quote_name, scores))
-    with Distributions(scores) as told:
+    columns = ", ".join(map(quote_name, scores))
+    shifts = []
+    with Distributions(scores) as distributions:
         for part, table in zip(("before", "after"), tables, strict=True):
             for bucket in buckets:
-                told.add(f"SELECT '{part}' AS part, {asked} FROM rows", scores, rows=table.dataset(bucket))
-        return [
-            Shift(
-                score, told.quantiles(score, "before", QUANTILES), told.quantiles(score, "after", QUANTILES), distance
-            )
-            for score in scores
-            if (distance := told.ks_distance(score, "before", "after")) is not None
-        ]
+                sql = f"SELECT '{part}' AS part, {columns} FROM rows"
+                distributions.add(sql, scores, rows=table.dataset(bucket))
+        for score in scores:
+            distance = distributions.ks_distance(score, "before", "after")
+            if distance is not None:
+                before = distributions.quantiles(score, "before", QUANTILES)
+                after = distributions.quantiles(score, "after", QUANTILES)
+                shifts.append(Shift(score, before, after, distance))
+    return shifts

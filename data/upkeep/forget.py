@@ -1,8 +1,8 @@
-"""Take pairs out of a lake for good: out of every table, out of the files of old versions too, and never back in.
+"""Forget pairs: delete them from every table and from the files of old versions, and keep them from coming back.
 
-What must not come again goes on the blocklist first, as hashes. Then each table gets a commit without the rows, and
-every older file that held one is written again under its name without it, so that old versions stay readable, less
-what was forgotten. `pairs` comes last: a forgetting that was killed finds the same pairs when it is run again.
+First the pairs go on the blocklist, as hashes. Then each table gets a commit without their rows, and every older file
+that holds one is rewritten in place without it, so old versions stay readable, less the forgotten rows. The table
+`pairs` comes last: if `forget` is interrupted, running it again finds the same pairs.
 """
 
 import json
@@ -38,139 +38,159 @@ from data.lake.sql import query, quote_text
 from data.lake.table import Table
 from data.publish.versions import versions
 
-BESIDE = ("files", "blocklist", MODELS_TABLE)  # tables that know nothing of pairs
+TABLES_WITHOUT_PAIRS = ("files", "blocklist", MODELS_TABLE)
 
 
 @dataclass
-class Forgotten:
-    """What was forgotten, and who had seen it."""
+class ForgetResult:
+    """What `forget` deleted, and which dataset versions and models contained it."""
 
-    pairs: list[str]
-    rows: dict[str, int] = field(default_factory=dict)  # taken out of the newest state of each table
-    files: int = 0  # of older states, written again
-    seen_by: list[str] = field(default_factory=list)  # dataset versions, as shapes@3
-    models: list[str] = field(default_factory=list)  # that were trained on any of these, as shapes/1
+    pairs: list[str]  # ids
+    rows: dict[str, int] = field(default_factory=dict)  # table → rows deleted from its current version
+    files: int = 0  # files of older versions that were rewritten
+    seen_by: list[str] = field(default_factory=list)  # dataset versions, such as shapes@3
+    models: list[str] = field(default_factory=list)  # models trained on one of these, such as shapes/1
 
 
-def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forgotten:
-    """Forget the pair of an id, those of a URL or of a domain, or those whose picture has a SHA-256."""
-    found = find(lake, kind, what)
+def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> ForgetResult:
+    """Forget the pairs that match.
+
+    Args:
+        lake: the lake
+        kind: what `what` is: a pair's id, a URL, a domain (with its subdomains), or the SHA-256 of a picture
+        what: the value to match
+        reason: kept with the blocklist's entry
+
+    Raises:
+        PairNotFound: no pair matches; nothing was changed
+    """
+    pairs = find_pairs(lake, kind, what)
     add(lake, [Entry(kind, what, reason)])
-    forgotten = Forgotten(sorted(found), seen_by=_seen_by(lake, set(found)))
-    forgotten.models = _trained_on(lake, forgotten.seen_by)
+    result = ForgetResult(sorted(pairs), seen_by=_versions_with(lake, set(pairs)))
+    result.models = _models_trained_on(lake, result.seen_by)
     rewritten: dict[str, str] = {}
-    texts = [*(caption for _, caption in found.values()), *_written_of(lake, found)]
+    texts = [*(caption for _, caption in pairs.values()), *_written_captions(lake, pairs)]
     for name in sorted(lake.table_names(), key=lambda name: (name == "pairs", name)):
-        if name not in BESIDE:
-            _forget_in(lake, name, _wanted(name, found, texts), forgotten, rewritten)
-    forgotten.files = len(rewritten)
-    _remove_samples(lake, forgotten.seen_by)
+        if name not in TABLES_WITHOUT_PAIRS:
+            _forget_in_table(lake, name, _matcher_for(name, pairs, texts), result, rewritten)
+    result.files = len(rewritten)
+    _remove_grids(lake, result.seen_by)
     note = {"at": datetime.now(UTC).isoformat(), "kind": kind, "files": rewritten}
     storage.write(storage.join(lake.url, FORGET_NOTES, f"{uuid.uuid4().hex}.json"), json.dumps(note).encode())
-    return forgotten
+    return result
 
 
-def find(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
-    """The pairs that are meant: id → URL and caption."""
+def find_pairs(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
+    """The pairs that match: id → URL and caption. A URL also matches other spellings of the same address.
+
+    Raises:
+        PairNotFound: no pair matches
+    """
     pairs, images = lake.table("pairs"), lake.find("images")
-    where = {
+    condition = {
         "pair": f"id = {quote_text(what.strip().lower())}",
         "url": f"url = {quote_text(what)}",
         "domain": f"contains(lower(url), {quote_text(what.strip().lower().removeprefix('*').strip('.'))})",
         "sha256": f"id IN (SELECT id FROM images WHERE sha256 = {quote_text(what.strip().lower())})",
     }[kind]
-    none = pa.table({"id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
+    no_images = pa.table({"id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
     rows = query(
-        f"SELECT id, url, caption FROM pairs WHERE {where}",
+        f"SELECT id, url, caption FROM pairs WHERE {condition}",
         pairs=pairs.dataset(),
-        images=images.dataset() if images else none,
+        images=images.dataset() if images else no_images,
     ).to_pylist()
     if kind == "domain":
-        wanted = {Entry("domain", what, "").value}
-        rows = [row for row in rows if matching_domain(_host(row["url"]), wanted)]
-    if kind == "url" and not rows:  # another spelling of it
-        every = query("SELECT id, url, caption FROM pairs", pairs=pairs.dataset()).to_pylist()
-        rows = [row for row in every if url_digest(row["url"]) == url_digest(what)]
+        domains = {Entry("domain", what, "").value}
+        rows = [row for row in rows if matching_domain(_host(row["url"]), domains)]
+    if kind == "url" and not rows:
+        all_rows = query("SELECT id, url, caption FROM pairs", pairs=pairs.dataset()).to_pylist()
+        rows = [row for row in all_rows if url_digest(row["url"]) == url_digest(what)]
     if not rows:
-        raise PairNotFound(f"{lake.url} knows no pair of {kind} {what!r}. Nothing was forgotten")
+        raise PairNotFound(f"{lake.url} has no pair of {kind} {what!r}. Nothing was forgotten")
     return {row["id"]: (row["url"], row["caption"]) for row in rows}
 
 
 def rewritten_files(lake: Lake) -> dict[str, str]:
-    """The files that forgetting wrote again, table and path, with what they hash to now."""
-    url, found = storage.join(lake.url, FORGET_NOTES), dict[str, str]()
+    """The files that `forget` has rewritten: table and path → digest of the present content."""
+    url, digests = storage.join(lake.url, FORGET_NOTES), dict[str, str]()
     notes = [json.loads(storage.read(storage.join(url, name))) for name in storage.files(url)]
     for note in sorted(notes, key=lambda note: note["at"]):
-        found |= note["files"]
-    return found
-
-
-def _forget_in(lake: Lake, name: str, wanted: "Wanted", forgotten: Forgotten, rewritten: dict[str, str]) -> None:
-    while True:  # until no build that was running has brought any back
-        table = lake.table(name)
-        live, add_files, remove, gone = table.files(), list[ShardFile](), list[str](), 0
-        for path, left, count in _holding(lake, table, list(live), wanted):
-            remove.append(path)
-            gone += count
-            if left.num_rows:
-                add_files.append(write_file(table.url, live[path][0], left))
-        if not remove:
-            break
-        record = table.last_record()
-        record |= {"kept": record.get("kept", 0) - gone, "added": 0, "removed": gone, "changed": 0, "forgotten": gone}
-        if table.replace(add_files, remove, record if name.startswith("datasets/") else {"forgotten": gone}):
-            forgotten.rows[name] = forgotten.rows.get(name, 0) + gone
-    old = [path for path in storage.files(table.url) if path.endswith(".parquet") and not path.startswith(DELTA_LOG)]
-    for path, left, _ in _holding(lake, table, old, wanted):
-        content = encode(left)
-        storage.write(storage.join(table.url, path), content)
-        rewritten[f"{name}/{path}"] = digest(content)
-    if name.startswith("datasets/") and forgotten.rows.get(name):
-        for page in (REPORT, CARD):  # they show samples, and the next build writes them again
-            storage.remove(storage.join(table.url, page))
-
-
-def _written_of(lake: Lake, found: Iterable[str]) -> list[str]:
-    """What captioners wrote of the pictures of some pairs. Embeddings, which are known by it, go before its tables."""
-    tables = [lake.table(name) for name in lake.table_names() if name.startswith("scores/")]
-    writing = [table for table in tables if "text" in table.schema().names]
-    texts = {text for table in writing for text in table.find_rows(found, ["id", "text"])["text"].to_pylist()}
-    return sorted(texts - {None})
-
-
-def _wanted(name: str, found: dict[str, tuple[str, str]], texts: list[str]) -> "Wanted":
-    if name == "rejects":
-        return Wanted(urls=[url for url, _ in found.values()])
-    return Wanted(ids=[*found, *(map(text_id, texts) if name.startswith("embeddings/") else [])])
+        digests |= note["files"]
+    return digests
 
 
 @dataclass
-class Wanted:
-    """Which rows of a table are meant: those with an id, or those whose content has a URL in it."""
+class RowMatcher:
+    """Matches the rows of a table that have one of some ids, or whose `content` contains one of some URLs."""
 
     ids: list[str] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that `mask` needs."""
+        return ["id"] if self.ids else ["content"]
+
     def mask(self, rows: pa.Table) -> Any:
+        """A boolean for each row: whether it matches."""
         if self.ids:
             return pc.is_in(rows["id"], pa.array(self.ids))
         content = pc.fill_null(rows["content"], "")
-        masks = [pc.match_substring(content, url) for url in self.urls]
-        mask = masks[0]
-        for more in masks[1:]:
-            mask = pc.or_(mask, more)
+        mask = pc.match_substring(content, self.urls[0])
+        for url in self.urls[1:]:
+            mask = pc.or_(mask, pc.match_substring(content, url))
         return mask
 
 
-def _holding(lake: Lake, table: Table, paths: list[str], wanted: Wanted) -> Iterator[tuple[str, pa.Table, int]]:
-    """Of some files those that hold what is meant: path, the rows that are left, and how many are not."""
-    buckets = {f"bucket={bucket_of(id, lake.config.buckets)}" for id in wanted.ids}
+def _matcher_for(table: str, pairs: dict[str, tuple[str, str]], texts: list[str]) -> RowMatcher:
+    """Rejects are found by URL, embeddings also by the ids of their texts, all other rows by the pair's id."""
+    if table == "rejects":
+        return RowMatcher(urls=[url for url, _ in pairs.values()])
+    text_ids = [text_id(text) for text in texts] if table.startswith("embeddings/") else []
+    return RowMatcher(ids=[*pairs, *text_ids])
+
+
+def _forget_in_table(
+    lake: Lake, name: str, matcher: RowMatcher, result: ForgetResult, rewritten: dict[str, str]
+) -> None:
+    """Delete matching rows from a table's current version and from the files of all older ones."""
+    while True:  # a running build may have committed such rows in the meantime
+        table = lake.table(name)
+        current, add_files, remove, deleted = table.files(), list[ShardFile](), list[str](), 0
+        for path, rest, count in _matching_files(lake, table, list(current), matcher):
+            remove.append(path)
+            deleted += count
+            if rest.num_rows:
+                add_files.append(write_file(table.url, current[path][0], rest))
+        if not remove:
+            break
+        record: dict[str, Any] = {"forgotten": deleted}
+        if name.startswith("datasets/"):
+            before = table.last_record()
+            counts = {"kept": before.get("kept", 0) - deleted, "added": 0, "removed": deleted, "changed": 0}
+            record = before | counts | record
+        if table.replace(add_files, remove, record):
+            result.rows[name] = result.rows.get(name, 0) + deleted
+    paths = [path for path in storage.files(table.url) if path.endswith(".parquet") and not path.startswith(DELTA_LOG)]
+    for path, rest, _ in _matching_files(lake, table, paths, matcher):
+        content = encode(rest)
+        storage.write(storage.join(table.url, path), content)
+        rewritten[f"{name}/{path}"] = digest(content)
+    if name.startswith("datasets/") and result.rows.get(name):
+        for page in (REPORT, CARD):  # they show samples; the next build writes them again
+            storage.remove(storage.join(table.url, page))
+
+
+def _matching_files(
+    lake: Lake, table: Table, paths: list[str], matcher: RowMatcher
+) -> Iterator[tuple[str, pa.Table, int]]:
+    """The files with matching rows: path, the rows that don't match, and the number of those that do."""
+    buckets = {f"bucket={bucket_of(id, lake.config.buckets)}" for id in matcher.ids}
     for path in paths:
         if buckets and path.partition("/")[0] not in buckets:
             continue
         content = pa.BufferReader(storage.read(storage.join(table.url, path)))
-        columns = ["id"] if wanted.ids else ["content"]
-        mask = wanted.mask(pq.read_table(content, columns=columns))
+        mask = matcher.mask(pq.read_table(content, columns=matcher.columns))
         count = pc.sum(mask).as_py() or 0
         if count:
             content.seek(0)
@@ -178,37 +198,54 @@ def _holding(lake: Lake, table: Table, paths: list[str], wanted: Wanted) -> Iter
             yield path, rows.filter(pc.invert(mask)), count
 
 
-def _seen_by(lake: Lake, ids: set[str]) -> list[str]:
-    """The dataset versions that hold any of some pairs."""
-    seen = []
-    for name in lake.table_names():
-        if not name.startswith("datasets/"):
+def _written_captions(lake: Lake, ids: Iterable[str]) -> list[str]:
+    """The captions that captioners wrote for some pairs.
+
+    Embeddings are found by their text, so this must be read before the captioners' tables forget it; in the order of
+    names, tables of embeddings come before those of scores.
+    """
+    tables = [lake.table(name) for name in lake.table_names() if name.startswith("scores/")]
+    texts: set[str | None] = set()
+    for table in tables:
+        if "text" in table.schema().names:
+            texts.update(table.find_rows(ids, ["id", "text"])["text"].to_pylist())
+    return sorted(text for text in texts if text is not None)
+
+
+def _versions_with(lake: Lake, ids: set[str]) -> list[str]:
+    """The dataset versions that have any of some pairs."""
+    names = []
+    for table_name in lake.table_names():
+        if not table_name.startswith("datasets/"):
             continue
-        dataset, holding = name.removeprefix("datasets/"), dict[str, bool]()
+        dataset, has_pair = table_name.removeprefix("datasets/"), dict[str, bool]()  # has_pair: by file
         for version in reversed(versions(lake, dataset)):
-            table = lake.table(name, version.version)
+            table = lake.table(table_name, version.version)
             for path in table.files():
-                if path not in holding:
-                    found = table.dataset(paths=[path]).to_table(columns=["id"])["id"]
-                    holding[path] = not ids.isdisjoint(found.to_pylist())
-            if any(holding[path] for path in table.files()):
-                seen.append(f"{dataset}@{version.version}")
-    return seen
+                if path not in has_pair:
+                    file_ids = table.dataset(paths=[path]).to_table(columns=["id"])["id"]
+                    has_pair[path] = not ids.isdisjoint(file_ids.to_pylist())
+            if any(has_pair[path] for path in table.files()):
+                names.append(f"{dataset}@{version.version}")
+    return names
 
 
-def _trained_on(lake: Lake, versions: list[str]) -> list[str]:
-    """The models that were trained on any of some dataset versions."""
+def _models_trained_on(lake: Lake, versions: list[str]) -> list[str]:
     table = lake.find(MODELS_TABLE)
-    rows = table.dataset().to_table(columns=["name", "number", "dataset", "version"]).to_pylist() if table else []
-    return sorted(f"{one['name']}/{one['number']}" for one in rows if f"{one['dataset']}@{one['version']}" in versions)
+    if table is None:
+        return []
+    models = table.dataset().to_table(columns=["name", "number", "dataset", "version"]).to_pylist()
+    return sorted(
+        f"{model['name']}/{model['number']}" for model in models if f"{model['dataset']}@{model['version']}" in versions
+    )
 
 
-def _remove_samples(lake: Lake, versions: list[str]) -> None:
-    """Trainings draw grids that show samples of the versions they are on, and a model's page shows its grids."""
+def _remove_grids(lake: Lake, versions: list[str]) -> None:
+    """Remove the sample grids of trainings on some dataset versions, and the pages with them: they show captions."""
     for name in storage.folders(storage.join(lake.url, TRAINING_FOLDER)):
         folder = storage.join(lake.url, TRAINING_FOLDER, name)
-        about = storage.join(folder, TRAINING_RECORD)
-        if storage.exists(about) and json.loads(storage.read(about))["dataset"] in versions:
+        record = storage.join(folder, TRAINING_RECORD)
+        if storage.exists(record) and json.loads(storage.read(record))["dataset"] in versions:
             storage.remove(storage.join(folder, GRIDS_PAGE))
             for stage in storage.folders(folder):
                 storage.remove(storage.join(folder, stage, GRIDS_FOLDER))

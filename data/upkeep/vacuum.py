@@ -1,4 +1,4 @@
-"""Remove files that no state of a table names: what killed, retried or beaten workers left behind."""
+"""Vacuum: remove files that no version of a table refers to, left behind by workers that failed or lost a race."""
 
 import json
 import time
@@ -10,44 +10,50 @@ from data.lake.lake import Lake
 from data.lake.layout import DELTA_LOG, PROBE_PREFIX
 from data.lake.table import Table
 
-YOUNG = 24 * 3600.0  # seconds; a younger file may belong to a build that is about to commit it
+MIN_AGE = 24 * 3600.0  # seconds; a running build may be about to commit a younger file
 
 
 @dataclass
-class Vacuumed:
-    """`young` are left alone for now."""
+class VacuumResult:
+    """The files that were removed, or that would be in a dry run."""
 
     files: int = 0
     bytes: int = 0
-    young: int = 0
+    young: int = 0  # further files that are too young to be removed
 
 
-def vacuum(lake: Lake, older_than: float = YOUNG, dry_run: bool = False) -> Vacuumed:
-    """Every dataset version stays readable: a file that any state in the log names is kept."""
-    found, limit = Vacuumed(), time.time() - older_than
+def vacuum(lake: Lake, older_than: float = MIN_AGE, dry_run: bool = False) -> VacuumResult:
+    """Remove unreferenced files. Every version of every table stays readable.
+
+    Args:
+        lake: the lake to clean
+        older_than: age in seconds below which files are kept
+        dry_run: count the files without removing them
+    """
+    result, limit = VacuumResult(), time.time() - older_than
     for name in lake.table_names():
         table = lake.table(name)
-        named = _ever_named(table)
-        for path, size, at in storage.list_details(table.url):
-            if path.startswith(DELTA_LOG) or path in named or not path.startswith("bucket="):
+        referenced = _referenced_paths(table)
+        for path, size, modified_at in storage.list_details(table.url):
+            if path.startswith(DELTA_LOG) or path in referenced or not path.startswith("bucket="):
                 continue
-            if at > limit:
-                found.young += 1
+            if modified_at > limit:
+                result.young += 1
                 continue
-            found.files, found.bytes = found.files + 1, found.bytes + size
+            result.files, result.bytes = result.files + 1, result.bytes + size
             if not dry_run:
                 storage.remove(storage.join(table.url, path))
     for folder in storage.folders(lake.url):
         if folder.startswith(PROBE_PREFIX) and not dry_run:
             storage.remove(storage.join(lake.url, folder))
-    return found
+    return result
 
 
-def _ever_named(table: Table) -> set[str]:
-    """Every path that a commit has named. The log is kept as long as its table."""
-    named, log = set(table.files()), storage.join(table.url, DELTA_LOG)
+def _referenced_paths(table: Table) -> set[str]:
+    """Every path that any commit has added. Lakes never truncate a table's log, so it has all of them."""
+    paths, log = set(table.files()), storage.join(table.url, DELTA_LOG)
     for name in storage.files(log):
         if name.endswith(".json"):
             actions = (json.loads(line) for line in storage.read(storage.join(log, name)).splitlines())
-            named |= {unquote(action["add"]["path"]) for action in actions if "add" in action}
-    return named
+            paths |= {unquote(action["add"]["path"]) for action in actions if "add" in action}
+    return paths

@@ -1,4 +1,4 @@
-"""Is a version what it says it is? Its selection again, from the tables that its lineage names, and its files again."""
+"""Verify a dataset version: repeat its selection from the table versions in its lineage, and check its files' bytes."""
 
 import re
 from collections.abc import Iterator
@@ -20,92 +20,111 @@ from data.select.judgement import Judgement
 from data.select.selection import Selection
 from data.upkeep.forget import rewritten_files
 
-AT_ONCE = 8  # files that are read
-LIKE = re.compile(r": (?:same as|like) ([0-9a-f]{32})$")  # a reason that names another pair
+READ_THREADS = 8
+DUPLICATE_OF = re.compile(r": (?:same as|like) ([0-9a-f]{32})$")  # the end of a reason that names another pair
 
 
 @dataclass
-class Verified:
-    """What differs; nothing, if the version is what it says it is."""
+class VerifyResult:
+    """How a version differs from what its lineage says; all lists but the last two are empty if it does not."""
 
     version: int
-    rows: int = 0
+    rows: int = 0  # that were compared
     files: int = 0
     missing: list[str] = field(default_factory=list)  # pairs that the recipe keeps and the version lacks
-    extra: list[str] = field(default_factory=list)  # pairs that it holds and the recipe does not keep
-    damaged: list[str] = field(default_factory=list)  # files whose bytes are not those that were written
+    extra: list[str] = field(default_factory=list)  # pairs that the version has and the recipe does not keep
+    damaged: list[str] = field(default_factory=list)  # files whose bytes have changed
     absent: list[str] = field(default_factory=list)  # files that are gone
-    rewritten: list[str] = field(default_factory=list)  # files without what was forgotten since
-    regrouped: list[str] = field(default_factory=list)  # pairs that differ only as one like them was forgotten
+    rewritten: list[str] = field(default_factory=list)  # files that `forget` has rewritten; not a difference
+    regrouped: list[str] = field(default_factory=list)  # pairs whose duplicate was forgotten; not a difference
 
     @property
     def same(self) -> bool:
+        """Whether the version is what its lineage says."""
         return not (self.missing or self.extra or self.damaged or self.absent)
 
 
-def verify(lake: Lake, dataset: str, number: int | None = None) -> Verified:
+def verify(lake: Lake, dataset: str, number: int | None = None) -> VerifyResult:
+    """Verify a version of a dataset, by default the newest.
+
+    Raises:
+        DatasetNotFound: the lake has no such dataset
+        DatasetVersionNotFound: the dataset has no such version
+        ModelError: the weights of a scorer have changed, so the selection can't be repeated
+    """
     version = version_of(lake, dataset, number)
     table = lake.table(f"datasets/{dataset}", version.version)
-    found = Verified(version.version)
+    result = VerifyResult(version.version)
     paths = sorted(table.files())
-    found.files = len(paths)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for path, state in zip(paths, pool.map(partial(_state, table, rewritten_files(lake)), paths), strict=True):
+    result.files = len(paths)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        states = pool.map(partial(_state_of_file, table, rewritten_files(lake)), paths)
+        for path, state in zip(paths, states, strict=True):
             if state == "rewritten":
-                found.rewritten.append(path)
-            elif state is not None:
-                (found.absent if state == "absent" else found.damaged).append(path)
-    whole = {*paths} - {*found.absent, *found.damaged}
-    reasons: dict[str, str] = {}  # why those that differ were left out then, or would be now
-    for bucket, verdicts, then in _selected(lake, version):
+                result.rewritten.append(path)
+            elif state == "absent":
+                result.absent.append(path)
+            elif state == "damaged":
+                result.damaged.append(path)
+    readable = {*paths} - {*result.absent, *result.damaged}
+    reasons: dict[str, str] = {}  # of the pairs that differ: why one of the two selections dropped them
+    for bucket, verdicts, recorded_verdicts in _repeat_selection(lake, version):
         kept = set(verdicts.filter(verdicts["kept"])["id"].to_pylist())
-        here = [path for path, (of, _) in table.files().items() if of == bucket and path in whole]
-        there = set(table.dataset(paths=here).to_table(columns=["id"])["id"].to_pylist())
-        found.rows += len(there)
-        extra = sorted(there - kept)
-        missing = sorted(kept - there) if len(whole) == len(paths) else []  # otherwise nobody knows what is missing
-        reasons |= _reasons(verdicts, extra) | _reasons(then.dataset(bucket).to_table(), missing)
-        found.extra, found.missing = [*found.extra, *extra], [*found.missing, *missing]
-    _regroup(lake, found, reasons)
-    return found
+        bucket_paths = [path for path, (of, _) in table.files().items() if of == bucket and path in readable]
+        published = set(table.dataset(paths=bucket_paths).to_table(columns=["id"])["id"].to_pylist())
+        result.rows += len(published)
+        extra = sorted(published - kept)
+        missing = sorted(kept - published) if len(readable) == len(paths) else []  # unreadable files may have them
+        reasons |= _reasons_of(verdicts, extra) | _reasons_of(recorded_verdicts.dataset(bucket).to_table(), missing)
+        result.extra, result.missing = [*result.extra, *extra], [*result.missing, *missing]
+    _set_regrouped_apart(lake, result, reasons)
+    return result
 
 
-def _reasons(verdicts: pa.Table, ids: list[str]) -> dict[str, str]:
+def _reasons_of(verdicts: pa.Table, ids: list[str]) -> dict[str, str]:
+    """Id → first reason, for those of some pairs that were dropped."""
     rows = verdicts.filter(pc.is_in(verdicts["id"], pa.array(ids, pa.string()))).to_pylist()
     return {row["id"]: row["reasons"][0] for row in rows if row["reasons"]}
 
 
-def _regroup(lake: Lake, found: Verified, reasons: dict[str, str]) -> None:
-    """Set those apart who were left out for a pair that is forgotten now, and who are for one of these."""
-    like = {id: named[1] for id, reason in reasons.items() if (named := LIKE.search(reason))}
-    known = set(lake.table("pairs").find_rows(like.values(), ["id"])["id"].to_pylist())
-    explained = set(like.values()) - known
-    while more := {id for id, other in like.items() if other in explained} - explained:
+def _set_regrouped_apart(lake: Lake, result: VerifyResult, reasons: dict[str, str]) -> None:
+    """Move pairs from missing and extra to regrouped if the pair of which they are a duplicate was forgotten.
+
+    Without that pair, another duplicate is kept instead of it. So this also holds for duplicates of a regrouped pair.
+    """
+    duplicate_of = {id: match[1] for id, reason in reasons.items() if (match := DUPLICATE_OF.search(reason))}
+    known = set(lake.table("pairs").find_rows(duplicate_of.values(), ["id"])["id"].to_pylist())
+    explained = set(duplicate_of.values()) - known
+    while more := {id for id, other in duplicate_of.items() if other in explained} - explained:
         explained |= more
-    found.regrouped = sorted(explained & {*found.missing, *found.extra})
-    found.missing = [id for id in found.missing if id not in explained]
-    found.extra = [id for id in found.extra if id not in explained]
+    result.regrouped = sorted(explained & {*result.missing, *result.extra})
+    result.missing = [id for id in result.missing if id not in explained]
+    result.extra = [id for id in result.extra if id not in explained]
 
 
-def _selected(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Table]]:
-    """What the version's recipe says of the pairs and facts that it was made of, a bucket at a time; and said then."""
-    recipe, read = Recipe.model_validate(version.record["recipe"]), version.record["inputs"]
+def _repeat_selection(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Table]]:
+    """For each bucket the verdicts of a version's recipe over its inputs, and the table of verdicts recorded then."""
+    recipe, inputs_read = Recipe.model_validate(version.record["recipe"]), version.record["inputs"]
     selection = Selection(recipe.name, recipe.criteria, recipe.selection_scorers)
     inputs = {}
     for name, table in selection.tables().items():
-        if table not in read:
+        if table not in inputs_read:
             raise ModelError(
-                f"{version.dataset}@{version.version} was not made of {table}: the weights of {name} have changed since"
+                f"{version.dataset}@{version.version} was not made of {table}: the weights of {name} have changed "
+                "since. Restore the weights of that time to verify it"
             )
-        inputs[name] = lake.table(table, read[table])
-    then = lake.table(selection.table, read[selection.table])
-    with Judgement(lake.buckets, selection, inputs, then.last_record().get("cuts", {})) as judgement:
+        inputs[name] = lake.table(table, inputs_read[table])
+    recorded = lake.table(selection.table, inputs_read[selection.table])
+    with Judgement(lake.buckets, selection, inputs, recorded.last_record().get("cuts", {})) as judgement:
         for bucket in lake.buckets:
-            yield bucket, judgement.verdicts(bucket), then
+            yield bucket, judgement.verdicts(bucket), recorded
 
 
-def _state(table: Table, rewritten: dict[str, str], path: str) -> str | None:
-    """What is wrong with a file, whose name is the hash of what it held when it was written."""
+def _state_of_file(table: Table, rewritten: dict[str, str], path: str) -> str | None:
+    """None if a file is as it was written, else `absent`, `rewritten` (by `forget`) or `damaged`.
+
+    A file's name is the digest of its original content.
+    """
     try:
         content = storage.read(storage.join(table.url, path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One pair's whole story: where it came from, every attempt to fetch it, its scores, its verdict in each version."""
+"""The history of a pair: its source, every attempt to fetch it, its scores, and its verdict in each dataset version."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,81 +15,90 @@ Row = dict[str, Any]
 
 @dataclass
 class Verdict:
-    """What one version of a dataset made of the pair."""
+    """The verdict on the pair in one version of a dataset."""
 
     dataset: str
     version: int
     kept: bool
-    reasons: list[str]
+    reasons: list[str]  # why it was dropped
 
 
 @dataclass
-class Story:
-    """`like` are the pairs that were told apart from it by a criterion on duplicates, or it from them."""
+class PairHistory:
+    """All that a lake knows of a pair."""
 
-    pair: Row
-    fetches: list[Row] = field(default_factory=list)
-    image: Row | None = None
-    scores: dict[str, Row] = field(default_factory=dict)
+    pair: Row  # its row of `pairs`
+    fetches: list[Row] = field(default_factory=list)  # every attempt, in order
+    image: Row | None = None  # its row of `images`, without the picture
+    scores: dict[str, Row] = field(default_factory=dict)  # table of the scorer → its values
     verdicts: list[Verdict] = field(default_factory=list)
-    like: list[Row] = field(default_factory=list)
+    like: list[Row] = field(default_factory=list)  # pairs that are duplicates of it, or it of them
 
 
-def why(lake: Lake, key: str) -> list[Story]:
-    """The stories of a pair's id, or of all pairs of a URL."""
+def why(lake: Lake, key: str) -> list[PairHistory]:
+    """The history of a pair by its id, or of all pairs with a URL.
+
+    Raises:
+        PairNotFound: there is no such pair
+    """
     pairs = lake.table("pairs")
-    sql = f"SELECT * FROM pairs WHERE {'id' if _is_id(key) else 'url'} = {quote_text(key)} ORDER BY first_seen, id"
-    found = query(sql, pairs=pairs.dataset(_bucket(lake, key) if _is_id(key) else None)).to_pylist()
-    if not found:
-        raise PairNotFound(f"{lake.url} knows no pair {key!r}. Give a URL as its source has it, or an id of 32 digits")
-    return [_story(lake, pair) for pair in found]
+    column, bucket = ("id", _bucket(lake, key)) if _is_id(key) else ("url", None)
+    sql = f"SELECT * FROM pairs WHERE {column} = {quote_text(key)} ORDER BY first_seen, id"
+    rows = query(sql, pairs=pairs.dataset(bucket)).to_pylist()
+    if not rows:
+        raise PairNotFound(
+            f"{lake.url} has no pair {key!r}. Give a URL exactly as its source has it, or an id of 32 hex digits"
+        )
+    return [_history_of(lake, row) for row in rows]
 
 
-def _story(lake: Lake, pair: Row) -> Story:
+def _history_of(lake: Lake, pair: Row) -> PairHistory:
     id, tables = pair["id"], lake.table_names()
-    bucket, story = _bucket(lake, id), Story(pair)
-    story.fetches = sorted(_rows(lake, "fetches", id, bucket), key=lambda row: row["attempt"])
-    images = _rows(lake, "images", id, bucket, but="image")
-    story.image = images[0] if images else None
+    bucket, history = _bucket(lake, id), PairHistory(pair)
+    history.fetches = sorted(_rows(lake, "fetches", id, bucket), key=lambda row: row["attempt"])
+    images = _rows(lake, "images", id, bucket, excluded="image")
+    history.image = images[0] if images else None
     for name in tables:
         if name.startswith("scores/"):
             for row in _rows(lake, name, id, bucket):
-                said = {column: value for column, value in row.items() if not isinstance(value, bytes)}
-                story.scores[name.removeprefix("scores/")] = {k: v for k, v in said.items() if k != "id"}
-    for name in tables:
-        if name.startswith("datasets/"):
-            story.verdicts += _verdicts(lake, name.removeprefix("datasets/"), id, bucket)
-    story.like = _like(lake, story, [name for name in tables if name.startswith("verdicts/")])
-    return story
+                values = {column: value for column, value in row.items() if not isinstance(value, bytes)}
+                del values["id"]
+                history.scores[name.removeprefix("scores/")] = values
+        elif name.startswith("datasets/"):
+            history.verdicts += _verdicts(lake, name.removeprefix("datasets/"), id, bucket)
+    history.like = _duplicates(lake, history, [name for name in tables if name.startswith("verdicts/")])
+    return history
 
 
 def _verdicts(lake: Lake, dataset: str, id: str, bucket: int) -> list[Verdict]:
-    told = []
+    """The verdicts on a pair in all versions of a dataset, oldest first."""
+    verdicts = []
     for version in reversed(versions(lake, dataset)):
         table = lake.table(f"verdicts/{dataset}", version.record["inputs"].get(f"verdicts/{dataset}"))
-        for row in _of(table, id, bucket):
-            told.append(Verdict(dataset, version.version, row["kept"], row["reasons"]))
-    return told
+        for row in _rows_of(table, id, bucket):
+            verdicts.append(Verdict(dataset, version.version, row["kept"], row["reasons"]))
+    return verdicts
 
 
-def _like(lake: Lake, story: Story, tables: list[str]) -> list[Row]:
-    """Whom a criterion on duplicates kept instead of it, and whom it dropped for it."""
-    named = {reason.rpartition(" ")[2] for verdict in story.verdicts for reason in verdict.reasons}
-    ids = {one for one in named if _is_id(one)}
+def _duplicates(lake: Lake, history: PairHistory, tables: list[str]) -> list[Row]:
+    """The pairs that were kept instead of this one, and those that were dropped as duplicates of it."""
+    last_words = {reason.rpartition(" ")[2] for verdict in history.verdicts for reason in verdict.reasons}
+    ids = {word for word in last_words if _is_id(word)}
     for name in tables:
-        names_it = f"lambda one: ends_with(one, {quote_text(story.pair['id'])})"
-        sql = f"SELECT id FROM verdicts WHERE len(list_filter(reasons, {names_it})) > 0"
+        names_pair = f"lambda reason: ends_with(reason, {quote_text(history.pair['id'])})"
+        sql = f"SELECT id FROM verdicts WHERE len(list_filter(reasons, {names_pair})) > 0"
         ids |= set(query(sql, verdicts=lake.table(name).dataset())["id"].to_pylist())
     return [row for id in sorted(ids) for row in _rows(lake, "pairs", id, _bucket(lake, id))]
 
 
-def _rows(lake: Lake, name: str, id: str, bucket: int, but: str | None = None) -> list[Row]:
+def _rows(lake: Lake, name: str, id: str, bucket: int, excluded: str | None = None) -> list[Row]:
+    """The rows of a pair in a table; none if the table does not exist."""
     table = lake.find(name)
-    return _of(table, id, bucket, but) if table else []
+    return _rows_of(table, id, bucket, excluded) if table else []
 
 
-def _of(table: Table, id: str, bucket: int, but: str | None = None) -> list[Row]:
-    columns = f"* EXCLUDE ({but})" if but else "*"
+def _rows_of(table: Table, id: str, bucket: int, excluded: str | None = None) -> list[Row]:
+    columns = f"* EXCLUDE ({excluded})" if excluded else "*"
     return query(f"SELECT {columns} FROM rows WHERE id = {quote_text(id)}", rows=table.dataset(bucket)).to_pylist()
 
 

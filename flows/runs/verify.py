@@ -6,7 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from data.errors import ImagenError
 from data.lake.lake import Lake
 from data.publish.versions import datasets
-from data.upkeep.verify import Verified
+from data.upkeep.verify import VerifyResult
 from data.upkeep.verify import verify as run_verification
 from flows.server.artifacts import show_table
 
@@ -26,7 +26,7 @@ def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
     Returns:
         The versions that were verified.
     """
-    opened, checks = Lake.open(lake), dict[str, Verified]()
+    opened, checks = Lake.open(lake), dict[str, VerifyResult]()
     for name in [dataset] if dataset else datasets(opened):
         check = checks[name] = verify_one.with_options(task_run_name=f"verify-{name}")(name, opened.url)
         get_run_logger().info("%s@%d: %s", name, check.version, "as published" if check.same else "differs")
@@ -43,11 +43,11 @@ def verify(lake: str = "lake", dataset: str | None = None) -> list[str]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def verify_one(dataset: str, lake: str) -> Verified:
+def verify_one(dataset: str, lake: str) -> VerifyResult:
     """Verify one dataset, in a task."""
     return run_verification(Lake.open(lake), dataset)
 
 
-def _row(name: str, verified: Verified) -> dict[str, object]:
+def _row(name: str, verified: VerifyResult) -> dict[str, object]:
     counts = {kind: len(getattr(verified, kind)) for kind in ("missing", "extra", "damaged", "absent", "rewritten")}
     return {"version": f"{name}@{verified.version}", "rows": verified.rows, "files": verified.files, **counts}

@@ -11,10 +11,10 @@ from data.export.export import Exported
 from data.publish.versions import Version
 from data.select.funnel import FunnelStep
 from data.upkeep.diff import QUANTILES, Diff
-from data.upkeep.forget import Forgotten
-from data.upkeep.vacuum import Vacuumed
-from data.upkeep.verify import Verified
-from data.upkeep.why import Story
+from data.upkeep.forget import ForgetResult
+from data.upkeep.vacuum import VacuumResult
+from data.upkeep.verify import VerifyResult
+from data.upkeep.why import PairHistory
 from flows.terminal.options import pluralize
 
 console = Console()
@@ -125,7 +125,7 @@ def show_diff(difference: Diff, before: str, after: str) -> None:
         console.print(table)
 
 
-def show_story(story: Story) -> None:
+def show_story(story: PairHistory) -> None:
     """Print the history of a pair. Text from the web is printed without markup and control characters."""
     pair = story.pair
     console.print(f"[bold]{pair['id']}[/]")
@@ -149,7 +149,7 @@ def show_story(story: Story) -> None:
         console.print(f"  {verdict.dataset}@{verdict.version} {outcome}", soft_wrap=True)
 
 
-def show_verified(verified: Verified, name: str) -> None:
+def show_verified(verified: VerifyResult, name: str) -> None:
     """Print whether a version matches its lineage, and what differs."""
     if verified.same:
         checked = f"{pluralize(verified.rows, 'row')} selected again, {pluralize(verified.files, 'file')} read again"
@@ -169,7 +169,7 @@ def show_verified(verified: Verified, name: str) -> None:
             console.print(f"[red]{name}, {title}[/] ({len(names):,}): {', '.join(names[:5])}{', …' * (len(names) > 5)}")
 
 
-def show_forgotten(forgotten: Forgotten) -> None:
+def show_forgotten(forgotten: ForgetResult) -> None:
     """Print what was erased, and which versions and models had contained it."""
     rows = ", ".join(f"{table} {count:,}" for table, count in forgotten.rows.items())
     console.print(f"[bold]Erased and blocked: {pluralize(len(forgotten.pairs), 'pair')}[/]. Rows removed: {rows}.")
@@ -179,7 +179,7 @@ def show_forgotten(forgotten: Forgotten) -> None:
         console.print(f"[bold]Models trained on these:[/] {', '.join(forgotten.models)}.", soft_wrap=True)
 
 
-def show_vacuumed(vacuumed: Vacuumed, dry_run: bool) -> None:
+def show_vacuumed(vacuumed: VacuumResult, dry_run: bool) -> None:
     """Print how much was removed, or would be."""
     removed = "would be removed" if dry_run else "removed"
     console.print(

@@ -29,7 +29,7 @@ def forget(
     Example: imagen forget --url http://example.org/me.jpg
     """
     from data.lake.lake import Lake
-    from data.upkeep.forget import find
+    from data.upkeep.forget import find_pairs
     from data.upkeep.forget import forget as run_forget
 
     kinds: dict[Any, str | None] = {"url": url, "pair": id, "domain": domain, "sha256": sha256}
@@ -38,7 +38,7 @@ def forget(
         raise typer.BadParameter("give exactly one of --url, --id, --domain and --sha256")
     (kind, value), opened = criteria[0], Lake.open(lake)
     assert value is not None
-    count = len(find(opened, kind, value))
+    count = len(find_pairs(opened, kind, value))
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"{pluralize(count, 'pair')} would be erased for good; confirm with --yes")

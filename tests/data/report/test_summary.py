@@ -58,7 +58,7 @@ def test_why_tells_a_pair_s_whole_story_by_url_and_by_id(built: Lake, world: Pat
     double = next(label for label in labels if label["fault"] == "exact_duplicate")
     story = why(built, double["id"])[0]
     assert double["duplicate_of"] in [row["url"] for row in story.like]
-    with pytest.raises(PairNotFound, match="knows no pair 'http://nowhere'"):
+    with pytest.raises(PairNotFound, match="has no pair 'http://nowhere'"):
         why(built, "http://nowhere")
 
 

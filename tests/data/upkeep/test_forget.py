@@ -94,7 +94,7 @@ def test_a_domain_is_forgotten_whole_and_bytes_by_their_hash(built: Lake, tmp_pa
     lake = copy_of(built, tmp_path)
     image = lake.table("images").dataset().head(1, columns=["id", "sha256"]).to_pylist()[0]
     assert image["id"] in forget(lake, "sha256", image["sha256"]).pairs
-    with pytest.raises(PairNotFound, match=r"knows no pair of domain 'test.org'. Nothing was forgotten"):
+    with pytest.raises(PairNotFound, match=r"has no pair of domain 'test.org'. Nothing was forgotten"):
         forget(lake, "domain", "test.org")
     with pytest.raises(PairNotFound):
         forget(lake, "domain", "hapes.test")
