@@ -1,5 +1,5 @@
-"""The built-in world: pictures of coloured shapes with true captions, an origin server that misbehaves on purpose,
-and tiny models trained on it.
+"""The built-in world: pictures of coloured shapes with captions, deliberate faults and a faulty origin server, and tiny
+models trained on such pictures. It lets tests and `imagen demo` run without a network.
 
-No stage reads its labels, and nothing else in data/ imports it but for the models' paths. Start with `scene.py`.
+No stage reads the world's labels, and the rest of data/ uses only its models' folders. Start with `scene.py`.
 """

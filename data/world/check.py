@@ -1,7 +1,7 @@
-"""Look at the pixels of any picture: which shapes, colours, sizes and relations are there, and is a caption true?
+"""Find the shapes in a picture from its pixels, and check whether a caption is true of it.
 
-No learned model and no labels: pixels far from the background's paleness are given to the nearest colour, connected
-ones make a shape, and its outline is compared with the outlines of all kinds.
+This uses no trained model and no labels. Saturated or dark pixels are assigned to the nearest colour, connected pixels
+of a colour form a shape, and its outline is compared with those of all kinds.
 """
 
 from dataclasses import dataclass, field
@@ -13,102 +13,111 @@ from PIL import Image
 
 from data.world.draw import Pixels, paint
 from data.world.grammar import claim_of
-from data.world.scene import COLOURS, KINDS, SIZES, Phrase, Shape, fits, is_true
+from data.world.scene import COLOURS, KINDS, SIZES, Phrase, Shape, is_true, matches
 
-CHROMA = 75  # of 255: more is a shape's colour, less is background
-DARK = 75  # brightest channel of a black pixel
-LEAST_AREA = 0.006  # of the squared short side: less is a speck
-CORE = np.ones((5, 5), np.uint8)  # how far from an edge a shape's own colour is seen
-LEAST_CORE = 12  # pixels
-TEMPLATE = 32  # pixels of the side in which outlines are compared
-SHARP = 48  # a shape of more pixels than this shows its whole outline
-SOFTNESS = 0.6  # pixels
-WORKING = 128  # short side in which every picture is looked at
+MIN_CHROMA = 75  # of 255; pixels with less are background
+MAX_BLACK = 75  # of 255; the brightest channel of a black pixel
+MIN_AREA = 0.006  # of the squared short side; smaller components are noise
+MIN_SQUARENESS = 0.5  # shorter by longer side of a shape's bounding box
+MIN_OVERLAP = 0.55  # of an outline with that of its kind
+CORE = np.ones((5, 5), np.uint8)  # erodes a shape to pixels that are not mixed with another colour
+MIN_CORE = 12  # pixels
+TEMPLATE = 32  # pixels of the side of compared outlines
+SHARP = 48  # pixels; larger shapes have a sharp outline
+BLUR = 0.6  # pixels
+WORKING_SIDE = 128  # pixels; pictures are resized to this short side
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Whether a caption is true of a picture, and if not, why."""
+
     true: bool
     reasons: list[str] = field(default_factory=list)
 
 
 def find_shapes(image: Image.Image) -> list[Shape]:
-    """Every shape in a picture, in pixels of the picture."""
+    """Every shape in a picture, with positions in its pixels."""
     original = image.convert("RGB")
-    scale = min(original.size) / WORKING
+    scale = min(original.size) / WORKING_SIDE
     size = (max(1, round(original.width / scale)), max(1, round(original.height / scale)))
     picture = np.asarray(original.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
     short = min(size)
-    colours, cores = _colour_of_pixels(picture)
+    colours, cores = _assign_colours(picture)
     shapes = []
     for index, colour in enumerate(COLOURS, 1):
-        count, parts, stats, _ = cv2.connectedComponentsWithStats((colours == index).astype(np.uint8), connectivity=4)
-        for part in range(1, count):
-            x, y, width, height, area = (int(value) for value in stats[part])
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((colours == index).astype(np.uint8), connectivity=4)
+        for label in range(1, count):
+            x, y, width, height, area = (int(value) for value in stats[label])
             box = (slice(y, y + height), slice(x, x + width))
-            if area < LEAST_AREA * short**2 or min(width, height) < 0.5 * max(width, height):
+            if area < MIN_AREA * short**2 or min(width, height) < MIN_SQUARENESS * max(width, height):
                 continue
-            if not (cores[box][parts[box] == part] == index).any():
-                continue  # a seam between two others
-            mask = _with_filled_holes(parts[box] == part, colours[box])
-            kind, likeness = _kind_of(mask, round(max(width, height) * scale))
-            if likeness > 0.55:
-                extent = max(width, height)
-                word = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
+            if not (cores[box][labels[box] == label] == index).any():
+                continue  # a seam of mixed colour between two shapes
+            mask = _fill_covered_holes(labels[box] == label, colours[box])
+            extent = max(width, height)
+            kind, overlap = _best_kind(mask, round(extent * scale))
+            if overlap > MIN_OVERLAP:
+                size_name = min(SIZES, key=lambda name: abs(np.log(extent / short / SIZES[name])))
                 centre = ((x + width / 2) * scale, (y + height / 2) * scale)
-                shapes.append(Shape(kind, colour, word, *centre, extent * scale))
+                shapes.append(Shape(kind, colour, size_name, *centre, extent * scale))
     return shapes
 
 
 def caption_is_true(image: Image.Image, caption: str) -> Verdict:
-    """Whether what the caption says can be seen in the picture."""
+    """Whether the picture shows what the caption says."""
     claim = claim_of(caption)
     if claim is None:
-        return Verdict(False, [f"the caption says more than of shapes, or nothing of them: {caption!r}"])
+        return Verdict(False, [f"the caption names no shapes, or says something else too: {caption!r}"])
     shapes = find_shapes(image)
     if is_true(claim, shapes):
         return Verdict(True)
-    missing = [phrase for phrase in claim.phrases if not any(fits(phrase, shape) for shape in shapes)]
-    seen = ", ".join(f"{shape.size} {shape.colour} {shape.kind}" for shape in shapes) or "no shape"
-    reasons = [f"there is no {_spoken(phrase)}; seen: {seen}" for phrase in missing]
+    missing = [phrase for phrase in claim.phrases if not any(matches(phrase, shape) for shape in shapes)]
+    in_picture = ", ".join(f"{shape.size} {shape.colour} {shape.kind}" for shape in shapes) or "no shape"
+    reasons = [f"there is no {_phrase_text(phrase)}; the picture has: {in_picture}" for phrase in missing]
     if not missing:
-        a, b = (_spoken(phrase) for phrase in claim.phrases[:2])
-        reasons = [f"the {a} is not {claim.relation} the {b}" if claim.relation else f"seen only: {seen}"]
+        a, b = (_phrase_text(phrase) for phrase in claim.phrases[:2])
+        reasons = [f"the {a} is not {claim.relation} the {b}" if claim.relation else f"the picture has: {in_picture}"]
     return Verdict(False, reasons)
 
 
-def _spoken(phrase: Phrase) -> str:
+def _phrase_text(phrase: Phrase) -> str:
     return " ".join(filter(None, (phrase.size, phrase.colour, phrase.kind)))
 
 
-def _colour_of_pixels(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
-    """0 for background, else 1 + the place of the colour; and the same for the cores of shapes alone.
+def _assign_colours(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """Each pixel's colour: 0 for the background, else 1 + the colour's index in COLOURS.
 
-    Where two colours meet, a small picture shows their mixture, which may look like a third. So the colours that are
-    there are first learned from the cores, away from every edge, and then each pixel goes to the nearest of those.
+    Where two colours meet, pixels of a small picture mix them and may look like a third. So the tones that occur are
+    measured in the cores of shapes, away from edges; then each pixel is assigned to the nearest of these tones.
+
+    Returns:
+        The colours of all pixels, and those of the pixels in cores, with 0 elsewhere.
     """
     bright = picture.max(-1).astype(int)
     chroma = bright - picture.min(-1)
     hue = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)[..., 0].astype(int)
     palette = np.array([COLOURS[name] for name in COLOURS if name != "black"], np.uint8)[None]
     hues = cv2.cvtColor(palette, cv2.COLOR_RGB2HSV_FULL)[0, :, 0].astype(int)
-    away = np.abs(hue[..., None] - hues)
-    nearest = np.minimum(away, 256 - away).argmin(-1) + 1
-    first = np.where(chroma > CHROMA, nearest, np.where(bright < DARK, len(COLOURS), 0))
-    cores = np.zeros_like(first)
-    there, tones = [0], [np.median(picture[first == 0], 0) if (first == 0).any() else np.full(3, 225.0)]
+    hue_distance = np.abs(hue[..., None] - hues)
+    nearest_hue = np.minimum(hue_distance, 256 - hue_distance).argmin(-1) + 1
+    black_or_background = np.where(bright < MAX_BLACK, len(COLOURS), 0)  # black is the last of COLOURS
+    by_hue = np.where(chroma > MIN_CHROMA, nearest_hue, black_or_background)
+    cores = np.zeros_like(by_hue)
+    background = picture[by_hue == 0]
+    indices, tones = [0], [np.median(background, 0) if len(background) else np.full(3, 225.0)]
     for index in range(1, len(COLOURS) + 1):
-        core = cv2.erode((first == index).astype(np.uint8), CORE, borderValue=0) > 0
-        if core.sum() >= LEAST_CORE:
+        core = cv2.erode((by_hue == index).astype(np.uint8), CORE, borderValue=0) > 0
+        if core.sum() >= MIN_CORE:
             cores[core] = index
-            there.append(index)
+            indices.append(index)
             tones.append(np.median(picture[core], 0))
     distance = ((picture[:, :, None].astype(np.float32) - np.array(tones, np.float32)) ** 2).sum(-1)
-    return np.array(there)[distance.argmin(-1)], cores
+    return np.array(indices)[distance.argmin(-1)], cores
 
 
-def _with_filled_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Close the holes that another shape stands in; a ring's own hole shows background."""
+def _fill_covered_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Fill holes that another shape covers. The hole of a ring shows background and stays."""
     outside = np.pad(mask, 1).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 2)
     hole = (outside[1:-1, 1:-1] == 0) & ~mask
@@ -117,27 +126,27 @@ def _with_filled_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _kind_of(mask: np.ndarray, pixels: int) -> tuple[str, float]:
-    """The kind whose outline overlaps best, and by how much (intersection over union)."""
+def _best_kind(mask: np.ndarray, extent: int) -> tuple[str, float]:
+    """The kind whose outline overlaps best with a mask, and the overlap (intersection over union)."""
     small = cv2.resize(mask.astype(np.float32), (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_LINEAR)
-    outlines = _outlines(min(pixels, SHARP))
-    scores = [float(np.minimum(small, one).sum() / np.maximum(small, one).sum()) for one in outlines]
-    best = int(np.argmax(scores))
-    return KINDS[best], scores[best]
+    outlines = _outlines(min(extent, SHARP))
+    overlaps = [float(np.minimum(small, outline).sum() / np.maximum(small, outline).sum()) for outline in outlines]
+    best = int(np.argmax(overlaps))
+    return KINDS[best], overlaps[best]
 
 
 @lru_cache(maxsize=SHARP)
-def _outlines(pixels: int) -> list[np.ndarray]:
-    """Every kind as it looks in so many pixels, a little soft: a small star has lost its tips, so its outline must."""
+def _outlines(extent: int) -> list[np.ndarray]:
+    """The outline of every kind at an extent in pixels, blurred: a small star has lost its tips."""
     outlines = []
-    side = 2 * max(pixels, 4)
+    side = 2 * max(extent, 4)
     for kind in KINDS:
         canvas = np.zeros((400, 400, 3), np.uint8)
         paint(canvas, Shape(kind, "red", "large", 200, 200, 200), (255, 255, 255))
-        seen = cv2.resize(canvas[..., 0], (side, side), interpolation=cv2.INTER_AREA)
-        soft = cv2.GaussianBlur(seen, (0, 0), SOFTNESS)
-        sharp = cv2.resize(soft, (400, 400), interpolation=cv2.INTER_CUBIC) > 127
-        rows, columns = np.where(sharp)
-        cut = sharp[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(np.float32)
-        outlines.append(cv2.resize(cut, (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_AREA))
+        small = cv2.resize(canvas[..., 0], (side, side), interpolation=cv2.INTER_AREA)
+        blurred = cv2.GaussianBlur(small, (0, 0), BLUR)
+        mask = cv2.resize(blurred, (400, 400), interpolation=cv2.INTER_CUBIC) > 127
+        rows, columns = np.where(mask)
+        cropped = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(np.float32)
+        outlines.append(cv2.resize(cropped, (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_AREA))
     return outlines

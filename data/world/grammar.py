@@ -1,4 +1,4 @@
-"""The world's language: captions from scenes with varied wording, and back from captions to what they claim."""
+"""The language of the world: captions with varied wording from scenes, and from captions back to their claims."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 
-from data.world.scene import COLOURS, Claim, Phrase, Scene, Shape, holds
+from data.world.scene import COLOURS, Claim, Phrase, Scene, Shape, relation_holds
 
 KIND_WORDS = {
     "circle": ("circle", "disc"),
@@ -33,7 +33,7 @@ REVERSED_WORDS = {
 }
 OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "there is ", "an image showing ", "we can see ")
 
-FOREIGN = (  # no model has read them: train.py has sentences of its own
+FOREIGN = (  # the models are trained on other foreign sentences, in train.py
     "ein kleiner grüner stern links von einem mittelgroßen orangen dreieck",
     "trois formes colorées sur un fond clair, dont une étoile rouge",
     "una estrella negra pequeña dentro de un anillo amarillo",
@@ -46,31 +46,32 @@ FOREIGN = (  # no model has read them: train.py has sentences of its own
     "um pequeno quadrado roxo dentro de um círculo preto",
 )
 
-_kinds = {word: kind for kind, words in KIND_WORDS.items() for word in words}
-_sizes = {word: size for size, words in SIZE_WORDS.items() for word in words}
-_relations = {word: (name, False) for name, words in RELATION_WORDS.items() for word in words} | {
+_KIND_OF = {word: kind for kind, words in KIND_WORDS.items() for word in words}
+_SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
+# Word → relation, and whether it is reversed: "a right of b" is "b left of a".
+_RELATION_OF = {word: (name, False) for name, words in RELATION_WORDS.items() for word in words} | {
     word: (name, True) for name, words in REVERSED_WORDS.items() for word in words
 }
 
 
-def _any(words: list[str]) -> str:
+def _alternatives(words: list[str]) -> str:
+    """A pattern for one of some words, longer ones first."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-PHRASE = re.compile(
-    rf"\b(?:(?:a|an|one|the) )?(?:({_any(list(_sizes))}) )?({'|'.join(COLOURS)}) ({_any(list(_kinds))})\b"
-)
-RELATION = re.compile(rf"\b({_any(list(_relations))})\b")
+_SIZES, _KINDS = _alternatives(list(_SIZE_OF)), _alternatives(list(_KIND_OF))
+PHRASE = re.compile(rf"\b(?:(?:a|an|one|the) )?(?:({_SIZES}) )?({'|'.join(COLOURS)}) ({_KINDS})\b")
+RELATION = re.compile(rf"\b({_alternatives(list(_RELATION_OF))})\b")
 FILLERS = {*" ".join(OPENINGS).split(), *["and", "with", "is", "are", "on", "in", "the", "an", ",", "."]}
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """A true caption of a scene: all its shapes, and the relation of the first two."""
-    phrases = [_phrase(rng, shape.kind, shape.colour, shape.size) for shape in scene.shapes]
+    """A true caption with random wording: all shapes of a scene, and the relation of the first two."""
+    phrases = [_random_phrase(rng, shape.kind, shape.colour, shape.size) for shape in scene.shapes]
     text = phrases[0]
     if len(phrases) > 1:
         a, b = scene.shapes[:2]
-        relation = next(name for name in RELATION_WORDS if holds(name, a, b))
+        relation = next(name for name in RELATION_WORDS if relation_holds(name, a, b))
         if rng.random() < 0.5:
             text = f"{phrases[0]} {rng.choice(RELATION_WORDS[relation])} {phrases[1]}"
         else:
@@ -81,31 +82,36 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def plain_caption(scene: Scene) -> str:
-    """The same words for the same picture: every shape in full, and the relation of the two that show it most clearly.
+    """The caption of a scene with fixed wording: every shape in full, and the relation that shows most clearly.
 
-    Nothing in it is chosen, so that it can be told from the pixels.
+    It follows from the picture alone, so a captioner can learn to write it.
     """
     first, *rest = sorted(scene.shapes, key=lambda shape: (shape.x, shape.y))
-    told = _plain(first)
+    caption = _plain_phrase(first)
     if rest:
-        pairs = permutations(scene.shapes, 2)
-        related = [(name, a, b) for a, b in pairs for name in RELATION_WORDS if holds(name, a, b)]
-        relation, first, other = max(related, key=lambda one: _clarity(*one))
-        told = f"{_plain(first)} {RELATION_WORDS[relation][0]} {_plain(other)}"
+        relations = [
+            (name, a, b)
+            for a, b in permutations(scene.shapes, 2)
+            for name in RELATION_WORDS
+            if relation_holds(name, a, b)
+        ]
+        relation, first, other = max(relations, key=lambda item: _clarity(*item))
+        caption = f"{_plain_phrase(first)} {RELATION_WORDS[relation][0]} {_plain_phrase(other)}"
         rest = [shape for shape in scene.shapes if shape not in (first, other)]
-    return " and ".join([told, *map(_plain, rest)])
+    return " and ".join([caption, *map(_plain_phrase, rest)])
 
 
-def _plain(shape: Shape) -> str:
+def _plain_phrase(shape: Shape) -> str:
     return with_article(f"{shape.size} {shape.colour} {shape.kind}")
 
 
 def _clarity(relation: str, a: Shape, b: Shape) -> float:
-    """How far the way from one to the other is from a diagonal, in pixels; being inside is clearer than any."""
+    """How clear a relation is: for a direction the pixels by which it is off the diagonal; `inside` is clearest."""
     return math.inf if relation == "inside" else abs(abs(b.x - a.x) - abs(b.y - a.y))
 
 
-def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
+def _random_phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
+    """A shape in random words, in one of four cases without its size."""
     words = [colour, str(rng.choice(KIND_WORDS[kind]))]
     if rng.random() < 0.75:
         words.insert(0, str(rng.choice(SIZE_WORDS[size])))
@@ -113,22 +119,29 @@ def _phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
 
 
 def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def claim_of(caption: str) -> Claim | None:
-    """What a caption claims, or None if any word of it is not of this language."""
+    """What a caption claims; None if it has a word that is not of this language, or no shape, or more than three.
+
+    Example:
+        >>> claim_of("a small red circle above a blue box")
+        Claim(phrases=(Phrase(kind='circle', colour='red', size='small'),
+              Phrase(kind='square', colour='blue', size=None)), relation='above')
+    """
     text = caption.lower()
-    found = list(PHRASE.finditer(text))
-    if not 1 <= len(found) <= 3:
+    matches = list(PHRASE.finditer(text))
+    if not 1 <= len(matches) <= 3:
         return None
-    phrases = [Phrase(_kinds[m[3]], m[2], _sizes.get(m[1]) if m[1] else None) for m in found]
+    phrases = [Phrase(_KIND_OF[m[3]], m[2], _SIZE_OF.get(m[1]) if m[1] else None) for m in matches]
     relation, rest = None, PHRASE.sub(" ", text)
-    if len(found) > 1:
-        between = RELATION.search(text[found[0].end() : found[1].start()])
+    if len(matches) > 1:
+        between = RELATION.search(text[matches[0].end() : matches[1].start()])
         if between is not None:
-            relation, reverse = _relations[between[1]]
-            if reverse:
+            relation, is_reversed = _RELATION_OF[between[1]]
+            if is_reversed:
                 phrases[:2] = phrases[1::-1]
             rest = rest.replace(between[1], " ", 1)
     if not FILLERS.issuperset(re.findall(r"[^\s,.]+|[,.]", rest)):
@@ -137,6 +150,6 @@ def claim_of(caption: str) -> Claim | None:
 
 
 def gibberish(rng: np.random.Generator) -> str:
-    """Words of no language."""
+    """Random letters as words."""
     letters = list("abcdefghijklmnopqrstuvwxyz")
     return " ".join("".join(rng.choice(letters, rng.integers(3, 9))) for _ in range(rng.integers(4, 9)))

@@ -1,7 +1,7 @@
-"""Draw a world: pictures, `pairs.parquet`, what the origin does with each URL, and the labels that no stage reads.
+"""Make a built-in world: pictures, `pairs.parquet`, the origin's behaviour for each URL, and labels for evaluation.
 
-Deterministic in the seed, byte for byte, however many processes draw: every picture has a random generator of its own.
-Each pair has one fault or none, in the shares of FAULTS; what is odd but good (ODD) is right in every respect.
+The same seed gives the same bytes, with any number of processes: each picture has its own random generator. A pair has
+at most one fault, in the shares of FAULTS. Pictures in an unusual format (UNUSUAL_FORMATS) are not faults.
 """
 
 import hashlib
@@ -40,128 +40,149 @@ FAULTS = {
     "opt_out": 0.02,
     "robots": 0.01,
 }
-ODD_SHARE, REDIRECT_SHARE = 0.04, 0.01
-ODD = (*(f"exif{n}" for n in range(2, 9)), "png16", "cmyk", "palette", "alpha")
+UNUSUAL_SHARE, REDIRECT_SHARE = 0.04, 0.01
+UNUSUAL_FORMATS = (*(f"exif{n}" for n in range(2, 9)), "png16", "cmyk", "palette", "alpha")
+# The origin's behaviours for the fault `fetch`. As many pairs as each of them has get `heals`, which is no fault: the
+# picture comes at the second request.
 FETCH_FAULTS = (
     *("not_found", "gone", "unavailable", "timeout", "drip", "reset", "truncated", "html", "huge", "bomb"),
     *("redirect_loop", "redirect_private"),
 )
-HEALS_SHARE = 1 / (len(FETCH_FAULTS) + 1)  # of the fetch faults; it comes at the second try, and so is right
-PRIVATE = (
+PRIVATE_URLS = (
     *("http://10.0.0.7/x.jpg", "http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:9/x.jpg"),
     *("http://[::1]:9/x.jpg", "http://localhost:9/x.jpg", "http://0x7f000001:9/x.jpg", "http://2130706433:9/x.jpg"),
 )
-UNFINISHED = '{"unfinished": true}\n'  # in the marker's place while a world is drawn, so that it may be drawn again
-CHUNK = 25  # pictures a piece of work
-TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+UNFINISHED = '{"unfinished": true}\n'  # content of world.json while a world is made: it may be made again
+CHUNK = 25  # pictures that a process draws at a time
+CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """What one pair of the world is to be."""
+class PairSpec:
+    """What kind of pair to make."""
 
     number: int
-    fault: str | None = None  # of FAULTS
-    origin: str = "ok"  # how the origin answers
-    odd: str | None = None
-    original: int | None = None  # of a duplicate
+    fault: str | None = None  # a key of FAULTS
+    behaviour: str = "ok"  # of the origin; see BEHAVIOURS in origin.py
+    unusual_format: str | None = None  # one of UNUSUAL_FORMATS
+    original: int | None = None  # of a duplicate: the number of the pair that it copies
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """One pair, its picture written."""
+class DrawnPair:
+    """A pair whose picture is written."""
 
-    role: Role
+    spec: PairSpec
     url: str
     caption: str
-    path: str
-    file: str | None
+    path: str  # of the URL
+    file: str | None  # relative to the world's folder
     content_type: str
     scene: Scene
 
 
 def make_world(
-    out: Path, pairs: int, seed: int, progress: Callable[[int], None] = lambda done: None, processes: int | None = None
+    out: Path,
+    pairs: int,
+    seed: int,
+    on_drawn: Callable[[int], None] = lambda count: None,
+    processes: int | None = None,
 ) -> None:
-    """Write a whole world into an empty folder, or in the place of an older world."""
+    """Make a world in an empty folder, or in place of another world. It counts as a world only when it is finished.
+
+    Args:
+        out: the folder; it is made if it does not exist
+        pairs: the number of pairs
+        seed: decides every byte, together with `pairs`
+        on_drawn: called with the number of pictures that were drawn since the last call
+        processes: that draw; by default one for each core
+
+    Raises:
+        WorldError: the folder holds something else
+    """
     if out.exists() and any(out.iterdir()) and not (out / "world.json").exists():
-        raise WorldError(f"{out} is not empty and is no world. Name another folder with --out")
+        raise WorldError(f"{out} is not empty and is not a world. Choose another folder with --out")
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     (out / "world.json").write_text(UNFINISHED)
-    for old in (*out.glob("*.parquet"), *(out / "pictures").iterdir()):
-        old.unlink()
-    roles = cast_roles(pairs, seed)
-    (out / "pictures" / "bomb.png").write_bytes(_bomb())
+    for old_file in (*out.glob("*.parquet"), *(out / "pictures").iterdir()):
+        old_file.unlink()
+    specs = plan_pairs(pairs, seed)
+    (out / "pictures" / "bomb.png").write_bytes(_decompression_bomb())
     (out / "robots.txt").write_text("User-agent: *\nDisallow: /private/\n")
-    chunks = [roles[at : at + CHUNK] for at in range(0, pairs, CHUNK)]
-    drawn: list[Drawn] = []
+    chunks = [specs[start : start + CHUNK] for start in range(0, pairs, CHUNK)]
+    drawn: list[DrawnPair] = []
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done in pool.map(_draw_chunk, [out] * len(chunks), [seed] * len(chunks), chunks):
-            drawn += done
-            progress(len(done))
+        for chunk in pool.map(_draw_chunk, [out] * len(chunks), [seed] * len(chunks), chunks):
+            drawn += chunk
+            on_drawn(len(chunk))
     _write_tables(out, drawn)
     (out / "world.json").write_text(json.dumps({"format": FORMAT, "pairs": pairs, "seed": seed}) + "\n")
 
 
-def same_world(folder: Path, pairs: int, seed: int) -> bool:
-    """Whether a folder already holds this world, whole."""
+def has_world(folder: Path, pairs: int, seed: int) -> bool:
+    """Whether a folder has the finished world of this size and seed."""
     marker = folder / "world.json"
     return marker.exists() and json.loads(marker.read_text()) == {"format": FORMAT, "pairs": pairs, "seed": seed}
 
 
-def cast_roles(pairs: int, seed: int) -> list[Role]:
-    """Deal out the faults in their exact shares, in random order."""
+def plan_pairs(pairs: int, seed: int) -> list[PairSpec]:
+    """Assign faults, unusual formats and redirects to pairs: in exact shares, in random order."""
     rng = np.random.default_rng([seed, 1])
     order = [int(number) for number in rng.permutation(pairs)]
-    faulty = [fault for fault, share in FAULTS.items() for _ in range(round(share * pairs))]
-    good = order[len(faulty) :]
-    odd, redirects = round(ODD_SHARE * pairs), round(REDIRECT_SHARE * pairs)
-    roles = {}
-    for turn, (number, fault) in enumerate(zip(order, faulty, strict=False)):
-        origin, original = "ok", None
+    faults = [fault for fault, share in FAULTS.items() for _ in range(round(share * pairs))]
+    good = order[len(faults) :]
+    unusual, redirects = round(UNUSUAL_SHARE * pairs), round(REDIRECT_SHARE * pairs)
+    specs = {}
+    for index, (number, fault) in enumerate(zip(order, faults, strict=False)):
+        behaviour, original = "ok", None
         if fault == "fetch":
-            every = (*FETCH_FAULTS, "heals")
-            origin = every[turn % len(every)]
-            fault = "heals" if origin == "heals" else fault
+            behaviours = (*FETCH_FAULTS, "heals")
+            behaviour = behaviours[index % len(behaviours)]
         elif fault == "opt_out":
-            origin = "noai"
+            behaviour = "noai"
         elif fault in ("exact_duplicate", "near_duplicate"):
-            original = good[int(rng.integers(odd, len(good)))]  # an exact copy has the very same bytes, so none is odd
-        roles[number] = Role(number, None if fault == "heals" else fault, origin, None, original)
-    for turn, number in enumerate(good):
-        kind = ODD[turn % len(ODD)] if turn < odd else None
-        roles[number] = Role(number, None, "redirect" if odd <= turn < odd + redirects else "ok", kind)
-    return [roles[number] for number in range(pairs)]
+            # An exact duplicate has the same bytes, so its original is none of the first, which have unusual formats.
+            original = good[int(rng.integers(unusual, len(good)))]
+        specs[number] = PairSpec(number, None if behaviour == "heals" else fault, behaviour, None, original)
+    for index, number in enumerate(good):
+        unusual_format = UNUSUAL_FORMATS[index % len(UNUSUAL_FORMATS)] if index < unusual else None
+        behaviour = "redirect" if unusual <= index < unusual + redirects else "ok"
+        specs[number] = PairSpec(number, None, behaviour, unusual_format)
+    return [specs[number] for number in range(pairs)]
 
 
-def _draw_chunk(out: Path, seed: int, roles: list[Role]) -> list[Drawn]:
-    return [_draw_one(out, seed, role) for role in roles]
+def _draw_chunk(out: Path, seed: int, specs: list[PairSpec]) -> list[DrawnPair]:
+    return [_draw_pair(out, seed, spec) for spec in specs]
 
 
-def _draw_one(out: Path, seed: int, role: Role) -> Drawn:
-    source = role.number if role.original is None else role.original
-    scene, caption, pixels, kind, quality = _picture(seed, source, role.fault == "extreme_aspect")
-    rng = np.random.default_rng([seed, 2, role.number])
+def _draw_pair(out: Path, seed: int, spec: PairSpec) -> DrawnPair:
+    """Draw one pair and write its picture."""
+    number = spec.number if spec.original is None else spec.original
+    scene, caption, pixels, format, quality = _draw_picture(seed, number, spec.fault == "extreme_aspect")
+    rng = np.random.default_rng([seed, 2, spec.number])
     image = Image.fromarray(pixels)
-    if role.fault == "near_duplicate":
-        image, kind, quality = _nearly(image, rng), "jpg", int(rng.integers(70, 88))
-    if role.fault == "too_small":
+    if spec.fault == "near_duplicate":
+        image, format, quality = _near_duplicate(image, rng), "jpg", int(rng.integers(70, 88))
+    if spec.fault == "too_small":
         side = int(rng.integers(24, 60))
         image = image.resize((side, max(16, round(side * image.height / image.width))), Image.Resampling.LANCZOS)
-    kind, content = _encode_odd(image, scene, role.odd) if role.odd else (kind, _encode(image, kind, quality))
-    caption = _caption(seed, role, scene, caption, rng)
-    name = f"{hashlib.sha256(f'{seed} {role.number}'.encode()).hexdigest()[:16]}.{kind}"
-    path = f"/private/{name}" if role.fault == "robots" else f"/p/{name}"
+    if spec.unusual_format:
+        format, content = _encode_unusual(image, scene, spec.unusual_format)
+    else:
+        content = _encode(image, format, quality)
+    caption = _choose_caption(seed, spec, scene, caption, rng)
+    name = f"{hashlib.sha256(f'{seed} {spec.number}'.encode()).hexdigest()[:16]}.{format}"
+    path = f"/private/{name}" if spec.fault == "robots" else f"/p/{name}"
     file: str | None = f"pictures/{name}"
-    if role.origin == "bomb":
+    if spec.behaviour == "bomb":
         file = "pictures/bomb.png"
     else:
         (out / "pictures" / name).write_bytes(content)
-    return Drawn(role, f"http://{HOST}{path}", caption, path, file, TYPES[kind], scene)
+    return DrawnPair(spec, f"http://{HOST}{path}", caption, path, file, CONTENT_TYPES[format], scene)
 
 
-def _picture(seed: int, number: int, extreme: bool) -> tuple[Scene, str, np.ndarray, str, int]:
-    """The picture of a number, the same whoever asks: its duplicates ask too."""
+def _draw_picture(seed: int, number: int, extreme: bool) -> tuple[Scene, str, np.ndarray, str, int]:
+    """Scene, caption, pixels, format and quality of a picture. They depend on seed and number only, for duplicates."""
     rng = np.random.default_rng([seed, 0, number])
     width = int(rng.integers(200, 601))
     height = int(np.clip(width * rng.uniform(1 / 1.6, 1.6), 200, 600))
@@ -170,70 +191,72 @@ def _picture(seed: int, number: int, extreme: bool) -> tuple[Scene, str, np.ndar
         width, height = (width, height) if rng.random() < 0.5 else (height, width)
     scene = random_scene(rng, width, height)
     caption = caption_of(scene, rng)
-    kind = str(rng.choice(["jpg", "png", "webp"], p=[0.8, 0.12, 0.08]))
-    return scene, caption, draw(scene, rng), kind, int(rng.integers(82, 96))
+    format = str(rng.choice(["jpg", "png", "webp"], p=[0.8, 0.12, 0.08]))
+    return scene, caption, draw(scene, rng), format, int(rng.integers(82, 96))
 
 
-def _caption(seed: int, role: Role, scene: Scene, caption: str, rng: np.random.Generator) -> str:
-    if role.fault == "swapped":
+def _choose_caption(seed: int, spec: PairSpec, scene: Scene, true_caption: str, rng: np.random.Generator) -> str:
+    """The true caption, or a wrong one if that is the pair's fault."""
+    if spec.fault == "swapped":
         while True:
             other = np.random.default_rng([seed, 3, int(rng.integers(2**40))])
-            strange = caption_of(random_scene(other, 400, 400), other)
-            claim = claim_of(strange)
+            caption = caption_of(random_scene(other, 400, 400), other)
+            claim = claim_of(caption)
             if claim is not None and not is_true(claim, scene.shapes):
-                return strange
-    if role.fault == "few_words":
-        return str(rng.choice(["", "picture", "IMG_2041.jpg", caption.split()[-1], "shapes"]))
-    if role.fault == "foreign":
+                return caption
+    if spec.fault == "few_words":
+        return str(rng.choice(["", "picture", "IMG_2041.jpg", true_caption.split()[-1], "shapes"]))
+    if spec.fault == "foreign":
         return str(rng.choice(FOREIGN)) if rng.random() < 0.6 else gibberish(rng)
-    return caption
+    return true_caption
 
 
-def _nearly(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    cut = rng.uniform(0.004, 0.02, 4)
+def _near_duplicate(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The image with its edges cropped by up to 2 %, made smaller."""
+    margins = rng.uniform(0.004, 0.02, 4)
     width, height = image.size
-    image = image.crop(
-        (round(cut[0] * width), round(cut[1] * height), round((1 - cut[2]) * width), round((1 - cut[3]) * height))
-    )
+    left, top = round(margins[0] * width), round(margins[1] * height)
+    right, bottom = round((1 - margins[2]) * width), round((1 - margins[3]) * height)
+    image = image.crop((left, top, right, bottom))
     scale = rng.uniform(0.6, 0.95)
     size = (max(80, round(image.width * scale)), max(80, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
+def _encode(image: Image.Image, format: str, quality: int) -> bytes:
     buffer = io.BytesIO()
-    if kind == "jpg":
+    if format == "jpg":
         image.save(buffer, "JPEG", quality=quality)
-    elif kind == "png":
+    elif format == "png":
         image.save(buffer, "PNG", compress_level=3)
     else:
         image.save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
 
 
-def _encode_odd(image: Image.Image, scene: Scene, odd: str) -> tuple[str, bytes]:
-    """The same picture in a form that a careless reader turns, bleaches or inverts."""
+def _encode_unusual(image: Image.Image, scene: Scene, unusual_format: str) -> tuple[str, bytes]:
+    """File extension and bytes of a picture that a careless reader would show rotated, washed out or inverted."""
     buffer = io.BytesIO()
-    if odd.startswith("exif"):
-        orientation = int(odd[4:])
-        undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Pillow's transposes, each undone by the reader
+    if unusual_format.startswith("exif"):
+        orientation = int(unusual_format[4:])
+        inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Pillow's transpose that a reader undoes
         exif = Image.Exif()
         exif[0x0112] = orientation
-        image.transpose(Image.Transpose(undo)).save(buffer, "JPEG", quality=92, exif=exif)
+        image.transpose(Image.Transpose(inverse)).save(buffer, "JPEG", quality=92, exif=exif)
         return "jpg", buffer.getvalue()
-    if odd == "png16":
+    if unusual_format == "png16":
         return "png", _png16(np.asarray(image).astype(np.uint16) * 257)
-    if odd == "cmyk":
+    if unusual_format == "cmyk":
         image.convert("CMYK").save(buffer, "JPEG", quality=95)
         return "jpg", buffer.getvalue()
-    if odd == "palette":
+    if unusual_format == "palette":
         image.quantize(128, Image.Quantize.MEDIANCUT).save(buffer, "PNG")
         return "png", buffer.getvalue()
-    clear = Image.fromarray(np.zeros_like(np.asarray(image)))  # what lies under full transparency is black, as often
+    transparent = Image.fromarray(np.zeros_like(np.asarray(image)))  # black where fully transparent, as is common
     shapes = Image.fromarray(silhouette(scene))
-    clear.paste(image, mask=shapes)
-    clear.putalpha(shapes)
-    clear.save(buffer, "PNG", compress_level=3)
+    transparent.paste(image, mask=shapes)
+    transparent.putalpha(shapes)
+    transparent.save(buffer, "PNG", compress_level=3)
     return "png", buffer.getvalue()
 
 
@@ -244,60 +267,61 @@ def _png16(pixels: np.ndarray) -> bytes:
     return _png(width, height, 16, 2, zlib.compress(rows.tobytes(), 3))
 
 
-def _bomb(side: int = 30_000) -> bytes:
-    """A PNG of a hundred kilobytes that unpacks to nearly a gigapixel."""
-    packer = zlib.compressobj(9)
+def _decompression_bomb(side: int = 30_000) -> bytes:
+    """A PNG of a hundred kilobytes that decompresses to nearly a gigapixel."""
+    compressor = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
-    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-    return _png(side, side, 1, 0, packed)
+    compressed = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
+    return _png(side, side, 1, 0, compressed)
 
 
-def _png(width: int, height: int, depth: int, colour: int, packed: bytes) -> bytes:
-    def part(name: bytes, body: bytes) -> bytes:
+def _png(width: int, height: int, depth: int, colour_type: int, compressed: bytes) -> bytes:
+    """A PNG file around compressed rows."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", packed) + part(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
-def _write_tables(out: Path, drawn: list[Drawn]) -> None:
-    url = {one.role.number: one.url for one in drawn}
-    pq.write_table(
-        pa.table({"url": [d.url for d in drawn], "caption": [d.caption for d in drawn]}), out / "pairs.parquet"
-    )
+def _write_tables(out: Path, drawn: list[DrawnPair]) -> None:
+    """Write the pairs, their labels and the origin's pages."""
+    pairs = {"url": [pair.url for pair in drawn], "caption": [pair.caption for pair in drawn]}
+    pq.write_table(pa.table(pairs), out / "pairs.parquet")
+    url_of = {pair.spec.number: pair.url for pair in drawn}
     labels = [
         {
-            "id": pair_id(one.url, one.caption),
-            "url": one.url,
-            "caption": one.caption,
-            "fault": one.role.fault,
-            "origin": one.role.origin,
-            "format": one.role.odd,
-            "right": one.role.fault is None,
-            "duplicate_of": url[one.role.original] if one.role.original is not None else None,
-            "scene": json.dumps(asdict(one.scene)),
+            "id": pair_id(pair.url, pair.caption),
+            "url": pair.url,
+            "caption": pair.caption,
+            "fault": pair.spec.fault,
+            "origin": pair.spec.behaviour,
+            "format": pair.spec.unusual_format,
+            "right": pair.spec.fault is None,
+            "duplicate_of": None if pair.spec.original is None else url_of[pair.spec.original],
+            "scene": json.dumps(asdict(pair.scene)),
         }
-        for one in drawn
+        for pair in drawn
     ]
     pq.write_table(pa.Table.from_pylist(labels, LABELS), out / "labels.parquet")
-    answers: list[tuple[str | None, ...]] = []
-    for one in drawn:
-        location: str | None = None
-        if one.role.origin == "redirect_private":
-            location = PRIVATE[one.role.number % len(PRIVATE)]
-        elif one.role.origin == "redirect":
-            location = one.path.replace("/p/", "/moved/")
-            answers.append((location, one.file, "ok", None, one.content_type))
-        answers.append((one.path, one.file, one.role.origin, location, one.content_type))
-    columns = dict(
-        zip(("path", "file", "behaviour", "location", "content_type"), zip(*answers, strict=True), strict=True)
-    )
-    pq.write_table(
-        pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}), out / "origin.parquet"
-    )
+    pages = [page for pair in drawn for page in _pages_of(pair)]
+    pq.write_table(pa.Table.from_pylist(pages, PAGES), out / "origin.parquet")
+
+
+def _pages_of(pair: DrawnPair) -> list[dict[str, str | None]]:
+    """The page of a pair's URL, after the page to which it redirects, if it does."""
+    page = {"path": pair.path, "file": pair.file, "behaviour": pair.spec.behaviour, "content_type": pair.content_type}
+    if pair.spec.behaviour == "redirect_private":
+        return [{**page, "location": PRIVATE_URLS[pair.spec.number % len(PRIVATE_URLS)]}]
+    if pair.spec.behaviour == "redirect":
+        target = pair.path.replace("/p/", "/moved/")
+        return [{**page, "path": target, "behaviour": "ok"}, {**page, "location": target}]
+    return [page]
 
 
 LABELS = pa.schema(
     [(name, pa.string()) for name in ("id", "url", "caption", "fault", "origin", "format")]
     + [("right", pa.bool_()), ("duplicate_of", pa.string()), ("scene", pa.string())]
 )
+PAGES = pa.schema([(name, pa.string()) for name in ("path", "file", "behaviour", "location", "content_type")])

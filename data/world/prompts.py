@@ -1,4 +1,4 @@
-"""Prompts of the world's language that were never a caption, and how many pictures of them are right."""
+"""Prompts in the world's language, and how many pictures show what their prompt says."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -8,52 +8,59 @@ from PIL import Image
 
 from data.world.check import find_shapes
 from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of, with_article
-from data.world.scene import COLOURS, KINDS, Phrase, is_true
+from data.world.scene import COLOURS, KINDS, Claim, Phrase, is_true
 
+# Category of prompts → their number. `new together` has two shapes in one colour, which no scene of a world has.
 SUITE = {"one shape": 40, "size": 40, "two shapes": 30, "relation": 40, "three shapes": 20, "new together": 30}
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Of so many prompts, in how many the picture shows what they say, by its pixels."""
+    """How many pictures show what their prompt says."""
 
     prompts: int
-    right: int  # every shape is there in its colour, and where the relation says
-    sized: int  # and of its size
+    right: int  # pictures with the shapes, colours and relation of the prompt
+    sized: int  # of those, pictures with the sizes of the prompt too
 
     @property
     def share(self) -> float:
+        """The share of right pictures, from 0 to 1."""
         return self.right / self.prompts
 
 
 def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int = 1) -> list[str]:
-    """Prompts of one shape, or of two and their relation, none of which is in `seen`."""
-    rng, found = np.random.default_rng(seed), dict[str, None]()
-    while len(found) < count:
-        text = _phrase(rng)
+    """Distinct prompts that are not in `seen`, such as the captions of a training.
+
+    Args:
+        seen: texts to avoid
+        count: the number of prompts
+        seed: decides the prompts
+        shapes: 1, or 2 with a relation between them
+    """
+    rng, prompts = np.random.default_rng(seed), dict[str, None]()
+    while len(prompts) < count:
+        text = _random_phrase(rng)
         if shapes == 2:
             relation = str(rng.choice(RELATION_WORDS[str(rng.choice(["left of", "above"]))]))
-            text += f" {relation} {_phrase(rng)}"
+            text += f" {relation} {_random_phrase(rng)}"
         prompt = f"{rng.choice(OPENINGS)}{text}"
         if prompt not in seen:
-            found[prompt] = None
-    return list(found)
+            prompts[prompt] = None
+    return list(prompts)
 
 
 def shapes_prompts(seed: int = 0) -> list[tuple[str, str]]:
-    """The suite `shapes`: category and prompt, 200 in all, by what they ask of a model.
-
-    `new together` is of two shapes in one colour: no world has such a picture, whatever its seed.
-    """
-    rng, found = np.random.default_rng(seed), dict[str, str]()
+    """The prompts of the suite `shapes`, each with its category; 200 distinct ones in all."""
+    rng, category_of = np.random.default_rng(seed), dict[str, str]()
     for category, count in SUITE.items():
-        wanted = len(found) + count
-        while len(found) < wanted:
-            found.setdefault(_asked(rng, category), category)
-    return [(category, text) for text, category in found.items()]
+        total = len(category_of) + count
+        while len(category_of) < total:
+            category_of.setdefault(_suite_prompt(rng, category), category)
+    return [(category, prompt) for prompt, category in category_of.items()]
 
 
-def _asked(rng: np.random.Generator, category: str) -> str:
+def _suite_prompt(rng: np.random.Generator, category: str) -> str:
+    """A random prompt of a category."""
     shapes = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}.get(category, 1)
     colours = [str(colour) for colour in rng.choice(list(COLOURS), shapes, replace=False)]
     if category == "new together":
@@ -69,20 +76,21 @@ def _asked(rng: np.random.Generator, category: str) -> str:
     return " and ".join(phrases)
 
 
-def _phrase(rng: np.random.Generator) -> str:
+def _random_phrase(rng: np.random.Generator) -> str:
+    """A random shape in random words, perhaps without a size."""
     kind, colour, size = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, ["", *SIZE_WORDS]))
     word = str(rng.choice(SIZE_WORDS[size])) + " " if size else ""
     return with_article(f"{word}{colour} {rng.choice(KIND_WORDS[kind])}")
 
 
-def aligned(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Alignment:
-    """Look at the pixels of each picture."""
+def measure_alignment(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Alignment:
+    """Check each picture against its prompt by its pixels."""
     right = sized = 0
     for picture, prompt in zip(pictures, prompts, strict=True):
         claim = claim_of(prompt)
-        assert claim is not None, f"{prompt!r} is not of the world's language"
+        assert claim is not None, f"{prompt!r} is not in the world's language"
         shapes = find_shapes(picture)
-        plain = tuple(Phrase(phrase.kind, phrase.colour, None) for phrase in claim.phrases)
-        right += is_true(type(claim)(plain, claim.relation), shapes)
+        without_sizes = tuple(Phrase(phrase.kind, phrase.colour, None) for phrase in claim.phrases)
+        right += is_true(Claim(without_sizes, claim.relation), shapes)
         sized += is_true(claim, shapes)
     return Alignment(len(prompts), right, sized)

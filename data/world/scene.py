@@ -1,4 +1,4 @@
-"""A scene: one to three shapes with colour, size and place, and how they stand to each other. Geometry, no pixels."""
+"""Scenes: one to three shapes with colour, size and position, and relations between them. Geometry only, no pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,30 @@ COLOURS = {
     "purple": (140, 35, 175),
     "black": (18, 18, 22),
 }
-SIZES = {"small": 0.22, "medium": 0.36, "large": 0.56}  # of the picture's short side
+SIZES = {"small": 0.22, "medium": 0.36, "large": 0.56}  # extent as a share of the picture's short side
 RELATIONS = ("left of", "above", "inside")
 BACKGROUNDS = ("plain", "gradient", "texture", "stripes")
-CONTAINERS = ("circle", "square")  # shapes roomy enough for another inside
-MARGIN, GAP = 0.03, 0.05  # of the short side: to the edge, and between shapes
-TRIES = 50
+CONTAINERS = ("circle", "square")  # kinds that have room for another shape inside
+MARGIN, GAP = 0.03, 0.05  # distances to the edge and between shapes, as shares of the short side
+PLACEMENTS = 50  # tries to place the shapes of a scene
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A shape in pixels: the centre and the side of its bounding box."""
+    """A shape with its position in pixels."""
 
     kind: str
     colour: str
-    size: str
-    x: float
+    size: str  # a key of SIZES
+    x: float  # centre
     y: float
-    extent: float
+    extent: float  # side of the bounding box
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
+    """A picture's size, background and shapes."""
+
     width: int
     height: int
     background: str
@@ -47,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """What a caption says of one shape; None where it is silent."""
+    """What a caption says about one shape; a size that it does not mention is None."""
 
     kind: str
     colour: str
@@ -56,47 +58,52 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a caption says: its shapes, and between the first two perhaps a relation."""
+    """What a caption says: its shapes, and the relation of the first two if it mentions one."""
 
     phrases: tuple[Phrase, ...]
     relation: str | None = None
 
 
-def holds(relation: str, a: Shape, b: Shape) -> bool:
-    """Whether a stands to b as said."""
+def relation_holds(relation: str, a: Shape, b: Shape) -> bool:
+    """Whether a relation holds between two shapes: a is left of, above or inside b."""
     dx, dy = b.x - a.x, b.y - a.y
     if relation == "inside":
         return a.extent < b.extent and max(abs(dx), abs(dy)) + a.extent / 2 <= b.extent / 2
-    apart = max(abs(dx), abs(dy)) >= 0.35 * (a.extent + b.extent)
-    return apart and (dx > abs(dy) if relation == "left of" else dy > abs(dx))
+    are_apart = max(abs(dx), abs(dy)) >= 0.35 * (a.extent + b.extent)
+    return are_apart and (dx > abs(dy) if relation == "left of" else dy > abs(dx))
 
 
-def fits(phrase: Phrase, shape: Shape) -> bool:
+def matches(phrase: Phrase, shape: Shape) -> bool:
+    """Whether a phrase describes a shape."""
     same = (phrase.kind, phrase.colour) == (shape.kind, shape.colour)
     return same and phrase.size in (None, shape.size)
 
 
 def is_true(claim: Claim, shapes: Sequence[Shape]) -> bool:
-    """Whether some choice of distinct shapes makes every part of the claim true."""
+    """Whether distinct shapes exist that match the claim's phrases and have its relation."""
     for chosen in permutations(shapes, len(claim.phrases)):
-        if all(map(fits, claim.phrases, chosen)) and (
-            claim.relation is None or holds(claim.relation, chosen[0], chosen[1])
-        ):
+        if not all(map(matches, claim.phrases, chosen)):
+            continue
+        if claim.relation is None or relation_holds(claim.relation, chosen[0], chosen[1]):
             return True
     return False
 
 
 def random_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
-    """A scene that can be told exactly: shapes apart, no two alike, the first two clearly in a relation."""
+    """A random scene that a caption can describe exactly.
+
+    Shapes don't touch and have different colours, and a relation of the first two clearly holds.
+    """
     while True:
         count = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
         relation = str(rng.choice(RELATIONS))
-        shapes = _place(rng, width, height, _draw_kinds(rng, count, relation), relation)
+        shapes = _place(rng, width, height, _choose_attributes(rng, count, relation), relation)
         if shapes is not None:
             return Scene(width, height, str(rng.choice(BACKGROUNDS)), shapes)
 
 
-def _draw_kinds(rng: np.random.Generator, count: int, relation: str) -> list[tuple[str, str, str]]:
+def _choose_attributes(rng: np.random.Generator, count: int, relation: str) -> list[tuple[str, str, str]]:
+    """Kind, colour and size of each shape."""
     kinds = [str(rng.choice(KINDS)) for _ in range(count)]
     colours = [str(colour) for colour in rng.choice(list(COLOURS), count, replace=False)]
     sizes = [str(rng.choice(list(SIZES))) for _ in range(count)]
@@ -107,13 +114,13 @@ def _draw_kinds(rng: np.random.Generator, count: int, relation: str) -> list[tup
 
 
 def _place(
-    rng: np.random.Generator, width: int, height: int, wanted: list[tuple[str, str, str]], relation: str
+    rng: np.random.Generator, width: int, height: int, attributes: list[tuple[str, str, str]], relation: str
 ) -> tuple[Shape, ...] | None:
-    """Find room for the shapes; none if there is none after some tries."""
+    """Place the shapes at random; None if they find no room."""
     short = min(width, height)
-    for _ in range(TRIES):
+    for _ in range(PLACEMENTS):
         shapes: list[Shape] = []
-        for kind, colour, size in wanted:
+        for kind, colour, size in attributes:
             extent = short * SIZES[size] * rng.uniform(0.94, 1.06)
             reach = extent / 2 + MARGIN * short
             if 2 * reach > short:
@@ -126,12 +133,13 @@ def _place(
             shift = outer.extent * 0.06
             x, y = outer.x + rng.uniform(-shift, shift), outer.y + rng.uniform(-shift, shift)
             shapes[0] = Shape(inner.kind, inner.colour, inner.size, x, y, inner.extent)
-        if _clear(shapes, relation, GAP * short):
+        if _is_unambiguous(shapes, relation, GAP * short):
             return tuple(shapes)
     return None
 
 
-def _clear(shapes: list[Shape], relation: str, gap: float) -> bool:
+def _is_unambiguous(shapes: list[Shape], relation: str, gap: float) -> bool:
+    """Whether shapes are apart by a gap, but for one inside another, and the first two are clearly in the relation."""
     for i, a in enumerate(shapes):
         for j, b in enumerate(shapes[i + 1 :], i + 1):
             if relation == "inside" and (i, j) == (0, 1):

@@ -1,9 +1,9 @@
-"""Train the tiny models of the built-in world, and save them as open_clip and transformers load them.
+"""Train the tiny models of the built-in world, and save them in the formats of open_clip and transformers.
 
-CLIP learns by SigLIP's pairwise loss (arXiv 2303.15343) on scenes drawn for it, with harder negatives than a batch has:
-one attribute changed, foreign, gibberish and one-word captions. A head that names the shapes in a picture and in a
-caption speeds it up and is thrown away. T5's encoder learns to name what a caption claims; its head is thrown away too.
-The captioner, which learns from the same pictures, lies in train_captioner.py.
+CLIP trains with SigLIP's pairwise loss (arXiv 2303.15343) on scenes drawn for it. Besides the captions of a batch it
+sees hard negatives: captions with one attribute changed, foreign ones, gibberish, single words. An auxiliary head that
+predicts the shapes in a picture and in a caption speeds training up and is discarded. T5's encoder trains to classify
+what a caption claims; its heads are discarded too. The captioner trains on the same pictures, in train_captioner.py.
 """
 
 import json
@@ -27,15 +27,15 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of, gibberish
 from data.world.scene import COLOURS, KINDS, RELATIONS, SIZES, Claim, Scene, random_scene
-from data.world.train_captioner import descend, train_captioner
+from data.world.train_captioner import optimizer_step, train_captioner
 
 MODELS = ("clip", "t5", "captioner")
-SEED_SPACE = 1_000_003  # worlds draw from generators of other sequences, so that no picture of theirs is trained on
+SEED_SPACE = 1_000_003  # begins the seeds of this file, so that no picture of a world is trained on
 PICTURES, STEPS, BATCH = 16_000, 900, 128
 T5_STEPS, T5_BATCH = 600, 128
-CONTEXT = 24
+CONTEXT = 24  # tokens
 LEARNING_RATE = 2e-3
-NAMES = [(kind, colour) for kind in KINDS for colour in COLOURS]
+SHAPE_CLASSES = [(kind, colour) for kind in KINDS for colour in COLOURS]  # of the auxiliary head
 
 CLIP_CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -60,7 +60,7 @@ CLIP_CONFIG: dict[str, Any] = {
         "resize_mode": "squash",
     },
 }
-FOREIGN_LESSONS = (  # what is no caption of the world; the world itself has others
+FOREIGN_NEGATIVES = (  # worlds have other foreign captions
     "ein großer roter kreis über einem kleinen blauen quadrat",
     "un petit triangle vert à gauche d'une grande étoile jaune",
     "un círculo naranja grande encima de un cuadrado morado",
@@ -73,27 +73,33 @@ FOREIGN_LESSONS = (  # what is no caption of the world; the world itself has oth
 
 
 def train_models(
-    out: Path, seed: int = 0, say: Callable[[str], None] = lambda line: None, only: Sequence[str] = MODELS
+    out: Path, seed: int = 0, log: Callable[[str], None] = lambda line: None, only: Sequence[str] = MODELS
 ) -> None:
-    """All models, or some, into `out/clip`, `out/t5` and `out/captioner`.
+    """Train models and save each in a folder of its name.
 
-    The shipped T5 was trained after CLIP, which draws from the same generator: alone it begins with other weights.
+    CLIP and T5 share torch's generator. So T5 alone starts from other weights than T5 after CLIP, as it is shipped.
+
+    Args:
+        out: the parent of the models' folders
+        seed: decides everything but the order of floating-point sums
+        log: called with a line about every hundredth step
+        only: the names of the models to train
     """
     tokenizer = train_tokenizer(seed)
     pictures, scenes = draw_pictures(PICTURES, seed)
     torch.manual_seed(seed)
     if "clip" in only:
-        train_clip(out / "clip", tokenizer, pictures, scenes, seed, say)
+        train_clip(out / "clip", tokenizer, pictures, scenes, seed, log)
     if "t5" in only:
-        train_t5(out / "t5", tokenizer, scenes, seed, say)
+        train_t5(out / "t5", tokenizer, scenes, seed, log)
     if "captioner" in only:
         torch.manual_seed(seed)
         rng = np.random.default_rng([SEED_SPACE, seed, 5])
-        train_captioner(out / "captioner", pictures, scenes, rng, say)
+        train_captioner(out / "captioner", pictures, scenes, rng, log)
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Whole words of the grammar; what it does not know is `<unk>`."""
+    """A tokenizer with one token for each word of the grammar; other words are `<unk>`."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -113,8 +119,18 @@ def train_clip(
     pictures: np.ndarray,
     scenes: list[Scene],
     seed: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
+    """Train CLIP and save it as an open_clip model.
+
+    Args:
+        out: its folder
+        tokenizer: of the captions
+        pictures: n 64 64 3, uint8
+        scenes: that the pictures show
+        seed: of batches and captions
+        log: called with a line about every hundredth step
+    """
     config = json.loads(json.dumps(CLIP_CONFIG))
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
@@ -123,93 +139,99 @@ def train_clip(
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out.resolve()}", load_weights=False)
     model = model.to(memory_format=torch.channels_last)
     mean, std = (Tensor(config["preprocess_cfg"][name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    names = nn.Linear(config["model_cfg"]["embed_dim"], len(NAMES))
+    auxiliary_head = nn.Linear(config["model_cfg"]["embed_dim"], len(SHAPE_CLASSES))
     scale, bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-6.0))
-    parameters = [*model.parameters(), *names.parameters(), scale, bias]
-    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, STEPS, pct_start=0.1)
-    there = torch.stack([shapes_there(scene) for scene in scenes])
+    parameters = [*model.parameters(), *auxiliary_head.parameters(), scale, bias]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
+    picture_shapes = torch.stack([shapes_of_scene(scene) for scene in scenes])
     rng, order = np.random.default_rng([SEED_SPACE, seed, 2]), np.random.default_rng([SEED_SPACE, seed, 3])
     model.train()
     for step in range(STEPS):
         chosen = order.integers(len(scenes), size=BATCH)
-        texts = [caption_of(scenes[i], rng) for i in chosen]
-        wrong = [spoiled(scenes[i], rng) for i in chosen]
-        tokens = tokens_of(tokenizer, texts + wrong)
+        captions = [caption_of(scenes[i], rng) for i in chosen]
+        negatives = [false_caption(scenes[i], rng) for i in chosen]
+        tokens = tokenize(tokenizer, captions + negatives)
         images = model.encode_image((Tensor(pictures[chosen]).permute(0, 3, 1, 2) / 255 - mean) / std)
-        words = model.encode_text(tokens)
-        said = torch.stack([names_in(claim_of(text)) for text in texts])
-        # a caption may be true of another picture too, as far as names go: such pairs teach nothing and are left out
-        perhaps = (said @ there[chosen].T >= said.sum(1, keepdim=True)).T
-        truth = torch.eye(BATCH)
-        weight = torch.cat([torch.where(truth > 0, 6.0, 1.0 - perhaps.float()), 1 + 5 * truth], 1)
-        logits = scale.exp() * F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T + bias
-        target = torch.cat([2 * truth - 1, -torch.ones_like(truth)], 1)
+        texts = model.encode_text(tokens)
+        shapes, caption_shapes = picture_shapes[chosen], torch.stack([shapes_of_claim(claim_of(c)) for c in captions])
+        # A caption whose shapes are all in another picture may be true of it: such pairs have no weight.
+        may_be_true = (caption_shapes @ shapes.T >= caption_shapes.sum(1, keepdim=True)).T
+        is_own = torch.eye(BATCH)
+        weight = torch.cat([torch.where(is_own > 0, 6.0, 1.0 - may_be_true.float()), 1 + 5 * is_own], 1)
+        logits = scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T + bias
+        target = torch.cat([2 * is_own - 1, -torch.ones_like(is_own)], 1)
         loss = -(weight * F.logsigmoid(target * logits)).sum() / BATCH
-        loss = loss + F.binary_cross_entropy_with_logits(names(images), there[chosen]) * 10
-        loss = loss + F.binary_cross_entropy_with_logits(names(words[:BATCH]), said) * 10
-        descend(loss, parameters, optimiser, schedule)
+        loss = loss + F.binary_cross_entropy_with_logits(auxiliary_head(images), shapes) * 10
+        loss = loss + F.binary_cross_entropy_with_logits(auxiliary_head(texts[:BATCH]), caption_shapes) * 10
+        optimizer_step(loss, parameters, optimizer, schedule)
         if step % 100 == 0:
-            say(f"clip {step}/{STEPS}: loss {loss.item():.3f}")
-    save(model, out / "open_clip_model.safetensors")
+            log(f"clip {step}/{STEPS}: loss {loss.item():.3f}")
+    save_weights(model, out / "open_clip_model.safetensors")
 
 
 def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
-    """Pictures as the model will see them, 64 px square, with the scenes that they show."""
+    """Random pictures as the models get them (n 64 64 3, uint8), and their scenes."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        drawn = list(pool.map(_draw, [seed] * count, range(count), chunksize=200))
+        drawn = list(pool.map(_draw_picture, [seed] * count, range(count), chunksize=200))
     return np.stack([picture for picture, _ in drawn]), [scene for _, scene in drawn]
 
 
-def _draw(seed: int, number: int) -> tuple[np.ndarray, Scene]:
+def _draw_picture(seed: int, number: int) -> tuple[np.ndarray, Scene]:
     rng = np.random.default_rng([SEED_SPACE, seed, 1, number])
-    width = int(rng.integers(110, 330))  # smaller than the world's: as sharp after the resize, and quicker
+    width = int(rng.integers(110, 330))  # smaller than a world's: as sharp after the resize, and faster to draw
     height = int(np.clip(width * rng.uniform(1 / 1.65, 1.65), 110, 330))
     scene = random_scene(rng, width, height)
     picture = Image.fromarray(draw(scene, rng))
     return np.asarray(picture.resize((64, 64), Image.Resampling.BICUBIC)), scene
 
 
-def spoiled(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that is not true of the scene, and more or less like one that is."""
-    kind = rng.random()
-    if kind < 0.10:
-        return str(rng.choice(FOREIGN_LESSONS)) if rng.random() < 0.5 else gibberish(rng)
-    if kind < 0.20:
+def false_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption that is false of the scene: foreign, gibberish, too short, or with a wrong colour or kind."""
+    choice = rng.random()
+    if choice < 0.10:
+        return str(rng.choice(FOREIGN_NEGATIVES)) if rng.random() < 0.5 else gibberish(rng)
+    if choice < 0.20:
         return str(rng.choice(["", "picture", "photo", "IMG_1.jpg", "shapes", caption_of(scene, rng).split()[-1]]))
     shapes = list(scene.shapes)
-    place = int(rng.integers(len(shapes)))
+    index = int(rng.integers(len(shapes)))
     taken = {(shape.kind, shape.colour) for shape in shapes}
-    while (shapes[place].kind, shapes[place].colour) in taken:
+    while (shapes[index].kind, shapes[index].colour) in taken:
         if rng.random() < 0.5:
-            shapes[place] = replace(shapes[place], colour=str(rng.choice(list(COLOURS))))
+            shapes[index] = replace(shapes[index], colour=str(rng.choice(list(COLOURS))))
         else:
-            shapes[place] = replace(shapes[place], kind=str(rng.choice(KINDS)))
+            shapes[index] = replace(shapes[index], kind=str(rng.choice(KINDS)))
     return caption_of(replace(scene, shapes=tuple(shapes)), rng)
 
 
-def shapes_there(scene: Scene) -> Tensor:
-    there = torch.zeros(len(NAMES))
-    there[[NAMES.index((shape.kind, shape.colour)) for shape in scene.shapes]] = 1
-    return there
+def shapes_of_scene(scene: Scene) -> Tensor:
+    """1 for each class of shape in a scene, else 0."""
+    present = torch.zeros(len(SHAPE_CLASSES))
+    present[[SHAPE_CLASSES.index((shape.kind, shape.colour)) for shape in scene.shapes]] = 1
+    return present
 
 
-def names_in(claim: Claim | None) -> Tensor:
-    said = torch.zeros(len(NAMES))
+def shapes_of_claim(claim: Claim | None) -> Tensor:
+    """1 for each class of shape that a claim names, else 0."""
+    named = torch.zeros(len(SHAPE_CLASSES))
     if claim is not None:
-        said[[NAMES.index((phrase.kind, phrase.colour)) for phrase in claim.phrases]] = 1
-    return said
+        named[[SHAPE_CLASSES.index((phrase.kind, phrase.colour)) for phrase in claim.phrases]] = 1
+    return named
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:  # n CONTEXT
+    """Token ids, padded or truncated to CONTEXT."""
     padded = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")
     return padded.input_ids
 
 
 def train_t5(
-    out: Path, tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], seed: int, say: Callable[[str], None]
+    out: Path, tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], seed: int, log: Callable[[str], None]
 ) -> None:
-    """Learns to answer from its token embeddings: kind, colour and size of each shape in turn, and the relation."""
+    """Train T5's encoder and save it.
+
+    Heads that attend to its token embeddings classify kind, colour and size of each shape, and the relation.
+    """
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=128,
@@ -223,42 +245,42 @@ def train_t5(
         eos_token_id=1,
     )
     model = T5EncoderModel(config)
-    answers = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1] * 3 + [len(RELATIONS) + 1]
-    questions = nn.Parameter(torch.randn(len(answers), config.d_model) * 0.2)
-    heads = nn.ModuleList(nn.Linear(config.d_model, count) for count in answers)
-    parameters = [*model.parameters(), questions, *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, 2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, T5_STEPS, pct_start=0.1)
+    class_counts = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1] * 3 + [len(RELATIONS) + 1]
+    queries = nn.Parameter(torch.randn(len(class_counts), config.d_model) * 0.2)
+    heads = nn.ModuleList(nn.Linear(config.d_model, count) for count in class_counts)
+    parameters = [*model.parameters(), queries, *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, 2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, T5_STEPS, pct_start=0.1)
     rng = np.random.default_rng([SEED_SPACE, seed, 4])
     for step in range(T5_STEPS):
         texts = [caption_of(scenes[i], rng) for i in rng.integers(len(scenes), size=T5_BATCH)]
-        targets = torch.tensor([answers_to(claim_of(text)) for text in texts])
+        targets = torch.tensor([classes_of_claim(claim_of(text)) for text in texts])
         padded = tokenizer(texts, padding=True, return_tensors="pt")
         hidden = model(input_ids=padded.input_ids, attention_mask=padded.attention_mask).last_hidden_state  # b t c
-        looking = (hidden @ questions.T).masked_fill(padded.attention_mask[..., None] == 0, -1e9).softmax(1)  # b t q
-        found = looking.transpose(1, 2) @ hidden  # b q c
-        losses = [F.cross_entropy(head(found[:, q]), targets[:, q]) for q, head in enumerate(heads)]
+        attention = (hidden @ queries.T).masked_fill(padded.attention_mask[..., None] == 0, -1e9).softmax(1)  # b t q
+        pooled = attention.transpose(1, 2) @ hidden  # b q c
+        losses = [F.cross_entropy(head(pooled[:, q]), targets[:, q]) for q, head in enumerate(heads)]
         loss = torch.stack(losses).sum()
-        descend(loss, parameters, optimiser, schedule)
+        optimizer_step(loss, parameters, optimizer, schedule)
         if step % 100 == 0:
-            say(f"t5 {step}/{T5_STEPS}: loss {loss.item():.3f}")
+            log(f"t5 {step}/{T5_STEPS}: loss {loss.item():.3f}")
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-def answers_to(claim: Claim | None) -> list[int]:
-    """The claim as class numbers; 0 where it is silent."""
+def classes_of_claim(claim: Claim | None) -> list[int]:
+    """A claim as class numbers: kind, colour and size of each of three shapes, and the relation; 0 if not mentioned."""
     assert claim is not None
-    numbers = []
-    for place in range(3):
-        phrase = claim.phrases[place] if place < len(claim.phrases) else None
-        numbers.append(KINDS.index(phrase.kind) + 1 if phrase else 0)
-        numbers.append(list(COLOURS).index(phrase.colour) + 1 if phrase else 0)
-        numbers.append(list(SIZES).index(phrase.size) + 1 if phrase and phrase.size else 0)
-    return [*numbers, RELATIONS.index(claim.relation) + 1 if claim.relation else 0]
+    classes = []
+    for index in range(3):
+        phrase = claim.phrases[index] if index < len(claim.phrases) else None
+        classes.append(KINDS.index(phrase.kind) + 1 if phrase else 0)
+        classes.append(list(COLOURS).index(phrase.colour) + 1 if phrase else 0)
+        classes.append(list(SIZES).index(phrase.size) + 1 if phrase and phrase.size else 0)
+    return [*classes, RELATIONS.index(claim.relation) + 1 if claim.relation else 0]
 
 
-def save(model: nn.Module, path: Path) -> None:
-    """Half precision on disk: it is read into a model of whatever precision was asked for."""
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Save a model's weights in half precision."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     save_file({name: value.contiguous() for name, value in state.items()}, path)

@@ -1,8 +1,8 @@
-"""Train the tiny captioner of the built-in world, and save it as `transformers` loads it: a SegFormer and a GPT-2.
+"""Train the tiny captioner of the built-in world, a SegFormer with a GPT-2, in the format of `transformers`.
 
-It sees the pictures that CLIP learns on, spoilt as made and published ones are: smaller, soft, compressed, noisy. It
-learns the one wording that follows from a picture alone. A head that says what lies under each of the encoder's vectors
-speeds it up and is thrown away.
+It trains on the pictures that CLIP trains on, degraded as generated and published ones are: smaller, blurred,
+compressed, noisy. Its targets are captions with fixed wording, which follow from a picture alone. An auxiliary head
+that predicts the shape at each of the encoder's vectors speeds training up and is discarded.
 """
 
 from collections.abc import Callable
@@ -28,83 +28,96 @@ from transformers import (
 from data.world.grammar import RELATION_WORDS, plain_caption
 from data.world.scene import COLOURS, KINDS, SIZES, Scene
 
-SIDE, CONTEXT = 64, 32
+SIDE, CONTEXT = 64, 32  # pixels, tokens
 STEPS, BATCH, LEARNING_RATE = 1_800, 64, 2e-3
-NAMING = 0.5  # weight of the head that is thrown away
-CELLS = 8  # of a side: where the encoder's vectors are
-ANSWERS = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, CELLS, CELLS]
-MEAN, SPREAD = 0.78, 0.22
+AUXILIARY_WEIGHT = 0.5  # of the auxiliary head's loss
+CELLS = 8  # of a side: the encoder has one vector for each cell
+CELL_CLASSES = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, CELLS, CELLS]  # counts of each of a cell's labels
+MEAN, STD = 0.78, 0.22  # of the pixels
 PAD, END, UNKNOWN, START = range(4)
-SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>", "<s>")
 
 
 def train_captioner(
-    out: Path, pictures: np.ndarray, scenes: list[Scene], rng: np.random.Generator, say: Callable[[str], None]
+    out: Path, pictures: np.ndarray, scenes: list[Scene], rng: np.random.Generator, log: Callable[[str], None]
 ) -> None:
-    """Learn from `pictures` (n 64 64 3) and what they show."""
+    """Train a captioner and save it to a folder.
+
+    Args:
+        out: the folder
+        pictures: n 64 64 3, uint8
+        scenes: that the pictures show
+        rng: for batches and degradations
+        log: called with a line about every hundredth step
+    """
     tokenizer = word_tokenizer()
     texts = tokenizer([plain_caption(scene) for scene in scenes], padding=True, return_tensors="pt").input_ids
-    there = torch.stack([lies_under(scene) for scene in scenes])
-    model = little_model(len(tokenizer))
-    names = nn.Linear(model.config.encoder.hidden_size, sum(ANSWERS))
-    parameters = [*model.parameters(), *names.parameters()]
-    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, STEPS, pct_start=0.1)
+    labels = torch.stack([cell_labels(scene) for scene in scenes])
+    model = make_model(len(tokenizer))
+    auxiliary_head = nn.Linear(model.config.encoder.hidden_size, sum(CELL_CLASSES))
+    parameters = [*model.parameters(), *auxiliary_head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
     model.train()
     for step in range(STEPS):
         chosen = rng.integers(len(scenes), size=BATCH)
-        pixels = torch.from_numpy(np.stack([spoilt(pictures[place], rng) for place in chosen]))
-        seen = model.encoder(pixel_values=((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / SPREAD))
-        words = texts[chosen]
-        before = F.pad(words[:, :-1], (1, 0), value=START)
-        logits = model(encoder_outputs=seen, decoder_input_ids=before, decoder_attention_mask=before != PAD).logits
-        told = F.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=PAD)
-        answers = names(seen.last_hidden_state).flatten(0, 1).split(ANSWERS, 1)
-        naming = torch.stack([named(*both) for both in zip(answers, there[chosen].flatten(0, 1).T, strict=True)]).sum()
-        loss = told + NAMING * naming
-        descend(loss, parameters, optimiser, schedule)
+        pixels = torch.from_numpy(np.stack([degrade(pictures[index], rng) for index in chosen]))
+        encoded = model.encoder(pixel_values=((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD))
+        targets = texts[chosen]
+        inputs = F.pad(targets[:, :-1], (1, 0), value=START)
+        logits = model(encoder_outputs=encoded, decoder_input_ids=inputs, decoder_attention_mask=inputs != PAD).logits
+        caption_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD)
+        cell_logits = auxiliary_head(encoded.last_hidden_state).flatten(0, 1).split(CELL_CLASSES, 1)
+        cell_targets = labels[chosen].flatten(0, 1).T
+        losses = [cell_loss(part, target) for part, target in zip(cell_logits, cell_targets, strict=True)]
+        auxiliary_loss = torch.stack(losses).sum()
+        loss = caption_loss + AUXILIARY_WEIGHT * auxiliary_loss
+        optimizer_step(loss, parameters, optimizer, schedule)
         if step % 100 == 0:
-            say(f"captioner {step}/{STEPS}: loss {told.item():.3f}, naming {naming.item():.3f}")
-    save(out, model, tokenizer)
+            log(f"captioner {step}/{STEPS}: loss {caption_loss.item():.3f}, auxiliary loss {auxiliary_loss.item():.3f}")
+    save_captioner(out, model, tokenizer)
 
 
-def descend(
+def optimizer_step(
     loss: Tensor,
     parameters: list[nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """One step down."""
-    optimiser.zero_grad()
+    """One optimizer step, with gradients clipped to norm 1."""
+    optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
+    optimizer.step()
     schedule.step()
 
 
-def lies_under(scene: Scene) -> Tensor:
-    """For each of the encoder's vectors the kind, colour and size of the shape in its place, from 1, or 0 for none; and
-    its row and column, without which no relation can be told.
+def cell_labels(scene: Scene) -> Tensor:  # cells 5
+    """The auxiliary head's targets for each cell: kind, colour and size of its shape, and its row and column.
+
+    Kind, colour and size count from 1; 0 means no shape. Row and column teach the encoder positions, without which the
+    decoder can't learn relations.
     """
-    under = torch.zeros(CELLS, CELLS, 3, dtype=torch.long)
+    shapes = torch.zeros(CELLS, CELLS, 3, dtype=torch.long)
     middles = (torch.arange(CELLS) + 0.5) / CELLS
-    for shape in sorted(scene.shapes, key=lambda shape: -shape.extent):  # what is inside comes on top
-        down = (middles * scene.height - shape.y).abs() < shape.extent / 2
-        across = (middles * scene.width - shape.x).abs() < shape.extent / 2
-        words = ((shape.kind, KINDS), (shape.colour, COLOURS), (shape.size, SIZES))
-        under[down[:, None] & across] = torch.tensor([list(known).index(word) + 1 for word, known in words])
-    places = torch.cartesian_prod(torch.arange(CELLS), torch.arange(CELLS))
-    return torch.cat([under.flatten(0, 1), places], 1)
+    for shape in sorted(scene.shapes, key=lambda shape: -shape.extent):  # a shape inside another comes on top
+        rows = (middles * scene.height - shape.y).abs() < shape.extent / 2
+        columns = (middles * scene.width - shape.x).abs() < shape.extent / 2
+        kind, colour, size = KINDS.index(shape.kind), list(COLOURS).index(shape.colour), list(SIZES).index(shape.size)
+        shapes[rows[:, None] & columns] = torch.tensor([kind + 1, colour + 1, size + 1])
+    positions = torch.cartesian_prod(torch.arange(CELLS), torch.arange(CELLS))
+    return torch.cat([shapes.flatten(0, 1), positions], 1)
 
 
-def named(answers: Tensor, there: Tensor) -> Tensor:
-    """How wrong some answers are. That nothing is there is the easiest and the most frequent, and counts least."""
-    wrong = F.cross_entropy(answers, there, reduction="none")
-    weight = torch.where(there == 0, 0.2, 1.0)
-    return (weight * wrong).sum() / weight.sum()
+def cell_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy in which cells without a shape, the easiest and most frequent ones, have less weight."""
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    weight = torch.where(targets == 0, 0.2, 1.0)
+    return (weight * losses).sum() / weight.sum()
 
 
-def little_model(words: int) -> VisionEncoderDecoderModel:
+def make_model(vocabulary: int) -> VisionEncoderDecoderModel:
+    """An untrained captioner for a vocabulary of so many tokens."""
     encoder = SegformerConfig(
         num_encoder_blocks=2,
         hidden_sizes=[32, 96],
@@ -115,11 +128,11 @@ def little_model(words: int) -> VisionEncoderDecoderModel:
         num_attention_heads=[1, 3],
         mlp_ratios=[2, 2],
         drop_path_rate=0.0,
-        reshape_last_stage=False,  # a row of vectors, which the decoder reads
-        hidden_size=96,  # of each
+        reshape_last_stage=False,  # keep the sequence of vectors that the decoder attends to
+        hidden_size=96,  # of each vector
     )
     decoder = GPT2Config(
-        vocab_size=words,
+        vocab_size=vocabulary,
         n_positions=CONTEXT,
         n_embd=96,
         n_layer=2,
@@ -140,10 +153,10 @@ def little_model(words: int) -> VisionEncoderDecoderModel:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """The words of plain captions, each a token."""
-    said = ["a", *SIZES, *COLOURS, *KINDS, *(words[0] for words in RELATION_WORDS.values()), "and"]
-    words = dict.fromkeys([*SPECIAL, *" ".join(said).split()])
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    """A tokenizer with one token for each word of plain captions."""
+    phrases = ["a", *SIZES, *COLOURS, *KINDS, *(words[0] for words in RELATION_WORDS.values()), "and"]
+    words = dict.fromkeys([*SPECIAL_TOKENS, *" ".join(phrases).split()])
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
@@ -157,27 +170,26 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def spoilt(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # 64 64 3, uint8
-    """A picture as it might come: from a smaller one, soft, compressed, with noise, paler or darker."""
-    seen = picture
+def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # 64 64 3, uint8
+    """Degrade a picture at random: resolution, sharpness, compression, brightness and noise."""
     if rng.random() < 0.5:
         side = int(rng.integers(30, SIDE))
-        seen = cv2.resize(seen, (side, side), interpolation=cv2.INTER_AREA)
-        seen = cv2.resize(seen, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.2:
-        seen = cv2.GaussianBlur(seen, (0, 0), float(rng.uniform(0.3, 1.0)))
+        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.0)))
     if rng.random() < 0.3:
-        _, body = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 96))])
-        seen = np.asarray(cv2.imdecode(body, cv2.IMREAD_COLOR))
-    light, noise = rng.uniform(0.93, 1.07), rng.normal(0, rng.uniform(0, 6), seen.shape)
-    return np.clip(seen * light + noise, 0, 255).astype(np.uint8)
+        _, body = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 96))])
+        picture = np.asarray(cv2.imdecode(body, cv2.IMREAD_COLOR))
+    brightness, noise = rng.uniform(0.93, 1.07), rng.normal(0, rng.uniform(0, 6), picture.shape)
+    return np.clip(picture * brightness + noise, 0, 255).astype(np.uint8)
 
 
-def save(out: Path, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """In half precision; it is read into whatever precision is asked for."""
+def save_captioner(out: Path, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Save model, tokenizer and image processor, the weights in half precision."""
     model.eval().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    prepare = ViTImageProcessor(
-        size={"height": SIDE, "width": SIDE}, resample=3, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3
+    processor = ViTImageProcessor(
+        size={"height": SIDE, "width": SIDE}, resample=3, image_mean=[MEAN] * 3, image_std=[STD] * 3
     )
-    prepare.save_pretrained(out)
+    processor.save_pretrained(out)

@@ -13,7 +13,7 @@ from data.engine.progress import watcher
 from data.lake.lake import Lake
 from data.report.contact_sheet import write_contact_sheet
 from data.select.funnel import funnel
-from data.world.make import HOST, make_world, same_world
+from data.world.make import HOST, has_world, make_world
 from data.world.server import OriginServer
 from flows.server.temporary import tracking
 from flows.terminal.data_tables import console, show_built, show_funnel
@@ -57,9 +57,9 @@ def run_demo(lake: str, world: Path, pairs: int, seed: int, workers: int | None,
         "a wrong caption."
     )
     with watching():
-        if not same_world(world, pairs, seed):
+        if not has_world(world, pairs, seed):
             watcher.get().planned("draw the world", pairs)
-            make_world(world, pairs, seed, progress=lambda done: watcher.get().done("draw the world", done))
+            make_world(world, pairs, seed, on_drawn=lambda count: watcher.get().done("draw the world", count))
         target = Lake.open_or_make(lake)
     with tracking(), OriginServer(world) as origin:
         from flows.runs.rebuild import rebuild
@@ -94,7 +94,7 @@ def train_and_show(lake: Lake, built: BuildResult, out: Path, minutes: float) ->
         NAME/NUMBER of the model.
     """
     from data.pictures.contact_sheet import draw_contact_sheet
-    from data.world.prompts import aligned, unseen_prompts
+    from data.world.prompts import measure_alignment, unseen_prompts
     from flows.terminal.model_tables import show_trained
     from flows.verbs.model import bars
     from imagen.models.model import Imagen
@@ -118,7 +118,7 @@ def train_and_show(lake: Lake, built: BuildResult, out: Path, minutes: float) ->
         watcher.get().done("generate", len(new_prompts))
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_contact_sheet(shown, PROMPTS, 4).save(out)
-    alignment = aligned(checked, new_prompts)
+    alignment = measure_alignment(checked, new_prompts)
     console.print(
         f"\n[bold]{alignment.share:.0%} right[/]: of {alignment.prompts} prompts that no caption has, so many pictures "
         f"show the shape in its colour ({alignment.sized / alignment.prompts:.0%} in the right size too)."

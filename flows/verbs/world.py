@@ -26,7 +26,7 @@ def make(
 
     with watching():
         watcher.get().planned("draw the world", pairs)
-        make_world(out, pairs, seed, progress=lambda done: watcher.get().done("draw the world", done))
+        make_world(out, pairs, seed, on_drawn=lambda count: watcher.get().done("draw the world", count))
     sys.stdout.write(f"{out}: a world of {pairs:,} pairs. Serve it: imagen world serve {out}\n")
 
 
@@ -104,5 +104,5 @@ def train_models(
     for name in only or ():
         if name not in KNOWN:
             raise typer.BadParameter(f"there is no model {name!r}. Models: {', '.join(KNOWN)}", param_hint="--only")
-    run_training(out, seed, say=console.print, only=only or KNOWN)
+    run_training(out, seed, log=console.print, only=only or KNOWN)
     sys.stdout.write(f"{out}: {', '.join(only or KNOWN)}\n")

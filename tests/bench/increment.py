@@ -15,7 +15,7 @@ from data.build.build import build
 from data.build.recipe import Recipe, load_recipe
 from data.engine.local import LocalEngine
 from data.lake.lake import Lake
-from data.world.make import HOST, make_world, same_world
+from data.world.make import HOST, has_world, make_world
 from data.world.server import start_process
 
 PAIRS, SEED = 20_000, 31
@@ -26,7 +26,7 @@ Files = dict[str, dict[str, str]]  # of a table: path → id → digest of the r
 
 def rows(folder: Path, count: int = PAIRS) -> Iterator[tuple[str, float, float, bool, str]]:
     new = count // 100
-    if not same_world(folder / "world", count + new, SEED):
+    if not has_world(folder / "world", count + new, SEED):
         make_world(folder / "world", count + new, SEED)
     pairs, sources = pq.read_table(folder / "world/pairs.parquet"), folder / "sources"
     sources.mkdir()

@@ -14,7 +14,7 @@ from data.engine.local import LocalEngine
 from data.lake.lake import Lake
 from data.pictures.contact_sheet import draw_contact_sheet
 from data.world.make import HOST, make_world
-from data.world.prompts import aligned, unseen_prompts
+from data.world.prompts import measure_alignment, unseen_prompts
 from data.world.server import start_process
 from flows.verbs.demo_run import tiny_for
 from imagen.models.assemble import assemble_pipeline
@@ -32,13 +32,13 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     captions = set(lake.table("pairs").dataset().to_table(columns=["caption"])["caption"].to_pylist())
     training = plan_training(lake, tiny_for(MINUTES), "shapes")
     asked = unseen_prompts(captions, PROMPTS, SEED)
-    before = aligned(untrained(training).generate_images(asked), asked)
+    before = measure_alignment(untrained(training).generate_images(asked), asked)
     yield "untrained: right shape and colour", before.share, 0.05, False, f"{PROMPTS} prompts"
     ended = train(training)
     assert ended.trained is not None
     model = Imagen.from_pretrained(ended.trained.reference, lake.url)
     pictures = model.generate_images(asked)
-    after = aligned(pictures, asked)
+    after = measure_alignment(pictures, asked)
     out = Path("learn")
     model.save_pretrained(out)
     draw_contact_sheet(pictures[:32], asked[:32], 8).save(out / "sheet.png")
@@ -47,7 +47,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {kept:,} samples; see {out}"
     yield f"trained for {MINUTES:g} minutes: right shape and colour", after.share, 0.60, True, note
     two = unseen_prompts(captions, PROMPTS, SEED, shapes=2)
-    both = aligned(model.generate_images(two), two)
+    both = measure_alignment(model.generate_images(two), two)
     yield "two shapes and their relation", both.share, 0.0, True, f"and sizes {both.sized / PROMPTS:.2f}"
 
 

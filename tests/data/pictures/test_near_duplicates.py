@@ -17,7 +17,7 @@ from data.pictures.near_duplicates import (
 from data.pictures.phash import perceptual_hash
 from data.scorers.phash import PerceptualHash
 from data.world.draw import draw
-from data.world.make import _nearly
+from data.world.make import _near_duplicate
 from data.world.scene import random_scene
 
 
@@ -90,7 +90,7 @@ def test_recompressed_rescaled_and_cropped_pictures_look_alike_and_strangers_do_
     for number in range(count):
         rng = np.random.default_rng([77, number])
         pictures.append(Image.fromarray(draw(random_scene(rng, 400, 300), rng)))
-    pictures += [_nearly(picture, np.random.default_rng([78, n])) for n, picture in enumerate(pictures)]
+    pictures += [_near_duplicate(picture, np.random.default_rng([78, n])) for n, picture in enumerate(pictures)]
     thumbnails = np.array([np.frombuffer(scorer.look(picture)["thumbnail"], np.uint8) for picture in pictures])
     leader = find_leaders(thumbnails, lambda rows: near_thumbnail_pairs(rows, THUMBNAIL_DISTANCE))
     right = (leader[count:] == np.arange(count)).mean()

@@ -5,7 +5,7 @@ from PIL import Image
 
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of
-from data.world.prompts import aligned, unseen_prompts
+from data.world.prompts import measure_alignment, unseen_prompts
 from data.world.scene import random_scene
 
 
@@ -29,7 +29,7 @@ def test_true_pictures_are_right_and_those_of_others_are_not() -> None:
     scenes = [scene for scene in (random_scene(rng, 128, 128) for _ in range(200)) if len(scene.shapes) == 1]
     pictures = [Image.fromarray(draw(scene, rng)).resize((32, 32)) for scene in scenes]
     captions = [caption_of(scene, rng) for scene in scenes]
-    true, false = aligned(pictures, captions), aligned(pictures[1:] + pictures[:1], captions)
+    true, false = measure_alignment(pictures, captions), measure_alignment(pictures[1:] + pictures[:1], captions)
     assert true.prompts == len(scenes) > 40
     assert true.share > 0.95
     assert true.sized <= true.right

@@ -55,7 +55,7 @@ def test_it_runs_as_a_process_that_ends_with_the_block(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_world_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorldError, match="is no built-in world"):
+    with pytest.raises(WorldError, match="is not a built-in world"):
         OriginServer(tmp_path)
     with pytest.raises(WorldError, match="did not start"):
         start_process(tmp_path)

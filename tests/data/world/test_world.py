@@ -17,9 +17,9 @@ from data.lake.schemas import pair_id
 from data.world.check import caption_is_true, find_shapes
 from data.world.draw import draw
 from data.world.grammar import caption_of, claim_of, plain_caption
-from data.world.make import FAULTS, cast_roles, make_world, same_world
+from data.world.make import FAULTS, has_world, make_world, plan_pairs
+from data.world.origin import Origin
 from data.world.scene import is_true, random_scene
-from data.world.server import Origin
 from tests.conftest import SMALL, UNSEEN_SEED
 
 
@@ -29,8 +29,8 @@ def test_a_world_is_the_same_byte_for_byte_whoever_draws_it(world: Path, tmp_pat
     again = tmp_path / "again"
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert [f for f in files if (world / f).read_bytes() != (again / f).read_bytes()] == []
-    assert same_world(world, SMALL, UNSEEN_SEED)
-    assert not same_world(world, SMALL, UNSEEN_SEED + 1)
+    assert has_world(world, SMALL, UNSEEN_SEED)
+    assert not has_world(world, SMALL, UNSEEN_SEED + 1)
 
 
 def test_a_world_whose_drawing_was_interrupted_is_drawn_again(tmp_path: Path) -> None:
@@ -42,27 +42,27 @@ def test_a_world_whose_drawing_was_interrupted_is_drawn_again(tmp_path: Path) ->
 
     with pytest.raises(Interrupted):
         make_world(tmp_path / "world", 50, 1, interrupt)
-    assert not same_world(tmp_path / "world", 50, 1)
+    assert not has_world(tmp_path / "world", 50, 1)
     with pytest.raises(WorldError, match="imagen world make"):
         Origin(tmp_path / "world")
     make_world(tmp_path / "world", 50, 1)
-    assert same_world(tmp_path / "world", 50, 1)
+    assert has_world(tmp_path / "world", 50, 1)
 
 
 def test_a_folder_that_is_no_world_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(WorldError, match="is no world"):
+    with pytest.raises(WorldError, match="is not a world"):
         make_world(tmp_path, 20, 1)
 
 
 def test_faults_come_in_their_exact_shares() -> None:
-    roles = cast_roles(2000, 3)
-    counts = Counter(role.fault for role in roles)
-    heals = sum(role.origin == "heals" for role in roles)
+    specs = plan_pairs(2000, 3)
+    counts = Counter(spec.fault for spec in specs)
+    heals = sum(spec.behaviour == "heals" for spec in specs)
     for fault, share in FAULTS.items():
         assert counts[fault] == round(share * 2000) - (heals if fault == "fetch" else 0)
-    assert Counter(role.odd is not None for role in roles)[True] == 80
-    assert len({role.origin for role in roles if role.fault == "fetch"}) == 12
+    assert Counter(spec.unusual_format is not None for spec in specs)[True] == 80
+    assert len({spec.behaviour for spec in specs if spec.fault == "fetch"}) == 12
 
 
 def test_labels_tell_the_truth(world: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_caption_is_understood_whole_or_not_at_all(caption: str, claims: str |
 def test_a_caption_of_another_language_is_no_claim() -> None:
     verdict = caption_is_true(Image.new("RGB", (64, 64), "white"), "un petit triangle vert")
     assert not verdict.true
-    assert "nothing of them" in verdict.reasons[0]
+    assert "names no shapes" in verdict.reasons[0]
 
 
 def test_a_plain_caption_is_true_and_follows_from_the_picture_alone() -> None:
