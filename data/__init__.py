@@ -1,5 +1,5 @@
-"""From pairs to a published dataset. A plain library: everything a flow does, a notebook can do with it.
+"""The data pipeline, from URL-caption pairs to a published dataset. A plain library, for flows and notebooks alike.
 
-Nothing here knows Prefect, models that generate, or a terminal. Folders are listed in ARCHITECTURE.md in the order of
-imports; start with `lake` (tables), then `engine` (how stages run), then `build` (all stages together).
+Does not belong here: Prefect, models that generate pictures, the terminal. ARCHITECTURE.md lists the folders in the
+order of their imports; start with `lake` (tables), then `engine` (how stages run), then `build` (all stages together).
 """

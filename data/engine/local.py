@@ -34,14 +34,17 @@ class LocalEngine(PoolEngine):
 
     @property
     def killed(self) -> bool:
+        """Whether `kill` was called."""
         return self._engine_end.closed
 
     def close(self) -> None:
+        """Wait for the running shards, then end the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
     def kill(self) -> None:
+        """Kill the processes at once."""
         self._engine_end.close()
         self._kill_workers()
 

@@ -88,9 +88,11 @@ class RayEngine(PoolEngine):
 
     @property
     def killed(self) -> bool:
+        """Whether `kill` was called."""
         return self._killed.is_set()
 
     def close(self) -> None:
+        """Kill the actors, and disconnect from the cluster if this engine connected to it."""
         self.kill()
         for thread in self._threads:
             thread.join()
@@ -99,6 +101,7 @@ class RayEngine(PoolEngine):
             self.connected = False
 
     def kill(self) -> None:
+        """Kill the actors at once."""
         self._killed.set()
         self._kill_workers()
         self._jobs.put(None)

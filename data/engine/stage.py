@@ -45,7 +45,7 @@ def _load_shard(bucket: int, stream: bytes) -> Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What a worker made of a shard.
+    """The result of a shard: the files that a worker wrote.
 
     Attributes:
         rows: The number of rows of the shard.

@@ -21,7 +21,7 @@ SELECT_MISSING = """
 
 
 def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
-    """Append those rows of each bucket whose id the table lacks; of rows with the same id, the first.
+    """Append the rows whose id the table lacks. If several rows have the same id, the first is appended.
 
     Args:
         parts: The rows of each bucket, with the schema's columns and `of`: what a row is counted under.

@@ -1,4 +1,4 @@
-"""The immutable Parquet files of a table: writing one, and opening some. They count only once a table commits them."""
+"""Write and open the immutable Parquet files of a table. A file belongs to the table only once a commit adds it."""
 
 import hashlib
 import io

@@ -283,7 +283,7 @@ class Table:
         return True
 
     def _without_foreign_rows(self, files: list[ShardFile]) -> list[ShardFile]:
-        """Those of the files that share no row with files that others added since the plan."""
+        """Select the files that share no row with files that others added since the plan."""
         present = self.files() if self.foreign_files else {}
         buckets = {file.bucket for file in files}
         overlapping = [path for path in self.foreign_files if path in present and present[path][0] in buckets]

@@ -142,10 +142,10 @@ def _row_ranges(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def _value_range(image: Image.Image) -> tuple[float, float] | None:
-    """Black and white of a grey picture of more than 8 bits; None for others.
+    """The values that become black and white in a grey picture of more than 8 bits; None for other pictures.
 
-    Of 16 bits it is the whole range. Of 32-bit integers and floats, for which no range is agreed on, it is the smallest
-    and the largest value.
+    For 16 bits these are the ends of the range. 32-bit integers and floats have no standard range: the smallest and the
+    largest value of the picture are used.
     """
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0

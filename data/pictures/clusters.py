@@ -26,9 +26,9 @@ def near_vector_pairs(vectors: np.ndarray, distance: float) -> np.ndarray:
     Returns:
         Row numbers of the pairs, pairs × 2, the smaller number first; sorted.
     """
-    found = [np.empty((0, 2), np.int64)]
+    candidates = [np.empty((0, 2), np.int64)]
     if not len(vectors):
-        return found[0]
+        return candidates[0]
     vectors = np.ascontiguousarray(vectors, np.float32)
     centres, nearest = _cluster(vectors)
     order = np.argsort(nearest, kind="stable")
@@ -38,8 +38,8 @@ def near_vector_pairs(vectors: np.ndarray, distance: float) -> np.ndarray:
     clusters = [ordered[start:end] for start, end in zip(starts, ends, strict=True)]
     for a, rows, b, others in _candidates(clusters, centres, math.sqrt(2 * distance) + TOLERANCE):
         i, j = np.nonzero(clusters[a][rows] @ clusters[b][others].T >= 1 - distance - TOLERANCE)
-        found.append(np.column_stack([order[starts[a] + rows[i]], order[starts[b] + others[j]]]))
-    pairs = np.concatenate(found)
+        candidates.append(np.column_stack([order[starts[a] + rows[i]], order[starts[b] + others[j]]]))
+    pairs = np.concatenate(candidates)
     pairs.sort(axis=1)
     pairs = np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)
     return pairs[(vectors[pairs[:, 0]] * vectors[pairs[:, 1]]).sum(1) >= 1 - distance - 1e-6]

@@ -33,8 +33,8 @@ def find_leaders(values: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
     rank[order] = np.arange(len(order))
     rows, ranks = first[order], rank[inverse]
     leader = leaders_of_pairs(len(rows), find_pairs(values[rows]))[ranks]
-    found = np.where(leader >= 0, rows[leader], rows[ranks])
-    return np.where(found == np.arange(len(values)), -1, found)
+    leader_rows = np.where(leader >= 0, rows[leader], rows[ranks])
+    return np.where(leader_rows == np.arange(len(values)), -1, leader_rows)
 
 
 def near_known(values: np.ndarray, known: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
@@ -103,13 +103,13 @@ def _planes(size: int) -> list[np.ndarray]:
 
 def _confirmed_pairs(keys: list[np.ndarray], are_near: PairTest) -> Pairs:
     """The pairs of rows that share one of their keys and pass the test, each once, sorted."""
-    found = [np.empty((0, 2), np.int64)]
+    confirmed = [np.empty((0, 2), np.int64)]
     for key in keys:
         for pairs in _pairs_of_equal_keys(key):
             for start in range(0, len(pairs), CHUNK):
                 chunk = pairs[start : start + CHUNK]
-                found.append(chunk[are_near(chunk[:, 0], chunk[:, 1])])
-    return np.unique(np.concatenate(found), axis=0)
+                confirmed.append(chunk[are_near(chunk[:, 0], chunk[:, 1])])
+    return np.unique(np.concatenate(confirmed), axis=0)
 
 
 def _pairs_of_equal_keys(key: np.ndarray) -> Iterator[Pairs]:

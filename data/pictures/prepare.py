@@ -115,7 +115,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _check_enlarged_size(width: int, height: int, settings: PictureSettings) -> None:
-    """Refuse a thin picture that enlarging its smaller side would turn into one of too many pixels."""
+    """Refuse a thin picture that would have too many pixels once its smaller side is enlarged."""
     if settings.resize_mode in ("keep_ratio", "center_crop") and not settings.resize_only_if_bigger:
         scale = settings.image_size / min(width, height)
         if width * height * scale**2 > settings.max_pixels:

@@ -73,10 +73,10 @@ def peek_rows(url: str, layout: Layout, rows: int) -> tuple[int, list[Reject]]:
     """Read the start of a file.
 
     Args:
-        rows: How many rows to read. Of a Parquet file only the footer is read.
+        rows: How many rows to read. For a Parquet file only the footer is read.
 
     Returns:
-        The number of valid rows (of a Parquet file, all rows), and the rejected ones.
+        The number of valid rows (for a Parquet file, of all rows), and the rejected rows.
 
     Raises:
         SourceError: A column is missing, or the file can't be read.

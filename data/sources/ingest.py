@@ -128,7 +128,7 @@ class IngestBuffer:
 
 @dataclass
 class IngestPreview:
-    """What an ingestion would read.
+    """The counts of an ingestion that would read the sources now.
 
     Attributes:
         files: Files that were not read before.
@@ -149,11 +149,11 @@ def preview_ingest(
     Args:
         on_new: Called with each batch of rows that the lake lacks, with their columns `id` and `source`.
     """
-    known, pairs, preview = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
+    ingested, pairs, preview = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
     present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
     for source in sources:
         for file in list_files(source):
-            if file.id in known:
+            if file.id in ingested:
                 continue
             preview.files += 1
             for valid, _ in read_rows(file.url, file.layout):
@@ -180,15 +180,15 @@ def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSumm
         SourceUnreachable: A store does not answer. Files that were not committed are read again by the next run.
     """
     lake.table_or_make("pairs", PAIRS)
-    known, summary = ingested_file_ids(lake), IngestSummary()
+    ingested, summary = ingested_file_ids(lake), IngestSummary()
     with SpillBuffer() as rows_by_bucket:
         buffer = IngestBuffer(lake, now, rows_by_bucket)
         for source in sources:
             for file in list_files(source):
-                if file.id in known:
+                if file.id in ingested:
                     summary.files_skipped += 1
                     continue
-                known.add(file.id)
+                ingested.add(file.id)
                 try:
                     tally = _read_file(file, source.path, buffer)
                 except SourceUnreachable:
@@ -204,7 +204,7 @@ def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSumm
 
 
 def _read_file(file: SourceFile, source: str, buffer: IngestBuffer) -> FileTally:
-    """Read a file to its end. If it breaks off, its rows up to there count, and a reject without a row says so."""
+    """Read a file to its end. If it is broken, the rows before that count, and a reject without row number is added."""
     tally = FileTally(file)
     try:
         for valid, rejects in read_rows(file.url, file.layout):

@@ -127,8 +127,8 @@ def check_sources(sources: Iterable[Source], lake: Lake | None = None) -> None:
     """
     sources = tuple(sources)
     files = [file for source in sources for file in list_files(source)]
-    known = ingested_file_ids(lake) if lake else set()
-    new = [file for file in files if file.id not in known]
+    ingested = ingested_file_ids(lake) if lake else set()
+    new = [file for file in files if file.id not in ingested]
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         rows = sum(pool.map(_check_file, new))
     if not rows and len(new) == len(files):
@@ -163,8 +163,8 @@ def _check_file(file: SourceFile) -> int:
 def _file_infos(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
     """The store's information on each file, by path; None if nothing exists there.
 
-    Of a folder only files of one format count: Parquet if there are any, else tars, else text files. A folder may hold
-    metadata in CSV beside its Parquet files.
+    In a folder only files of one format count: Parquet if there are any, else tars, else text files, because a folder
+    may hold metadata in CSV beside its Parquet files.
     """
     fs.invalidate_cache()
     try:

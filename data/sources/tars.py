@@ -1,6 +1,6 @@
 """Webdataset tars: members that share a name up to its first dot are one pair, with its picture.
 
-Only headers and the small text members are read. Of a picture the location in the tar is noted; its bytes are not read.
+Only headers and the small text members are read. Pictures are not read; their locations in the tar are noted.
 """
 
 import json

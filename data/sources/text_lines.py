@@ -105,7 +105,9 @@ def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
 
 
 def _batches(collector: RowCollector, rows: Iterator[None], batch: int) -> Iterator[Rows]:
-    """Yield what `rows` adds to the collector, every `batch` rows; also the rest before an error is raised.
+    """Run `rows` to its end, and yield the collected rows in batches.
+
+    If `rows` raises an error, the rows before that are yielded first.
 
     Args:
         rows: An iterator that adds a row to the collector at each step.
