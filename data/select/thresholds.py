@@ -12,7 +12,7 @@ BOUND_KINDS = {"min": (True, True), "above": (True, False), "max": (False, True)
 
 @dataclass(frozen=True)
 class Threshold:
-    """One threshold.
+    """A number that divides the values of a fact into kept and dropped ones.
 
     Attributes:
         fact: whose values it divides.
