@@ -41,9 +41,7 @@ from imagen.metrics.reference import ScoreReference, load_vectors
 from imagen.metrics.shapes import ShapesSeen, matches_prompt
 from imagen.metrics.suites import load_suite
 from imagen.metrics.vqa import ASK_ROWS, plan_questions, vqa_accuracy, vqa_score
-from imagen.models.folder import digest_of
-from imagen.models.model import Imagen, model_url
-from imagen.models.table import TrainedModel, models
+from imagen.models.table import TrainedModel, model_url, models, weights_digest
 
 SCORERS: TypeAdapter[dict[str, Scorer]] = TypeAdapter(dict[str, AnyScorer])
 
@@ -76,7 +74,7 @@ def plan_evaluation(
         assert trained is not None
         dataset, version = trained.dataset, trained.version
     reference = version_of(lake, dataset, version)
-    digest = trained.digest if trained else digest_of(Imagen.from_pretrained(url))
+    digest = trained.digest if trained else weights_digest(url)
     recipe_scorers = SCORERS.validate_python(reference.record["recipe"].get("scores", {}))
     scores: dict[str, ClipScore | Aesthetic] = {}
     for configured, kind in ((settings.clip, ClipScore), (settings.aesthetic, Aesthetic)):

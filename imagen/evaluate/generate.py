@@ -10,10 +10,9 @@ import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 from PIL import Image
 
 from data.engine.stage import Shard, ShardResult
@@ -25,7 +24,9 @@ from data.lake.sql import query
 from data.lake.table import Table
 from data.scorers.clip import resolve_device
 from imagen.metrics.suites import Suite
-from imagen.models.model import Imagen
+
+if TYPE_CHECKING:
+    from imagen.models.model import Imagen
 
 FOLDER = "evaluations"
 BATCH = 16  # pictures of a shard
@@ -120,7 +121,11 @@ def picture_seed(seed: int, number: int, repeat: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _load_model(url: str) -> Imagen:
+def _load_model(url: str) -> "Imagen":
+    import torch
+
+    from imagen.models.model import Imagen
+
     return Imagen.from_pretrained(url, device=torch.device(resolve_device("auto")))
 
 

@@ -110,3 +110,11 @@ def model_url(where: str, lake: str | None = None) -> str:
     raise ModelNotFound(
         f"{where} is neither a cascade's folder (it has no {INDEX}) nor a lake's model (NAME/NUMBER or NAME/champion)"
     )
+
+
+def weights_digest(url: str) -> str:
+    """The digest of a model folder that no table of the lake names."""
+    from imagen.models.folder import digest_of
+    from imagen.models.model import Imagen
+
+    return digest_of(Imagen.from_pretrained(url))
