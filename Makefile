@@ -15,11 +15,11 @@ demo: $(PRODUCT)
 	$(BIN)/imagen demo
 
 test: $(DEVELOP)
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not nightly" tests
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not nightly" tests
 
 # For daily work: lint, and the tests that start no server, platform or whole flow.
 check: lint
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not nightly and not server" tests
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not nightly and not server" tests
 
 # What is long, or needs a store that is not from PyPI (Debian: radosgw ceph-mon ceph-osd ceph-common).
 nightly: $(DEVELOP)
