@@ -35,7 +35,7 @@ class BuildResult:
 
     @property
     def anything_changed(self) -> bool:
-        """Whether a new version was published."""
+        """Whether rows were added, removed or changed since the version before."""
         return bool(self.added or self.removed or self.changed)
 
 
@@ -52,15 +52,15 @@ def build(
     run at the same time.
 
     Args:
-        lake: the lake to build in
-        recipe: the dataset's recipe
-        engine: runs the shards of each stage
-        on_plan: called with each plan before its shards run
-        on_shard: called with the result of each shard
+        lake: the lake to build in.
+        recipe: the dataset's recipe.
+        engine: runs the shards of each stage.
+        on_plan: called with each plan before its shards run.
+        on_shard: called with the result of each shard.
 
     Raises:
-        GateClosed: the selected rows don't pass the recipe's gates; all other work is kept
-        SourceError: a source can't be read
+        GateClosed: the selected rows don't pass the recipe's gates; all other work is kept.
+        SourceError: a source can't be read.
 
     Example:
         >>> with open_engine() as engine:

@@ -68,6 +68,7 @@ class DryRunSnapshot(ReadOnlySnapshot):
     """A snapshot of a lake in which a missing table is read as empty instead of being made."""
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
+        """The table, or an empty one in its place. A table of an older release has its new columns as nulls."""
         table = self.find(name, key=key)
         if table is None:
             return EmptyTable(name, schema)  # type: ignore[return-value]
@@ -98,7 +99,7 @@ def plan_build(lake: Lake, recipe: Recipe) -> BuildPlan:
     """What a build of a recipe would do now.
 
     Raises:
-        SourceError: a source can't be read
+        SourceError: a source can't be read.
     """
     snapshot = DryRunSnapshot(lake.url, lake.config)
     pipeline, ingest = make_pipeline(snapshot, recipe), preview_ingest(snapshot, recipe.sources)

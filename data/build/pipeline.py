@@ -46,7 +46,7 @@ class Pipeline:
         """Write the verdict of every pair, unless nothing that decides it has changed.
 
         Args:
-            repin: compute the cuts of `top` criteria again; otherwise those of the last selection stay
+            repin: compute the cuts of `top` criteria again; otherwise those of the last selection stay.
 
         Returns:
             Whether verdicts were written.
@@ -61,7 +61,7 @@ class Pipeline:
         """Check the recipe's gates before any file is written; nothing is checked if nothing would change.
 
         Raises:
-            GateClosed: the version must not be published
+            GateClosed: the version must not be published.
         """
         if publication.shards or publication.stale:
             pass_gates(self.lake, self.recipe.gates, self.publish)

@@ -58,10 +58,10 @@ def run_probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe
     """Fetch and score a sample of the new and pending pairs in a temporary lake, which is deleted afterwards.
 
     Args:
-        lake: the lake whose pairs to sample
-        recipe: what to fetch and how to score it
-        share: of the pairs, from 0 to 1; they are drawn by id, so the sample is the same in every call
-        engine: runs the stages
+        lake: the lake whose pairs to sample.
+        recipe: what to fetch and how to score it.
+        share: of the pairs, from 0 to 1; they are drawn by id, so the sample is the same in every call.
+        engine: runs the stages.
     """
     pairs = _draw_sample(lake, recipe, share)
     with tempfile.TemporaryDirectory() as folder:

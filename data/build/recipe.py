@@ -206,12 +206,12 @@ def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ..
     Relative paths in a file are resolved from its folder; those of a shipped recipe from the current folder.
 
     Args:
-        name: a .yaml or .yml file, or the name of a shipped recipe
-        sources: paths that replace the recipe's sources; their layout is that of its first source
-        changes: values to set, each as FIELD=VALUE, such as select.clip_score.min=0.3
+        name: a .yaml or .yml file, or the name of a shipped recipe.
+        sources: paths that replace the recipe's sources; their layout is that of its first source.
+        changes: values to set, each as FIELD=VALUE, such as select.clip_score.min=0.3.
 
     Raises:
-        RecipeError: the file can't be read or is not valid; the message has the line and the field
+        RecipeError: the file can't be read or is not valid; the message has the line and the field.
 
     Example:
         >>> load_recipe("shapes", sources=("world/pairs.parquet",), changes=("select.clip_score.min=0.4",))
@@ -238,13 +238,13 @@ def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str
     """Parse and validate a recipe.
 
     Args:
-        text: the YAML
-        name: of the file, for error messages
-        folder: from which relative paths are resolved
-        changes: values to set, as for `load_recipe`
+        text: the YAML.
+        name: of the file, for error messages.
+        folder: from which relative paths are resolved.
+        changes: values to set, as for `load_recipe`.
 
     Raises:
-        RecipeError: the text is not a valid recipe, or a change names no field of it
+        RecipeError: the text is not a valid recipe, or a change names no field of it.
     """
     values, nodes = parse_yaml(text, name, "recipe: it must be a mapping with name and sources", RecipeError)
     for change in changes:

@@ -14,16 +14,16 @@ def parse_yaml(
     """Parse a YAML mapping.
 
     Args:
-        text: the YAML
-        name: of the file, for error messages
-        expected: what the file should be, for error messages: "recipe: it must be a mapping with ..."
-        error_class: the error to raise
+        text: the YAML.
+        name: of the file, for error messages.
+        expected: what the file should be, for error messages: "recipe: it must be a mapping with ...".
+        error_class: the error to raise.
 
     Returns:
         The values, and the YAML nodes, by which `first_error_message` finds lines.
 
     Raises:
-        ImagenError: of the class `error_class`: the text is not YAML or not a mapping
+        ImagenError: of the class `error_class`: the text is not YAML or not a mapping.
     """
     try:
         values, nodes = yaml.safe_load(text), yaml.compose(text)
@@ -40,10 +40,10 @@ def first_error_message(
     """The first validation error as one sentence.
 
     Args:
-        error: what pydantic raised
-        name: of the file
-        nodes: of the file, from `parse_yaml`
-        hidden: fields of the model that don't occur in the YAML; they are left out of the field's path
+        error: what pydantic raised.
+        name: of the file.
+        nodes: of the file, from `parse_yaml`.
+        hidden: fields of the model that don't occur in the YAML; they are left out of the field's path.
 
     Example:
         The sentence has this form: `mine.yaml, line 4: download.timeout: Input should be a valid number`

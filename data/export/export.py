@@ -76,21 +76,21 @@ def export(
     The same version and arguments give the same bytes.
 
     Args:
-        lake: the lake that holds the dataset
-        dataset: its name
-        version: its version; None: the newest
-        url: an empty or new folder, or one with the same export unfinished
-        format: the layout
-        shard_size: samples of a file
-        shuffle: the seed of a shuffled order; None: ordered by id
-        on_plan: called once with the number of samples to write
-        on_samples: called with the number of samples after each written batch
+        lake: the lake that holds the dataset.
+        dataset: its name.
+        version: its version; None: the newest.
+        url: an empty or new folder, or one with the same export unfinished.
+        format: the layout.
+        shard_size: samples of a file.
+        shuffle: the seed of a shuffled order; None: ordered by id.
+        on_plan: called once with the number of samples to write.
+        on_samples: called with the number of samples after each written batch.
 
     Raises:
-        ExportError: the folder holds something else or can't be written, the version is empty, or writing failed
-        DatasetNotFound: the lake has no such dataset
-        DatasetVersionNotFound: the dataset has no such version, or its files were vacuumed
-        SampleDamaged: a picture is neither JPEG, PNG nor WebP
+        ExportError: the folder holds something else or can't be written, the version is empty, or writing failed.
+        DatasetNotFound: the lake has no such dataset.
+        DatasetVersionNotFound: the dataset has no such version, or its files were vacuumed.
+        SampleDamaged: a picture is neither JPEG, PNG nor WebP.
     """
     published = version_of(lake, dataset, version)
     rows = OrderedRows(lake.table(f"datasets/{dataset}", published.version), shuffle)
@@ -135,7 +135,7 @@ def _claim_folder(url: str, marker_text: str) -> bool:
         True if the folder already has this marker, so that the export resumes.
 
     Raises:
-        ExportError: the folder is not empty, has another export's marker, or can't be written
+        ExportError: the folder is not empty, has another export's marker, or can't be written.
     """
     marker = storage.join(url, MARKER)
     try:

@@ -36,15 +36,15 @@ def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, file_byt
     """The card's text, with front matter that describes the exported folder.
 
     Args:
-        lake: the lake that holds the dataset and its card
-        version: the exported version
-        schema: of the exported files
-        samples: their number
-        file_bytes: size of all files as they are stored
-        content_bytes: size of their content before compression
+        lake: the lake that holds the dataset and its card.
+        version: the exported version.
+        schema: of the exported files.
+        samples: their number.
+        file_bytes: size of all files as they are stored.
+        content_bytes: size of their content before compression.
 
     Raises:
-        ExportError: the front matter of the card in the lake is not a YAML mapping
+        ExportError: the front matter of the card in the lake is not a YAML mapping.
     """
     front_matter, text = _read_lake_card(lake, version) or _default_card(version, samples)
     front_matter |= {

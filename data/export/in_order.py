@@ -56,7 +56,7 @@ class OrderedRows:
         """The rows at positions `start` to `stop` (excluded), in batches of at most BATCH rows.
 
         Raises:
-            DatasetVersionNotFound: a file was removed since the table was opened
+            DatasetVersionNotFound: a file was removed since the table was opened.
         """
         with ThreadPoolExecutor(READ_THREADS, "export") as pool:
             for places in self._chunks(start, stop):
@@ -67,7 +67,7 @@ class OrderedRows:
         """Encoder → dtype and dim of its embeddings, from the metadata of all files.
 
         Raises:
-            ExportError: files have embeddings of different dtypes
+            ExportError: files have embeddings of different dtypes.
         """
         formats: dict[str, dict[str, Any]] = {}
         if not any(name.endswith("_embedding") for name in self.schema.names):

@@ -31,7 +31,7 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: EmbeddingForm
     (txt), the other columns (json), and a NumPy file for each embedding (t5.npy).
 
     Raises:
-        SampleDamaged: a picture is neither JPEG, PNG nor WebP
+        SampleDamaged: a picture is neither JPEG, PNG nor WebP.
     """
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for batch in batches:

@@ -69,9 +69,9 @@ class Distributions:
         """Add the rows of a query to the counts. Null and non-finite values count as unknown.
 
         Args:
-            sql: a query whose rows have `part` and the columns `facts`
-            facts: columns to count; those that this object was not made for are ignored
-            tables: Arrow tables and datasets that the query names
+            sql: a query whose rows have `part` and the columns `facts`.
+            facts: columns to count; those that this object was not made for are ignored.
+            tables: Arrow tables and datasets that the query names.
         """
         columns = [fact for fact in self.facts if fact in set(facts)]
         if not columns:
@@ -91,11 +91,11 @@ class Distributions:
         if self._count_rows() > self.merged_rows + MERGE_AFTER:
             self._merge()
 
-    def known(self, fact: str, part: str) -> int:
+    def known_count(self, fact: str, part: str) -> int:
         """The number of rows of a part in which the fact has a finite value."""
         return int(self._value_counts(fact).of_part(part).sum())
 
-    def unknown(self, fact: str, part: str) -> int:
+    def unknown_count(self, fact: str, part: str) -> int:
         """The number of rows of a part in which the fact is null or not finite."""
         return self._value_counts(fact).unknown.get(part, 0)
 
@@ -181,6 +181,7 @@ class _ValueCounts:
     unknown: dict[str, int]  # part → rows without a finite value
 
     def of_part(self, part: str) -> np.ndarray:
+        """The count of each value in a part."""
         return self.times.get(part, np.zeros(len(self.values), np.int64))
 
 
@@ -193,7 +194,7 @@ def _range_without_outliers(values: np.ndarray, times: np.ndarray) -> tuple[floa
 
 
 def _quantiles(values: np.ndarray, times: np.ndarray, shares: Sequence[float]) -> list[float]:
-    """The quantiles of ascending values that occur so many times; at least one value is counted."""
+    """Quantiles of ascending values, given how often each occurs; at least one must occur."""
     cumulative = np.cumsum(times)
     ranks = [max(1, math.ceil(share * int(cumulative[-1]))) for share in shares]
     return [float(value) for value in values[np.searchsorted(cumulative, ranks)]]

@@ -61,7 +61,7 @@ def pass_gates(lake: Lake, gates: Gates, publish: Publish) -> None:
     """Check the rows that would be published now.
 
     Raises:
-        GateClosed: a gate is closed; the message names every failed check with its figure and its bound
+        GateClosed: a gate is closed; the message names every failed check with its figure and its bound.
     """
     before = newest_version(lake, publish.dataset)
     failures = list(_failures(lake, gates, publish, before))

@@ -41,7 +41,7 @@ def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's size category of a dataset with so many rows.
+    """The Hub's size category for a number of rows.
 
     Example:
         >>> size_category(2_500)

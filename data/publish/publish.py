@@ -79,6 +79,7 @@ class Publish:
 
     @property
     def score_columns(self) -> list[str]:
+        """The columns <score>_<fact> of all scores."""
         return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
     @property
@@ -122,7 +123,7 @@ class Publish:
         """Compare the selected rows with the current version. Makes the dataset's table if it does not exist.
 
         Args:
-            shard_rows: rows of a written file, at most; fewer where embeddings are large
+            shard_rows: rows of a written file, at most; fewer where embeddings are large.
         """
         table = self.lake.table_or_make(self.table, self.schema())
         publication, snapshot = Publication(table), self.lake.snapshot()

@@ -40,7 +40,7 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
     """Every version of a dataset, newest first; empty if its first build has not published yet.
 
     Raises:
-        DatasetNotFound: the lake has no dataset of this name
+        DatasetNotFound: the lake has no dataset of this name.
     """
     table = lake.find(f"datasets/{dataset}")
     if table is None:
@@ -52,8 +52,8 @@ def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
     """The version with a number, or the newest.
 
     Raises:
-        DatasetNotFound: the lake has no dataset of this name
-        DatasetVersionNotFound: the dataset has no such version, or none at all
+        DatasetNotFound: the lake has no dataset of this name.
+        DatasetVersionNotFound: the dataset has no such version, or none at all.
     """
     published = versions(lake, dataset)
     if not published:

@@ -47,11 +47,11 @@ class Order:
         """The order of an epoch.
 
         Args:
-            file_rows: the number of rows of each file
-            seed: of the shuffle; together with `epoch` it decides the order
-            epoch: the epoch's number, from 0
-            shuffle: False keeps the order of the files and of their rows
-            mix: samples of a block; blocks end with a unit, so they can be larger by less than one unit
+            file_rows: the number of rows of each file.
+            seed: of the shuffle; together with `epoch` it decides the order.
+            epoch: the epoch's number, from 0.
+            shuffle: False keeps the order of the files and of their rows.
+            mix: samples of a block; blocks end with a unit, so they can be larger by less than one unit.
         """
         units = _split_into_units(np.asarray(file_rows, np.int64))
         if shuffle:
@@ -122,7 +122,7 @@ def join_spans(shares: Iterable[Spans]) -> Spans:
     """All positions of several shares, as few spans as possible.
 
     Raises:
-        ValueError: a position is in two shares
+        ValueError: a position is in two shares.
     """
     joined: Spans = []
     for start, stop in sorted(span for spans in shares for span in spans if span[0] < span[1]):
@@ -135,7 +135,11 @@ def join_spans(shares: Iterable[Spans]) -> Spans:
 
 
 def _split_into_units(file_rows: IntArray) -> IntArray:
-    """Split each file's rows into units of UNIT_ROWS; its last unit may be shorter. units x (file, first row, rows)"""
+    """Split each file's rows into units of UNIT_ROWS; a file's last unit may be shorter.
+
+    Returns:
+        units x (file, first row, rows)
+    """
     counts = -(-file_rows // UNIT_ROWS)
     file = np.repeat(np.arange(len(file_rows)), counts)
     first = (np.arange(len(file)) - np.repeat(np.cumsum(counts) - counts, counts)) * UNIT_ROWS

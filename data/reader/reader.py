@@ -55,22 +55,22 @@ class Reader(IterableDataset):
     `load_state_dict` resume in the middle of an epoch.
 
     Args:
-        lake: the lake that holds the dataset
-        dataset: its name
-        version: its version; the newest by default
-        columns: columns of a sample, such as id, caption, image or a score, and encoders by their name in the recipe
-        seed: of the shuffle
-        shuffle: False keeps the order of the files
-        rank: this process's rank; by default that of torch.distributed or torchrun, else 0
-        world: the number of ranks, with the same default, else 1
-        drop_uneven: give every rank the same number of samples; the remainder of an epoch is dropped
-        mix: samples of a block; units of 128 neighbouring rows are shuffled, then samples within blocks
+        lake: the lake that holds the dataset.
+        dataset: its name.
+        version: its version; the newest by default.
+        columns: what a sample has: id, caption, image, scores, and embeddings by the encoder's name in the recipe.
+        seed: of the shuffle.
+        shuffle: False keeps the order of the files.
+        rank: this process's rank; by default that of torch.distributed or torchrun, else 0.
+        world: the number of ranks, with the same default, else 1.
+        drop_uneven: give every rank the same number of samples; the remainder of an epoch is dropped.
+        mix: samples per shuffle block: units of 128 neighbouring rows are shuffled, then the samples within each block.
 
     Raises:
-        DatasetNotFound: the lake has no such dataset
-        DatasetVersionNotFound: the dataset has no such version
-        ColumnNotFound: the version has no such column
-        ValueError: `mix` is below 1, or `rank` is not below `world`
+        DatasetNotFound: the lake has no such dataset.
+        DatasetVersionNotFound: the dataset has no such version.
+        ColumnNotFound: the version has no such column.
+        ValueError: `mix` is below 1, or `rank` is not below `world`.
 
     Example:
         >>> reader = Reader(Lake.open("lake"), "shapes", columns=("image", "caption"))
@@ -142,7 +142,7 @@ class Reader(IterableDataset):
         """The positions that the current iteration has still to read, as JSON values.
 
         Raises:
-            StateMismatch: the samples are read by workers; take the state of a `StatefulDataLoader` instead
+            StateMismatch: the samples are read by workers; take the state of a `StatefulDataLoader` instead.
         """
         if get_worker_info() is None and self._shared[ITERATION]:
             raise StateMismatch("only the workers know their positions: take the state_dict() of a StatefulDataLoader")
@@ -157,10 +157,10 @@ class Reader(IterableDataset):
         """Make the next iteration read the rest of an epoch.
 
         Args:
-            state: this rank and worker's own state, or a merged one, which is shared among all ranks and workers
+            state: this rank and worker's own state, or a merged one, which is shared among all ranks and workers.
 
         Raises:
-            StateMismatch: it is no reader's state, or that of another dataset version, seed or order
+            StateMismatch: it is no reader's state, or that of another dataset version, seed or order.
         """
         if not set(STATE_KEYS) <= set(state):
             raise StateMismatch("this is not a reader's state: merge the states of loaders with merge_states([...])")
@@ -192,7 +192,7 @@ class Reader(IterableDataset):
         """Choose the positions that this worker reads in an iteration.
 
         Raises:
-            StateMismatch: the loaded state is of another rank or worker, or came after persistent workers had started
+            StateMismatch: the loaded state is of another rank or worker, or came after persistent workers had started.
         """
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)

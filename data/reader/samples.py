@@ -65,7 +65,7 @@ class DatasetFiles:
         """Read the requested columns of a unit's rows.
 
         Raises:
-            DatasetVersionNotFound: the file was removed since
+            DatasetVersionNotFound: the file was removed since.
         """
         source, footer = self._open_file(unit.file)
         file = pq.ParquetFile(source, metadata=footer, pre_buffer=self._is_remote)

@@ -24,10 +24,10 @@ def merge_states(states: Iterable[Any]) -> State:
     is left of the epoch, each sample once.
 
     Args:
-        states: one state of each rank: of its reader, or of its `StatefulDataLoader`, which holds those of its workers
+        states: one state of each rank: of its reader, or of its `StatefulDataLoader`, which holds those of its workers.
 
     Raises:
-        StateMismatch: the states are of different runs, one is missing, two overlap, or there is none
+        StateMismatch: the states are of different runs, one is missing, two overlap, or there is none.
 
     Example:
         >>> reader.load_state_dict(merge_states([torch.load(path) for path in state_files]))
@@ -69,7 +69,7 @@ def _find_reader_states(state: Any) -> Iterator[State]:
     """Every reader state inside nested lists and dictionaries, such as the state of a loader.
 
     Raises:
-        StateMismatch: a loader takes snapshots of its workers less often than every step, so its state is too old
+        StateMismatch: a loader takes snapshots of its workers less often than every step, so its state is too old.
     """
     if isinstance(state, list | tuple):
         for item in state:

@@ -33,10 +33,10 @@ def render_card(summary: VersionSummary, settings: CardSettings, url: str, mark:
     """The card as Markdown with front matter.
 
     Args:
-        summary: the version to describe
-        settings: the recipe's `card`
-        url: of the dataset's table, for the code that loads it
-        mark: a line that identifies version and settings; see `data/report/write.py`
+        summary: the version to describe.
+        settings: the recipe's `card`.
+        url: of the dataset's table, for the code that loads it.
+        mark: a line that identifies version and settings; see `data/report/write.py`.
     """
     record = summary.version.record
     return _template().render(

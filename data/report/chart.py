@@ -43,10 +43,10 @@ def draw_chart(curves: Sequence[Curve], x_name: str, y_name: str, log: bool = Fa
     """Draw curves over common axes. Names and labels are escaped.
 
     Args:
-        curves: at least one point in all
-        x_name: label of the x axis
-        y_name: label of the y axis
-        log: make the y axis logarithmic, if all values are above 0
+        curves: at least one point in all.
+        x_name: label of the x axis.
+        y_name: label of the y axis.
+        log: make the y axis logarithmic, if all values are above 0.
     """
     points = [point for curve in curves for point in curve.points]
     x_values = [point.x for point in points] + _interval_ends(point.x_range for point in points)

@@ -52,9 +52,9 @@ def pick_examples(lake: Lake, selection: Selection, facts: list[str]) -> list[Ex
     Each group has its smallest ids. Ids are hashes, so this is a random sample, and the same one in every call.
 
     Args:
-        lake: the lake to read
-        selection: whose verdicts to use
-        facts: the values to show with each pair
+        lake: the lake to read.
+        selection: whose verdicts to use.
+        facts: the values to show with each pair.
     """
     labels = step_labels(selection)
     rows = query(

@@ -61,9 +61,9 @@ def render_report(summary: VersionSummary, groups: list[ExampleGroup], mark: str
     """The page as HTML.
 
     Args:
-        summary: the version to describe
-        groups: example pairs
-        mark: a line that identifies version and settings; see `data/report/write.py`
+        summary: the version to describe.
+        groups: example pairs.
+        mark: a line that identifies version and settings; see `data/report/write.py`.
     """
     record = summary.version.record
     histograms = [(score, score.histogram) for score in summary.scores if score.histogram]

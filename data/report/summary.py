@@ -61,11 +61,11 @@ def summarize_version(
     """Compute the figures of the current version.
 
     Args:
-        lake: a snapshot of the lake in which `version` is current
-        selection: the recipe's selection, whose verdicts made the version
-        publish: the stage that published it
-        version: the version to describe
-        before: the version to compare with; if its files are gone, the summary says so
+        lake: a snapshot of the lake in which `version` is current.
+        selection: the recipe's selection, whose verdicts made the version.
+        publish: the stage that published it.
+        version: the version to describe.
+        before: the version to compare with; if its files are gone, the summary says so.
     """
     table = lake.table(publish.table, version.version)
     sizes = table.file_sizes()
@@ -98,10 +98,10 @@ def fact_queries(
     """For each bucket a query for facts of all pairs, joined with their verdicts. Columns of the source become numbers.
 
     Args:
-        lake: the lake to read
-        selection: whose facts and verdicts to read
-        facts: the facts to select
-        columns: further SQL expressions to select, over `facts` and `verdicts`
+        lake: the lake to read.
+        selection: whose facts and verdicts to read.
+        facts: the facts to select.
+        columns: further SQL expressions to select, over `facts` and `verdicts`.
 
     Returns:
         SQL, and the tables that it names.
@@ -135,7 +135,7 @@ def _summarize_scores(
                 fact,
                 cuts.get(fact, []),
                 distributions.histogram(fact, ("kept", "dropped")),
-                distributions.unknown(fact, "kept") + distributions.unknown(fact, "dropped"),
+                distributions.unknown_count(fact, "kept") + distributions.unknown_count(fact, "dropped"),
                 distributions.quantiles(fact, "kept", DECILES),
                 distributions.quantiles(fact, "before", DECILES),
                 distributions.ks_distance(fact, "before", "kept"),

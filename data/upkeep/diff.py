@@ -47,8 +47,8 @@ def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
     """Compare two versions of a dataset.
 
     Raises:
-        DatasetNotFound: the lake has no such dataset
-        DatasetVersionNotFound: one of the versions does not exist
+        DatasetNotFound: the lake has no such dataset.
+        DatasetVersionNotFound: one of the versions does not exist.
     """
     first_version, second_version = version_of(lake, dataset, first), version_of(lake, dataset, second)
     tables = [lake.table(f"datasets/{dataset}", number) for number in (first, second)]

@@ -56,13 +56,13 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forge
     """Forget the pairs that match.
 
     Args:
-        lake: the lake
-        kind: what `what` is: a pair's id, a URL, a domain (with its subdomains), or the SHA-256 of a picture
-        what: the value to match
-        reason: kept with the blocklist's entry
+        lake: the lake.
+        kind: what `what` is: a pair's id, a URL, a domain (with its subdomains), or the SHA-256 of a picture.
+        what: the value to match.
+        reason: kept with the blocklist's entry.
 
     Raises:
-        PairNotFound: no pair matches; nothing was changed
+        PairNotFound: no pair matches; nothing was changed.
     """
     pairs = find_pairs(lake, kind, what)
     add(lake, [Entry(kind, what, reason)])
@@ -84,7 +84,7 @@ def find_pairs(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
     """The pairs that match: id → URL and caption. A URL also matches other spellings of the same address.
 
     Raises:
-        PairNotFound: no pair matches
+        PairNotFound: no pair matches.
     """
     pairs, images = lake.table("pairs"), lake.find("images")
     condition = {

@@ -26,9 +26,9 @@ def vacuum(lake: Lake, older_than: float = MIN_AGE, dry_run: bool = False) -> Va
     """Remove unreferenced files. Every version of every table stays readable.
 
     Args:
-        lake: the lake to clean
-        older_than: age in seconds below which files are kept
-        dry_run: count the files without removing them
+        lake: the lake to clean.
+        older_than: age in seconds below which files are kept.
+        dry_run: count the files without removing them.
     """
     result, limit = VacuumResult(), time.time() - older_than
     for name in lake.table_names():

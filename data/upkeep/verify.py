@@ -48,9 +48,9 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> VerifyResult:
     """Verify a version of a dataset, by default the newest.
 
     Raises:
-        DatasetNotFound: the lake has no such dataset
-        DatasetVersionNotFound: the dataset has no such version
-        ModelError: the weights of a scorer have changed, so the selection can't be repeated
+        DatasetNotFound: the lake has no such dataset.
+        DatasetVersionNotFound: the dataset has no such version.
+        ModelError: the weights of a scorer have changed, so the selection can't be repeated.
     """
     version = version_of(lake, dataset, number)
     table = lake.table(f"datasets/{dataset}", version.version)

@@ -39,7 +39,7 @@ def why(lake: Lake, key: str) -> list[PairHistory]:
     """The history of a pair by its id, or of all pairs with a URL.
 
     Raises:
-        PairNotFound: there is no such pair
+        PairNotFound: there is no such pair.
     """
     pairs = lake.table("pairs")
     column, bucket = ("id", _bucket(lake, key)) if _is_id(key) else ("url", None)

@@ -91,14 +91,14 @@ def make_world(
     """Make a world in an empty folder, or in place of another world. It counts as a world only when it is finished.
 
     Args:
-        out: the folder; it is made if it does not exist
-        pairs: the number of pairs
-        seed: decides every byte, together with `pairs`
-        on_drawn: called with the number of pictures that were drawn since the last call
-        processes: that draw; by default one for each core
+        out: the folder; it is made if it does not exist.
+        pairs: the number of pairs.
+        seed: decides every byte, together with `pairs`.
+        on_drawn: called with the number of pictures that were drawn since the last call.
+        processes: that draw; by default one for each core.
 
     Raises:
-        WorldError: the folder holds something else
+        WorldError: the folder holds something else.
     """
     if out.exists() and any(out.iterdir()) and not (out / "world.json").exists():
         raise WorldError(f"{out} is not empty and is not a world. Choose another folder with --out")

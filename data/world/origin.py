@@ -59,6 +59,7 @@ class Stats:
     paths: Counter[str] = field(default_factory=Counter)  # requests for each path
 
     def to_json(self) -> bytes:
+        """The counts as the body of a response."""
         return json.dumps({**vars(self), "paths": dict(self.paths)}).encode()
 
 
@@ -73,7 +74,7 @@ class Origin:
         """Read the world in a folder.
 
         Raises:
-            WorldError: the folder has no finished world
+            WorldError: the folder has no finished world.
         """
         self.folder = Path(folder)
         try:
@@ -113,7 +114,7 @@ class Origin:
         """Answer one request, given its request line and headers.
 
         Raises:
-            ConnectionClosed: the page's behaviour closed the connection
+            ConnectionClosed: the page's behaviour closed the connection.
         """
         path = head.split(b" ", 2)[1].decode("latin-1")
         if path == "/.stats":
@@ -152,13 +153,16 @@ class Origin:
         return self._body_and_etag(page)[0]
 
     async def ok(self, page: Page, writer: asyncio.StreamWriter, headers: str = "") -> None:
+        """The picture with its ETag, and further headers."""
         body, etag = self._body_and_etag(page)
         await _send(writer, 200, page.content_type or "image/jpeg", body, f"ETag: {etag}\r\n{headers}")
 
     async def not_found(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """404."""
         await _send(writer, 404, "text/plain", b"no such picture\n")
 
     async def gone(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """410."""
         await _send(writer, 410, "text/plain", b"gone\n")
 
     async def heals(self, page: Page, writer: asyncio.StreamWriter) -> None:
@@ -168,6 +172,7 @@ class Origin:
         return await self.ok(page, writer)
 
     async def unavailable(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """503."""
         await _send(writer, 503, "text/plain", b"overloaded\n")
 
     async def timeout(self, page: Page, writer: asyncio.StreamWriter) -> None:
@@ -203,6 +208,7 @@ class Origin:
         await asyncio.sleep(0.05)  # so that the bytes leave before the connection ends
 
     async def html(self, page: Page, writer: asyncio.StreamWriter) -> None:
+        """A page of HTML with status 200 instead of the picture."""
         await _send(writer, 200, "text/html", b"<!doctype html><html><body>This picture has moved.</body></html>\n")
 
     async def huge(self, page: Page, writer: asyncio.StreamWriter) -> None:

@@ -32,10 +32,10 @@ def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int 
     """Distinct prompts that are not in `seen`, such as the captions of a training.
 
     Args:
-        seen: texts to avoid
-        count: the number of prompts
-        seed: decides the prompts
-        shapes: 1, or 2 with a relation between them
+        seen: texts to avoid.
+        count: the number of prompts.
+        seed: decides the prompts.
+        shapes: 1, or 2 with a relation between them.
     """
     rng, prompts = np.random.default_rng(seed), dict[str, None]()
     while len(prompts) < count:

@@ -38,12 +38,12 @@ class OriginServer:
         """Prepare a server; it starts when the `with` block is entered.
 
         Args:
-            folder: a world
-            port: 0 chooses a free one
-            certificate: makes it serve HTTPS
+            folder: a world.
+            port: 0 chooses a free one.
+            certificate: makes it serve HTTPS.
 
         Raises:
-            WorldError: the folder has no finished world; on entering the block, that the port can't be used
+            WorldError: the folder has no finished world; on entering the block, that the port can't be used.
         """
         self._origin = Origin(folder)
         self._port = port
@@ -61,6 +61,7 @@ class OriginServer:
 
     @property
     def url(self) -> str:
+        """The root URL, once it has started."""
         return f"{'https' if self._certificate else 'http'}://{self.address}"
 
     def __enter__(self) -> Self:
@@ -128,7 +129,7 @@ def serve(folder: str | Path, port: int = 0, certificate: Certificate | None = N
     """Serve in the foreground until SIGINT or SIGTERM. The first line on standard output ends with the URL.
 
     Raises:
-        WorldError: the folder has no finished world, or the port can't be used
+        WorldError: the folder has no finished world, or the port can't be used.
     """
 
     def print_url(url: str) -> None:
@@ -149,7 +150,7 @@ class OriginProcess:
 
     @property
     def address(self) -> str:
-        """host:port"""
+        """HOST:PORT of the server."""
         return self.url.partition("://")[2]
 
     def stop(self) -> None:
@@ -168,7 +169,7 @@ def start_process(folder: str | Path, port: int = 0, certificate: Certificate | 
     """Start a server process and wait until it accepts connections.
 
     Raises:
-        WorldError: it did not start
+        WorldError: it did not start.
     """
     command = [sys.executable, "-m", "data.world.server", str(folder), "--port", str(port), "--with-parent"]
     if certificate:
@@ -190,6 +191,7 @@ def _exit_with_parent() -> None:
 
 
 def main() -> None:
+    """The command `python -m data.world.server`."""
     parser = argparse.ArgumentParser(prog="python -m data.world.server", description="Serve a built-in world.")
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=0, help="port; 0 chooses a free one")

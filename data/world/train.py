@@ -80,10 +80,10 @@ def train_models(
     CLIP and T5 share torch's generator. So T5 alone starts from other weights than T5 after CLIP, as it is shipped.
 
     Args:
-        out: the parent of the models' folders
-        seed: decides everything but the order of floating-point sums
-        log: called with a line about every hundredth step
-        only: the names of the models to train
+        out: the parent of the models' folders.
+        seed: decides everything but the order of floating-point sums.
+        log: called with a line about every hundredth step.
+        only: the names of the models to train.
     """
     tokenizer = train_tokenizer(seed)
     pictures, scenes = draw_pictures(PICTURES, seed)
@@ -124,12 +124,12 @@ def train_clip(
     """Train CLIP and save it as an open_clip model.
 
     Args:
-        out: its folder
-        tokenizer: of the captions
-        pictures: n 64 64 3, uint8
-        scenes: that the pictures show
-        seed: of batches and captions
-        log: called with a line about every hundredth step
+        out: its folder.
+        tokenizer: of the captions.
+        pictures: n 64 64 3, uint8.
+        scenes: that the pictures show.
+        seed: of batches and captions.
+        log: called with a line about every hundredth step.
     """
     config = json.loads(json.dumps(CLIP_CONFIG))
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)

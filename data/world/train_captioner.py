@@ -44,11 +44,11 @@ def train_captioner(
     """Train a captioner and save it to a folder.
 
     Args:
-        out: the folder
-        pictures: n 64 64 3, uint8
-        scenes: that the pictures show
-        rng: for batches and degradations
-        log: called with a line about every hundredth step
+        out: the folder.
+        pictures: n 64 64 3, uint8.
+        scenes: that the pictures show.
+        rng: for batches and degradations.
+        log: called with a line about every hundredth step.
     """
     tokenizer = word_tokenizer()
     texts = tokenizer([plain_caption(scene) for scene in scenes], padding=True, return_tensors="pt").input_ids
@@ -117,7 +117,7 @@ def cell_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def make_model(vocabulary: int) -> VisionEncoderDecoderModel:
-    """An untrained captioner for a vocabulary of so many tokens."""
+    """An untrained captioner with a vocabulary of this size."""
     encoder = SegformerConfig(
         num_encoder_blocks=2,
         hidden_sizes=[32, 96],

@@ -66,7 +66,7 @@ def test_whole_numbers_have_a_bin_each_and_what_is_not_finite_is_unknown() -> No
         assert histogram.is_integer
         assert histogram.edges == [0, 1, 2, 3, 4, 5, 6]
         assert histogram.counts == {"kept": [1, 2, 0, 0, 0, 1], "dropped": [0] * 6}
-        assert (distributions.known("f", "kept"), distributions.unknown("f", "kept")) == (4, 3)
+        assert (distributions.known_count("f", "kept"), distributions.unknown_count("f", "kept")) == (4, 3)
         assert distributions.quantiles("f", "dropped", [0.5]) == []
         assert distributions.ks_distance("f", "kept", "dropped") is None
         assert distributions.histogram("f", ("dropped",)) is None
