@@ -154,13 +154,15 @@ def test_painting_leaves_the_rest_as_it_is(model: Imagen, picture: Image.Image, 
 
 
 def test_what_is_kept_is_kept_at_every_stage(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
-    heard: list[torch.Tensor] = []
-    model.unet_2.register_forward_pre_hook(lambda _, __, told: heard.append(told["low_res"]), with_kwargs=True)
+    low_res_inputs: list[torch.Tensor] = []
+    model.unet_2.register_forward_pre_hook(
+        lambda _, __, inputs: low_res_inputs.append(inputs["low_res"]), with_kwargs=True
+    )
     model.inpaint(picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
     pixels = torch.from_numpy(pixel_levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = enlarge(shrink(pixels, 16), 32)
-    torch.testing.assert_close(heard[0][..., :15], expected[..., :15], atol=1e-5, rtol=0)
-    assert (heard[0][..., 18:] - expected[..., 18:]).abs().mean() > 0.01
+    torch.testing.assert_close(low_res_inputs[0][..., :15], expected[..., :15], atol=1e-5, rtol=0)
+    assert (low_res_inputs[0][..., 18:] - expected[..., 18:]).abs().mean() > 0.01
 
 
 def test_the_stronger_the_further_from_the_picture(model: Imagen, picture: Image.Image) -> None:
@@ -194,23 +196,23 @@ def test_a_model_without_text_takes_no_prompt(picture: Image.Image) -> None:
     silent = untrained_model((16, 32))
     assert silent.generate_image(seed=1).size == (32, 32)
     assert len(silent.variations(picture, n=2)) == 2
-    for told in ({"prompts": CAPTION}, {"negative_prompt": CAPTION}):
+    for request in ({"prompts": CAPTION}, {"negative_prompt": CAPTION}):
         with pytest.raises(NotPossible, match="this model was trained without text: it takes no prompt"):
-            silent.generate_images(**told)
+            silent.generate_images(**request)
 
 
 def test_a_long_prompt_is_cut_and_its_rest_named(model: Imagen, capfd: pytest.CaptureFixture[str]) -> None:
     cut = {**model.config.text, "max_length": 5}
     model.register_to_config(text=cut)
-    ways = [model.generate_image, model.generate_images, model]
-    for way in ways:
-        with warnings.catch_warnings(record=True) as told:
+    callables = [model.generate_image, model.generate_images, model]
+    for call in callables:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            way("a red circle above a blue square", stages=1, steps=1)
-        assert [str(one.message) for one in told if one.category is UserWarning] == [
+            call("a red circle above a blue square", stages=1, steps=1)
+        assert [str(one.message) for one in warned if one.category is UserWarning] == [
             "the prompt is longer than 5 tokens; this part is ignored: 'a blue square'"
         ]
-        assert told[0].filename == __file__
+        assert warned[0].filename == __file__
     text = ("a red circle " * 400).strip()
     with pytest.warns(UserWarning, match="this part is ignored: 'red circle") as told_again:
         vectors = model.encode([text])
@@ -271,10 +273,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 def test_what_is_not_possible_is_one_sentence(model: Imagen) -> None:
-    for method, told, sentence in WRONG:
+    for method, request, sentence in WRONG:
         needed: dict[str, Any] = {} if method == "generate_images" else {"image": Image.new("RGB", (20, 20))}
         if method == "inpaint":
             needed["mask"] = Image.new("L", (20, 20))
         with pytest.raises(NotPossible, match=sentence) as refused:
-            getattr(model, method)(**needed | told)
+            getattr(model, method)(**needed | request)
         assert "\n" not in str(refused.value)

@@ -20,51 +20,53 @@ class Perfect(nn.Module):
     Pixels may be `alike`: so much of their power is that of the picture's own mean.
     """
 
-    def __init__(self, of: Diffusion, shift: float = 0.0, alike: float = 0.0) -> None:
+    def __init__(self, process: Diffusion, shift: float = 0.0, alike: float = 0.0) -> None:
         super().__init__()
-        self.of, self.shift, self.alike = of, shift, alike
+        self.process, self.shift, self.alike = process, shift, alike
 
     def forward(self, x: Tensor, times: Tensor, text: Any = None, mask: Tensor | None = None) -> Tensor:
-        a, s = self.of.scales(times, x)
+        a, s = self.process.scales(times, x)
         mean = MEAN + (0 if mask is None else self.shift * mask.any(1).float().view(-1, 1, 1, 1))
         power, beyond = SPREAD**2 * (1 - self.alike), x - a * mean
         common = beyond.mean((1, 2, 3), keepdim=True)
         whole = power + SPREAD**2 * self.alike * x[0].numel()
-        meant = mean + a * power / (a**2 * power + s**2) * (beyond - common)
-        meant = meant + a * whole / (a**2 * whole + s**2) * common
-        noise = (x - a * meant) / s
-        return {"v": a * noise - s * meant, "eps": noise, "x0": meant}[self.of.settings.objective]
+        x0 = mean + a * power / (a**2 * power + s**2) * (beyond - common)
+        x0 = x0 + a * whole / (a**2 * whole + s**2) * common
+        noise = (x - a * x0) / s
+        return {"v": a * noise - s * x0, "eps": noise, "x0": x0}[self.process.settings.objective]
 
 
-def taken(unet: nn.Module, of: Diffusion, settings: SampleSettings, count: int = 64, **more: Any) -> Tensor:
+def sample_batch(unet: nn.Module, process: Diffusion, settings: SampleSettings, count: int = 64, **more: Any) -> Tensor:
     rngs = [torch.Generator().manual_seed(number) for number in range(count)]
     noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
-    return sample(unet, of, settings, noise, rngs, Conditioning(**more))
+    return sample(unet, process, settings, noise, rngs, Conditioning(**more))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("sampler", "steps"), [("dpm", 50), ("ddim", 130), ("ddpm", 250)])
 def test_the_moments_of_a_known_distribution_come_back(objective: str, sampler: str, steps: int) -> None:
-    of = diffusion(objective)
+    process = diffusion(objective)
     settings = SampleSettings.model_validate({"sampler": sampler, "steps": steps, "threshold": "none"})
-    made = taken(Perfect(of), of, settings)
-    assert made.mean().item() == pytest.approx(MEAN, abs=0.01)
-    assert made.std().item() == pytest.approx(SPREAD, rel=0.06)
+    images = sample_batch(Perfect(process), process, settings)
+    assert images.mean().item() == pytest.approx(MEAN, abs=0.01)
+    assert images.std().item() == pytest.approx(SPREAD, rel=0.06)
 
 
 def test_a_picture_is_the_same_whatever_the_batch() -> None:
-    of = diffusion()
+    process = diffusion()
     for sampler in ("dpm", "ddpm"):
         settings = SampleSettings.model_validate({"sampler": sampler, "steps": 20})
-        many, few = (taken(Perfect(of), of, settings, count) for count in (6, 2))
+        many, few = (sample_batch(Perfect(process), process, settings, count) for count in (6, 2))
         torch.testing.assert_close(many[:2], few, atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> None:
-    of, text = diffusion(), torch.zeros(64, 2, 4)
-    unet, seen = Perfect(of, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
+    process, text = diffusion(), torch.zeros(64, 2, 4)
+    unet, seen = Perfect(process, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
     means = [
-        taken(unet, of, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, mask=seen)
+        sample_batch(
+            unet, process, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, mask=seen
+        )
         .mean()
         .item()
         for guidance, interval in ((1, (0.0, 1.0)), (3, (0.0, 1.0)), (3, (0.0, 0.0)))
@@ -76,44 +78,46 @@ def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> N
 
 @pytest.mark.parametrize("threshold", ["static", "dynamic"])
 def test_thresholds_keep_pictures_in_their_range(threshold: str) -> None:
-    of, text = diffusion(), torch.zeros(64, 2, 4)
+    process, text = diffusion(), torch.zeros(64, 2, 4)
     settings = SampleSettings.model_validate({"guidance": 30, "threshold": threshold})
-    made = taken(Perfect(of, shift=0.1), of, settings, text=text, mask=torch.ones(64, 2, dtype=torch.bool))
-    assert made.abs().max() <= 1
-    clipped = (made.abs() > 0.999).float().mean().item()
+    images = sample_batch(
+        Perfect(process, shift=0.1), process, settings, text=text, mask=torch.ones(64, 2, dtype=torch.bool)
+    )
+    assert images.abs().max() <= 1
+    clipped = (images.abs() > 0.999).float().mean().item()
     assert clipped > 0.9 if threshold == "static" else clipped < 0.9
 
 
-def half_painted(unet: nn.Module, of: Diffusion, settings: SampleSettings, pixels: Tensor, repeats: int) -> Tensor:
+def inpaint_half(unet: nn.Module, process: Diffusion, settings: SampleSettings, pixels: Tensor, repeats: int) -> Tensor:
     mask = torch.zeros(len(pixels), 1, 16, 16)
     mask[..., 8:] = 1
     rngs = [torch.Generator().manual_seed(number) for number in range(len(pixels))]
     noise = torch.stack([torch.randn(3, 16, 16, generator=rng) for rng in rngs])
-    return repaint(unet, of, settings, noise, rngs, Conditioning(), KnownPixels(pixels, mask, repeats))
+    return repaint(unet, process, settings, noise, rngs, Conditioning(), KnownPixels(pixels, mask, repeats))
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 80), ("ddpm", 200)])
 def test_what_is_painted_has_the_right_moments_up_to_the_border(sampler: str, steps: int) -> None:
-    of = diffusion()
+    process = diffusion()
     kept = MEAN + SPREAD * torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     settings = SampleSettings.model_validate({"sampler": sampler, "steps": steps, "threshold": "none"})
     for repeats in (1, 5):
-        made = half_painted(Perfect(of), of, settings, kept, repeats)
-        assert torch.equal(made[..., :8], kept[..., :8].clamp(-1, 1))
-        for column in (made[..., 8:], made[..., 8]):
+        images = inpaint_half(Perfect(process), process, settings, kept, repeats)
+        assert torch.equal(images[..., :8], kept[..., :8].clamp(-1, 1))
+        for column in (images[..., 8:], images[..., 8]):
             assert column.mean().item() == pytest.approx(MEAN, abs=0.01)
             assert column.std().item() == pytest.approx(SPREAD, rel=0.1)
 
 
 def test_repeats_bring_what_is_painted_in_line_with_what_is_kept() -> None:
     """Where pixels are all alike, the painted ones must be as bright as the kept ones of their picture."""
-    of = diffusion()
+    process = diffusion()
     brightness = MEAN + SPREAD * torch.randn(64, 1, 1, 1, generator=torch.Generator().manual_seed(9))
     settings = SampleSettings.model_validate({"sampler": "ddpm", "steps": 30, "threshold": "none"})
-    off = []
+    errors = []
     for repeats in (1, 3, 10):
         pixels = brightness.expand(64, 3, 16, 16)
-        painted = half_painted(Perfect(of, alike=0.99), of, settings, pixels, repeats)[..., 8:]
-        off.append((painted.mean((1, 2, 3)) - brightness.flatten()).square().mean().sqrt().item())
-    assert off[0] > 1.3 * max(off[1:])
-    assert max(off[1:]) < 0.05 * SPREAD
+        painted = inpaint_half(Perfect(process, alike=0.99), process, settings, pixels, repeats)[..., 8:]
+        errors.append((painted.mean((1, 2, 3)) - brightness.flatten()).square().mean().sqrt().item())
+    assert errors[0] > 1.3 * max(errors[1:])
+    assert max(errors[1:]) < 0.05 * SPREAD

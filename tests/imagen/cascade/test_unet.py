@@ -13,18 +13,18 @@ from imagen.config.cascade import CascadeSettings, StageSettings, UNetSettings
 from imagen.config.presets import IMAGEN_2B, PRESETS, TINY
 
 
-def parameters(settings: CascadeSettings, stage: int) -> int:
+def count_parameters(settings: CascadeSettings, stage: int) -> int:
     with torch.device("meta"):
         return sum(one.numel() for one in UNet(**settings.unet_arguments(stage)).parameters())
 
 
 @pytest.mark.parametrize(("stage", "millions"), [(0, 2000), (1, 600), (2, 400)])
 def test_the_preset_imagen_2b_has_the_papers_counts_of_parameters(stage: int, millions: int) -> None:
-    assert parameters(IMAGEN_2B, stage) / 1e6 == pytest.approx(millions, rel=0.05)
+    assert count_parameters(IMAGEN_2B, stage) / 1e6 == pytest.approx(millions, rel=0.05)
 
 
-def awake(stage: int, **more: Any) -> UNet:
-    """A tiny one whose zeroed layers are not zero any more, so that everything reaches what it says."""
+def random_unet(stage: int, **more: Any) -> UNet:
+    """A tiny U-Net with weights that are nowhere zero, so that every input affects its output."""
     torch.manual_seed(stage)
     unet = UNet(**TINY.unet_arguments(stage) | more)
     with torch.no_grad():
@@ -33,9 +33,9 @@ def awake(stage: int, **more: Any) -> UNet:
     return unet.eval()
 
 
-def asked(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
+def random_inputs(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
     rng, side = torch.Generator().manual_seed(5), TINY.stages[stage].resolution
-    made = {
+    inputs = {
         "pixels": torch.randn(count, 3, side, side, generator=rng),
         "time": torch.tensor([10.0, 900.0])[:count],
         "text": torch.randn(count, 6, 128, generator=rng),
@@ -43,54 +43,54 @@ def asked(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
     }
     if stage:
         small = torch.randn(count, 3, side, side, generator=rng)
-        made |= {"low_res": small, "noise_level": torch.tensor([0.0, 0.4])[:count]}
-    return made
+        inputs |= {"low_res": small, "noise_level": torch.tensor([0.0, 0.4])[:count]}
+    return inputs
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_every_input_is_heard_and_padding_is_not(stage: int) -> None:
-    unet, said = awake(stage), asked(stage)
+    unet, inputs = random_unet(stage), random_inputs(stage)
     with torch.no_grad():
-        told = unet(**said)
-        assert told.shape == said["pixels"].shape
-        for name, value in said.items():
+        output = unet(**inputs)
+        assert output.shape == inputs["pixels"].shape
+        for name, value in inputs.items():
             if name != "mask":
-                other = unet(**said | {name: value + torch.rand_like(value.float())})
-                assert not torch.allclose(other, told, atol=1e-4), name
-        padded = said["text"].clone()
+                other = unet(**inputs | {name: value + torch.rand_like(value.float())})
+                assert not torch.allclose(other, output, atol=1e-4), name
+        padded = inputs["text"].clone()
         padded[0, 4:] = 9
-        torch.testing.assert_close(unet(**said | {"text": padded}), told, atol=1e-5, rtol=1e-5)
-        longer = {"text": torch.nn.functional.pad(said["text"], (0, 0, 0, 3), value=7.0)}
-        longer["mask"] = torch.nn.functional.pad(said["mask"], (0, 3))
-        torch.testing.assert_close(unet(**said | longer), told, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(unet(**inputs | {"text": padded}), output, atol=1e-5, rtol=1e-5)
+        longer = {"text": torch.nn.functional.pad(inputs["text"], (0, 0, 0, 3), value=7.0)}
+        longer["mask"] = torch.nn.functional.pad(inputs["mask"], (0, 3))
+        torch.testing.assert_close(unet(**inputs | longer), output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_sample_does_not_depend_on_its_neighbours(stage: int) -> None:
-    unet, said = awake(stage), asked(stage)
+    unet, inputs = random_unet(stage), random_inputs(stage)
     with torch.no_grad():
-        together = unet(**said)
-        alone = [unet(**{name: value[n : n + 1] for name, value in said.items()}) for n in range(2)]
+        together = unet(**inputs)
+        alone = [unet(**{name: value[n : n + 1] for name, value in inputs.items()}) for n in range(2)]
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=1e-5)
 
 
 def test_a_dropped_caption_is_no_caption() -> None:
-    unet, said = awake(0), asked(0)
-    dropped = said | {"mask": torch.zeros_like(said["mask"])}
+    unet, inputs = random_unet(0), random_inputs(0)
+    dropped = inputs | {"mask": torch.zeros_like(inputs["mask"])}
     with torch.no_grad():
-        none = unet(said["pixels"], said["time"])
+        none = unet(inputs["pixels"], inputs["time"])
         torch.testing.assert_close(unet(**dropped), none, atol=1e-5, rtol=1e-5)
-        assert not torch.allclose(unet(**said), none, atol=1e-4)
+        assert not torch.allclose(unet(**inputs), none, atol=1e-4)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_checkpointed_gradients_are_the_gradients(stage: int) -> None:
-    unet, said = awake(stage), asked(stage)
+    unet, inputs = random_unet(stage), random_inputs(stage)
     gradients = []
     for checkpointed in (False, True):
         unet.gradient_checkpointing = checkpointed
         unet.zero_grad()
-        unet(**said).square().mean().backward()
+        unet(**inputs).square().mean().backward()
         gradients.append([one.grad.clone() for one in unet.parameters() if one.grad is not None])
     assert len(gradients[0]) == len(list(unet.parameters()))
     for one, other in zip(*gradients, strict=True):
@@ -104,22 +104,22 @@ def test_a_model_without_text_has_no_part_that_reads() -> None:
 
 
 def test_a_saved_model_comes_back(tmp_path: Any) -> None:
-    unet, said = awake(1), asked(1)
+    unet, inputs = random_unet(1), random_inputs(1)
     unet.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
     again = UNet.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(again(**said), unet(**said))
+        assert torch.equal(again(**inputs), unet(**inputs))
 
 
 def test_the_finest_level_of_an_efficient_one_works_on_a_quarter_of_the_pixels() -> None:
     sides: dict[str, int] = {}
-    unet = awake(1)
+    unet = random_unet(1)
     for name, block in unet.named_modules():
         if name.endswith("conv1"):
             block.register_forward_hook(lambda _, __, out, name=name: sides.update({name: out.shape[-1]}))
     with torch.no_grad():
-        unet(**asked(1))
+        unet(**random_inputs(1))
     assert max(sides.values()) == TINY.stages[1].resolution // 2
 
 
@@ -131,13 +131,13 @@ def test_presets_can_be_said_and_read_again(name: str) -> None:
 
 def test_the_page_on_models_says_how_many_parameters_each_has() -> None:
     page = Path(__file__).parents[3] / "docs" / "models.md"
-    said = re.findall(r"^\| (\S+) \| (\d+) \| ([\d.]+) \|$", page.read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| ([\d.]+) \|$", page.read_text(), flags=re.MULTILINE)
     counted = [
-        (name, str(stage.resolution), f"{parameters(preset.cascade, number) / 1e6:.1f}")
+        (name, str(stage.resolution), f"{count_parameters(preset.cascade, number) / 1e6:.1f}")
         for name, preset in PRESETS.items()
         for number, stage in enumerate(preset.cascade.stages)
     ]
-    assert said == counted
+    assert rows == counted
 
 
 def test_what_is_wrong_with_a_cascade_is_one_sentence() -> None:

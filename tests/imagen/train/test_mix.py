@@ -27,7 +27,7 @@ def retold_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_drawn_lake(tmp_path_factory.mktemp("recaptioned"), 40, side=8, recaptioned=True)
 
 
-def run_of(lake: Lake, mix: dict[str, float]) -> Run:
+def start_mixed(lake: Lake, mix: dict[str, float]) -> Run:
     return start_run(plan_training(lake, quick_config().model_copy(update={"mix": mix}), "drawn"), 0, cpu=True)
 
 
@@ -36,25 +36,25 @@ def losses(run: Run, steps: int) -> list[float]:
 
 
 def test_what_is_drawn_for_a_sample_follows_from_its_place_and_takes_nothing_from_what_was_drawn_before() -> None:
-    whole = draw(7, 3, range(64), 64, (3, 4, 4), 0.1)
-    half = draw(7, 3, range(32, 64), 64, (3, 4, 4), 0.1)
-    assert torch.equal(whole.text[32:], half.text)
-    assert torch.equal(whole.noise[32:], half.noise)
+    whole_batch = draw(7, 3, range(64), 64, (3, 4, 4), 0.1)
+    second_half = draw(7, 3, range(32, 64), 64, (3, 4, 4), 0.1)
+    assert torch.equal(whole_batch.text[32:], second_half.text)
+    assert torch.equal(whole_batch.noise[32:], second_half.noise)
     many = torch.cat([draw(7, step, range(100), 100, (3, 1, 1), 0.1).text for step in range(20)])
     assert float((many < 0.3).float().mean()) == pytest.approx(0.3, abs=0.04)
-    assert abs(float(torch.corrcoef(torch.stack([many, torch.cat([whole.times] * 32)[:2000]]))[0, 1])) < 0.1
+    assert abs(float(torch.corrcoef(torch.stack([many, torch.cat([whole_batch.times] * 32)[:2000]]))[0, 1])) < 0.1
 
 
 def test_a_sample_is_read_by_the_text_in_whose_share_its_number_falls() -> None:
-    told = torch.tensor([0.0, 0.29, 0.3, 0.49, 0.5, 0.99, 0.1])
-    texts = torch.arange(3.0)[:, None, None, None].expand(3, len(told), 2, 1)
-    seen = torch.ones(3, len(told), 2, dtype=torch.bool)
-    seen[0, 6] = False  # it has no such text
-    batch = Batch(torch.zeros(len(told), 3, 1, 1), texts[2], seen[2], texts[:2], seen[:2])
-    read = batch.choose_texts(told, (0.3, 0.2))
-    assert read.text is not None
-    assert read.text[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2]
-    assert read.alternatives is None
+    draws = torch.tensor([0.0, 0.29, 0.3, 0.49, 0.5, 0.99, 0.1])
+    texts = torch.arange(3.0)[:, None, None, None].expand(3, len(draws), 2, 1)
+    masks = torch.ones(3, len(draws), 2, dtype=torch.bool)
+    masks[0, 6] = False  # it has no such text
+    batch = Batch(torch.zeros(len(draws), 3, 1, 1), texts[2], masks[2], texts[:2], masks[:2])
+    chosen = batch.choose_texts(draws, (0.3, 0.2))
+    assert chosen.text is not None
+    assert chosen.text[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert chosen.alternatives is None
 
 
 def test_texts_of_any_length_are_put_side_by_side() -> None:
@@ -74,19 +74,19 @@ def test_texts_of_any_length_are_put_side_by_side() -> None:
 
 
 def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(retold_lake: Lake, tmp_path: Path) -> None:
-    whole = run_of(retold_lake, HALF)
-    told, kept = losses(whole, 6), Checkpoints(str(tmp_path))
-    none, all_of_them = (losses(run_of(retold_lake, mix), 6) for mix in ({}, {"t5_new": 1.0}))
-    assert len({tuple(told), tuple(none), tuple(all_of_them)}) == 3
-    resumed = run_of(retold_lake, HALF)
-    assert losses(resumed, 3) == told[:3]
-    kept.save(resumed.state())
-    again, state = run_of(retold_lake, HALF), kept.newest()
+    uninterrupted = start_mixed(retold_lake, HALF)
+    expected, checkpoints = losses(uninterrupted, 6), Checkpoints(str(tmp_path))
+    none, all_of_them = (losses(start_mixed(retold_lake, mix), 6) for mix in ({}, {"t5_new": 1.0}))
+    assert len({tuple(expected), tuple(none), tuple(all_of_them)}) == 3
+    resumed = start_mixed(retold_lake, HALF)
+    assert losses(resumed, 3) == expected[:3]
+    checkpoints.save(resumed.state())
+    again, state = start_mixed(retold_lake, HALF), checkpoints.newest()
     assert state is not None
     again.load(state)
-    assert losses(again, 3) == told[3:]
-    for one, other in zip(whole.unet.parameters(), again.unet.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert losses(again, 3) == expected[3:]
+    for parameter, resumed_parameter in zip(uninterrupted.unet.parameters(), again.unet.parameters(), strict=True):
+        assert torch.equal(parameter, resumed_parameter)
 
 
 def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake: Lake, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from imagen.train.muon import ADAMW_RMS, Muon, orthonormalize
 def test_steps_are_near_orthonormal_and_point_where_the_gradient_does() -> None:
     rng = torch.Generator().manual_seed(0)
     for shape in ((3, 16, 16), (2, 8, 72), (2, 72, 8)):
-        told = torch.randn(shape, generator=rng)
-        left, sizes, right = torch.linalg.svd(told, full_matrices=False)
-        turned = left.mT @ orthonormalize(told) @ right.mT
+        gradient = torch.randn(shape, generator=rng)
+        left, sizes, right = torch.linalg.svd(gradient, full_matrices=False)
+        turned = left.mT @ orthonormalize(gradient) @ right.mT
         kept = turned.diagonal(dim1=1, dim2=2)
         assert kept[sizes > 0.05 * sizes.max()].min() > 0.6
         assert kept.max() < 1.3
@@ -36,13 +36,18 @@ def test_a_step_is_that_of_torchs_own_where_that_can_be_had() -> None:
 
 def test_a_convolution_is_one_matrix_and_all_else_is_adamws() -> None:
     rng = torch.Generator().manual_seed(2)
-    weights, told = torch.randn(8, 6, 3, 3, generator=rng), torch.randn(8, 6, 3, 3, generator=rng)
+    weights, gradient = torch.randn(8, 6, 3, 3, generator=rng), torch.randn(8, 6, 3, 3, generator=rng)
     plain, shaped = (
         nn.Parameter(weights.flatten(1).clone()),
         nn.Parameter(weights.contiguous(memory_format=torch.channels_last)),
     )
     bias, same = nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(8))
-    plain.grad, shaped.grad, bias.grad, same.grad = told.flatten(1), told.clone(), told[:, 0, 0, 0], told[:, 0, 0, 0]
+    plain.grad, shaped.grad, bias.grad, same.grad = (
+        gradient.flatten(1),
+        gradient.clone(),
+        gradient[:, 0, 0, 0],
+        gradient[:, 0, 0, 0],
+    )
     both = Muon([plain, shaped], [bias], 0.01), torch.optim.AdamW([same], 0.01)
     for one in both:
         one.step()

@@ -28,7 +28,7 @@ def four_pictures(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_drawn_lake(tmp_path_factory.mktemp("four"), 4)
 
 
-def batch_of(lake: Lake, side: int) -> Batch:
+def load_batch(lake: Lake, side: int) -> Batch:
     samples = Reader(lake, "drawn", columns=("image", "t5"), shuffle=False)
     return collate([{**sample, "pixels": square(sample["image"], side, "crop")} for sample in samples], "t5")
 
@@ -37,24 +37,24 @@ def psnr_after(lake: Lake, cascade: CascadeSettings, number: int, steps: int) ->
     """Train a stage on all pictures of a lake, sample their captions, and compare: decibels for each picture."""
     torch.manual_seed(0)
     stage = cascade.stages[number]
-    small_side = cascade.stages[0].resolution if number else None
-    loss = StageLoss(Diffusion(stage.diffusion, stage.resolution), small_side)
+    low_res_side = cascade.stages[0].resolution if number else None
+    loss = StageLoss(Diffusion(stage.diffusion, stage.resolution), low_res_side)
     unet = UNet(**cascade.unet_arguments(number)).to(memory_format=torch.channels_last)
-    batch = batch_of(lake, stage.resolution)
-    train_on(unet, loss, batch, steps)
-    rngs, small = [torch.Generator().manual_seed(seed) for seed in range(len(batch))], None
-    if small_side:
-        larger = enlarge(shrink(batch.pixels, small_side), stage.resolution)
-        small = add_conditioning_noise(larger, draw_noise(rngs, larger), torch.full((len(batch),), 0.1))
+    batch = load_batch(lake, stage.resolution)
+    fit(unet, loss, batch, steps)
+    rngs, low_res = [torch.Generator().manual_seed(seed) for seed in range(len(batch))], None
+    if low_res_side:
+        larger = enlarge(shrink(batch.pixels, low_res_side), stage.resolution)
+        low_res = add_conditioning_noise(larger, draw_noise(rngs, larger), torch.full((len(batch),), 0.1))
     with torch.no_grad():
         settings = SampleSettings(guidance=1, steps=20)
-        asked = Conditioning(batch.text, batch.mask, low_res=small)
-        made = sample(unet, loss.diffusion, settings, draw_noise(rngs, batch.pixels), rngs, asked)
-    errors = (made - batch.pixels).square().mean((1, 2, 3))
+        conditioning = Conditioning(batch.text, batch.mask, low_res=low_res)
+        images = sample(unet, loss.diffusion, settings, draw_noise(rngs, batch.pixels), rngs, conditioning)
+    errors = (images - batch.pixels).square().mean((1, 2, 3))
     return 10 * torch.log10(4 / errors)  # pixels are from -1 to 1
 
 
-def train_on(unet: UNet, loss: StageLoss, batch: Batch, steps: int) -> None:
+def fit(unet: UNet, loss: StageLoss, batch: Batch, steps: int) -> None:
     optimizer = torch.optim.AdamW(unet.parameters(), 2e-3, betas=(0.9, 0.99))
     for step in range(steps):
         for group in optimizer.param_groups:

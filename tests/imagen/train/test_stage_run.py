@@ -23,8 +23,8 @@ from imagen.train.stage_run import Run
 from tests.lakes.drawn import make_drawn_lake
 
 torch.set_num_threads(1)
-LITTLE = cascade_of_size(16, (8, 16), text_width=128)
-LEAST = cascade_of_size(8, (8,), text_width=128)
+TWO_STAGES = cascade_of_size(16, (8, 16), text_width=128)
+ONE_STAGE = cascade_of_size(8, (8,), text_width=128)
 ONE_BLOCK = UNetSettings(channels=(8,), blocks=(1,), attend=(False,), read=(False,))
 PLAIN = CascadeSettings(stages=(StageSettings(resolution=8, unet=ONE_BLOCK),), text_width=128)
 QUICK = TrainSettings(steps=40, batch=8, warmup=4, learning_rate=2e-3, ema=0.9)
@@ -35,18 +35,18 @@ def drawn_samples(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_drawn_lake(tmp_path_factory.mktemp("drawn"), 44)
 
 
-def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = LITTLE) -> Run:
+def start_stage(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: CascadeSettings = TWO_STAGES) -> Run:
     torch.manual_seed(settings.seed)
     own = cascade.stages[stage]
     loss = StageLoss(
         Diffusion(own.diffusion, own.resolution), cascade.stages[stage - 1].resolution if stage else None, own.crop
     )
     AcceleratorState._reset_state(reset_partial_state=True)
-    squares = SquareSamples(
+    samples = SquareSamples(
         Reader(lake, "drawn", columns=("image", "t5"), seed=settings.seed, mix=16), own.resolution, "pad"
     )
     accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
-    batches = BatchStream(squares, settings.batch // settings.accumulate, "t5")
+    batches = BatchStream(samples, settings.batch // settings.accumulate, "t5")
     return Run(UNet(**cascade.unet_arguments(stage)), loss, batches, settings, accelerator)
 
 
@@ -54,40 +54,40 @@ def run_of(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade: Cas
 def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(
     drawn_samples: Lake, stage: int, tmp_path: Path
 ) -> None:
-    whole = run_of(drawn_samples, stage)
-    losses = [whole.advance().loss for _ in range(14)]
-    kept = Checkpoints(str(tmp_path))
+    uninterrupted = start_stage(drawn_samples, stage)
+    losses = [uninterrupted.advance().loss for _ in range(14)]
+    checkpoints = Checkpoints(str(tmp_path))
     for stops in ((5,), (1, 6, 11), (12, 13)):
-        resumed = run_of(drawn_samples, stage)
+        resumed = start_stage(drawn_samples, stage)
         for stop in (*stops, 14):
-            told = [resumed.advance() for _ in range(stop - resumed.step)]
-            assert [one.loss for one in told] == losses[told[0].step - 1 : stop]
-            kept.save(resumed.state())
-            resumed = run_of(drawn_samples, stage)
-            state = kept.newest()
+            steps = [resumed.advance() for _ in range(stop - resumed.step)]
+            assert [expected.loss for expected in steps] == losses[steps[0].step - 1 : stop]
+            checkpoints.save(resumed.state())
+            resumed = start_stage(drawn_samples, stage)
+            state = checkpoints.newest()
             assert state is not None
             resumed.load(state)
-        for one, other in zip(whole.unet.parameters(), resumed.unet.parameters(), strict=True):
-            assert torch.equal(one, other)
-        for one, other in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True):
-            assert torch.equal(one, other)
-        assert kept.steps()[-1] == 14
+        for expected, actual in zip(uninterrupted.unet.parameters(), resumed.unet.parameters(), strict=True):
+            assert torch.equal(expected, actual)
+        for expected, actual in zip(uninterrupted.ema.shadow_params, resumed.ema.shadow_params, strict=True):
+            assert torch.equal(expected, actual)
+        assert checkpoints.steps()[-1] == 14
         shutil.rmtree(tmp_path / f"step-{14:09d}")
 
 
 def test_a_part_taken_at_a_time_gives_the_gradient_of_the_whole(drawn_samples: Lake) -> None:
-    grown: list[dict[str, Any]] = []
+    parameters_by_parts: list[dict[str, Any]] = []
     for parts in (1, 2):
-        run = run_of(drawn_samples, 0, QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}))
+        run = start_stage(drawn_samples, 0, QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}))
         run.advance()
-        grown.append({name: one.clone() for name, one in run.unet.named_parameters()})
-    for name, one in grown[0].items():
-        torch.testing.assert_close(one, grown[1][name], atol=2e-5, rtol=1e-4)
+        parameters_by_parts.append({name: parameter.clone() for name, parameter in run.unet.named_parameters()})
+    for name, parameter in parameters_by_parts[0].items():
+        torch.testing.assert_close(parameter, parameters_by_parts[1][name], atol=2e-5, rtol=1e-4)
 
 
-def laid_out(one: torch.Tensor) -> list[int]:
-    """How far apart neighbours lie; along a side of one there are none."""
-    return [stride for stride, size in zip(one.stride(), one.shape, strict=True) if size > 1]
+def strides(tensor: torch.Tensor) -> list[int]:
+    """The strides of a tensor's memory layout, without those of dimensions of size one, which mean nothing."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,26 @@ def laid_out(one: torch.Tensor) -> list[int]:
 def test_a_run_of_any_kind_is_resumed(changes: dict[str, Any], drawn_samples: Lake, tmp_path: Path) -> None:
     if "compile" in changes and shutil.which("g++") is None:
         pytest.skip("no compiler")
-    settings, kept = QUICK.model_copy(update=changes), Checkpoints(str(tmp_path))
-    whole = run_of(drawn_samples, 0, settings, PLAIN if settings.compile else LEAST)
-    losses = [whole.advance().loss for _ in range(3)]
-    kept.save(whole.state())
-    losses += [whole.advance().loss for _ in range(3)]
-    resumed = run_of(drawn_samples, 0, settings, PLAIN if settings.compile else LEAST)
-    state = kept.newest()
+    settings, checkpoints = QUICK.model_copy(update=changes), Checkpoints(str(tmp_path))
+    uninterrupted = start_stage(drawn_samples, 0, settings, PLAIN if settings.compile else ONE_STAGE)
+    losses = [uninterrupted.advance().loss for _ in range(3)]
+    checkpoints.save(uninterrupted.state())
+    losses += [uninterrupted.advance().loss for _ in range(3)]
+    resumed = start_stage(drawn_samples, 0, settings, PLAIN if settings.compile else ONE_STAGE)
+    state = checkpoints.newest()
     assert state is not None
     resumed.load(state)
-    again = [resumed.advance().loss for _ in range(3)]
-    assert again == (pytest.approx(losses[3:], rel=1e-4) if settings.compile else losses[3:])
+    resumed_losses = [resumed.advance().loss for _ in range(3)]
+    assert resumed_losses == (pytest.approx(losses[3:], rel=1e-4) if settings.compile else losses[3:])
     assert torch.tensor(losses).isfinite().all()
-    ends = [run.state().tensors for run in (whole, resumed)]
+    ends = [run.state().tensors for run in (uninterrupted, resumed)]
     for group, tensors in ends[0].items():
         assert len(tensors) == len(ends[1][group]) > 0
-        for name, one in tensors.items():
-            other = ends[1][group][name]
-            assert laid_out(other) == laid_out(one)
-            torch.testing.assert_close(other, one, **({} if settings.compile else {"atol": 0, "rtol": 0}))
+        for name, tensor in tensors.items():
+            resumed_tensor = ends[1][group][name]
+            assert strides(resumed_tensor) == strides(tensor)
+            torch.testing.assert_close(resumed_tensor, tensor, **({} if settings.compile else {"atol": 0, "rtol": 0}))
     if settings.channels_last and settings.optimizer == "adamw":
-        wide = [one for of in ends[1].values() for one in of.values() if one.dim() == 4]
-        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in wide)
+        for group_tensors in ends[1].values():
+            convolutions = [tensor for tensor in group_tensors.values() if tensor.dim() == 4]
+            assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in convolutions)

@@ -15,7 +15,7 @@ SIDE, BATCH, STEPS = 8, 64, 2500
 WAVES = 8
 
 
-class Small(nn.Module):
+class PixelNetwork(nn.Module):
     """What to say of a pixel follows from it and the time alone."""
 
     def __init__(self, steps: int) -> None:
@@ -37,8 +37,8 @@ class Small(nn.Module):
 )
 def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distribution(objective: str) -> None:
     torch.manual_seed(0)
-    of = diffusion(objective)
-    loss, unet = StageLoss(of), Small(of.settings.steps)
+    process = diffusion(objective)
+    loss, unet = StageLoss(process), PixelNetwork(process.settings.steps)
     optimizer = torch.optim.AdamW(unet.parameters(), 3e-3, weight_decay=0.0)
     rng = torch.Generator().manual_seed(1)
     for step in range(STEPS):
@@ -48,21 +48,21 @@ def test_a_small_network_finds_the_best_answer_and_every_sampler_the_distributio
         (errors * weights).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    perfect, rngs = Perfect(of), [torch.Generator().manual_seed(number) for number in range(256)]
+    optimal, rngs = Perfect(process), [torch.Generator().manual_seed(number) for number in range(256)]
     like = torch.empty(256, 3, SIDE, SIDE)
     with torch.no_grad():
-        times = torch.linspace(10, of.settings.steps - 10, 256).long()
-        noisy = of.add_noise(MEAN + SPREAD * draw_noise(rngs, like), draw_noise(rngs, like), times)
-        meant = of.predicted_x0(unet(noisy, times), noisy, times)
-        best = of.predicted_x0(perfect(noisy, times), noisy, times)
-        assert (meant - best).square().mean().sqrt() < 0.1 * SPREAD
+        times = torch.linspace(10, process.settings.steps - 10, 256).long()
+        noisy = process.add_noise(MEAN + SPREAD * draw_noise(rngs, like), draw_noise(rngs, like), times)
+        predicted = process.predicted_x0(unet(noisy, times), noisy, times)
+        best = process.predicted_x0(optimal(noisy, times), noisy, times)
+        assert (predicted - best).square().mean().sqrt() < 0.1 * SPREAD
         for sampler, steps in (("dpm", 30), ("ddim", 100), ("ddpm", 200)):
-            said = {
+            values = {
                 "sampler": sampler,
                 "steps": steps,
                 "threshold": "static",
             }  # near pure noise eps is divided by nothing
-            settings = SampleSettings.model_validate(said)
-            made = sample(unet, of, settings, draw_noise(rngs, like), rngs)
-            assert made.mean() == pytest.approx(MEAN, abs=0.02), sampler
-            assert made.std() == pytest.approx(SPREAD, rel=0.12), sampler
+            settings = SampleSettings.model_validate(values)
+            images = sample(unet, process, settings, draw_noise(rngs, like), rngs)
+            assert images.mean() == pytest.approx(MEAN, abs=0.02), sampler
+            assert images.std() == pytest.approx(SPREAD, rel=0.12), sampler

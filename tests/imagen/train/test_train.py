@@ -88,9 +88,9 @@ def check_measures(url: str, steps: int) -> None:
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
     assert all(row["loss"] > 0 for row in rows)
     events = EventAccumulator(str(folder)).Reload()
-    told = events.Scalars("loss")
-    assert [one.step for one in told] == list(range(1, steps + 1))
-    assert [one.value for one in told] == pytest.approx([row["loss"] for row in rows])
+    losses = events.Scalars("loss")
+    assert [one.step for one in losses] == list(range(1, steps + 1))
+    assert [one.value for one in losses] == pytest.approx([row["loss"] for row in rows])
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +147,15 @@ def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([*launch, str(script), url], stdout=subprocess.PIPE, env=env, text=True) as process:
         assert process.stdout is not None
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
-            if line == "step 6\n" and said.count(line) == 1:
+            lines.append(line)
+            if line == "step 6\n" and lines.count(line) == 1:
                 process.send_signal(signal.SIGTERM)
     assert process.returncode != 0
     stopped = int(last_checkpoint(url).name.removeprefix("step-"))
     assert 6 <= stopped < 20
-    assert sum(line.startswith(f"TrainingStopped stopped after step {stopped} ") for line in said) == 2, said
+    assert sum(line.startswith(f"TrainingStopped stopped after step {stopped} ") for line in lines) == 2, lines
     check_measures(url, stopped)
     assert run_processes(train_to_end, url, quick_config(), world=2) == [0, 0]
     check_measures(url, QUICK.steps)
