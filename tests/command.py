@@ -64,3 +64,8 @@ def finish(process: "subprocess.Popen[str]") -> Finished:
     """Wait for a started command."""
     stdout, stderr = process.communicate(timeout=SECONDS)
     return Finished(process.returncode, stdout, stderr)
+
+
+def module_path(folder: Path) -> str:
+    """PYTHONPATH with which a process imports the modules of a folder, too."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

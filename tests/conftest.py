@@ -77,7 +77,7 @@ select:
 shard_rows: {shard_rows}
 """  # for builds that are about something else than scores and embeddings: no process of theirs loads torch
 
-SERVERS = {"prefect_server", "platform"}  # fixtures
+PREFECT_SERVER = "prefect_server"  # whoever asks for it is a test of `make test`, not of `make check`
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = [one for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
             if any(fixture.scope == "module" for fixture in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        if SERVERS & set(getattr(item, "fixturenames", ())):
+        if PREFECT_SERVER in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
 
 

@@ -105,8 +105,7 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
     tries_left, last_step = TRIES, checkpoints.steps()[-1:]
     while True:
         with processes_of(command) as running:
-            while running.poll() is None:
-                time.sleep(POLL_SECONDS)
+            while not has_ended(running, POLL_SECONDS):
                 if last := newest_measure(storage.join(stage_url, "measures")):
                     show_progress(artifact, round(100 * last["done"], 1))
                     artifacts.refresh()
@@ -140,6 +139,15 @@ def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
                     running.wait(CHECKPOINT_SECONDS)
                 except subprocess.TimeoutExpired:
                     os.killpg(running.pid, signal.SIGKILL)
+
+
+def has_ended(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    """Wait for a process for so long, or until it ends."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @dataclass

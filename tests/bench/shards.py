@@ -23,7 +23,7 @@ from data.scorers.scorer import CaptionScorer
 from flows.runs.stages import MOST_TASKS
 from tests.conftest import serving
 from tests.lakes.fetched import RECIPE, add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
-from tests.servers.prefect_api import ask
+from tests.servers.prefect_api import request
 
 SHARDS, BUCKETS, MOST_TASK_RUNS, MOST_BYTES = 2_000, 16, 1_000, 1 << 30
 TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for every row of it
@@ -117,7 +117,7 @@ def measured(shards: int, folder: Path) -> Found:
 
 def expected(url: str) -> int:
     """Task runs, by what each stage's run was given, and the one that says what the dataset was made from."""
-    stages = ask(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    stages = request(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
     return sum(batches(one["parameters"]["shards"]) for one in stages) + 1
 
 
@@ -128,7 +128,7 @@ def batches(shards: int) -> int:
 
 def completed(url: str) -> int:
     """Task runs, by the server's table."""
-    return int(ask(f"{url}/task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}))
+    return int(request(f"{url}/task_runs/count", {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}))
 
 
 def run(recipe: str, lake: str) -> int:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,12 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 yield f"{name}/{one['name']}", [*one.get("command", ["imagen"]), *one.get("args", [])]
 
 
+@cache
+def prefect_help(*verbs: str) -> str:
+    """The help page of one of Prefect's commands, which takes seconds."""
+    return subprocess.run([prefect(), *verbs, "--help"], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("name", "words"), list(commands()), ids=[name for name, _ in commands()])
 def test_what_a_container_runs_is_a_command_that_takes_these_words(name: str, words: list[str]) -> None:
     if words[0] == "imagen":
@@ -144,9 +151,9 @@ def test_what_a_container_runs_is_a_command_that_takes_these_words(name: str, wo
     else:
         options = [word for word in words if word.startswith("--")]
         verbs = [word for word in words[1:] if word in {"server", "services", "worker", "start"}]
-        told = subprocess.run([prefect(), *verbs, "--help"], capture_output=True, text=True, check=True).stdout
+        help = prefect_help(*verbs)
         for option in options:
-            assert option in told, f"{name}: {words}"
+            assert option in help, f"{name}: {words}"
 
 
 def test_manifests_are_what_kubernetes_takes() -> None:

@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.platform.deploy import DEPLOYMENTS
+from flows.server.client import AUTH
+from tests.command import Finished, finish, run_imagen, start_imagen
 from tests.conftest import free_port, wait_for
 from tests.infra.test_files import COMPOSE
 from tests.servers.postgres import Postgres, needs_postgres
-from tests.servers.prefect_api import ask
+from tests.servers.prefect_api import request
 from tests.servers.redis import needs_redis, redis_server
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 BIN = Path(sys.executable).parent
 LOGIN = "ann:secret"
 TASKS = 300
-MANY = f"""
+MANY_TASKS = f"""
 from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -76,52 +79,53 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/api"
 
 
+def delete_pools(server: str) -> None:
+    """Of whatever kind a test before made them."""
+    for pool in request(f"{server}/work_pools/filter", login=LOGIN):
+        request(f"{server}/work_pools/{pool['name']}", login=LOGIN, method="DELETE")
+
+
 @needs_postgres
 @needs_redis
 def test_every_task_run_is_recorded_and_an_event_starts_what_it_triggers(server: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": LOGIN}
-    words = [str(BIN / "imagen"), "deploy", "--lake", str(tmp_path / "lake")]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, "-c", MANY], env=environment, check=True, capture_output=True)
-
-    there = {one["name"]: one["id"] for one in ask(f"{server}/deployments/filter", login=LOGIN)}
+    delete_pools(server)
+    login = {"PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": LOGIN}
+    finished = finish(start_imagen("deploy", "--lake", "lake", folder=tmp_path, **login))
+    assert finished.returncode == 0, finished.stderr
+    subprocess.run([sys.executable, "-c", MANY_TASKS], env={**os.environ, **login}, check=True, capture_output=True)
+    deployments = {item["name"]: item["id"] for item in request(f"{server}/deployments/filter", login=LOGIN)}
     completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    of_retrain = {"deployments": {"id": {"any_": [there["on-dataset-published-shapes"]]}}}
+    of_retrain = {"deployments": {"id": {"any_": [deployments["on-dataset-published-shapes"]]}}}
     for _ in range(60):
-        recorded, started = (
-            ask(f"{server}/task_runs/count", completed, LOGIN),
-            ask(f"{server}/flow_runs/filter", of_retrain, LOGIN),
-        )
+        recorded = request(f"{server}/task_runs/count", completed, LOGIN)
+        started = request(f"{server}/flow_runs/filter", of_retrain, LOGIN)
         if recorded == TASKS and started:
             break
         time.sleep(1)
     assert recorded == TASKS
-    (run,) = started
-    assert run["work_pool_name"] == "gpu"
+    assert [run["work_pool_name"] for run in started] == ["gpu"]
 
 
 @needs_postgres
 @needs_redis
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
-def test_workers_of_each_kind_take_what_is_said_of_them(server: str, tmp_path: Path, kind: str) -> None:
-    """Pool and deployments are made; what a run would get is what Prefect's own templates have a place for."""
-    environment = {**os.environ, "PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": LOGIN}
-    for pool in ("data", "gpu"):  # of another kind, if a test before this one made them
-        delete = [str(BIN / "prefect"), "--no-prompt", "work-pool", "delete", pool]
-        subprocess.run(delete, env=environment, check=False, capture_output=True)
+def test_pools_of_each_kind_have_a_place_for_what_prefect_yaml_says_of_them(
+    server: str, tmp_path: Path, kind: str
+) -> None:
+    """Pools and deployments are made; what a run would get is what Prefect's own templates have a place for."""
+    delete_pools(server)
 
-    def deploy(workers: str) -> "subprocess.CompletedProcess[str]":
-        words = [str(BIN / "imagen"), "deploy", "--lake", str(tmp_path / "lake"), "--workers", workers]
-        return subprocess.run(words, env=environment, capture_output=True, text=True)
+    def deploy(workers: str) -> Finished:
+        login = {"PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": LOGIN, AUTH: LOGIN}
+        return run_imagen("deploy", "--lake", str(tmp_path / "lake"), "--workers", workers, folder=tmp_path, **login)
 
-    done = deploy(kind)
-    assert done.returncode == 0, done.stderr
-    other = deploy("process")
-    assert other.returncode == 2
-    assert f"the work pool data exists with type {kind}, which cannot be changed" in other.stderr
-    assert "deploy again: prefect work-pool delete data" in other.stderr
-    pool = ask(f"{server}/work_pools/data", login=LOGIN, method="GET")
+    finished = deploy(kind)
+    assert finished.returncode == 0, finished.stderr
+    pool = request(f"{server}/work_pools/data", login=LOGIN, method="GET")
     assert pool["type"] == kind
-    kinds = yaml.safe_load((COMPOSE.parents[1] / "prefect.yaml").read_text())["definitions"]["workers"]
+    kinds = yaml.safe_load(DEPLOYMENTS.read_text())["definitions"]["workers"]
     assert kinds[kind].keys() <= pool["base_job_template"]["variables"]["properties"].keys()
+    refused = deploy("process")
+    assert refused.returncode == 2
+    assert f"the work pool data exists with type {kind}" in refused.stderr
+    assert "prefect work-pool delete data" in refused.stderr

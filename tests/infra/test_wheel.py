@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
+from tests.servers.platform import running_platform
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("data", "imagen", "flows")
@@ -131,15 +132,8 @@ def test_the_built_in_worlds_models_are_opened(installed: Environment) -> None:
 @pytest.mark.nightly
 def test_the_platform_runs_a_deployment(installed: Environment) -> None:
     """Beside a module that would hide the standard library's: pip users have the backport that img2dataset asks for."""
-    from tests.flows.platform.test_up import platform  # which loads torch; the other tests here do not
-
     (installed.packages / "dataclasses.py").write_text("raise ImportError('a backport like this one')\n")
-    with platform(["--lake", "lake"], {"PYTHONPATH": ""}, installed.bin / "imagen") as (api, _):
-        (verify,) = api("deployments/filter", {"deployments": {"name": {"any_": ["verify"]}}})
-        assert verify["entrypoint"] == "flows.runs.verify.verify"
-        run = api(f"deployments/{verify['id']}/create_flow_run", {})["id"]
-        end = time.monotonic() + 180
-        while (state := api(f"flow_runs/{run}", method="GET")["state"])["type"] in ("SCHEDULED", "PENDING", "RUNNING"):
-            assert time.monotonic() < end, state
-            time.sleep(1)
-    assert state["type"] == "COMPLETED", state
+    with running_platform(["--lake", "lake"], {"PYTHONPATH": ""}, str(installed.bin / "imagen")) as platform:
+        assert platform.names("deployments")["verify"]["entrypoint"] == "flows.runs.verify.verify"
+        run = platform.wait_for_run(platform.start_run("verify"))
+    assert run["state_type"] == "COMPLETED", run

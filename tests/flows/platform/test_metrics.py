@@ -1,12 +1,12 @@
-"""What Prometheus reads, over HTTP from a real lake, and a dashboard that asks for nothing else."""
+"""What Prometheus reads over HTTP from a lake, and a dashboard that shows all of it."""
 
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,101 +17,123 @@ from data.lake.lake import Lake
 from data.report.write import record_build
 from flows.platform.metrics import serve
 from imagen.models.registry import add_decision
+from tests.command import start_imagen
 from tests.conftest import write_recipe
-from tests.lakes.trained import make_trained_lake
+from tests.shared import copy_of
 
 ROOT = Path(__file__).parents[3]
-IMAGEN = str(Path(sys.executable).with_name("imagen"))
-Told = dict[str, dict[tuple[tuple[str, str], ...], float]]  # by name and labels
+ROWS = 24  # of drawn@1
+Metrics = dict[str, dict[tuple[tuple[str, str], ...], float]]  # name: labels: value
+OF_THE_SERVER = ("imagen_metrics", "python_", "process_")
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    lake = make_trained_lake(tmp_path_factory.mktemp("watched"))
+def lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake whose model little/1 is a champion. Not to be changed."""
+    lake = copy_of(one_model_lake, tmp_path_factory.mktemp("measured") / "lake")
     add_decision(lake, "little", "promote", 1, None, "the first", who="ann")
     record_build(lake, "drawn", 1)
     return lake
 
 
 @pytest.fixture(scope="module")
-def recipe(lake: Lake, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), world / "pairs.parquet")
 
 
-def read(port: int) -> Told:
-    told: Told = {}
+@contextmanager
+def serving(lake: Lake, recipes: list[Path], seconds: float) -> Iterator[Callable[[], Metrics]]:
+    """Metrics of a lake that are read anew after so many seconds; a function that asks for them."""
+    port, stop = serve(lake.url, [str(recipe) for recipe in recipes], "127.0.0.1", 0, seconds)
+    try:
+        yield lambda: read_metrics(port)
+    finally:
+        stop()
+
+
+def read_metrics(port: int) -> Metrics:
+    metrics: Metrics = {}
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         for family in text_string_to_metric_families(answer.read().decode()):
             for sample in family.samples:
-                told.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    return told
+                metrics.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return metrics
 
 
-def test_it_says_what_the_lake_holds(lake: Lake, recipe: Path) -> None:
-    port, stop = serve(lake.url, [str(recipe)], "127.0.0.1", 0, 0)
-    try:
-        told = read(port)
-        pairs = (("table", "pairs"),)
-        assert told["imagen_table_rows"][pairs] == lake.table("pairs").count_rows() == 24
-        assert told["imagen_table_bytes"][pairs] == sum(lake.table("pairs").file_sizes().values())
-        assert told["imagen_dataset_version"] == {(("dataset", "drawn"),): 1}
-        assert told["imagen_dataset_samples"] == {(("dataset", "drawn"),): 24}
-        assert time.time() - told["imagen_dataset_built_timestamp_seconds"][(("dataset", "drawn"),)] < 3600
-        assert told["imagen_pending_rows"][("dataset", "shapes"), ("stage", "download")] == 24
-        assert told["imagen_champion"] == {(("name", "little"),): 1}
-        assert told["imagen_gate_decisions_total"] == {(("act", "promote"), ("name", "little")): 1}
-        assert len(told["imagen_training_loss"]) == 2
-        assert set(told["imagen_training_done_ratio"].values()) == {1.0}
-        add_decision(lake, "little", "reject", 1, 1, "a second thought", who="ann")
-        assert read(port)["imagen_gate_decisions_total"][("act", "reject"), ("name", "little")] == 1
-    finally:
-        stop()
+@pytest.fixture(scope="module")
+def metrics(lake: Lake, recipe: Path) -> Metrics:
+    with serving(lake, [recipe], 60) as read:
+        return read()
 
 
-def test_what_was_read_is_told_again_for_a_while(lake: Lake) -> None:
-    port, stop = serve(lake.url, [], "127.0.0.1", 0, 3600)
-    try:
-        first = read(port)["imagen_metrics_seconds"]
-        assert read(port)["imagen_metrics_seconds"] == first
-    finally:
-        stop()
+def test_tables_have_their_rows_and_bytes(metrics: Metrics, lake: Lake) -> None:
+    pairs = (("table", "pairs"),)
+    assert metrics["imagen_table_rows"][pairs] == lake.table("pairs").count_rows() == ROWS
+    assert metrics["imagen_table_bytes"][pairs] == sum(lake.table("pairs").file_sizes().values())
 
 
-def test_the_dashboard_asks_for_what_is_told(lake: Lake, recipe: Path) -> None:
-    port, stop = serve(lake.url, [str(recipe)], "127.0.0.1", 0, 60)
-    try:
-        told = read(port)
-    finally:
-        stop()
+def test_datasets_have_their_version_their_samples_and_the_time_of_their_last_build(metrics: Metrics) -> None:
+    drawn = (("dataset", "drawn"),)
+    assert metrics["imagen_dataset_version"] == {drawn: 1}
+    assert metrics["imagen_dataset_samples"] == {drawn: ROWS}
+    assert time.time() - metrics["imagen_dataset_built_timestamp_seconds"][drawn] < 3600
+
+
+def test_recipes_have_the_rows_that_their_stages_have_still_to_do(metrics: Metrics) -> None:
+    assert metrics["imagen_pending_rows"][("dataset", "shapes"), ("stage", "download")] == ROWS
+
+
+def test_models_have_their_champion_and_what_gates_decided(metrics: Metrics) -> None:
+    assert metrics["imagen_champion"] == {(("name", "little"),): 1}
+    assert metrics["imagen_gate_decisions_total"] == {(("act", "promote"), ("name", "little")): 1}
+
+
+def test_trainings_have_the_last_measures_of_each_stage(metrics: Metrics) -> None:
+    assert len(metrics["imagen_training_loss"]) == 2
+    assert set(metrics["imagen_training_done_ratio"].values()) == {1.0}
+
+
+def test_what_changes_in_the_lake_is_read_when_it_is_due(lake: Lake, tmp_path: Path) -> None:
+    changed = copy_of(lake, tmp_path / "lake")
+    rejections = (("act", "reject"), ("name", "little"))
+    with serving(changed, [], 0) as read:
+        assert rejections not in read()["imagen_gate_decisions_total"]
+        add_decision(changed, "little", "reject", 1, 1, "a second thought", who="ann")
+        assert read()["imagen_gate_decisions_total"][rejections] == 1
+
+
+def test_what_was_read_is_kept_for_a_while(lake: Lake) -> None:
+    with serving(lake, [], 3600) as read:
+        assert read()["imagen_metrics_seconds"] == read()["imagen_metrics_seconds"]
+
+
+def test_the_dashboard_asks_for_labels_that_there_are_and_shows_every_metric(metrics: Metrics) -> None:
     panels = json.loads((ROOT / "infra/grafana/imagen.json").read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) > 10
-    asked = set()
-    for panel in panels:
-        for target in panel["targets"]:
-            names = re.findall(r"imagen_\w+", target["expr"])
-            assert names, target
-            for name in names:
-                labels = {label for one in told[name] for label, _ in one}
-                wanted = re.findall(r"{{(\w+)}}", target["legendFormat"]) + re.findall(r"(\w+)=\"", target["expr"])
-                assert set(wanted) <= labels, (panel["title"], name)
-            asked |= {*names}
-    told_of_lakes = {name for name in told if not name.startswith(("imagen_metrics", "python_", "process_"))}
-    assert told_of_lakes == asked, "what is told is shown"
+    shown = set[str]()
+    for target in [target for panel in panels for target in panel["targets"]]:
+        names = re.findall(r"imagen_\w+", target["expr"])
+        assert names, target
+        used = re.findall(r"{{(\w+)}}", target["legendFormat"]) + re.findall(r"(\w+)=\"", target["expr"])
+        for name in names:
+            labels = {label for labels in metrics[name] for label, _ in labels}
+            assert set(used) <= labels, target
+        shown |= {*names}
+    assert {name for name in metrics if not name.startswith(OF_THE_SERVER)} == shown
 
 
 def test_the_command_serves_until_it_is_told_to_stop(lake: Lake) -> None:
-    words = [IMAGEN, "metrics", "--lake", lake.url, "--port", "0"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = start_imagen("metrics", "--lake", lake.url, "--port", "0")
     assert process.stdout is not None
     port = re.search(r":(\d+)/metrics", process.stdout.readline())
     assert port is not None
-    assert "imagen_table_rows" in read(int(port[1]))
+    assert "imagen_table_rows" in read_metrics(int(port[1]))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
-def test_prometheus_is_told_the_commands_port() -> None:
-    jobs = {
-        job["job_name"]: job for job in yaml.safe_load((ROOT / "infra/prometheus.yml").read_text())["scrape_configs"]
-    }
-    assert jobs["imagen"]["static_configs"] == [{"targets": ["metrics:9464"]}]
+def test_prometheus_asks_the_port_of_the_command() -> None:
+    jobs = yaml.safe_load((ROOT / "infra/prometheus.yml").read_text())["scrape_configs"]
+    (imagen,) = (job for job in jobs if job["job_name"] == "imagen")
+    assert imagen["static_configs"] == [{"targets": ["metrics:9464"]}]

@@ -1,10 +1,9 @@
-"""A build by the command on a Ray cluster of two nodes: ended amid its work and run again, it gives the same rows."""
+"""A build by the command on a Ray cluster of two nodes: interrupted and run again, it publishes the same rows."""
 
 import json
-import os
 import signal
-import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,8 +12,8 @@ import pytest
 from data.lake.lake import Lake
 from data.world.make import HOST
 from data.world.server import OriginProcess
-from tests.conftest import content_of, write_recipe
-from tests.flows.runs.test_rebuild import IMAGEN
+from tests.command import Command, Finished, finish, start_imagen
+from tests.conftest import QUICK_RECIPE, content_of, write_recipe
 
 pytest.importorskip("ray")
 from tests.servers.ray_cluster import two_nodes, workers_of_ray
@@ -22,34 +21,54 @@ from tests.servers.ray_cluster import two_nodes, workers_of_ray
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-def test_two_nodes_build_what_one_machine_builds_also_after_ctrl_c(
-    world: Path, origin: OriginProcess, prefect_server: str, tmp_path: Path
-) -> None:
-    recipe = write_recipe(tmp_path, world / "pairs.parquet", shard_rows=40)
-    here, there = (Lake.make(str(tmp_path / name), hosts={HOST: origin.address}) for name in ("here", "there"))
-
-    def command(lake: Lake) -> list[str]:
-        return [IMAGEN, "build", str(recipe), "--lake", lake.url, "--json"]
-
-    def environment(**more: str) -> dict[str, str]:
-        return {**os.environ, "PREFECT_API_URL": prefect_server, **more}
-
-    subprocess.run(command(here), env=environment(), check=True, capture_output=True)
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, origin: OriginProcess) -> Iterator[Lake]:
+    """An empty lake, with a cluster to build it."""
     with two_nodes():
-        on_ray = environment(IMAGEN_ENGINE="ray")
-        first = subprocess.Popen(command(there), env=on_ray, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while not ("images" in there.table_names() and there.table("images").count_rows()):
-            assert first.poll() is None, first.communicate()[1].decode()
-            time.sleep(0.2)
-        actors = workers_of_ray()
-        assert actors
-        first.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        _, alive = psutil.wait_procs(actors, 20)
-        assert not alive
-        assert time.monotonic() - began < 10
-        assert first.wait(60) != 0
-        assert "datasets/shapes" not in there.table_names()
-        again = subprocess.run(command(there), env=on_ray, check=True, capture_output=True, text=True)
-        assert json.loads(again.stdout)["kept"] == here.table("datasets/shapes").count_rows()
-    assert content_of(there, "shapes") == content_of(here, "shapes")
+        yield Lake.make(str(tmp_path_factory.mktemp("ray") / "lake"), hosts={HOST: origin.address})
+
+
+@pytest.fixture(scope="module")
+def words(lake: Lake, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The command line of the build."""
+    folder = tmp_path_factory.mktemp("recipe")
+    recipe = write_recipe(folder, world / "pairs.parquet", threshold=0.1, shard_rows=10, text=QUICK_RECIPE)
+    return ("build", str(recipe), "--lake", lake.url, "--json")
+
+
+@pytest.fixture(scope="module")
+def interrupted(lake: Lake, words: tuple[str, ...], prefect_server: str) -> tuple[Finished, float, list[str]]:
+    """A build that was sent SIGINT: what it left, the seconds until its workers were gone, and the lake's tables."""
+    process = start_imagen(*words, PREFECT_API_URL=prefect_server, IMAGEN_ENGINE="ray")
+    while not ("images" in lake.table_names() and lake.table("images").count_rows()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    workers = workers_of_ray()
+    assert workers
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, alive = psutil.wait_procs(workers, 20)
+    assert not alive
+    seconds = time.monotonic() - began
+    return finish(process), seconds, lake.table_names()
+
+
+def test_an_interrupted_build_stops_its_workers_on_all_nodes(
+    interrupted: tuple[Finished, float, list[str]],
+) -> None:
+    finished, seconds, tables = interrupted
+    assert seconds < 10
+    assert finished.returncode != 0
+    assert "datasets/shapes" not in tables
+
+
+def test_two_nodes_publish_what_one_machine_does(
+    interrupted: tuple[Finished, float, list[str]],
+    lake: Lake,
+    words: tuple[str, ...],
+    undisturbed: Lake,
+    tracked_imagen: Command,
+) -> None:
+    finished = tracked_imagen(*words, IMAGEN_ENGINE="ray")
+    assert json.loads(finished.stdout)["kept"] == undisturbed.table("datasets/shapes").count_rows()
+    assert content_of(lake, "shapes") == content_of(undisturbed, "shapes")

@@ -1,20 +1,14 @@
-"""The whole way under Prefect, from the command line as a user runs it, killed and run again included."""
+"""A build under Prefect, from the command line as a user runs it: what it publishes, and what a second one does."""
 
 import json
-import os
-import random
 import re
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import datasets
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
@@ -25,212 +19,182 @@ from data.report.write import last_build_at
 from data.world.check import caption_is_true
 from data.world.make import HOST
 from data.world.server import OriginProcess
-from tests.conftest import content_of, write_recipe
-from tests.servers.prefect_api import ask
+from tests.command import Command, Finished, run_imagen
+from tests.conftest import write_recipe
+from tests.servers.prefect_api import artifacts_of, request, runs_in_lake, subflow_runs
+from tests.shared import copy_of
 
-IMAGEN = str(Path(sys.executable).with_name("imagen"))
-KILLS, KILLS_A_LAKE = 20, 5
+NOTHING_DONE = {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}
+COLUMNS = {
+    *("id", "url", "caption", "image", "width", "height", "sha256"),
+    *("clip_score", "t5_embedding", "t5_length"),
+}
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
-
-@pytest.fixture
-def imagen(prefect_server: str) -> Command:
-    """Run the command with its runs tracked on a real server."""
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
-
-    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([IMAGEN, *words], env=environment | more, capture_output=True, text=True, timeout=300)
-
-    return run
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"), world / "pairs.parquet")
 
 
 @pytest.fixture(scope="module")
 def built(
-    tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginProcess, prefect_server: str
-) -> tuple[Lake, Path]:
-    """A lake that was built without disturbance, and its recipe."""
-    folder = tmp_path_factory.mktemp("built")
-    recipe = write_recipe(folder, world / "pairs.parquet")
-    lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
-    done = subprocess.run(
-        [IMAGEN, "build", str(recipe), "--lake", lake.url, "--json"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["version"] == 1
-    return lake, recipe
+    tmp_path_factory: pytest.TempPathFactory, recipe: Path, origin: OriginProcess, tracked_imagen: Command
+) -> Lake:
+    """shapes@1, built by the command. Not to be changed: ask for `shapes`."""
+    lake = Lake.make(str(tmp_path_factory.mktemp("built") / "lake"), hosts={HOST: origin.address})
+    finished = tracked_imagen("build", str(recipe), "--lake", lake.url, "--json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["version"] == 1
+    return lake
 
 
-def test_what_is_published_opens_without_us(built: tuple[Lake, Path]) -> None:
-    lake, _ = built
-    files = DeltaTable(f"{lake.url}/datasets/shapes").file_uris()
-    wanted = {"id", "url", "caption", "image", "width", "height", "sha256", "clip_score"} | {
-        "t5_embedding",
-        "t5_length",
-    }
-    rows = duckdb.sql(f"SELECT * EXCLUDE (bucket) FROM read_parquet({files}) ORDER BY id").fetchall()
-    loaded = datasets.load_dataset("parquet", data_files=files, split="train")
-    assert wanted <= set(loaded.column_names)
-    assert len(rows) == len(loaded) > 60
-    sample = loaded[0]
-    assert isinstance(sample["image"], Image.Image)
-    assert sample["image"].size == (sample["width"], sample["height"])
-    raw = DeltaTable(f"{lake.url}/datasets/shapes").to_pyarrow_dataset().head(1).to_pylist()[0]
-    assert Image.open(BytesIO(raw["image"]["bytes"])).size == (raw["width"], raw["height"])
+@pytest.fixture
+def shapes(built: Lake, tmp_path: Path) -> Lake:
+    """A copy of it for one test."""
+    return copy_of(built, tmp_path / "lake")
 
 
-def test_what_is_kept_is_right_by_the_labels(built: tuple[Lake, Path], world: Path) -> None:
-    lake, _ = built
-    labels = {row["id"]: row for row in pq.read_table(world / "labels.parquet").to_pylist()}
-    kept = lake.table("datasets/shapes").dataset().to_table(columns=["id", "caption", "image"]).to_pylist()
-    right = {id for id, label in labels.items() if label["right"]}
-    counted = {row["id"] for row in kept if labels[row["id"]]["fault"] not in ("exact_duplicate", "near_duplicate")}
-    assert len(counted & right) >= 0.95 * len(right)
-    assert len(counted & right) >= 0.95 * len(counted)
-    odd = [row for row in kept if labels[row["id"]]["format"]]
-    assert odd, "upright, not bleached, not inverted: the pixels say what the caption says"
-    for row in odd:
-        verdict = caption_is_true(Image.open(BytesIO(row["image"]["bytes"])), row["caption"])
-        assert verdict.true, (labels[row["id"]]["format"], verdict)
+def read_published(lake: Lake, *columns: str) -> list[dict[str, Any]]:
+    return list(lake.table("datasets/shapes").dataset().to_table(columns=list(columns)).to_pylist())
 
 
-def test_the_second_build_fetches_nothing_and_loads_no_model(
-    built: tuple[Lake, Path], origin: OriginProcess, imagen: Command
-) -> None:
-    lake, recipe = built
-    before, first = requests(origin), last_build_at(lake, "shapes")
-    done = imagen("build", str(recipe), "--lake", lake.url, "--json", PYTHONPROFILEIMPORTTIME="1")
-    assert first is not None
-    assert first < last_build_at(lake, "shapes")  # type: ignore[operator]
-    assert json.loads(done.stdout) == {
-        **{"dataset": "shapes", "version": 1, "new_pairs": 0},
-        **{"rows": {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}},
-        **{"kept": lake.table("datasets/shapes").count_rows(), "added": 0, "removed": 0, "changed": 0},
-        **{"report": f"{lake.url}/datasets/shapes/report.html", "warning": None},
-    }
-    assert requests(origin) == before
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "flows.runs.rebuild" in imported
-    assert not {"torch", "open_clip", "transformers"} & imported
-
-
-def test_a_changed_threshold_touches_no_picture_and_makes_a_version(
-    built: tuple[Lake, Path], origin: OriginProcess, imagen: Command, tmp_path: Path, world: Path
-) -> None:
-    lake, recipe = built
-    kept = lake.table("datasets/shapes").count_rows()
-    before = requests(origin)
-    (tmp_path / "strict").mkdir()
-    strict = write_recipe(tmp_path / "strict", world / "pairs.parquet", threshold=0.45)
-    said = json.loads(imagen("build", str(strict), "--lake", lake.url, "--json").stdout)
-    assert said["version"] == 2
-    assert said["kept"] < kept
-    assert said["added"] == 0
-    assert said["removed"] == kept - said["kept"]
-    assert said["rows"] == {"download": 0, "look": 0, "score-clip": 0, "embed-t5": 0}
-    back = json.loads(imagen("build", str(recipe), "--lake", lake.url, "--json").stdout)
-    assert (back["version"], back["kept"], back["added"]) == (3, kept, said["removed"])
-    assert requests(origin) == before
-    listed = json.loads(imagen("versions", "shapes", "--lake", lake.url, "--json").stdout)
-    assert [one["version"] for one in listed] == [3, 2, 1]
-    assert listed[0]["recipe_hash"] == listed[2]["recipe_hash"] != listed[1]["recipe_hash"]
-    assert lake.table("datasets/shapes", 1).count_rows() == kept, "time travel"
-
-
-def test_a_closed_gate_ends_in_one_sentence_and_the_version_stays(
-    built: tuple[Lake, Path], imagen: Command, tmp_path: Path, world: Path
-) -> None:
-    lake, _ = built
-    before, report = lake.table("datasets/shapes").version, Path(lake.url, "datasets/shapes/report.html").read_text()
-    recipe = write_recipe(tmp_path, world / "pairs.parquet", threshold=0.45)
-    recipe.write_text(recipe.read_text() + "gates:\n  rows: {min: 1000}\n")
-    done = imagen("build", str(recipe), "--lake", lake.url, "--json")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert re.match(
-        r"Error: shapes was not published: \d+ rows are below gates\.rows\.min 1,000; shapes@\d+ stays", line
-    )
-    assert lake.table("datasets/shapes").version == before
-    assert Path(lake.url, "datasets/shapes/report.html").read_text() == report
-
-
-def test_the_run_is_tracked_with_readable_names_and_a_funnel(built: tuple[Lake, Path], prefect_server: str) -> None:
-    runs = ask(f"{prefect_server}/flow_runs/filter", {})
-    assert any(run["name"].startswith("rebuild-") and run["state_type"] == "COMPLETED" for run in runs)
-    tasks = {run["name"] for run in ask(f"{prefect_server}/task_runs/filter", {})}
-    assert {"download-00000", "look-00000", "score-clip-00000", "embed-t5-00000", "publish-00000"} <= tasks
-    artifacts = ask(f"{prefect_server}/artifacts/filter", {"artifacts": {"key": {"any_": ["funnel-shapes"]}}})
-    steps = json.loads(artifacts[0]["data"])
-    assert steps[0]["step"] == "pairs"
-    assert steps[-1]["step"] == "clip_score"
-
-
-@pytest.mark.parametrize("turn", range(KILLS // KILLS_A_LAKE))
-def test_a_build_killed_at_random_moments_publishes_what_an_undisturbed_one_does(
-    built: tuple[Lake, Path], origin: OriginProcess, prefect_server: str, world: Path, tmp_path: Path, turn: int
-) -> None:
-    undisturbed, _ = built
-    recipe = write_recipe(tmp_path, world / "pairs.parquet", shard_rows=10)  # many commits to fall between
-    lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
-    command = [IMAGEN, "build", str(recipe), "--lake", lake.url, "--json"]
-    chance = random.Random(turn)
-    for _ in range(KILLS_A_LAKE):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(4, 22))
-        process.kill()
-        process.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert content_of(lake, "shapes") == content_of(undisturbed, "shapes", version=1)
-
-
-def requests(origin: OriginProcess) -> int:
+def served_pictures(origin: OriginProcess) -> int:
     with urllib.request.urlopen(f"{origin.url}/.stats", timeout=5) as answer:
         return int(json.load(answer)["pictures"])
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("build", "nowhere"), "recipe nowhere does not exist"),
-        (("build", "unknown.yaml"), "unknown.yaml, line 4: colour: there is no such field"),
-        (("build", "wrong.yaml"), "wrong.yaml, line 5: download.timeout: Input should be a valid number"),
-        (("build", "shapes", "--source", "empty.csv"), "empty.csv holds no rows"),
-        (("build", "shapes", "--source", "other.parquet"), "other.parquet has no column 'url'"),
-        (("build", "shapes", "--source", "nothing.parquet"), "source nothing.parquet does not exist"),
-        (("build", "shapes", "--source", "s3://nowhere/pairs.parquet"), "can't be reached"),
-        (("build", "shapes", "--source", "pairs.csv", "--lake", "/proc/lake"), "can't be written"),
-        (("versions", "shapes", "--lake", "nothing"), "holds no lake"),
-        (("versions", "shapes", "--lake", "."), "is not a lake"),
-        (("lake", "make", "lake", "--buckets", "3"), "not a power of two"),
-        (("world", "serve", "nothing"), "imagen world make"),
-        (("recipe", "mine"), "Shipped recipes: clip-l14-top30, "),
-    ],
-)
-def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    recipe = "name: shapes\nsources:\n  - path: pairs.csv\n"
-    (tmp_path / "unknown.yaml").write_text(recipe + "colour: red\n")
-    (tmp_path / "wrong.yaml").write_text(recipe + "download:\n  timeout: soon\n")
-    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a.test/b,a cat\n")
-    (tmp_path / "empty.csv").write_text("url,caption\n")
-    pq.write_table(pa.table({"link": ["http://a.test/b"], "text": ["a cat"]}), tmp_path / "other.parquet")
-    before = sorted(tmp_path.iterdir())
-    environment = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x"}
-    environment |= {"AWS_SECRET_ACCESS_KEY": "x", "AWS_MAX_ATTEMPTS": "1"}
-    done = subprocess.run([IMAGEN, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1 or words[:2] == ("lake", "make"), "a framed hint for a wrong option"
-    assert sorted(tmp_path.iterdir()) == before
+def test_other_tools_read_what_is_published(built: Lake) -> None:
+    files = DeltaTable(f"{built.url}/datasets/shapes").file_uris()
+    rows = duckdb.sql(f"SELECT * EXCLUDE (bucket) FROM read_parquet({files}) ORDER BY id").fetchall()
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train")
+    assert set(loaded.column_names) >= COLUMNS
+    assert len(rows) == len(loaded) > 60
+    sample = loaded[0]
+    assert isinstance(sample["image"], Image.Image)
+    assert sample["image"].size == (sample["width"], sample["height"])
+    raw = DeltaTable(f"{built.url}/datasets/shapes").to_pyarrow_dataset().head(1).to_pylist()[0]
+    assert Image.open(BytesIO(raw["image"]["bytes"])).size == (raw["width"], raw["height"])
 
 
-def test_help_answers_at_once() -> None:
-    times = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([IMAGEN, "--help"], capture_output=True, check=True)
-        times.append(time.monotonic() - began)
-    assert sorted(times)[2] < 1.0  # 0.2 s on an idle machine; tests share theirs
+def test_what_is_right_by_the_labels_is_kept_and_little_else(built: Lake, world: Path) -> None:
+    labels = {row["id"]: row for row in pq.read_table(world / "labels.parquet").to_pylist()}
+    right = {id for id, label in labels.items() if label["right"]}
+    kept = {row["id"] for row in read_published(built, "id")}
+    unique = {id for id in kept if labels[id]["fault"] not in ("exact_duplicate", "near_duplicate")}
+    assert len(unique & right) >= 0.95 * len(right)
+    assert len(unique & right) >= 0.95 * len(unique)
+
+
+def test_pictures_in_odd_formats_are_kept_upright_and_in_their_colours(built: Lake, world: Path) -> None:
+    formats = {row["id"]: row["format"] for row in pq.read_table(world / "labels.parquet").to_pylist()}
+    odd = [row for row in read_published(built, "id", "caption", "image") if formats[row["id"]]]
+    assert odd
+    for row in odd:
+        verdict = caption_is_true(Image.open(BytesIO(row["image"]["bytes"])), row["caption"])
+        assert verdict.true, (formats[row["id"]], verdict)
+
+
+def test_a_second_build_fetches_nothing_and_loads_no_model(
+    shapes: Lake, recipe: Path, origin: OriginProcess, tracked_imagen: Command
+) -> None:
+    served, first = served_pictures(origin), last_build_at(shapes, "shapes")
+    finished = tracked_imagen("build", str(recipe), "--lake", shapes.url, "--json", PYTHONPROFILEIMPORTTIME="1")
+    second = last_build_at(shapes, "shapes")
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert json.loads(finished.stdout) == {
+        **{"dataset": "shapes", "version": 1, "new_pairs": 0, "rows": NOTHING_DONE},
+        **{"kept": shapes.table("datasets/shapes").count_rows(), "added": 0, "removed": 0, "changed": 0},
+        **{"report": f"{shapes.url}/datasets/shapes/report.html", "warning": None},
+    }
+    assert served_pictures(origin) == served
+    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+    assert {"flows.runs.rebuild", "torch", "open_clip", "transformers"} & imported == {"flows.runs.rebuild"}
+
+
+@pytest.fixture(scope="module")
+def rebuilt(
+    built: Lake,
+    recipe: Path,
+    world: Path,
+    origin: OriginProcess,
+    tracked_imagen: Command,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Lake, dict[str, Any], dict[str, Any], int]:
+    """shapes@2 by a higher threshold and shapes@3 by the first one again: lake, both answers, pictures fetched."""
+    folder = tmp_path_factory.mktemp("rebuilt")
+    lake, before = copy_of(built, folder / "lake"), served_pictures(origin)
+    strict = write_recipe(folder, world / "pairs.parquet", threshold=0.45)
+    answers = [
+        json.loads(tracked_imagen("build", str(path), "--lake", lake.url, "--json").stdout) for path in (strict, recipe)
+    ]
+    return lake, answers[0], answers[1], served_pictures(origin) - before
+
+
+Rebuilt = tuple[Lake, dict[str, Any], dict[str, Any], int]
+
+
+def test_a_higher_threshold_publishes_fewer_rows_and_touches_no_picture(rebuilt: Rebuilt, built: Lake) -> None:
+    _, strict, _, fetched = rebuilt
+    kept = built.table("datasets/shapes").count_rows()
+    assert (strict["version"], strict["added"], strict["rows"]) == (2, 0, NOTHING_DONE)
+    assert 0 < strict["kept"] < kept
+    assert strict["removed"] == kept - strict["kept"]
+    assert fetched == 0
+
+
+def test_the_first_threshold_again_publishes_the_first_rows_again(rebuilt: Rebuilt, built: Lake) -> None:
+    lake, strict, back, _ = rebuilt
+    kept = built.table("datasets/shapes").count_rows()
+    assert (back["version"], back["kept"], back["added"]) == (3, kept, strict["removed"])
+    assert lake.table("datasets/shapes", 1).count_rows() == kept
+
+
+def test_versions_are_listed_with_the_hash_of_their_recipe(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    listed = json.loads(run_imagen("versions", "shapes", "--lake", rebuilt[0].url, "--json", folder=tmp_path).stdout)
+    assert [version["version"] for version in listed] == [3, 2, 1]
+    assert listed[0]["recipe_hash"] == listed[2]["recipe_hash"] != listed[1]["recipe_hash"]
+
+
+@pytest.fixture
+def gated(shapes: Lake, tracked_imagen: Command, tmp_path: Path, world: Path) -> Finished:
+    """A build whose gate wants more rows than there are."""
+    recipe = write_recipe(tmp_path, world / "pairs.parquet", threshold=0.45)
+    recipe.write_text(recipe.read_text() + "gates:\n  rows: {min: 1000}\n")
+    return tracked_imagen("build", str(recipe), "--lake", shapes.url, "--json")
+
+
+def test_a_closed_gate_publishes_nothing_and_says_why_in_one_line(gated: Finished, shapes: Lake, built: Lake) -> None:
+    assert gated.returncode == 2
+    (line,) = gated.stderr.splitlines()
+    assert re.match(
+        r"Error: shapes was not published: \d+ rows are below gates\.rows\.min 1,000; shapes@\d+ stays", line
+    )
+    assert shapes.table("datasets/shapes").version == built.table("datasets/shapes").version
+    reports = [Path(lake.url, "datasets/shapes/report.html").read_text() for lake in (shapes, built)]
+    assert reports[0] == reports[1]
+
+
+@pytest.fixture(scope="module")
+def run(built: Lake, prefect_server: str) -> dict[str, Any]:
+    """The run of the first build."""
+    (run,) = runs_in_lake(prefect_server, "rebuild", built.url)
+    return run
+
+
+def test_a_run_is_named_after_its_recipe(run: dict[str, Any]) -> None:
+    assert (run["name"], run["state_type"]) == ("rebuild-recipe", "COMPLETED")
+
+
+def test_every_batch_is_a_task_with_its_stage_and_number(run: dict[str, Any], prefect_server: str) -> None:
+    stages = [stage["id"] for stage in subflow_runs(prefect_server, run["id"])]
+    tasks = request(f"{prefect_server}/task_runs/filter", {"flow_runs": {"id": {"any_": stages}}})
+    names = {task["name"] for task in tasks}
+    assert {"download-00000", "look-00000", "score-clip-00000", "embed-t5-00000", "publish-00000"} <= names
+
+
+def test_the_funnel_is_an_artifact_of_the_run(run: dict[str, Any], prefect_server: str) -> None:
+    steps = json.loads(artifacts_of(prefect_server, [run["id"]])["funnel-shapes"]["data"])
+    assert steps[0]["step"] == "pairs"
+    assert steps[-1]["step"] == "clip_score"

@@ -1,48 +1,49 @@
-"""Where no server is configured: a temporary one, which never outlives the command."""
+"""Where no server is configured a command has a temporary one, which never outlives it."""
 
 import json
-import os
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from data.lake.lake import Lake
-from data.world.make import HOST
-from data.world.server import OriginProcess
-from tests.conftest import write_recipe
-from tests.flows.runs.test_rebuild import IMAGEN
+from tests.command import Finished, finish, start_imagen
+from tests.conftest import QUICK_RECIPE, write_recipe
+
+pytestmark = pytest.mark.server
 
 
-def test_a_build_without_a_server_has_one_that_ends_with_it_even_if_killed(
-    world: Path, origin: OriginProcess, tmp_path: Path
+@pytest.fixture
+def words(lake: Lake, world: Path, tmp_path: Path) -> tuple[str, ...]:
+    """A build in a folder with a module that would hide one of the standard library's."""
+    (tmp_path / "dataclasses.py").write_text("raise ImportError('img2dataset depends on a backport like this')\n")
+    recipe = write_recipe(tmp_path, world / "pairs.parquet", threshold=0.1, text=QUICK_RECIPE)
+    return ("build", str(recipe), "--lake", lake.url, "--json")
+
+
+def test_a_temporary_server_ends_with_its_command_even_if_that_is_killed(
+    words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "dataclasses.py").write_text("raise ImportError('img2dataset drags in a backport like this')\n")
-    recipe = write_recipe(tmp_path, world / "pairs.parquet")
-    Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
-    command = [IMAGEN, "build", str(recipe), "--lake", str(tmp_path / "lake"), "--json"]
-    killed = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    below = wait_for_a_server_and_a_worker(killed)
-    killed.kill()
-    killed.wait()
-    _, alive = psutil.wait_procs(below, timeout=20)
+    process = start_imagen(*words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    children = wait_for_server_and_worker(process)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kept"] > 60
-    assert done.stderr == ""
+    finished = finish(start_imagen(*words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect")))
+    assert finished == Finished(0, finished.stdout, "")
+    assert json.loads(finished.stdout)["kept"] > 60
 
 
-def wait_for_a_server_and_a_worker(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """What runs below a build, once its server has started and its work begun."""
+def wait_for_server_and_worker(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The descendants of a build, once its server has started and its work begun."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        below = psutil.Process(process.pid).children(recursive=True)
-        words = [" ".join(child.cmdline()) for child in below]
-        if any("create_app" in one for one in words) and any("spawn_main" in one for one in words):
-            return below
+        children = psutil.Process(process.pid).children(recursive=True)
+        commands = [" ".join(child.cmdline()) for child in children]
+        if any("create_app" in line for line in commands) and any("spawn_main" in line for line in commands):
+            return children
         time.sleep(0.2)
     raise AssertionError("no server and worker within two minutes")

@@ -1,6 +1,5 @@
 """`imagen demo`: from nothing to pictures by one command, and again without anything to do."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,30 +10,58 @@ from PIL import Image
 from data.lake.lake import Lake
 from data.publish.versions import newest_version
 from imagen.models.table import models
+from tests.command import IMAGEN, SECONDS
 
-IMAGEN = str(Path(sys.executable).with_name("imagen"))
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+FEWER_PROMPTS = """
+from flows import command
+from flows.verbs import demo_run
+
+demo_run.CHECKED = 4
+command.main()
+"""
 
 
-@pytest.mark.timeout(900)
-def test_the_demo_goes_from_a_list_to_pictures_and_has_nothing_to_do_again(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+def run_demo(command: list[str], folder: Path, *words: str) -> str:
+    """The output of a demo in a folder, on one line."""
+    done = subprocess.run([*command, "demo", *words], cwd=folder, capture_output=True, text=True, timeout=2 * SECONDS)
+    assert done.returncode == 0, done.stderr
+    return " ".join((done.stdout + done.stderr).split())
 
-    def demo() -> str:
-        command = [IMAGEN, "demo", "--pairs", "120", "--train-minutes", "0.1"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr
-        return " ".join((done.stdout + done.stderr).split())
 
-    said = demo()
-    assert "shapes/1 is trained on shapes@1" in said
-    assert "of 100 prompts that no caption has" in said
-    lake = Lake.open(str(tmp_path / "lake"))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(([sys.executable, "-c", FEWER_PROMPTS], "60", "0.03", 4), id="few prompts"),
+        pytest.param(([IMAGEN], "120", "0.1", 100), id="all prompts", marks=pytest.mark.nightly),
+    ],
+)
+def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
+    """The folder of a demo, what it printed at first and when it was run again, and how many prompts it checked."""
+    command, pairs, minutes, prompts = request.param
+    folder = tmp_path_factory.mktemp("demo")
+    words = ("--pairs", pairs, "--train-minutes", minutes)
+    return folder, [run_demo(command, folder, *words) for _ in range(2)], prompts
+
+
+def test_a_demo_trains_a_model_on_what_it_built(shown: tuple[Path, list[str], int]) -> None:
+    folder, (first, _), prompts = shown
+    assert "shapes/1 is trained on shapes@1" in first
+    assert f"of {prompts} prompts that no caption has" in first
+    lake = Lake.open(str(folder / "lake"))
     version, (model,) = newest_version(lake, "shapes"), models(lake)
     assert version is not None
     assert (model.dataset, model.version) == ("shapes", version.version)
-    sheet = Image.open(tmp_path / "world" / "model.png")
+
+
+def test_a_demo_shows_pictures_of_its_prompts(shown: tuple[Path, list[str], int]) -> None:
+    sheet = Image.open(shown[0] / "world" / "model.png")
     assert sheet.width > 4 * 128
-    again = demo()
+
+
+def test_a_second_demo_has_nothing_to_do(shown: tuple[Path, list[str], int]) -> None:
+    folder, (_, again), _ = shown
     assert "Nothing was pending: shapes@1" in again
     assert "Nothing to do: shapes/1 has this configuration and dataset version." in again
-    assert len(models(lake)) == 1
+    assert len(models(Lake.open(str(folder / "lake")))) == 1

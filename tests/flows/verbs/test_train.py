@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,7 @@ def test_a_second_training_of_the_same_has_nothing_to_do(model: TrainedModel, fo
 
 
 @pytest.fixture(scope="module")
-def stopped(folder: Path) -> Iterator[Finished]:
+def stopped(folder: Path) -> Finished:
     """A training of 60 steps a stage that was sent SIGTERM after its first checkpoint."""
     (folder / "long.yaml").write_text(CONFIG.replace("little", "long").replace("steps: 6", "steps: 60"))
     process = start_imagen("train", "long.yaml", "--dataset", "drawn", folder=folder)

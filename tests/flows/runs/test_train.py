@@ -1,0 +1,63 @@
+"""The flow `train`: processes of a stage are started again when they die, and write a checkpoint when told to stop."""
+
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.flows.flow_process import (
+    checkpoint_steps,
+    kill_tree,
+    start_flow,
+    wait_for_training,
+    write_config,
+)
+from tests.lakes.drawn import make_drawn_lake
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A training whose process was killed, and which was told to stop when another had taken its place."""
+
+    step: int  # of its last checkpoint before that
+    last_step: int  # of the last one
+    returncode: int
+    output: str
+    trains: bool  # whether its process is left
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Stopped]:
+    folder = tmp_path_factory.mktemp("train")
+    make_drawn_lake(folder, 24)
+    config = write_config(folder, "long", steps=100_000)
+    process = start_flow("train", folder, prefect_server, config=config, dataset="drawn")
+    try:
+        first = wait_for_training(process, folder)
+        first.kill()
+        second = wait_for_training(process, folder, other_than=first.pid)
+        step = checkpoint_steps(folder)[-1]
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        yield Stopped(step, checkpoint_steps(folder)[-1], process.returncode, output, second.is_running())
+    finally:
+        if process.poll() is None:
+            kill_tree(process)
+
+
+def test_a_stage_whose_process_is_killed_continues_in_another(stopped: Stopped) -> None:
+    assert re.search(r"stage 1 ended with exit code -9; it resumes from .*\d", stopped.output), stopped.output
+    assert stopped.step > 3
+
+
+def test_a_flow_that_is_told_to_stop_leaves_no_process(stopped: Stopped) -> None:
+    assert stopped.returncode != 0
+    assert not stopped.trains
+
+
+def test_a_flow_that_is_told_to_stop_writes_a_checkpoint(stopped: Stopped) -> None:
+    reported = re.search(r"stopped after step (\d+) of stage 1; a checkpoint is written", stopped.output)
+    assert reported, stopped.output
+    assert int(reported[1]) == stopped.last_step > stopped.step
