@@ -174,13 +174,22 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def serving(home: Path, level: str) -> Iterator[str]:
     """A Prefect server whose SQLite and `log` lie in a folder, ended by its own process id; the address of its API."""
     port = free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": level}
+    environment = {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": level}
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", str(port)]
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api/health", 120)
+    with server_process(command, f"http://127.0.0.1:{port}/api/health", home / "log", environment):
         yield f"http://127.0.0.1:{port}/api"
+
+
+@contextmanager
+def server_process(
+    command: list[str], url: str, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """A server as a process of its own, once a URL of it answers; ended by its own process id."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=output, stderr=output)
+    try:
+        wait_for(url, 120)
+        yield
     finally:
         process.kill()
         process.wait()
@@ -190,14 +199,9 @@ def serving(home: Path, level: str) -> Iterator[str]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server as a process of its own; its endpoint."""
     port = free_port()
-    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "tests.servers.s3", str(port)], stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/moto-api/data.json", 60)
+    command = [sys.executable, "-m", "tests.servers.s3", str(port)]
+    with server_process(command, f"http://127.0.0.1:{port}/moto-api/data.json", tmp_path_factory.mktemp("s3") / "log"):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -140,9 +140,10 @@ def run(places: list[Place], tree: Path) -> int:
     for number, place in enumerate(places, 1):
         test = noticed_by(place, tree)
         unnoticed += test is None
-        print(f"{number}. {place.file}:{place.line}  {place.old.strip()}  ->  {place.new.strip()}")
-        print(f"   {test or 'NOT NOTICED'}", flush=True)
-    print(f"{len(places) - unnoticed} of {len(places)} noticed")
+        sys.stdout.write(f"{number}. {place.file}:{place.line}  {place.old.strip()}  ->  {place.new.strip()}\n")
+        sys.stdout.write(f"   {test or 'NOT NOTICED'}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{len(places) - unnoticed} of {len(places)} noticed\n")
     return 1 if unnoticed else 0
 
 
@@ -158,7 +159,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "draw":
         for place in draw(arguments.seed, arguments.places):
-            print(json.dumps(asdict(place)))
+            sys.stdout.write(json.dumps(asdict(place)) + "\n")
         return 0
     return run([Place(**json.loads(line)) for line in arguments.file], arguments.tree.resolve())
 

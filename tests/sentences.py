@@ -11,6 +11,7 @@ import ast
 import inspect
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,10 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     drawn = random.Random(arguments.seed).sample(list(all_sentences()), arguments.count)
     for number, (file, before, sentence) in enumerate(drawn, 1):
-        print(f"{number}. {file}")
-        if before:
-            print(f"   ({before})")
-        print(f"   {sentence}")
+        context = f"   ({before})\n" if before else ""
+        sys.stdout.write(f"{number}. {file}\n{context}   {sentence}\n")
 
 
 if __name__ == "__main__":

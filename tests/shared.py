@@ -38,3 +38,11 @@ def copy_of(lake: Lake, url: Path) -> Lake:
     """A copy of a lake on a disk, at another place."""
     shutil.copytree(lake.url, url)
     return Lake.open(str(url))
+
+
+def copy_beside(lake: Lake, folder: Path, files: dict[str, str]) -> Path:
+    """The folder, filled with a copy of a lake and with files of these names and texts."""
+    copy_of(lake, folder / "lake")
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder

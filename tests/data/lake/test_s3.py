@@ -18,7 +18,7 @@ from data.upkeep.forget import forget
 from data.upkeep.vacuum import vacuum
 from data.upkeep.verify import verify
 from data.world.server import OriginProcess
-from tests.conftest import Bucket, content_of, write_recipe
+from tests.conftest import QUICK_RECIPE, Bucket, content_of, write_recipe
 from tests.data.lake.test_lake import check_concurrent_commits, ids_of, pair_rows
 from tests.data.report.test_write import run_card
 from tests.data.upkeep.test_forget import traces
@@ -26,23 +26,7 @@ from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pa
 from tests.servers import ceph
 from tests.servers.flaky import Fault, FlakyProxy
 
-SHORT_RECIPE = """
-name: shapes
-sources:
-  - path: {source}
-download:
-  image_size: 64
-  timeout: 8
-  per_host: 64
-  per_host_rate: 5000
-  max_bytes: 10000000
-scores:
-  picture:
-select:
-  - words: {{min: 3}}
-  - picture_brightness: {{min: {threshold}}}
-shard_rows: {shard_rows}
-"""
+SHORT_RECIPE = QUICK_RECIPE.replace("image_size: 256", "image_size: 64").replace("timeout: 4", "timeout: 8")
 
 
 @pytest.mark.nightly  # the next test is the same through a network that fails

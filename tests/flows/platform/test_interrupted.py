@@ -15,6 +15,7 @@ from data.world.server import OriginProcess
 from flows.server.client import AUTH
 from tests.command import module_path, run_imagen
 from tests.conftest import QUICK_RECIPE, write_recipe
+from tests.lakes.letters import write_letters
 from tests.servers.platform import Platform, Run, running_platform
 
 pytestmark = pytest.mark.server
@@ -23,18 +24,6 @@ LOGIN = f"ann:{SECRET}"
 STOP_SECONDS = 10
 DEATH_SECONDS = 45  # of silence; the platform's own automation waits longer
 SLOW = "per_host_rate: 2"
-SLEEPY = """
-import time
-import pyarrow as pa
-from data.scorers.scorer import CaptionScorer
-
-class Sleepy(CaptionScorer):
-    columns = pa.schema({'letters': pa.int32()})
-
-    def read(self, caption):
-        time.sleep(SECONDS)
-        return {'letters': len(caption)}
-"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class Interrupted:
 
 def write_scorer(folder: Path, seconds: float) -> None:
     """One that takes so long for a caption."""
-    (folder / "sleepy.py").write_text(SLEEPY.replace("SECONDS", str(seconds)))
+    write_letters(folder, "sleepy", setup="import time", before=f"time.sleep({seconds})")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +50,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: O
     lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
     quick = write_recipe(folder, world / "pairs.parquet", threshold=0.1, text=QUICK_RECIPE)
     text = QUICK_RECIPE.replace("name: shapes", "name: slow").replace("per_host_rate: 5000", SLOW)
-    text = text.replace("scores:\n", "scores:\n  sleepy: {{scorer: sleepy.Sleepy}}\n")
+    text = text.replace("scores:\n", "scores:\n  sleepy: {{scorer: sleepy.Letters}}\n")
     recipe = write_recipe(slow, world / "pairs.parquet", threshold=0.1, shard_rows=10, text=text)
     write_scorer(slow, 5)
     environment = {AUTH: LOGIN, "AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": SECRET}

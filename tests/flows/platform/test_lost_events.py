@@ -12,25 +12,14 @@ from data.world.server import OriginProcess
 from tests.command import module_path
 from tests.conftest import RECIPE, write_recipe
 from tests.flows.flow_process import checkpoint_steps, write_config
+from tests.lakes.letters import write_letters
 from tests.servers.platform import Platform, Run, running_platform
 
 pytestmark = [
     pytest.mark.server,
     pytest.mark.nightly,
 ]  # runs of `reconcile` and trainings that are stopped are in tests/flows/runs
-MUTE = """
-import pyarrow as pa
-import flows.server.events
-from data.scorers.scorer import CaptionScorer
-
-flows.server.events.emit_event = lambda *_, **__: None
-
-class Mute(CaptionScorer):
-    columns = pa.schema({'letters': pa.int32()})
-
-    def read(self, caption):
-        return {'letters': len(caption)}
-"""
+MUTE = "import flows.server.events\nflows.server.events.emit_event = lambda *_, **__: None"
 
 
 @dataclass(frozen=True)
@@ -46,8 +35,8 @@ class Muted:
 def muted(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginProcess) -> Iterator[Muted]:
     folder = tmp_path_factory.mktemp("muted")
     lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
-    (folder / "mute.py").write_text(MUTE)
-    text = RECIPE.replace("scores:\n", "scores:\n  mute: {{scorer: mute.Mute}}\n")
+    write_letters(folder, "mute", setup=MUTE)
+    text = RECIPE.replace("scores:\n", "scores:\n  mute: {{scorer: mute.Letters}}\n")
     recipe = write_recipe(folder, world / "pairs.parquet", text=text)
     words = [str(recipe), "--lake", lake.url, "--config", str(folder / write_config(folder, "shapes", 100_000))]
     with running_platform(words, {"PYTHONPATH": module_path(folder)}) as platform:

@@ -12,19 +12,10 @@ from data.lake.lake import Lake
 from tests.command import Command, Finished, module_path
 from tests.lakes.empty import unprobed_lake
 from tests.lakes.fetched import RECIPE, add_fetched_pairs, numbered_pairs
+from tests.lakes.letters import write_letters
 from tests.servers.prefect_api import runs_in_lake, subflow_runs
 
 PAIRS = 60
-LETTERS = """
-import pyarrow as pa
-from data.scorers.scorer import CaptionScorer
-
-class Letters(CaptionScorer):
-    columns = pa.schema({'letters': pa.int32()})
-
-    def read(self, caption):
-        return {'letters': len(caption)}
-"""
 CODE = """
 import json, sys
 from flows.runs.backfill import backfill
@@ -38,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backfill")
     add_fetched_pairs(unprobed_lake(folder), folder / "pairs.parquet", numbered_pairs(PAIRS))
     (folder / "recipe.yaml").write_text(RECIPE.format(source=folder / "pairs.parquet", threshold=0.2))
-    (folder / "letters.py").write_text(LETTERS)
+    write_letters(folder)
     return folder
 
 

@@ -10,26 +10,21 @@ from data.lake.lake import Lake
 from tests.command import Command, Finished, module_path
 from tests.lakes.empty import unprobed_lake
 from tests.lakes.fetched import RECIPE, add_fetched_pairs, numbered_pairs
+from tests.lakes.letters import write_letters
 from tests.servers.prefect_api import artifacts_of, runs_in_lake, subflow_runs
 from tests.shared import copy_of
 
 PAIRS = 160
 BROKEN = "picture number 7"
-FRAGILE = """
+SMALL_PLANS = """
 import pathlib
-import pyarrow as pa
 from data.engine import stage
-from data.scorers.scorer import CaptionScorer
 
 stage.PLAN_ROWS = 30  # a bucket has more, so that each has a plan of its own
-
-class Fragile(CaptionScorer):
-    columns = pa.schema({'letters': pa.int32()})
-
-    def read(self, caption):
-        if caption in pathlib.Path(__file__).with_name('broken').read_text().splitlines():
-            raise RuntimeError('a bug of mine')
-        return {'letters': len(caption)}
+"""
+BREAK = """
+if caption in pathlib.Path(__file__).with_name('broken').read_text().splitlines():
+    raise RuntimeError('a bug of mine')
 """
 
 
@@ -37,10 +32,10 @@ def write_fragile_build(folder: Path, broken: list[str]) -> Lake:
     """A lake with fetched pairs, and a recipe whose scorer breaks on some captions."""
     lake, pairs = unprobed_lake(folder), numbered_pairs(PAIRS)
     add_fetched_pairs(lake, folder / "pairs.parquet", pairs)
-    (folder / "fragile.py").write_text(FRAGILE)
+    write_letters(folder, "fragile", SMALL_PLANS, BREAK)
     (folder / "broken").write_text("\n".join(broken))
     recipe = RECIPE.format(source=folder / "pairs.parquet", threshold=0.2) + "shard_rows: 10\n"
-    (folder / "recipe.yaml").write_text(recipe.replace("scores:\n", "scores:\n  letters: {scorer: fragile.Fragile}\n"))
+    (folder / "recipe.yaml").write_text(recipe.replace("scores:\n", "scores:\n  letters: {scorer: fragile.Letters}\n"))
     return lake
 
 

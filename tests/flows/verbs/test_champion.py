@@ -10,7 +10,7 @@ from PIL import Image
 from data.lake.lake import Lake
 from imagen.models.table import models
 from tests.command import Finished, run_imagen
-from tests.shared import copy_of
+from tests.shared import copy_beside
 
 Decided = tuple[Path, Finished, Finished | None]  # the folder, the answer of the gate, and that of a person
 ONE = ("--workers", "1")
@@ -40,11 +40,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def candidates(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Suites and gates beside a lake with little/1, little/2 and little/3, none of them decided on."""
-    folder = tmp_path_factory.mktemp("candidates")
-    copy_of(three_models_lake, folder / "lake")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    return folder
+    return copy_beside(three_models_lake, tmp_path_factory.mktemp("candidates"), FILES)
 
 
 @pytest.fixture(scope="module")

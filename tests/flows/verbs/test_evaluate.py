@@ -7,7 +7,7 @@ import pytest
 
 from data.lake.lake import Lake
 from tests.command import Command, Finished, run_imagen
-from tests.shared import copy_of
+from tests.shared import copy_beside
 
 SUITE = "prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n"
 CHECKS = '"[{""question"": ""Is there a star?""}]"'
@@ -25,11 +25,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def folder(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Suites and settings beside a lake with the model little/1."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    copy_of(pictured_lake, folder / "lake")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    return folder
+    return copy_beside(pictured_lake, tmp_path_factory.mktemp("evaluate"), FILES)
 
 
 @pytest.fixture(scope="module")
