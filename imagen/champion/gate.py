@@ -143,8 +143,8 @@ def _check_loss(difference: Difference, requirement: str, loss: float) -> Reason
         answer, words = "reject", "worse: "
     else:
         answer, words = "ask", "perhaps worse: "
-    found = f"{words}{_format_difference(difference)}"
-    return Reason(difference.metric, difference.slice, requirement, found, answer)
+    measured = f"{words}{_format_difference(difference)}"
+    return Reason(difference.metric, difference.slice, requirement, measured, answer)
 
 
 def _improvement(difference: Difference) -> tuple[float, float, float]:

@@ -105,15 +105,15 @@ def load_stage_unet(url: str, resolution: int) -> tuple[UNet | None, str | None]
     return None, table
 
 
-def check_shapes(path: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_shapes(path: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ModelNotUsable with the first tensor that is missing, has another shape, or is not expected."""
     for name, tensor in expected.items():
-        if name not in found:
+        if name not in tensors:
             raise ModelNotUsable(f"{path} lacks the tensor {name}, which the configuration expects")
-        if found[name].shape != tensor.shape:
-            shape, expected_shape = tuple(found[name].shape), tuple(tensor.shape)
+        if tensors[name].shape != tensor.shape:
+            shape, expected_shape = tuple(tensors[name].shape), tuple(tensor.shape)
             raise ModelNotUsable(f"{path}: {name} has shape {shape}, and the configuration expects {expected_shape}")
-    if unexpected := sorted(found.keys() - expected.keys()):
+    if unexpected := sorted(tensors.keys() - expected.keys()):
         raise ModelNotUsable(f"{path} has the tensor {unexpected[0]}, which the configuration does not expect")
 
 
