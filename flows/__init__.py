@@ -1,5 +1,5 @@
-"""Order, schedule, retries, events and artifacts, and the `imagen` command. The only room that knows Prefect.
+"""The Prefect flows (order, schedule, retries, events, artifacts) and the `imagen` command. Only flows/ uses Prefect.
 
-Belongs here: flows, the platform, the terminal. Not: tensors, SQL, pictures. Start with `runs/rebuild.py` for flows and
-`command.py` for the command.
+Flows, the platform and the terminal belong here; tensors, SQL and pictures do not. Start with `runs/rebuild.py` for
+flows and `command.py` for the command.
 """

@@ -69,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. An error that the user can correct is printed as one line.
 
     Args:
-        arguments: the command line without `imagen`; that of this process if not given.
+        arguments: the command line without `imagen`; by default the command line of this process.
     """
     from data.errors import ImagenError
 
@@ -89,7 +89,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata calls it; our code does not
 
     def exit_now() -> None:
-        """Exit without finalizing the interpreter: a thread of Arrow that still frees a buffer then would abort it."""
+        """Exit without finalizing the interpreter.
+
+        If a thread of Arrow frees a buffer during finalization, the process aborts.
+        """
         try:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,6 +1,6 @@
 """Text-to-image models: the cascade, its training, sampling, evaluation and promotion. A plain library.
 
-Nothing here knows Prefect or a terminal. `from imagen import Imagen, describe` is the public face; start with
+Nothing here knows Prefect or a terminal. The public interface is `from imagen import Imagen, describe`. Start with
 `models/model.py` (`Imagen`), then `cascade/pipeline.py`.
 """
 

@@ -40,7 +40,7 @@ class EmptyDataset(ImagenError):
 
 
 class TextNotUsable(ImagenError):
-    """A dataset has no embeddings, or those of another encoder than the model reads."""
+    """A dataset has no embeddings, or its embeddings are from another encoder than the model reads."""
 
 
 class OutOfMemory(ImagenError):
@@ -52,11 +52,11 @@ class ModelNotFound(ImagenError):
 
 
 class ChampionChanged(ImagenError):
-    """Another model became champion while this one was compared with the champion before. Nothing was changed."""
+    """Another model became champion while this one was compared with the previous champion. Nothing was changed."""
 
 
 class ModelNotUsable(ImagenError):
-    """A folder holds no cascade, or a damaged one, or one of a later version."""
+    """A folder contains no cascade, or a damaged one, or one of a later version."""
 
 
 class PictureNotUsable(ImagenError):
@@ -68,7 +68,7 @@ class SuiteError(ImagenError):
 
 
 class WeightsNotUsable(ImagenError):
-    """The model of a metric is missing, or its weights are not those that the metric is defined by."""
+    """The model of a metric is missing, or its weights differ from those in the metric's definition."""
 
 
 class TooFewSamples(ImagenError):

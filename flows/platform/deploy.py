@@ -43,7 +43,7 @@ def run_deploy(lake: str, recipes: Sequence[str], config: str, workers: str) -> 
 
 
 def deploy(definition: dict[str, Any], workers: str, environment: dict[str, str], folder: Path) -> None:
-    """Create work pools, deployments and automations; those that exist are updated.
+    """Create or update work pools, deployments and automations.
 
     Args:
         definition: the content of a `prefect.yaml`, as `deployments` returns it
@@ -62,7 +62,9 @@ def deploy(definition: dict[str, Any], workers: str, environment: dict[str, str]
 
 
 def deployments(lake: Lake, recipes: Sequence[str], config: str, workers: str = "process") -> dict[str, Any]:
-    """The content of `prefect.yaml` for a lake: deployments of a recipe or dataset are repeated for each recipe.
+    """Return the content of `prefect.yaml` for a lake.
+
+    Deployments for a recipe or dataset are repeated for each recipe.
 
     Raises:
         ServerError: `prefect.yaml` has no such type of workers.
@@ -84,7 +86,10 @@ def deployments(lake: Lake, recipes: Sequence[str], config: str, workers: str = 
 
 
 def _adapt(template: dict[str, Any], lake: str, recipe: str | None, config: str) -> dict[str, Any]:
-    """A deployment of `prefect.yaml` for a lake, and for a recipe if it takes one: parameters, name, tags, triggers."""
+    """Adapt a deployment of `prefect.yaml` to a lake, and to a recipe if the deployment takes one.
+
+    This changes parameters, name, tags, description and triggers.
+    """
     parameters = {**template["parameters"], "lake": lake}
     deployment = {**template, "entrypoint": entrypoint(template["entrypoint"]), "parameters": parameters}
     if recipe is None:
@@ -102,24 +107,24 @@ def _adapt(template: dict[str, Any], lake: str, recipe: str | None, config: str)
 
 
 def entrypoint(file: str, checkout: bool = CHECKOUT) -> str:
-    """The entry point from which a run loads a flow.
+    """Return the entry point from which a run loads a flow.
 
-    In a checkout it is the file that `prefect.yaml` names, such as `flows/runs/verify.py:verify`. Elsewhere it is the
-    module, `flows.runs.verify.verify`, because a run looks files up in its current folder.
+    In a checkout the entry point is the file that `prefect.yaml` names, such as `flows/runs/verify.py:verify`.
+    Elsewhere it is the module, `flows.runs.verify.verify`, because a run looks files up in its current folder.
     """
     return file if checkout else file.replace(".py:", ".").replace("/", ".")
 
 
 def run_folder() -> Path:
-    """The working directory of servers, workers and runs: the checkout, or the user's if a wheel is installed.
+    """Return the working directory of servers, workers and runs: the checkout, or the user's if a wheel is installed.
 
-    Never site-packages: `python -m` imports from the working directory before the standard library.
+    It is never site-packages, because `python -m` imports from the working directory before the standard library.
     """
     return CODE if CHECKOUT else Path.cwd()
 
 
 def make_pools(url: str, workers: str) -> None:
-    """Create the work pools with Prefect's template for this type; in pools that exist it is updated.
+    """Create the work pools with Prefect's job template for this type. In existing pools the template is updated.
 
     Raises:
         ServerError: a pool exists with another type: Prefect cannot change it, and would silently keep it; or this
@@ -176,6 +181,6 @@ def _run(arguments: list[str], environment: dict[str, str]) -> None:
 
 
 def prefect() -> str:
-    """The path of the `prefect` command: that of this environment, else the one on PATH."""
+    """Return the path of the `prefect` command: the one in this environment, or else the one on PATH."""
     command = Path(sys.executable).with_name("prefect")
     return str(command) if command.exists() else shutil.which("prefect") or "prefect"

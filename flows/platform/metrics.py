@@ -1,6 +1,7 @@
 """`imagen metrics`: metrics of a lake for Prometheus, read from the lake at each scrape.
 
-It needs no running flow and may run on any machine that reaches the lake. Metrics of runs come from Prefect itself.
+The endpoint needs no running flow and may run on any machine that reaches the lake. Metrics of runs come from Prefect
+itself.
 """
 
 import time
@@ -33,7 +34,7 @@ RECENT_SECONDS = 24 * 3600.0  # older trainings are not exported
 
 
 class LakeMetrics(Collector):
-    """Metrics of a lake, cached for `every` seconds: there may be many scrapers, and the lake large and remote."""
+    """Metrics of a lake, cached for `every` seconds, because scrapers can be many and the lake large and remote."""
 
     def __init__(self, lake: Lake, recipes: Sequence[Recipe] = (), every: float = 60.0) -> None:
         self.lake, self.recipes, self.every = lake, recipes, every
@@ -42,11 +43,11 @@ class LakeMetrics(Collector):
         self._read_at = float("-inf")
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: otherwise registering the collector would read the lake."""
+        """Return nothing: otherwise registering the collector would read the lake."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics, from one snapshot of the lake."""
+        """Yield all metrics, from one snapshot of the lake."""
         with self._lock:
             if time.monotonic() - self._read_at > self.every:
                 began = time.perf_counter()
@@ -150,7 +151,7 @@ def _models(lake: Lake) -> Iterator[Metric]:
 
 
 def _trainings(lake: Lake) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Training, stage and last measures of each stage that was trained in the last day."""
+    """Yield training, stage number and last measures of each stage that was trained in the last day."""
     url = storage.join(lake.url, TRAINING_FOLDER)
     for training in storage.folders(url) if storage.exists(url) else []:
         for stage in storage.folders(storage.join(url, training)):

@@ -1,4 +1,4 @@
-"""`imagen status`: the runs of a lake that run now, that come next, and that failed last, with the reason."""
+"""`imagen status`: the running, scheduled and last failed runs of a lake, with the reasons of failures."""
 
 import urllib.error
 import urllib.request
@@ -41,7 +41,7 @@ class RunSummary:
 
 @dataclass
 class Status:
-    """The runs of a lake on a server: running and scheduled ones in the order of time, failed ones newest first."""
+    """The runs of a lake on a server: running and scheduled ones sorted by time, failed ones newest first."""
 
     url: str
     running: list[RunSummary] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Status:
 
 
 def status(lake: str) -> Status:
-    """Read the runs of a lake from the server at PREFECT_API_URL, else from the one that `imagen up` started.
+    """Read the runs of a lake from the server at PREFECT_API_URL, or else from the server that `imagen up` started.
 
     Raises:
         ServerError: there is no such server, it does not answer, or it requires a password.
@@ -105,12 +105,12 @@ def _runs(client: SyncPrefectClient, order: FlowRunSort, *types: StateType) -> l
 
 
 def _kind(run: FlowRun) -> Any:
-    """What makes two runs the same work: their deployment, or their name if they have none."""
+    """Return a key that is equal for runs of the same work: the deployment, or the run's name if it has none."""
     return run.deployment_id or run.name
 
 
 def _first_of_each(runs: list[FlowRun]) -> list[FlowRun]:
-    """The first run of each kind."""
+    """Return the first run of each kind."""
     firsts: dict[Any, FlowRun] = {}
     for run in runs:
         firsts.setdefault(_kind(run), run)
@@ -118,7 +118,7 @@ def _first_of_each(runs: list[FlowRun]) -> list[FlowRun]:
 
 
 def _completed_after(failed: FlowRun, completed: list[FlowRun]) -> datetime | None:
-    """When the newest run of the same kind completed, if that was after the failure."""
+    """Return when the newest run of the same kind completed, or None if that was before the failure."""
     for run in completed:
         if _kind(run) == _kind(failed) and run.end_time and failed.end_time and run.end_time > failed.end_time:
             return run.end_time

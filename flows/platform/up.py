@@ -1,7 +1,7 @@
-"""`imagen up`: run the platform on this machine: Prefect's server, a worker for each work pool, every deployment.
+"""`imagen up` runs the platform on this machine: Prefect's server, a worker for each work pool, every deployment.
 
 The server stores its runs in SQLite beside the lake's tables, or in another database. Server and workers are child
-processes: Ctrl-C stops them. Started again, they continue, because finished work is in the lake.
+processes: Ctrl-C stops them. When they are started again, they continue, because finished work is in the lake.
 """
 
 import os
@@ -102,7 +102,7 @@ class Supervised(AbstractContextManager["Supervised"]):
         self.start()
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that Ctrl-C reaches only this one."""
+        """Start the process in a new session, so that Ctrl-C reaches only the calling process."""
         self.starts.append(time.monotonic())
         with (self.home / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -140,7 +140,10 @@ class Supervised(AbstractContextManager["Supervised"]):
             self.process.wait()
 
     def _end_runs(self) -> None:
-        """Stop the runs of a worker before the worker: it would kill them before they report to the server."""
+        """Stop the runs of a worker before the worker.
+
+        Otherwise the worker kills runs before they report to the server.
+        """
         runs = psutil.Process(self.process.pid).children()
         for run in runs:
             with suppress(psutil.NoSuchProcess):
@@ -152,7 +155,7 @@ def wait(server: Supervised, url: str, home: Path) -> None:
     """Wait until the server answers.
 
     Raises:
-        ServerError: it exited, or did not answer in time.
+        ServerError: the server exited, or did not answer in time.
     """
     for _ in range(START_SECONDS * 2):
         try:
@@ -167,7 +170,7 @@ def wait(server: Supervised, url: str, home: Path) -> None:
 
 @dataclass
 class StopSignal:
-    """Whether a signal asked the process to stop. Inside `immediately` the signal raises; elsewhere it is noted."""
+    """Records whether a signal asked the process to stop. Inside `immediately` the signal also raises."""
 
     requested: bool = False
     interrupts: bool = False
@@ -181,7 +184,7 @@ class StopSignal:
 
     @contextmanager
     def immediately(self) -> Iterator[None]:
-        """Let a signal raise KeyboardInterrupt inside the block, also one that came before it."""
+        """Let a signal raise KeyboardInterrupt inside the block. A signal that came earlier raises at once."""
         if self.requested:
             raise KeyboardInterrupt
         self.interrupts = True

@@ -1,6 +1,6 @@
 """The flow `backfill`: run a recipe's scorers over pictures that they have not scored yet, a bucket at a time.
 
-Nothing is selected or published; the next build finds the scores done.
+Nothing is selected or published; the next build uses the scores.
 """
 
 from prefect import flow
@@ -49,7 +49,7 @@ def backfill(
 
 
 def _choose(stages: dict[str, Stage], names: list[str] | None, recipe: str) -> list[Stage]:
-    """The stages with these names, in their own order; all if no names are given."""
+    """Return the stages with these names, in the order of the pipeline; all stages if no names are given."""
     if unknown := set(names or ()) - stages.keys():
         raise RecipeError(f"{recipe} has no stage {', '.join(sorted(unknown))}. It has: {', '.join(stages)}")
     return [stage for name, stage in stages.items() if names is None or name in names]

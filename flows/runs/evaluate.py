@@ -42,12 +42,12 @@ def evaluate(model: str, lake: str = "lake", config: str | None = None, workers:
 
 
 def measured(evaluation: Evaluation, engine: Engine) -> list[dict[str, Any]]:
-    """The rows of `evals` of an evaluation, after doing the work that is missing."""
+    """Do the missing work of an evaluation, and return its rows of `evals`."""
     return complete_evaluation(evaluation, lambda lake, stage, rows: run_stage(lake, stage, engine, rows))
 
 
 def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str | None = None) -> None:
-    """Show the figures, and where the report page is, as an artifact of the run."""
+    """Show the figures and the URL of the report page as an artifact of the run."""
     show_table(
         key=key_of("evals", evaluation.model),
         table=[
@@ -66,5 +66,5 @@ def show_figures(evaluation: Evaluation, rows: list[dict[str, Any]], page: str |
 
 
 def report_link(page: str | None) -> str:
-    """Where the report page is, as the end of a description; nothing if there is none."""
+    """Return the end of a description that names the report page; empty if there is no page."""
     return f"; report: {page}" if page else ""

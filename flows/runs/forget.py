@@ -1,4 +1,4 @@
-"""The flow `forget`: erase pairs from the lake for good, and show which versions and models had seen them."""
+"""The flow `forget`: erase pairs from the lake for good, and show which versions and models contained them."""
 
 from typing import Literal
 

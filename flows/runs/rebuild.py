@@ -1,4 +1,4 @@
-"""The flow `rebuild`: run every data stage as a flow run of its own, then publish the version."""
+"""The flow `rebuild`: run every data stage as a separate flow run, then publish the version."""
 
 from collections.abc import Sequence
 
@@ -67,10 +67,12 @@ def rebuild(
 
 
 def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, built: BuildResult) -> None:
-    """Run stages in order. Later stages run even if one left failed batches; then nothing is selected or published.
+    """Run stages in order.
+
+    If a stage leaves failed batches, later stages still run, but nothing is selected or published.
 
     Raises:
-        BatchesFailed: some stage left failed batches.
+        BatchesFailed: a stage left failed batches.
     """
     failures: list[Failure] = []
     for stage in stages:
@@ -89,7 +91,7 @@ def run_stages(pipeline: Pipeline, stages: Sequence[Stage], engine: Engine, buil
 
 
 def publish(pipeline: Pipeline, engine: Engine, built: BuildResult) -> None:
-    """Publish a version if anything changed; plan again if somebody else published meanwhile."""
+    """Publish a version if anything changed. If another process published meanwhile, plan again."""
     while True:
         publication: Publication = pipeline.plan_publication()
         pipeline.pass_gates(publication)

@@ -39,7 +39,7 @@ def reconcile(
     workers: int | None = None,
     policy: RetrainPolicy | None = None,
 ) -> list[Step]:
-    """Do what is missing between the newest version of a dataset and a judged model of it.
+    """Do the missing steps between the newest version of a dataset and a judged model trained on it.
 
     Args:
         dataset: the dataset's name
@@ -74,7 +74,7 @@ def reconcile(
 
 
 def active_runs(lake: Lake) -> list[str]:
-    """The names of runs that train or judge models of this lake now."""
+    """Return the names of runs that train or judge models of this lake now."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(MODEL_FLOWS))),

@@ -1,7 +1,7 @@
-"""A data stage as a flow run: its tasks are batches of shards, few in number and two in flight.
+"""Run a data stage as a flow run: its tasks are batches of shards, at most a few hundred, two in flight.
 
-A failed batch does not stop the others: they finish and are committed, then the stage fails and names what is left.
-The lake is the memory, not Prefect's cache, so the next run finds exactly those rows pending.
+A failed batch does not stop the others: they finish and are committed, then the stage fails and names what is left. The
+state is in the lake, not in Prefect's cache, so exactly those rows are pending for the next run.
 """
 
 import time
@@ -62,7 +62,7 @@ class BatchesFailed(ImagenError):
 
 
 def by_recipe() -> str:
-    """The name of a flow run: the flow and the recipe's file name."""
+    """Return the name of a flow run: the flow and the recipe's file name."""
     return f"{runtime.flow_run.flow_name}-{PurePath(runtime.flow_run.parameters['recipe']).stem}"
 
 
@@ -73,8 +73,8 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
         lake: the lake
         stage: the stage
         engine: maps shards over workers
-        shard_rows: rows a shard
-        only: a single bucket; all if not given
+        shard_rows: number of rows in a shard
+        only: a single bucket; all buckets if not given
 
     Returns:
         The number of rows done.
@@ -109,12 +109,12 @@ def run_stage(lake: Lake, stage: Stage, engine: Engine, shard_rows: int, only: i
 
 
 def most_tasks(plan: Plan) -> int:
-    """The largest number of batches for a plan: fewer where a stage needs several plans."""
+    """Return the largest number of batches for a plan. It is smaller if a stage needs several plans."""
     return MOST_TASKS if plan.next_bucket is None else MOST_TASKS_OF_MANY
 
 
 def as_run(name: str, engine: Engine, work: Callable[[], Result], shards: int, rows: int) -> Result:
-    """Run `work` in a flow run of its own below the current one; its parameters show the amount of work.
+    """Run `work` in a subflow of the current run. The subflow's parameters show the amount of work.
 
     If the run is cancelled, the engine is killed, so that no task waits for its shards.
     """
@@ -153,7 +153,7 @@ def map_batches(
         The results of each batch, in order.
 
     Raises:
-        ImagenError: a mistake that a person can correct would fail every batch, so it is raised at once.
+        ImagenError: an error that a person has to correct. It would fail every batch, so it is raised at once.
     """
     if not shards:
         return
@@ -199,7 +199,7 @@ def _failure(stage: Any, number: int, shards: list[Shard], why: str, tried: bool
 
 
 def worth_retrying(_: Any, __: Any, state: Any) -> bool:
-    """Whether a task is worth another try: a store or network may recover, other errors repeat themselves."""
+    """Return whether to retry a task: a store or network may recover, other errors would occur again."""
     try:
         state.result()
     except OSError:

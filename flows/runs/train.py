@@ -1,4 +1,4 @@
-"""The flow `train`: train a cascade on a dataset version, each stage as a subflow with processes of its own.
+"""The flow `train`: train a cascade on a dataset version, each stage as a subflow with separate processes.
 
 Training resumes from checkpoints, so a stage whose processes died is started again as long as it makes progress. When
 the flow is cancelled, the processes write a checkpoint first.
@@ -128,7 +128,10 @@ def train_stage(url: str, stage: int, words: list[str], processes: int = 1) -> N
 
 @contextmanager
 def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run a command in a process group. At the end it is told to stop, with time to write a checkpoint."""
+    """Run a command in a process group.
+
+    At the end of the block it gets a stop signal, and time to write a checkpoint.
+    """
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as running:
         try:
             yield running
@@ -142,7 +145,7 @@ def processes_of(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
 
 
 def has_ended(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Wait for a process for so long, or until it ends."""
+    """Wait some seconds for a process to end, and return whether it has ended."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -160,7 +163,10 @@ class StageArtifacts:
     due: float = -math.inf
 
     def refresh(self) -> None:
-        """Draw if the last drawing is old enough. Reading the measures of a long training takes longer."""
+        """Draw if the last drawing is old enough.
+
+        For a long training the interval is longer, because reading its measures is.
+        """
         if time.monotonic() >= self.due:
             self.draw()
 
@@ -177,13 +183,13 @@ class StageArtifacts:
 
 
 def losses(stage_url: str) -> str | None:
-    """The loss curve of a stage as Markdown; None if nothing was measured yet."""
+    """Return the loss curve of a stage as Markdown; None if nothing was measured yet."""
     curve = loss_curve(storage.join(stage_url, "measures"))
     return picture("losses", curve.encode(), "svg+xml") if curve else None
 
 
 def grid(stage_url: str) -> str | None:
-    """The newest sample grid of a stage as Markdown; None if there is none yet."""
+    """Return the newest sample grid of a stage as Markdown; None if there is no grid yet."""
     grids = grid_urls(stage_url)
     return picture(grids[-1].rpartition("/")[2], storage.read(grids[-1])) if grids else None
 

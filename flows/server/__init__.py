@@ -1,4 +1,4 @@
-"""Talking with a Prefect server: a temporary one, clients, retries, artifacts, assets, events.
+"""Communication with a Prefect server: temporary server, clients, retries, artifacts, assets, events.
 
-Not here: the flows themselves. Start with `temporary.py`.
+The flows themselves are in flows/runs. Start with `temporary.py`.
 """

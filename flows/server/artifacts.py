@@ -54,10 +54,13 @@ def show_progress(artifact: UUID, percent: float) -> None:
 
 
 def key_of(*words: str) -> str:
-    """An artifact key from words: lower case, digits and dashes, as Prefect requires."""
+    """Make an artifact key from words: lower case, digits and dashes, as Prefect requires."""
     return re.sub(r"[^a-z0-9-]", "-", "-".join(words).lower())
 
 
 def picture(title: str, content: bytes, kind: str = "png") -> str:
-    """Markdown with the picture inside, as a data URI. Prefect removes SVG from artifacts unless it is an image."""
+    """Return Markdown that contains the picture as a data URI.
+
+    Prefect removes SVG from artifacts unless it is embedded as an image.
+    """
     return f"![{title}](data:image/{kind};base64,{base64.b64encode(content).decode()})"

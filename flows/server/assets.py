@@ -1,4 +1,4 @@
-"""Datasets and models as Prefect assets: which run made them, and from which sources."""
+"""Datasets and models as Prefect assets, which record the run that made them and their sources."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def _asset(url: str, name: str) -> Asset:
 
 
 def _key(url: str) -> str:
-    """The key of an asset: a URL without the characters that Prefect forbids."""
+    """Return the key of an asset: a URL without the characters that Prefect forbids."""
     key = Path(url).absolute().as_uri() if storage.is_local(url) else url
     plain = "".join("_" if letter in RESTRICTED_ASSET_CHARACTERS else letter for letter in key)
     return plain[:MAX_ASSET_KEY_LENGTH]

@@ -1,4 +1,4 @@
-"""Finding and calling the Prefect server of a lake's platform: its folder, its URL, its password."""
+"""Find and call the Prefect server of a lake's platform: its folder, its URL, its password."""
 
 import hashlib
 import os
@@ -20,14 +20,14 @@ AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD; never stored, only in 
 
 
 def home_of(lake: Lake) -> Path:
-    """The folder of a lake's platform: in the lake if it is on a disk, else under the user's home."""
+    """Return the folder of a lake's platform: in the lake if the lake is on a disk, else under the user's home."""
     if storage.is_local(lake.url):
         return Path(lake.url).absolute() / FOLDER
     return Path.home() / ".imagen" / hashlib.sha256(lake.url.encode()).hexdigest()[:12]
 
 
 def of_lake(run: "FlowRun", lake: Lake) -> bool:
-    """Whether a run's parameters name this lake, by an absolute or a relative path."""
+    """Return whether a run's parameters name this lake, by an absolute or a relative path."""
     url = run.parameters.get("lake", "lake")
     if storage.is_local(url) and storage.is_local(lake.url):
         return Path(url).absolute() == Path(lake.url).absolute()

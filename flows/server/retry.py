@@ -1,4 +1,4 @@
-"""Retrying calls while the Prefect server restarts."""
+"""Retry calls while the Prefect server restarts."""
 
 import time
 from collections.abc import Callable
@@ -12,17 +12,17 @@ WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # seconds; a restart takes less
 
 
 def patiently(call: Callable[[], Result], may_retry: Callable[[], bool] = lambda: True) -> Result:
-    """Call, and retry while the server refuses connections.
+    """Call a function, and retry while the server refuses connections.
 
-    A Prefect client retries by itself once it was connected, but a new client gives up at once, and each run and
-    artifact opens a new one.
+    A Prefect client that was connected before retries by itself, but a new client gives up at once. Each run and each
+    artifact opens a new client.
 
     Args:
-        call: what to do; it must be safe to repeat
+        call: the function; it must be safe to call again
         may_retry: whether another try is still allowed
 
     Raises:
-        ConnectError: the server stayed away for as long as all waits together.
+        ConnectError: the server did not answer during all the waits.
     """
     for wait in WAITS:
         try:

@@ -1,4 +1,4 @@
-"""Runs that became due while no worker was there: the first to start does the work of all of them."""
+"""Handle runs that became due while there was no worker: the first to start does the work of all of them."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Tracking runs: on the configured Prefect server, else on a temporary one.
+"""Track runs on the configured Prefect server, or else on a temporary one.
 
 Prefect can start a temporary server too. Ours is ready sooner, because it starts while Prefect is being imported. It
 ends with this process, even after a kill. And the package `dataclasses`, which img2dataset installs with pip, cannot
@@ -80,7 +80,7 @@ def tracking() -> Iterator[None]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    """Wait until the server answers. The socket listens already, so the request waits instead of being refused."""
+    """Wait until the server answers. Its socket listens already, so the request waits instead of being refused."""
     try:
         with urllib.request.urlopen(url, timeout=START_SECONDS):
             return

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: progress, tables, shared options, help panels.
+"""Output in a terminal: progress, tables, shared options, help panels.
 
 Flows never import this folder; verbs do. Start with `options.py`.
 """

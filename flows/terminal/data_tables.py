@@ -1,4 +1,4 @@
-"""Results about datasets as tables and sentences for a terminal."""
+"""Print results about datasets in a terminal, as tables and sentences."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,7 +66,7 @@ def show_funnel(steps: list[FunnelStep]) -> None:
 def show_plan(plan: BuildPlan, dataset: str) -> None:
     """Print what a build would do: rows and time of each stage, and how the dataset would change.
 
-    `pending` counts rows that a stage could do now, `expected` also those that earlier stages will pass on, at most.
+    `pending` counts the rows that a stage could do now. `expected` also counts those that earlier stages may pass on.
     """
     if plan.new_files:
         console.print(f"{pluralize(plan.new_pairs, 'new pair')} in {pluralize(plan.new_files, 'new source file')}")
@@ -92,7 +92,7 @@ def show_plan(plan: BuildPlan, dataset: str) -> None:
 
 
 def show_probe(probe: Probe, plan: BuildPlan) -> None:
-    """Print what a sample of the pending pairs says about all of them."""
+    """Print estimates for all pending pairs, made from a sample of them."""
     total = plan.steps[0].expected
     console.print(f"A sample of {probe.pairs:,} of {total:,} pending pairs was fetched and scored:")
     for share in probe.shares:
@@ -106,7 +106,7 @@ def show_probe(probe: Probe, plan: BuildPlan) -> None:
 
 
 def show_diff(difference: Diff, before: str, after: str) -> None:
-    """Print which rows came in and went out, and how the quantiles of each score have moved."""
+    """Print which rows were added and removed, and how the quantiles of each score have changed."""
     console.print(
         f"[bold]{before}[/] had {difference.before:,} samples, [bold]{after}[/] has {difference.after:,}: "
         f"+{difference.into:,} −{difference.out:,}, {difference.changed:,} changed"
@@ -180,7 +180,7 @@ def show_forgotten(forgotten: ForgetResult) -> None:
 
 
 def show_vacuumed(vacuumed: VacuumResult, dry_run: bool) -> None:
-    """Print how much was removed, or would be."""
+    """Print how much was removed, or would be removed."""
     removed = "would be removed" if dry_run else "removed"
     console.print(
         f"{pluralize(vacuumed.files, 'file')} ({vacuumed.bytes / 1e6:,.1f} MB) {removed}; "
@@ -198,7 +198,7 @@ def show_exported(exported: Exported) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text, in the unit that suits: 40 s, 12 min, 3.5 h."""
+    """Format seconds in a suitable unit: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -211,5 +211,5 @@ def _format(value: object) -> str:
 
 
 def plain(text: str) -> str:
-    """Text from outside, safe to print: markup is escaped, control characters are replaced."""
+    """Make text from outside safe to print: escape markup and replace control characters."""
     return escape("".join(letter if letter.isprintable() else "�" for letter in text))

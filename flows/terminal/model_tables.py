@@ -1,4 +1,4 @@
-"""Results about models as tables and sentences for a terminal."""
+"""Print results about models in a terminal, as tables and sentences."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def show_evals(evaluation: "Evaluation", rows: list[dict[str, Any]]) -> None:
 
 
 def show_comparison(before: "Evaluation", after: "Evaluation", differences: Sequence["Difference"]) -> None:
-    """Print the differences of two models: green if surely better, red if surely worse, as the intervals say."""
+    """Print the differences between two models: green if significantly better, red if significantly worse."""
     from imagen.evaluate.compare import direction
 
     console.print(f"[bold]{before.model}[/] → [bold]{after.model}[/], {_conditions(after)}")
@@ -154,7 +154,7 @@ def show_models(models: Sequence[tuple["TrainedModel", str, dict[str, dict[str, 
 
 
 def show_judged(candidate: "Candidate", judged: "Promotion") -> None:
-    """Print the gate's reasons as a table, then the decision and how to go on."""
+    """Print the gate's reasons as a table, then the decision and the next step."""
     name, number = candidate.trained.name, candidate.trained.number
     against = f" against the champion {name}/{candidate.champion}" if candidate.champion else ""
     console.print(f"[bold]{candidate.trained.reference}[/]{against}:")
@@ -181,7 +181,7 @@ def show_judged(candidate: "Candidate", judged: "Promotion") -> None:
 
 
 def _conditions(evaluation: "Evaluation") -> str:
-    """Under which conditions figures were measured: prompts, seed and reference pictures."""
+    """Return the conditions under which figures were measured: prompts, seed and reference pictures."""
     generation = evaluation.generation
     return (
         f"{pluralize(len(generation.suite.prompts), 'prompt')} of {generation.suite.name}, seed {generation.seed}, "
@@ -190,7 +190,7 @@ def _conditions(evaluation: "Evaluation") -> str:
 
 
 def table_of(*names: str) -> Table:
-    """A table whose columns are right-aligned, except the first and `slice`."""
+    """Make a table whose columns are right-aligned, except the first and `slice`."""
     table = Table(*names, box=None)
     for column in table.columns[1:]:
         if column.header != "slice":

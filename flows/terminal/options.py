@@ -1,4 +1,4 @@
-"""The options that several verbs of the `imagen` command share, and how results are written."""
+"""The options that several verbs of the `imagen` command share, and functions that write results."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def write_json(value: Any) -> None:
 
 
 def pluralize(count: int, noun: str) -> str:
-    """A count with its noun: 1 pair, 2 pairs."""
+    """Format a count with its noun: 1 pair, 2 pairs."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 

@@ -1,4 +1,4 @@
-"""Help of a command with many verbs: one panel per subject, in the order in which they were added."""
+"""The help of a command with many verbs: one panel per subject, in the order in which panels were added."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,7 +13,7 @@ class PanelGroup(TyperGroup):
     """Lists its commands by panel, as plain text, without loading rich."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of all commands, in the order in which they were added."""
+        """Return the names of all commands, in the order in which they were added."""
         return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -4,7 +4,7 @@ import os
 
 
 def quiet_prefect() -> None:
-    """Turn off analytics, and log lines between the progress bars. Call it before Prefect is imported."""
+    """Turn off Prefect's analytics, and its log lines between the progress bars. Call this before importing Prefect."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server stores all log lines

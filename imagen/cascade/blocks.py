@@ -68,7 +68,10 @@ class Attention(nn.Module):
 
 
 class TextPool(nn.Module):
-    """A text's tokens as one vector: their mean attends to them (section 2.4, appendix F: attention pooling)."""
+    """Pools a text's tokens into one vector by attention (section 2.4, appendix F).
+
+    The query is the mean of the tokens.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,13 +91,13 @@ class TextPool(nn.Module):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """Multi-head attention; `mask` is true where a query may look. Shapes: b n d, b m d, b m d."""
+    """Multi-head attention; `mask` is true for the keys that a query may attend to. Shapes: b n d, b m d, b m d."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))  # b heads n d
     return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalization with as many groups, up to 32, as divide the channels into four or more."""
+    """Return a group normalization with up to 32 groups of at least four channels each."""
     return nn.GroupNorm(math.gcd(channels, min(32, channels // 4)), channels)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a request before anything is generated, and the stages, samplers and tensors that follow from it."""
+"""Check a request before anything is generated, and make its stages, samplers and tensors."""
 
 import sys
 import warnings
@@ -22,7 +22,7 @@ EQUAL_STRIDES = (DDIMScheduler, PNDMScheduler)  # they stop early if their steps
 
 
 class NotPossible(ValueError):
-    """A request that can't be served. Its one sentence says what to change."""
+    """A request that can't be served. The message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Stage:
 
     @property
     def side(self) -> int:
-        """Pixels of a side of its images."""
+        """The side of the stage's images in pixels."""
         return self.diffusion.resolution
 
 
 def stage_settings(stages: Sequence[Stage], changes: dict[str, Any]) -> list[SampleSettings]:
-    """The sampling settings of each stage: as they were saved, with changes.
+    """Return the sampling settings of each stage: those saved with the model, with changes.
 
     Args:
         changes: fields of SampleSettings; a list has a value for each stage.
@@ -73,7 +73,7 @@ def stage_settings(stages: Sequence[Stage], changes: dict[str, Any]) -> list[Sam
 def stage_schedulers(
     stages: Sequence[Stage], changes: dict[str, Any], settings: Sequence[SampleSettings]
 ) -> list[Any | None]:
-    """The scheduler of each stage, or None for each if the request names a sampler.
+    """Return the scheduler of each stage. If the request names a sampler, return None for each stage.
 
     Raises:
         NotPossible: a scheduler does not fit its model or the number of steps.
@@ -96,7 +96,7 @@ def stage_schedulers(
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:  # 1 3 h w, -1 to 1
-    """A square image as a tensor.
+    """Convert a square image to a tensor.
 
     Raises:
         NotPossible: the image is not square.
@@ -108,7 +108,7 @@ def image_to_tensor(image: Image.Image) -> Tensor:  # 1 3 h w, -1 to 1
 
 
 def mask_to_tensor(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w, 1 where it is white
-    """The mask of an image as a tensor.
+    """Convert the mask of an image to a tensor.
 
     Raises:
         NotPossible: mask and image have different sizes.
@@ -122,16 +122,16 @@ def mask_to_tensor(mask: Image.Image, image: Image.Image) -> Tensor:  # 1 1 h w,
 
 
 def tensor_to_image(pixels: Tensor) -> Image.Image:  # 3 h w, -1 to 1
-    """A tensor as an image of 8 bits a channel."""
+    """Convert a tensor to an image with 8 bits per channel."""
     levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
 def image_seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
-    """The seeds of the n images of each prompt, prompt after prompt: each next image adds 1.
+    """Return the seeds of the n images of each prompt, prompt after prompt. Each further image of a prompt adds 1.
 
     Raises:
-        NotPossible: a seed is out of range, or there are neither one nor as many as prompts.
+        NotPossible: a seed is out of range, or the number of seeds is neither 1 nor the number of prompts.
     """
     firsts = [seed] * prompts if isinstance(seed, int) else list(seed)
     for first in firsts:
@@ -143,10 +143,10 @@ def image_seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
 
 
 def check_stage_count(stages: Sequence[Stage], requested: int | None) -> int:
-    """How many stages are run: all, or as many as requested.
+    """Return the number of stages to run: the requested number, or all.
 
     Raises:
-        NotPossible: the model does not have so many.
+        NotPossible: the model has fewer stages.
     """
     if requested is not None and not 1 <= requested <= len(stages):
         raise NotPossible(f"the model has {len(stages)} stages: it can't be stopped after {requested}")

@@ -1,7 +1,7 @@
 """A trained cascade as a diffusers pipeline: images from prompts, and from other images.
 
-This file and those that it imports are written into a model's folder, from which plain diffusers loads them. So they
-know no datasets and no lakes; `Imagen` in models/model.py adds those.
+This file and those that it imports are written into a model's folder, from which plain diffusers loads them. So they do
+not use datasets or lakes; `Imagen` in models/model.py adds those.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ class ImagenPipeline(DiffusionPipeline):
     The same seed gives the same image, whatever else is in its batch.
 
     Args:
-        stages: of each model its `resolution`, its `diffusion` settings and, under `sample`, how it is sampled by
-            default.
+        stages: for each model its `resolution`, its `diffusion` settings and, under `sample`, its default sampling
+            settings.
         text: settings of the encoder that embeds prompts, among them `encoder`, `model`, `max_length` and `dtype`;
             None for models without text.
     """
@@ -91,11 +91,11 @@ class ImagenPipeline(DiffusionPipeline):
         return [Stage(*model, diffusion, SampleSettings(**stage["sample"])) for model, diffusion, stage in parts]
 
     def __call__(self, prompt: Prompts = None, **options: Any) -> ImagePipelineOutput:
-        """`generate_images` as diffusers' pipelines have it: the images are in `.images`."""
+        """Call `generate_images` in the way of diffusers' pipelines: the images are in `.images` of the result."""
         return ImagePipelineOutput(images=self.generate_images(prompt, **options))
 
     def generate_image(self, prompt: str | None = None, **options: Any) -> Image.Image:
-        """Generate one image of a prompt. Options are those of `generate_images`."""
+        """Generate one image for a prompt. Options are those of `generate_images`."""
         return self.generate_images(prompt, **options)[0]
 
     def generate_images(
@@ -109,11 +109,11 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Generate `n` images of each prompt.
+        """Generate `n` images for each prompt.
 
         Args:
-            prompts: a prompt, a list of them, or None: then the images show whatever the model makes.
-            seed: of the first image of a prompt, each next image adds 1; a list has a seed for each prompt.
+            prompts: a prompt, or a list of prompts; None generates without text.
+            seed: the seed of the first image of a prompt; each further image adds 1. A list has a seed for each prompt.
             negative_prompt: what the images should not show.
             stages: how many stages are run; all if not given.
             batch: how many images are made at once.
@@ -163,10 +163,10 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Image.Image:
-        """Paint where the mask is white, keep the rest (RePaint). Other arguments are those of `generate_images`.
+        """Paint where the mask is white, and keep the rest (RePaint). Other arguments are those of `generate_images`.
 
         Args:
-            repeats: how often each step is made; more fit the painted part better to the rest.
+            repeats: how often each step is made; with more repeats the painted part fits the rest better.
 
         Raises:
             NotPossible: mask and image have different sizes, or the sampler is dpm.
@@ -196,7 +196,9 @@ class ImagenPipeline(DiffusionPipeline):
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Noise an image up to `strength` and sample from there (SDEdit). Other arguments as in `generate_images`.
+        """Add noise to an image up to `strength` and sample from there (SDEdit).
+
+        Other arguments are those of `generate_images`.
 
         Args:
             strength: from just above 0, where the image stays, to 1, where nothing of it is left.
@@ -230,7 +232,7 @@ class ImagenPipeline(DiffusionPipeline):
         low_res: Tensor | None = None,
         source: StartImage | KnownPixels | None = None,
     ) -> list[Image.Image]:
-        """Run the stages from `first` to before `count`, batch after batch."""
+        """Run the stages from number `first` up to, not including, `count`, batch after batch."""
         if n < 1 or batch < 1:
             raise NotPossible(f"n and batch are 1 or more, not {n} and {batch}")
         each = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
@@ -268,7 +270,10 @@ class ImagenPipeline(DiffusionPipeline):
         source: StartImage | KnownPixels | None,
         progress: Progress | None,
     ) -> Tensor:
-        """One batch through the stages: `runs` has each stage's number, itself, its settings and its scheduler."""
+        """Run one batch through the stages.
+
+        `runs` has for each stage its number, the stage, its settings and its scheduler.
+        """
         count, device = len(seeds), self._execution_device
         pixels = None if low_res is None else low_res.to(device).expand(count, -1, -1, -1)
         text_tensor, mask = text or (None, None)
@@ -314,7 +319,7 @@ class ImagenPipeline(DiffusionPipeline):
         return embeddings.to(self._execution_device), mask.to(self._execution_device)
 
     def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
-        """The embeddings of each prompt (n d), as a dataset's embeddings of captions are."""
+        """Return the embeddings of each prompt (n d), made in the same way as a dataset's embeddings of captions."""
         text, (tokenizer, encoder) = self.config.text, self._t5()
         embeddings = []
         for prompt in prompts:
@@ -327,7 +332,7 @@ class ImagenPipeline(DiffusionPipeline):
         return embeddings
 
     def _t5(self) -> tuple[Any, Any]:
-        """The tokenizer and the text encoder, from the folder or by their id."""
+        """Return the tokenizer and the text encoder, from the model's folder or by their hub id."""
         text = self.config.text
         if self.text_encoder is None:
             if text["encoder"] != "t5":

@@ -1,4 +1,4 @@
-"""How prompts are encoded: as a dataset's captions were, each prompt alone, in the data type that is stored."""
+"""Encode prompts in the same way as a dataset's captions: each prompt alone, in the data type of stored embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,10 +31,10 @@ def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, text: dict[str, Any
     """Encode one prompt by a T5.
 
     Args:
-        text: the encoder's settings, of which `max_length` and `dtype` are used.
+        text: the encoder's settings; only `max_length` and `dtype` are used.
 
     Returns:
-        The embeddings (n d), and the rest of the prompt that was too long to be encoded.
+        The embeddings (n d), and the part of the prompt that was cut off because it was too long.
     """
     parts = tokenizer(prompt, truncation=True, max_length=text["max_length"], return_overflowing_tokens=True).input_ids
     rest = " ".join(tokenizer.decode(part, skip_special_tokens=True) for part in parts[1:])
@@ -45,12 +45,12 @@ def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, text: dict[str, Any
 def embed_prompts(
     prompts: Sequence[str | None], width: int, encode: Callable[[list[str]], list[Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Embed prompts, each different one once.
+    """Embed prompts. Equal prompts are encoded once.
 
     Args:
-        prompts: None stands for no text, which has no tokens.
-        width: of an embedding.
-        encode: from different prompts to the embeddings of each (n d).
+        prompts: None is a prompt without text, which has no tokens.
+        width: the width of an embedding.
+        encode: a function that takes distinct prompts and returns the embeddings of each (n d).
 
     Returns:
         The embeddings in float32 (b n d), and the mask of their tokens (b n).
@@ -71,7 +71,7 @@ def embed_prompts(
 
 
 def pad_embeddings(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings of several prompts as one tensor (b n d), and the mask of their tokens (b n)."""
+    """Pad embeddings of several prompts to one tensor (b n d). Return it and the mask of their tokens (b n)."""
     padded = pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]

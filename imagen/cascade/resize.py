@@ -16,6 +16,9 @@ def enlarge(pixels: Tensor, side: int) -> Tensor:
 
 
 def add_conditioning_noise(low_res: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Noise conditioning augmentation (arXiv 2205.11487, section 2.5), by a cosine schedule. `level`: b, 0 to 1."""
+    """Add noise to the low-resolution image: noise conditioning augmentation (arXiv 2205.11487, section 2.5).
+
+    The noise follows a cosine schedule. `level` has shape b and values from 0 to 1.
+    """
     angle = (level * torch.pi / 2)[:, None, None, None]
     return torch.cos(angle) * low_res + torch.sin(angle) * noise

@@ -1,9 +1,9 @@
 """From noise to images, one stage at a time: guidance, thresholds, any sampler of diffusers, and editing.
 
-At each step the model's prediction becomes x₀, the image that it stands for. x₀ is guided, clipped to the range of
-images, and handed to the sampler as a prediction of the model's objective again, so that every sampler has the same
-guidance and thresholds. Images stay in float32 between steps whatever the model computes in: bfloat16 has fewer levels
-than an image.
+At each step the model's prediction is converted to the image x₀ that it implies. Guidance is applied to x₀, and x₀ is
+clipped to the range of images. Then x₀ is converted back to the model's objective and passed to the sampler. So
+guidance and thresholds are the same for every sampler. Images stay in float32 between steps whatever the model's data
+type, because bfloat16 has fewer levels than an image.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from imagen.cascade.settings import SampleSettings
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a stage's images are conditioned on."""
+    """The text and the low-resolution image that a stage's images are conditioned on."""
 
     text: Tensor | None = None  # b n d
     mask: Tensor | None = None  # b n, true for tokens
@@ -41,14 +41,17 @@ class StartImage:
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Images that are kept except where the mask is 1, for inpainting."""
+    """The images to inpaint: their pixels are kept except where the mask is 1."""
 
     pixels: Tensor  # b 3 h w
     mask: Tensor  # b 1 h w
     repeats: int  # of each step, so that the painted part fits the kept one
 
     def at_size(self, side: int, count: int, device: Any) -> "KnownPixels":
-        """The one image `count` times at a stage's size. A pixel is painted if any pixel that it covers is."""
+        """Resize the one image to a stage's size and repeat it `count` times.
+
+        A pixel is painted if any of the original pixels that it covers is painted.
+        """
         mask = F.adaptive_max_pool2d(self.mask.to(device), side)
         pixels = shrink(self.pixels.to(device), side)
         return KnownPixels(pixels.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), self.repeats)
@@ -68,9 +71,9 @@ def sample(
     """Sample a batch of images, -1 to 1.
 
     Args:
-        rngs: a generator for each image, for the noise that ancestral samplers draw.
+        rngs: a generator for each image; ancestral samplers draw noise from it.
         start: the images to begin from instead of pure noise.
-        scheduler: one of diffusers', instead of the settings' sampler.
+        scheduler: a scheduler of diffusers that replaces the sampler of the settings.
         on_step: called with the number of steps done and their total.
     """
     scheduler = scheduler or build_scheduler(diffusion, settings)
@@ -130,12 +133,12 @@ def repaint(
 
 
 def draw_noise(rngs: Sequence[torch.Generator], like: Tensor) -> Tensor:
-    """Noise of each image from its own generator, so that it does not depend on the rest of the batch."""
+    """Draw noise for each image from its own generator, so that the noise does not depend on the rest of the batch."""
     return torch.stack([torch.randn(like.shape[1:], generator=rng, device=rng.device) for rng in rngs]).to(like)
 
 
 def build_scheduler(diffusion: Diffusion, settings: SampleSettings) -> Any:
-    """The scheduler of diffusers for a sampler.
+    """Return the scheduler of diffusers for a sampler.
 
     DDIM is made as DPM-Solver++ of the first order: diffusers' DDIM takes steps of equal length only, so with some
     numbers of steps it stops before the last one.
@@ -149,7 +152,7 @@ def build_scheduler(diffusion: Diffusion, settings: SampleSettings) -> Any:
 
 
 def is_compatible(scheduler: Any, diffusion: Diffusion) -> bool:
-    """Whether a scheduler has the model's noise schedule and objective, and calls the model once a step."""
+    """Return whether a scheduler has the model's noise schedule and objective, and calls the model once per step."""
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or scheduler.order != 1 or alphas.shape != diffusion.alphas_cumprod.shape:
         return False
@@ -166,7 +169,7 @@ def predict_x0(
     times: Tensor,
     conditioning: Conditioning,
 ) -> Tensor:
-    """The image that the model predicts for noisy images x, with guidance and threshold."""
+    """Return the images that the model predicts for noisy images x, with guidance and threshold."""
     text, mask, low_res = conditioning.text, conditioning.mask, conditioning.low_res
     inputs = {}
     if low_res is not None:
@@ -202,7 +205,7 @@ def call_unet(
     mask: Tensor | None,
     inputs: dict[str, Tensor],
 ) -> Tensor:
-    """The model's prediction, computed in the model's data type and returned in that of x."""
+    """Return the model's prediction. It is computed in the model's data type and returned in the data type of x."""
     dtype = getattr(unet, "dtype", x.dtype)
     if "low_res" in inputs:
         inputs = inputs | {"low_res": inputs["low_res"].to(dtype)}
@@ -211,7 +214,7 @@ def call_unet(
 
 
 def _join_texts(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two batches of texts and masks as one, padded to the longer."""
+    """Join two batches of texts and masks, padded to the longer texts."""
     longest = max(positive[0].shape[1], negative[0].shape[1])
     texts, masks = [], []
     for text, mask in (positive, negative):
@@ -222,7 +225,7 @@ def _join_texts(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]
 
 
 def _as_prediction(diffusion: Diffusion, x0: Tensor, x: Tensor, times: Tensor) -> Tensor:
-    """The prediction of the model's objective that stands for the image x0: the inverse of `Diffusion.predicted_x0`."""
+    """Convert the image x0 to a prediction of the model's objective: the inverse of `Diffusion.predicted_x0`."""
     a, s = diffusion.scales(times, x)
     if diffusion.settings.objective == "x0":
         return x0

@@ -1,4 +1,4 @@
-"""How noise is added and removed, as plain values: reading a configuration does not load torch."""
+"""Settings for adding and removing noise. They are plain values, so reading a configuration does not load torch."""
 
 from typing import Literal, get_args
 
@@ -9,7 +9,7 @@ SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
 class SampleSettings(BaseModel):
-    """How a stage is sampled."""
+    """Settings for sampling a stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

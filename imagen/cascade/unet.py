@@ -22,16 +22,17 @@ SKIP_SCALE = 2**-0.5  # of skip connections: super-resolution models converge fa
 
 
 class UNet(ModelMixin, ConfigMixin):
-    """Predicts what the objective asks for (noise, image or velocity) of noisy images, time steps and text.
+    """Predicts noise, image or velocity, as the objective says, from noisy images, time steps and text.
 
     Args:
-        resolution: pixels of a side.
-        channels: of each level, the finest first.
-        blocks: residual blocks of each level.
-        attend: levels with self-attention over pixels.
-        read: levels with cross-attention to the text.
-        text_width: of the text embeddings; None for a model without text.
-        width: of the embeddings of time and text inside the model; four times the first channels if not given.
+        resolution: side of the images in pixels.
+        channels: number of channels of each level, the finest level first.
+        blocks: number of residual blocks in each level.
+        attend: whether each level has self-attention over pixels.
+        read: whether each level has cross-attention to the text.
+        text_width: width of the text embeddings; None for a model without text.
+        width: width of the time and text embeddings inside the model; by default four times the channels of the finest
+            level.
         efficient: whether this is an Efficient U-Net.
         enlarges: whether this is a super-resolution model, conditioned on a noisy low-resolution image.
     """
@@ -117,7 +118,10 @@ class UNet(ModelMixin, ConfigMixin):
         return prediction
 
     def _embed_text(self, text: Tensor | None, mask: Tensor | None, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens in the model's width and their mask. The first token, the learned null, is for texts without any."""
+        """Return the tokens projected to the model's width, and their mask.
+
+        The first token is a learned one, which stands for a text without tokens.
+        """
         if self.text is None or self.null is None:
             nothing = pixels.new_zeros(len(pixels), 0, 0)
             return nothing, torch.ones(len(pixels), 0, dtype=torch.bool, device=pixels.device)
@@ -163,7 +167,7 @@ class Level(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor, text: Tensor, mask: Tensor, skips: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The level's output, and the output of each of its blocks for skip connections."""
+        """Return the level's output, and the output of each of its blocks for skip connections."""
         outputs, skips = [], list(skips)
         if self.shrink is not None:
             x = self.shrink(x)

@@ -1,4 +1,4 @@
-"""Which model is used: the gate, promotion, when to retrain, the next step after an interruption, the report page.
+"""Choose the model that is used: gate, promotion, retraining policy, recovery after an interruption, report page.
 
 Start with `gate.py`, then `promote.py`.
 """

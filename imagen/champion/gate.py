@@ -1,4 +1,7 @@
-"""The gate: rules that decide whether a candidate becomes the champion. What is not significant, a person decides."""
+"""The gate: rules that decide whether a candidate becomes the champion.
+
+If a difference is not significant, a person decides.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +22,8 @@ class Reason:
 
     Attributes:
         asked: the requirement, in words.
-        found: what was measured, in words.
-        answer: what follows from this requirement alone.
+        found: the measurement, in words.
+        answer: the answer that follows from this requirement alone.
     """
 
     metric: str
@@ -32,7 +35,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The results of all requirements, and the answer that follows from them."""
+    """The results of all requirements. `answer` combines them into one."""
 
     reasons: tuple[Reason, ...]
 
@@ -45,7 +48,7 @@ class Verdict:
         return "ask" if "ask" in answers else "promote"
 
     def as_json(self) -> str:
-        """The reasons as a JSON list, as the table `registry` stores them."""
+        """Return the reasons as a JSON list, as the table `registry` stores them."""
         return json.dumps([asdict(reason) for reason in self.reasons])
 
 
@@ -53,10 +56,11 @@ def check_rules(gate: Gate, names: Iterable[tuple[str, str]]) -> None:
     """Check that every metric of the rules is measured, before a picture is generated.
 
     Args:
-        names: metric and slice of every figure that is measured.
+        names: the metric and the slice of every figure that is measured.
 
     Raises:
-        ConfigError: a rule's metric is not measured, or not on slices.
+        ConfigError: a rule's metric is not measured, or a rule with `slices` needs slices and it is not measured on
+            them.
     """
     slices: dict[str, set[str]] = {}
     for metric, part in names:
@@ -75,7 +79,7 @@ def judge(gate: Gate, figures: Mapping[str, float], differences: Sequence[Differ
 
     Args:
         figures: the candidate's value of each metric over all prompts.
-        differences: from the champion; None if there is no champion.
+        differences: the differences from the champion; None if there is no champion.
     """
     reasons: list[Reason] = []
     for rule in gate.rules:
@@ -102,7 +106,7 @@ def _without_champion(rule: Rule) -> Iterator[Reason]:
 
 
 def _against_champion(rule: Rule, differences: Sequence[Difference]) -> Iterator[Reason]:
-    """The reasons of a rule, by the differences of its metric on all slices."""
+    """Yield the reasons of a rule, from the differences of its metric on all slices."""
     overall = next(difference for difference in differences if difference.slice == ALL)
     if rule.gain is not None:
         yield _check_gain(rule, rule.gain, overall)
@@ -134,7 +138,7 @@ def _check_gain(rule: Rule, gain: float, difference: Difference) -> Reason:
 
 
 def _check_loss(difference: Difference, requirement: str, loss: float) -> Reason:
-    """Require that it is not worse by more than `loss`; uncertain if it is, but not significantly worse."""
+    """Require that the candidate is not worse by more than `loss`. If it is, but not significantly, ask a person."""
     value, _, high = _improvement(difference)
     answer: Answer
     if value >= -loss:
@@ -148,7 +152,7 @@ def _check_loss(difference: Difference, requirement: str, loss: float) -> Reason
 
 
 def _improvement(difference: Difference) -> tuple[float, float, float]:
-    """The difference and the bounds of its interval, with the sign changed if lower is better."""
+    """Return the difference and the bounds of its interval, with the sign changed if lower is better."""
     figure = difference.figure
     if direction(difference.metric) > 0:
         return figure.value, figure.low, figure.high

@@ -19,13 +19,13 @@ from imagen.models.table import TrainedModel, find_model
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to promote, and the evaluations that decide it.
+    """A model to promote, and the evaluations that the decision is based on.
 
     Attributes:
         trained: the model.
         champion: the champion's number; None if there is none.
-        evaluation: of the model.
-        against: the same evaluation of the champion; None if there is none.
+        evaluation: the evaluation of the model.
+        against: the same evaluation of the champion; None if there is no champion.
     """
 
     trained: TrainedModel
@@ -53,7 +53,7 @@ def plan_candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Cand
 
     Raises:
         ModelNotFound: the lake has no such model.
-        ModelNotUsable: it is the champion already.
+        ModelNotUsable: the model is the champion already.
         ConfigError: a rule's metric is not measured.
     """
     trained = find_model(lake, reference)
@@ -68,7 +68,7 @@ def plan_candidate(lake: Lake, reference: str, gate: Gate | None = None) -> Cand
 
 
 def gate_of(trained: TrainedModel) -> Gate:
-    """The gate of the configuration that a model was trained with."""
+    """Return the gate from the configuration that a model was trained with."""
     return Gate.model_validate(trained.config.get("gate") or {})
 
 
@@ -81,7 +81,7 @@ def promote(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_shard: Callable[[ShardResult], None] = lambda result: None,
 ) -> Promotion:
-    """Run the evaluations that are not complete, then decide as `decide_promotion` does.
+    """Run the evaluations that are not complete, then call `decide_promotion`.
 
     Args:
         on_plan: called with each stage's plan.
@@ -107,7 +107,7 @@ def decide_promotion(
     Args:
         rows: the candidate's rows of `evals`.
         why: by default the gate's answer.
-        who: by default the user that runs this.
+        who: by default the user who runs this.
         anyway: promote whatever the gate says.
 
     Raises:
@@ -125,5 +125,5 @@ def decide_promotion(
 
 
 def _overall_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Each metric's value over all prompts."""
+    """Return each metric's value over all prompts."""
     return {row["metric"]: row["value"] for row in rows if row["slice"] == ALL}

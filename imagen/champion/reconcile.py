@@ -15,7 +15,7 @@ Step = Literal["retrain", "train", "promote"]
 
 
 def next_step(lake: Lake, name: str, dataset: str) -> tuple[Step, int] | None:
-    """The next step for the models of a name on a dataset's newest version; None if all is done.
+    """Return the next step for the models with a name on a dataset's newest version, or None if nothing is left to do.
 
     Returns:
         `retrain` (decide whether to train) or `train`, with the version; or `promote`, with the model's number.

@@ -1,4 +1,4 @@
-"""`imagen report`: a self-contained HTML page on a model, for whoever decides whether to use it.
+"""`imagen report`: a self-contained HTML page about a model, for the person who decides whether to use it.
 
 Prompts, names and captions are untrusted text: the template escapes all values, and the page's content security policy
 forbids scripts and requests.
@@ -66,11 +66,11 @@ def plan_report(
 
     Args:
         reference: NAME or NAME/NUMBER.
-        settings: by default those of the gate in the model's configuration.
+        settings: by default the settings of the gate in the model's configuration.
 
     Returns:
-        The model, its evaluation, and the same evaluation of its rival: the champion, or the one before if the model is
-        champion; None if there is none.
+        The model, its evaluation, and the same evaluation of its rival. The rival is the champion, or the previous
+        champion if the model is champion; None if there is no rival.
 
     Raises:
         ModelNotFound: the lake has no such model.
@@ -85,11 +85,11 @@ def plan_report(
 def report(
     trained: TrainedModel, evaluation: Evaluation, rows: list[dict[str, Any]], against: Evaluation | None
 ) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Args:
-        rows: of the evaluation in `evals`.
-        against: evaluation of a rival on the same prompts and seeds, complete.
+        rows: the evaluation's rows of `evals`.
+        against: a complete evaluation of a rival on the same prompts and seeds.
 
     Raises:
         ConfigError: no metric of single pictures is measured.
@@ -125,7 +125,7 @@ def write_report(
     """Write the page into the model's training folder.
 
     Returns:
-        Its URL; None, and nothing is written, if no metric of single pictures is measured.
+        The URL of the page. If no metric of single pictures is measured, nothing is written and None is returned.
     """
     if not evaluation.picture_values:
         return None
@@ -135,10 +135,10 @@ def write_report(
 
 
 def leading_metric(evaluation: Evaluation) -> str:
-    """The metric that orders prompts: the first of those of single pictures.
+    """Return the metric by which prompts are sorted: the first metric of single pictures.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no metric of single pictures is measured.
     """
     if not evaluation.picture_values:
         raise ConfigError("no metric of single pictures is measured: score with a CLIP model, or use the suite shapes")
@@ -155,7 +155,7 @@ def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:
 
 
 def _training_record(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
-    """A stage's loss curve and some of its sample grids; None and empty if the files were removed."""
+    """Return a stage's loss curve and some of its sample grids; None and no grids if the files were removed."""
     curve = loss_curve(storage.join(url, "measures"))
     grids = grid_urls(url)
     if not grids:
@@ -168,13 +168,13 @@ def _training_record(url: str) -> tuple[Markup | None, list[tuple[str, str]]]:
 
 
 def _sort_by_slice(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows over all prompts first, then slice by slice."""
+    """Sort rows: those over all prompts first, then slice by slice."""
     slices = list(dict.fromkeys(row["slice"] for row in rows))
     return sorted(rows, key=lambda row: slices.index(row["slice"]))
 
 
 def _verdict(difference: Difference) -> str:
-    """`better` or `worse` if the difference is significant, else empty: the CSS class of its cell."""
+    """Return the CSS class of a difference's cell: `better` or `worse` if it is significant, else empty."""
     sign = direction(difference.metric)
     low, high = sorted((sign * difference.figure.low, sign * difference.figure.high))
     if low > 0:
@@ -183,7 +183,7 @@ def _verdict(difference: Difference) -> str:
 
 
 def _sweep_chart(evaluation: Evaluation) -> Markup | None:
-    """The chart of all ways of sampling that were evaluated; None if there is only one."""
+    """Return the chart of all sampling settings that were evaluated, or None if there is only one."""
     if not evaluation.features:
         return None
     axes = choose_axes(evaluation)
@@ -192,7 +192,7 @@ def _sweep_chart(evaluation: Evaluation) -> Markup | None:
 
 
 def _worst_prompts(evaluation: Evaluation, metric: str) -> list[WorstPrompt]:
-    """The prompts with the lowest mean value of the metric; equal ones are ordered by the other metrics."""
+    """Return the prompts with the lowest mean value of the metric; ties are sorted by the other metrics."""
     prompts = evaluation.generation.suite.prompts
     metrics = [metric, *(name for name in evaluation.picture_values if name != metric)]
     means = {name: _prompt_means(evaluation.picture_values[name], evaluation.prompt_numbers) for name in metrics}
@@ -207,7 +207,7 @@ def _worst_prompts(evaluation: Evaluation, metric: str) -> list[WorstPrompt]:
 
 
 def _prompt_means(values: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The mean of each prompt's values, by its number."""
+    """Return the mean of each prompt's values, keyed by the prompt's number."""
     means: np.ndarray = np.bincount(numbers, values) / np.bincount(numbers)
     return means
 

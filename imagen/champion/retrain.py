@@ -1,4 +1,4 @@
-"""Whether to train on a new dataset version: a policy, the figures it compares, and the decisions in `retrains`."""
+"""Decide whether to train on a new dataset version: the policy, its figures, and the decisions in `retrains`."""
 
 import hashlib
 import json
@@ -58,8 +58,8 @@ class RetrainDecision:
     """A decision for or against a training: a row of `retrains`.
 
     Attributes:
-        since: the number of the last model of this dataset; None if there is none.
-        figures: what the policy compares, by name.
+        since: the number of the last model trained on this dataset; None if there is none.
+        figures: the figures that the policy compares with its limits, by name.
     """
 
     name: str
@@ -77,8 +77,8 @@ def decide(
     """Decide whether to train a model on a dataset version. Writes nothing; the same lake gives the same decision.
 
     Args:
-        name: of the models.
-        version: of the dataset; by default the newest.
+        name: the name of the models.
+        version: the version of the dataset; by default the newest.
         now: by default the current time.
 
     Raises:
@@ -121,7 +121,7 @@ def record_decision(lake: Lake, decided: RetrainDecision, policy: RetrainPolicy)
 
 
 def decisions_on_version(lake: Lake, name: str, dataset: str, version: int) -> list[dict[str, Any]]:
-    """The rows of `retrains` for the models of a name on one dataset version, oldest first."""
+    """Return the rows of `retrains` for the models with a name on one dataset version, oldest first."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
     matching = [row for row in rows if (row["name"], row["dataset"], row["version"]) == (name, dataset, version)]
@@ -131,7 +131,7 @@ def decisions_on_version(lake: Lake, name: str, dataset: str, version: int) -> l
 def _apply_policy(
     policy: RetrainPolicy, figures: dict[str, float], last: TrainedModel, changed_rows: int
 ) -> tuple[bool, str]:
-    """Whether to train by the policy's limits, and why."""
+    """Return whether the policy's limits ask for a training, and the reason."""
     since = f"since {last.reference} learnt {last.dataset}@{last.version}"
     if not changed_rows:
         return False, f"nothing changed {since}"
@@ -146,7 +146,7 @@ def _apply_policy(
 
 
 def _within_budget(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDecision:
-    """The decision, turned against training if the budget of the last seven days is used up."""
+    """Return the decision, changed to no training if the budget of the last seven days is used up."""
     hours = decided.figures["hours"]
     if policy.hours is None or hours < policy.hours:
         return decided
@@ -157,5 +157,5 @@ def _within_budget(policy: RetrainPolicy, decided: RetrainDecision) -> RetrainDe
 
 
 def _device_seconds(trained: TrainedModel) -> float:
-    """How long a model trained, times the number of GPUs."""
+    """Return the training time of a model in seconds, times the number of GPUs."""
     return sum(device_seconds(stage) for stage in trained.stages.values())

@@ -1,4 +1,4 @@
 """The configurations of trainings, evaluations and gates: pydantic models, presets, YAML.
 
-Values only. Not here: code that trains or measures. Start with `training.py`.
+This folder has values only. Code that trains or measures does not belong here. Start with `training.py`.
 """

@@ -30,7 +30,7 @@ class UNetSettings(BaseModel):
 
     @property
     def multiple(self) -> int:
-        """The number that the sides of images must be a multiple of, as they are halved between levels."""
+        """The number that divides the sides of images: they are halved between levels."""
         return int(2 ** (len(self.channels) - 1 + self.efficient))
 
 
@@ -73,7 +73,7 @@ class CascadeSettings(BaseModel):
         return self
 
     def unet_arguments(self, stage: int) -> dict[str, Any]:
-        """The arguments of a stage's `UNet`."""
+        """Return the arguments of a stage's `UNet`."""
         settings = self.stages[stage]
         context = {"resolution": settings.resolution, "text_width": self.text_width, "enlarges": stage > 0}
         return settings.unet.model_dump() | context

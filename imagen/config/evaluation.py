@@ -1,4 +1,4 @@
-"""The settings of an evaluation: its prompts, how the model is sampled, and what is measured."""
+"""The settings of an evaluation: its prompts, the sampling of the model, and the metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from imagen.metrics.vqa import Vqa
 
 
 class EvaluateSettings(BaseModel):
-    """An evaluation. Scores have the names of a dataset's recipe; null takes the scores of that recipe."""
+    """Settings of an evaluation. Scores are named as in the dataset's recipe; null uses the scores of that recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ def load_settings(name: str | None, changes: dict[str, Any]) -> EvaluateSettings
     """Load an evaluation's settings.
 
     Args:
-        name: a YAML file, or None for the defaults.
+        name: the path of a YAML file, or None for the defaults.
         changes: values that replace those of the file; those under `sampling` are merged.
 
     Raises:

@@ -8,8 +8,8 @@ from imagen.config.evaluation import EvaluateSettings
 class Rule(BaseModel):
     """The rule of one metric.
 
-    The improvement is the candidate's value less the champion's, on the same prompts and seeds; for distances, where
-    less is better, the other way round.
+    The improvement is the candidate's value minus the champion's, on the same prompts and seeds. For distances, where
+    lower is better, it is the champion's value minus the candidate's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

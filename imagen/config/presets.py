@@ -1,7 +1,7 @@
-"""Cascades by name, and cascades and trainings by size.
+"""Presets of cascades by name, and rules that compute a cascade and its training from a size.
 
-The paper's sizes are `imagen-2b`: arXiv 2205.11487 gives channels, blocks, where there is attention, and counts of
-parameters; what it leaves open (widths) is chosen so that the counts agree.
+`imagen-2b` has the paper's sizes. arXiv 2205.11487 gives channels, blocks, the levels with attention, and counts of
+parameters. It leaves the widths of embeddings open; they are chosen so that the counts agree.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ COARSEST_SIDE = 8  # pixels of a side at the last level
 
 
 def cascade_of_size(size: int, resolutions: tuple[int, ...], text_width: int | None) -> CascadeSettings:
-    """A cascade of which everything follows from one number.
+    """Return a cascade that is computed from one number, `size`.
 
-    `size` is the channels of the base model's finest level; super-resolution models begin with half of it. Levels halve
-    the images down to 8 pixels. Channels grow by `size` with each level, and in super-resolution models by doubling, up
-    to four times; those are trained on crops of half a side. There is cross-attention to the text at levels of 16
-    pixels and less, and self-attention at 8; in a base model of more than 32 pixels both are at 32 and less. A base
-    model of 32 pixels is efficient: it trains as fast as one of 16.
+    `size` is the number of channels of the base model's finest level; super-resolution models begin with half of it.
+    Each level halves the images, down to 8 pixels. In the base model, each level has `size` more channels than the one
+    before. In super-resolution models the channels double with each level, up to four times the first; these models are
+    trained on crops of half the side length. Levels of 16 pixels and less have cross-attention to the text, and levels
+    of 8 pixels have self-attention. In a base model of more than 32 pixels, levels of 32 pixels and less have both. A
+    base model of 32 pixels is an Efficient U-Net: it trains as fast as one of 16 pixels.
     """
     stages = [StageSettings(resolution=resolutions[0], unet=_base_unet(size, resolutions[0]))]
     for side in resolutions[1:]:
@@ -56,7 +57,7 @@ def _super_resolution_unet(size: int, side: int) -> UNetSettings:
 
 
 def _level_sides(side: int) -> list[int]:
-    """The sides of all levels, halved while they are even and no smaller than the coarsest."""
+    """Return the sides of all levels. A side is halved while it is even and its half is at least COARSEST_SIDE."""
     sides = [side]
     while sides[-1] % 2 == 0 and sides[-1] // 2 >= COARSEST_SIDE:
         sides.append(sides[-1] // 2)
@@ -107,7 +108,7 @@ SMALL = cascade_of_size(128, (64, 256), text_width=768)
 
 @dataclass(frozen=True)
 class Preset:
-    """A cascade with the numbers that it was made from, so that a configuration can change one of them."""
+    """A cascade and the numbers that it was computed from. A configuration can change one of these numbers."""
 
     size: int
     resolutions: tuple[int, ...]
@@ -122,11 +123,11 @@ PRESETS = {
 
 
 def training_of_size(size: int) -> dict[str, Any]:
-    """The training that fits a size, from 32 (a laptop) to 512 (the paper), as fields of TrainSettings.
+    """Return the training settings for a size, from 32 (a laptop) to 512 (the paper), as fields of TrainSettings.
 
-    The larger a model, the lower its learning rate (the paper's 1e-4 from 320 on), the larger its batches (a sample per
-    channel; the paper's 2,048 are 4), and the more its steps (200 per channel). Below 64 the optimizer is Muon at four
-    times AdamW's learning rate: a CPU has time for few steps, and each learns more.
+    A larger model has a lower learning rate (the paper's 1e-4 from size 320 on), larger batches (one sample per
+    channel; the paper has four) and more steps (200 per channel). Below size 64 the optimizer is Muon at four times
+    AdamW's learning rate: a CPU has time for few steps, and Muon learns more in each.
     """
     is_small = size < 64
     return {

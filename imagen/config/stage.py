@@ -1,4 +1,4 @@
-"""How one stage is trained."""
+"""Settings for training one stage."""
 
 import math
 from typing import Literal
@@ -9,7 +9,7 @@ from imagen.errors import ConfigError
 
 
 class TrainSettings(BaseModel):
-    """How a stage is trained."""
+    """Settings for training a stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class TrainSettings(BaseModel):
     grid_every: int | None = Field(1000, ge=1, description="steps between grids of sample images; null: no grids")
 
     def samples_per_process(self, processes: int) -> int:
-        """How many samples each process computes at once.
+        """Return the number of samples that each process computes at once.
 
         Raises:
             ConfigError: the batch can't be divided among the processes.
@@ -53,7 +53,7 @@ class TrainSettings(BaseModel):
         return self.batch // parts
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """The learning rate of a step, at a progress from 0 to 1. It ends at 2 % of the largest."""
+        """Return the learning rate of a step whose progress is from 0 to 1. It ends at 2 % of the largest rate."""
         ramp = min(1.0, (step + 1) / (self.warmup + 1))
         if self.decay == "none":
             return self.learning_rate * ramp

@@ -1,4 +1,4 @@
-"""The configuration of a model: its cascade and how each stage is trained. YAML holds values, never code."""
+"""The configuration of a model: its cascade and the training of each stage. The YAML file has values, never code."""
 
 import hashlib
 import re
@@ -87,7 +87,7 @@ class TrainConfig(BaseModel):
 
     @property
     def resolved_cascade(self) -> CascadeSettings:
-        """The cascade that the configuration stands for. Its text width is set when the dataset is known."""
+        """The cascade that the configuration describes. Its text width is set when the dataset is known."""
         preset = self._preset
         if preset is None:
             assert self.cascade is not None
@@ -99,7 +99,10 @@ class TrainConfig(BaseModel):
         )
 
     def training(self, stage: int) -> TrainSettings:
-        """How a stage is trained: as its size asks for, changed by `train`, changed by the stage's own settings."""
+        """Return the training settings of a stage.
+
+        The defaults follow from its size. `train` changes them first, then the stage's own settings.
+        """
         preset = self._preset
         size = self.size or (preset.size if preset else self.resolved_cascade.stages[0].unet.channels[0])
         values = training_of_size(size)
@@ -109,7 +112,7 @@ class TrainConfig(BaseModel):
 
     @property
     def sampling(self) -> tuple[SampleSettings, ...]:
-        """How each stage is sampled by default."""
+        """The default sampling settings of each stage."""
         return self.sample + tuple(SampleSettings() for _ in self.resolved_cascade.stages[len(self.sample) :])
 
     @property
@@ -119,11 +122,11 @@ class TrainConfig(BaseModel):
 
 
 def with_time_budget(config: TrainConfig, minutes: float, base_share: float) -> TrainConfig:
-    """The configuration, trained for so many minutes instead of steps.
+    """Return the configuration with a limit of minutes instead of steps.
 
     Args:
-        minutes: of all stages together.
-        base_share: the base model's share of them; the other stages share the rest equally.
+        minutes: the minutes for all stages together.
+        base_share: the base model's share of the minutes; the other stages share the rest equally.
     """
     others = len(config.resolved_cascade.stages) - 1
     stage_minutes = [minutes * base_share, *([minutes * (1 - base_share) / others] * others)] if others else [minutes]

@@ -1,4 +1,5 @@
 """Running evaluations: generate pictures, measure them, store the figures, compare models, rank them, sweep sampling.
 
-Not here: the metrics themselves (imagen/metrics) and the decision (imagen/champion). Start with `evaluation.py`.
+The metrics themselves are in imagen/metrics, and the promotion decision is in imagen/champion. Start with
+`evaluation.py`.
 """

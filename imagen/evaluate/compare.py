@@ -20,15 +20,15 @@ TIE_TOLERANCE = 1e-9  # a smaller difference is a tie
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between two models by one metric, on one slice.
+    """The difference between two models in one metric, on one slice.
 
     Attributes:
         before: value of the first model.
         after: value of the second model.
         figure: after - before, with its interval.
-        wins: prompts on which the second model is better; 0 for distances, which are not measured by prompt.
-        losses: prompts on which the first model is better.
-        ties: prompts on which they are equal.
+        wins: number of prompts on which the second model is better; 0 for distances, which have no value per prompt.
+        losses: number of prompts on which the first model is better.
+        ties: number of prompts on which both are equal.
     """
 
     metric: str
@@ -42,25 +42,25 @@ class Difference:
 
 
 def compare(before: Evaluation, after: Evaluation) -> list[Difference]:
-    """The differences by every metric that both models were evaluated with.
+    """Return the differences in every metric that both models were evaluated with.
 
     Args:
-        before: evaluation of the first model, complete.
-        after: evaluation of the second model, of the same prompts and seed, complete.
+        before: the complete evaluation of the first model.
+        after: the complete evaluation of the second model, on the same prompts and seed.
     """
     return [*_picture_differences(before, after), *_distance_differences(before, after)]
 
 
 def direction(metric: str) -> int:
-    """1 if higher is better in a metric, -1 if lower is."""
+    """Return 1 if higher values of a metric are better, -1 if lower ones are."""
     return -1 if metric.split("_")[0] in LOWER_IS_BETTER else 1
 
 
 def side_by_side(before: Evaluation, after: Evaluation, metric: str, count: int) -> Image.Image:
-    """A contact sheet of both models' pictures, for the prompts on which they differ most.
+    """Return a contact sheet of both models' pictures, for the prompts on which the models differ most.
 
     Args:
-        metric: of single pictures, by which they differ.
+        metric: the metric of single pictures that defines the difference.
         count: the number of prompts, taken from each category in turn.
     """
     numbers = _most_different(before, after, metric, count)
@@ -73,7 +73,7 @@ def side_by_side(before: Evaluation, after: Evaluation, metric: str, count: int)
 
 
 def _picture_differences(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
-    """Differences by metrics of single pictures, on every slice."""
+    """Yield the differences in metrics of single pictures, on every slice."""
     seed, numbers = after.generation.seed, after.prompt_numbers
     for metric, after_values in after.picture_values.items():
         if metric not in before.picture_values:
@@ -93,7 +93,7 @@ def _picture_differences(before: Evaluation, after: Evaluation) -> Iterator[Diff
 
 
 def _distance_differences(before: Evaluation, after: Evaluation) -> Iterator[Difference]:
-    """Differences by distances between sets of pictures."""
+    """Yield the differences in distances between sets of pictures."""
     before_statistics = {metric: statistic for metric, statistic, _, _ in before.distance_statistics()}
     for metric, after_statistic, groups, resamples in after.distance_statistics():
         if metric in before_statistics:
@@ -110,14 +110,14 @@ def _difference_statistic(before: Statistic, after: Statistic) -> Statistic:
 
 
 def _prompt_means(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The mean of each prompt's values, in the order of the prompts' numbers."""
+    """Return the mean of each prompt's values, in the order of the prompts' numbers."""
     index_of = np.unique(numbers, return_inverse=True)[1]
     means: np.ndarray = np.bincount(index_of, values) / np.bincount(index_of)
     return means
 
 
 def _most_different(before: Evaluation, after: Evaluation, metric: str, count: int) -> list[int]:
-    """The numbers of the prompts that differ most: the first of each category, then the second of each, and so on."""
+    """Return the numbers of the prompts that differ most: first the first of each category, then the second of each."""
     changes = np.nan_to_num(after.picture_values[metric] - before.picture_values[metric])
     sizes = np.abs(_prompt_means(changes, after.prompt_numbers))
     prompts = after.generation.suite.prompts

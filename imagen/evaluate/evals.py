@@ -1,4 +1,4 @@
-"""The table `evals`: every figure that was measured, with all that it was computed from."""
+"""The table `evals`: every measured figure, with everything that it was computed from."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ EVALS = pa.schema(
 
 
 def find_evals(lake: Lake, ids: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Rows of `evals` by id: those of the ids that exist, or all rows if no ids are given."""
+    """Return rows of `evals`, keyed by id: those with the given ids that exist, or all rows if no ids are given."""
     table = lake.find(TABLE)
     if table is None:
         return {}
@@ -47,7 +47,7 @@ def add_evals(lake: Lake, rows: Sequence[dict[str, Any]], metadata: dict[str, An
     """Add the rows whose ids `evals` does not have, in one commit. Adding rows again changes nothing.
 
     Args:
-        metadata: of the commit.
+        metadata: the metadata of the commit.
     """
     table = lake.table_or_make(TABLE, EVALS)
     while True:

@@ -1,7 +1,7 @@
 """An evaluation: generate a suite's pictures, score them, and store the figures as rows of `evals`.
 
-All of it is pending until it exists: pictures, their scores, the features of the reference, and the figures. So after a
-kill the same call does only what is missing, and comes to the same figures.
+Pictures, their scores, the features of the reference and the figures are pending work until they exist. So after a kill
+the same call does only the missing work, and its figures are the same.
 """
 
 import hashlib
@@ -56,8 +56,8 @@ def plan_evaluation(
 
     Args:
         model: NAME, NAME/NUMBER, a folder or a URL.
-        dataset: whose pictures are the reference; by default the dataset version that the model was trained on.
-        version: of the dataset; by default the newest.
+        dataset: the dataset whose pictures are the reference; by default the version that the model was trained on.
+        version: the version of the dataset; by default the newest.
 
     Raises:
         ModelNotFound: the lake has no such model.
@@ -91,7 +91,7 @@ def plan_evaluation(
 
 
 def _with_training_size(settings: EvaluateSettings, model: TrainedModel) -> EvaluateSettings:
-    """The settings with extractors that cut real pictures as in the model's training, unless they say otherwise."""
+    """Return the settings with extractors that crop real pictures as in training, unless they set another crop."""
     config = TrainConfig.model_validate(model.config)
     from_training = {"side": config.resolved_cascade.stages[-1].resolution, "fit": config.fit}
     changes = {}
@@ -108,7 +108,7 @@ def evaluate(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_shard: Callable[[ShardResult], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
-    """Do what is missing of an evaluation, and return its rows of `evals`. Calling it again changes nothing.
+    """Do the missing work of an evaluation, and return its rows of `evals`. Calling it again changes nothing.
 
     Args:
         engine: runs the stages.
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def complete_evaluation(evaluation: "Evaluation", run: Callable[[Lake, Stage, int], object]) -> list[dict[str, Any]]:
-    """Like `evaluate`, with a function that runs a stage.
+    """Do the same as `evaluate`, but run each stage with a given function.
 
     Args:
         run: called with a lake, a stage on it, and the number of rows in a shard.
@@ -152,7 +152,7 @@ class Evaluation:
     scores: dict[str, ClipScore | Aesthetic]
 
     def for_model(self, model: str) -> "Evaluation":
-        """The same evaluation of another model."""
+        """Return the same evaluation for another model."""
         return plan_evaluation(self.lake, model, self.settings, self.dataset, self.version)
 
     @cached_property
@@ -177,7 +177,7 @@ class Evaluation:
         return scorers
 
     def stages(self) -> Iterator[tuple[Lake, Stage, int]]:
-        """The stages in order: each with its lake and the number of rows in a shard."""
+        """Yield the stages in order: each with its lake and the number of rows in a shard."""
         lake = self.picture_lake
         yield lake, GeneratePictures(lake, self.generation.model, self.generation.sampling), BATCH
         scorers: list[PictureScorer] = [*self.features.values()]
@@ -198,17 +198,20 @@ class Evaluation:
             yield self.lake, stage, SHARD_ROWS
 
     def distances_of(self, features: str) -> list[Distance]:
-        """The distances to compute of these features. CMMD needs vectors of length 1, so it is for CLIP only."""
+        """Return the distances to compute for these features.
+
+        CMMD needs vectors of length 1, so it is for CLIP only.
+        """
         return [name for name in self.settings.distances if name != "cmmd" or features in self.scores]
 
     def stored_rows(self) -> list[dict[str, Any]]:
-        """The evaluation's rows of `evals`, in the order of its figures; empty if a row is missing."""
+        """Return the evaluation's rows of `evals`, in the order of its figures; empty if a row is missing."""
         ids = [self.figure_id(metric, part) for metric, part in self.figure_names()]
         rows = find_evals(self.lake, ids)
         return [rows[id] for id in ids] if rows.keys() == set(ids) else []
 
     def figure_names(self) -> Iterator[tuple[str, str]]:
-        """The metric and the slice of every figure."""
+        """Return the metric and the slice of every figure."""
         categories = self.generation.suite.categories
         with_checks = {prompt.category for prompt in self.generation.suite.prompts if prompt.checks}
         for metric in self.picture_metrics:
@@ -230,7 +233,7 @@ class Evaluation:
             yield metric, ALL, bootstrap_statistic(statistic, groups, self.generation.seed, resamples)
 
     def distance_statistics(self) -> Iterator[tuple[str, Statistic, np.ndarray, int]]:
-        """The distances of generated from real pictures.
+        """Yield the distances between generated and real pictures.
 
         Yields:
             The metric, its statistic, the group of each sample, and the number of resamples.
@@ -250,14 +253,14 @@ class Evaluation:
 
     @cached_property
     def slices(self) -> dict[str, np.ndarray]:
-        """For each slice, which pictures are in it: all, then each category."""
+        """The mask of the pictures in each slice: first all pictures, then each category."""
         categories = np.array(self.rows["category"])
         masks = {ALL: np.ones(len(categories), bool)}
         return masks | {name: categories == name for name in self.generation.suite.categories}
 
     @cached_property
     def picture_values(self) -> dict[str, np.ndarray]:
-        """The value of each picture by each metric of single pictures; nan where there is none."""
+        """The value of each picture in each metric of single pictures; nan if a picture has none."""
         return {metric: compute() for metric, compute in self.picture_metrics.items()}
 
     @property
@@ -306,19 +309,19 @@ class Evaluation:
 
     @cached_property
     def settings_json(self) -> str:
-        """What the figures depend on besides the pictures and the reference: the column `settings` of `evals`."""
+        """The settings that figures depend on, as JSON: the column `settings` of `evals`."""
         vqa = {"vqa": self.settings.vqa} if self.settings.vqa else {}
         scorer_ids = {name: scorer.id for name, scorer in {**self.scores, **self.features, **vqa}.items()}
         settings = {"n": self.generation.n, "sampling": self.generation.sampling, "scorers": scorer_ids}
         return json.dumps(settings, sort_keys=True)
 
     def figure_id(self, metric: str, part: str) -> str:
-        """The id of a figure in `evals`: a digest of all that it is computed from."""
+        """Return the id of a figure in `evals`: a digest of all that it is computed from."""
         text = json.dumps([self.generation.id, self.dataset, self.version, self.settings_json, metric, part])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def pictures(self, numbers: Iterable[int]) -> list[Image.Image]:
-        """The first picture of each of these prompts."""
+        """Return the first picture of each of these prompts."""
         return read_first_pictures(self.picture_lake, self.rows, numbers)
 
     def record(self, figures: Iterable[tuple[str, str, Figure]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, in a small lake of their own: its pairs are prompts, and the model makes its images.
+"""The pictures of an evaluation, in a separate small lake: its pairs are prompts, and the model makes its images.
 
 So pictures are pending until they exist, as downloads are, and the scorers of a dataset can score them. A shard is a
 batch: it is generated as a whole or not at all. Batches are always cut at the same places, also after a kill, because
@@ -35,7 +35,7 @@ SEED_LIMIT = 2**56
 
 @dataclass(frozen=True)
 class Generation:
-    """The pictures of a suite: `n` of each prompt, by one model, with one seed and one way of sampling."""
+    """The pictures of a suite: `n` for each prompt, by one model, with one seed and one set of sampling settings."""
 
     model: str  # the URL of its folder
     digest: str
@@ -46,12 +46,15 @@ class Generation:
 
     @property
     def id(self) -> str:
-        """A digest of all that the pictures depend on; the same for the same weights in another folder."""
+        """A digest of everything that the pictures depend on. Equal weights in another folder give the same digest."""
         text = json.dumps([self.digest, self.suite.id, self.n, self.seed, self.sampling], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def open_lake(self, parent: Lake) -> Lake:
-        """The pictures' lake, inside the model's lake. It has one bucket, so that all batches but the last are full."""
+        """Open the pictures' lake, inside the model's lake.
+
+        It has one bucket, so that all batches but the last are full.
+        """
         config = LakeConfig(buckets=1, made=parent.config.made)
         return Lake(storage.join(parent.url, FOLDER, self.id), config)
 
@@ -92,11 +95,11 @@ class GeneratePictures:
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The table `images`."""
+        """Return the table `images`."""
         return [lake.table_or_make("images", IMAGES)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pairs of a bucket that have no picture, in the order of their ids."""
+        """Return the pairs of a bucket that have no picture, in the order of their ids."""
         return query(
             "SELECT id, caption, extra FROM pairs ANTI JOIN images USING (id) ORDER BY id",
             pairs=lake.table("pairs").dataset(bucket),
@@ -115,7 +118,7 @@ class GeneratePictures:
 
 
 def picture_seed(seed: int, number: int, repeat: int) -> int:
-    """The seed of a prompt's picture, from the seed of the evaluation."""
+    """Return the seed of a prompt's picture, from the seed of the evaluation."""
     digest = hashlib.sha256(repr((seed, number, repeat)).encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 
@@ -130,7 +133,7 @@ def _load_model(url: str) -> "Imagen":
 
 
 def image_row(id: str, picture: Image.Image) -> dict[str, Any]:
-    """A generated picture as a row of `images`, encoded as PNG."""
+    """Return a generated picture as a row of `images`, encoded as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     content = buffer.getvalue()

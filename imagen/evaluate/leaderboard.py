@@ -16,7 +16,7 @@ METRIC_ORDER = ("right", "vqa", "score", "fd", "kid", "cmmd")  # kinds of metric
 
 @dataclass(frozen=True)
 class Line:
-    """A model with one way of sampling, and its rows of `evals` by metric."""
+    """A model with one set of sampling settings, and its rows of `evals` by metric."""
 
     model: str
     sampling: dict[str, Any]
@@ -25,11 +25,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Board:
-    """Models that were evaluated alike, the best first.
+    """Models that were evaluated in the same way, the best first.
 
     Attributes:
-        n: pictures of each prompt.
-        by: the metric that orders the lines.
+        n: number of pictures for each prompt.
+        by: the metric by which the lines are sorted.
     """
 
     suite: str
@@ -43,11 +43,11 @@ class Board:
 
 
 def boards(lake: Lake, suite: str | None = None, metric: str | None = None) -> list[Board]:
-    """A leaderboard for each suite, seed, reference and set of scorers; the last evaluated first.
+    """Return a leaderboard for each suite, seed, reference and set of scorers, the most recently evaluated first.
 
     Args:
         suite: only boards of this suite.
-        metric: that orders the models; by default the first that a board has.
+        metric: the metric by which models are sorted; by default the first metric of each board.
 
     Raises:
         ConfigError: a board does not have the metric.
@@ -65,7 +65,7 @@ def boards(lake: Lake, suite: str | None = None, metric: str | None = None) -> l
 
 
 def latest_figures(lake: Lake) -> dict[str, dict[str, dict[str, Any]]]:
-    """The newest row of `evals` over all prompts, by model and metric."""
+    """Return the newest row of `evals` over all prompts, keyed by model and metric."""
     rows_by_model: dict[str, dict[str, dict[str, Any]]] = {}
     for row in sorted(find_evals(lake).values(), key=lambda row: row["made"]):
         if row["slice"] == ALL:
@@ -92,7 +92,7 @@ def _board(
 
 
 def _order_metrics(metrics: set[str]) -> Sequence[str]:
-    """The metrics in the order of `METRIC_ORDER`, then by name."""
+    """Return the metrics in the order of `METRIC_ORDER`, then by name."""
 
     def place(metric: str) -> tuple[int, str]:
         kind = "score" if metric.endswith("_score") else metric.split("_")[0]
@@ -102,6 +102,6 @@ def _order_metrics(metrics: set[str]) -> Sequence[str]:
 
 
 def _rank(line: Line, metric: str) -> tuple[bool, float]:
-    """Sorts better values first, and models without a value last."""
+    """Return a sort key that puts better values first and models without a value last."""
     row = line.figures.get(metric)
     return (True, 0.0) if row is None else (False, -direction(metric) * row["value"])

@@ -12,10 +12,10 @@ from data.pictures.prepare import decode
 
 
 def join_scores(lake: Lake, tables: dict[str, tuple[str, str]]) -> dict[str, list[Any]]:
-    """The columns of all pictures that have every score, in the order of their prompts.
+    """Return the columns of all pictures that have every score, in the order of their prompts.
 
     Args:
-        tables: for each column to add, its table and its name there.
+        tables: for each column to add, the table that has it and the column's name in that table.
 
     Returns:
         The pairs' `id`, `caption` and fields of `extra` (`number` of the prompt, `again`, `category`, ...), and the
@@ -33,11 +33,11 @@ def join_scores(lake: Lake, tables: dict[str, tuple[str, str]]) -> dict[str, lis
 
 
 def read_first_pictures(lake: Lake, rows: dict[str, list[Any]], numbers: Iterable[int]) -> list[Image.Image]:
-    """The first picture of each of these prompts.
+    """Return the first picture of each of these prompts.
 
     Args:
         rows: the columns that `join_scores` returns.
-        numbers: of the prompts.
+        numbers: the numbers of the prompts.
     """
     first_ids: dict[int, str] = {}
     for number, id in zip(rows["number"], rows["id"], strict=True):

@@ -1,7 +1,7 @@
-"""A sweep: evaluate one model with several ways of sampling. Each is an evaluation (a point), done once.
+"""A sweep: evaluate one model with several sampling settings. Each evaluation is a point, and is done once.
 
-The curve is the Imagen paper's (section 4.4): how well pictures match their prompts, against their distance from real
-pictures, as the guidance weight grows.
+The curve is that of the Imagen paper (section 4.4). It shows the match between pictures and prompts against the
+distance from real pictures, for growing guidance weights.
 """
 
 import json
@@ -29,7 +29,10 @@ SWEPT_OPTIONS = ("sampler", "steps", "guidance")
 
 @dataclass(frozen=True)
 class Point:
-    """A way of sampling, its rows of `evals` for the score and the distance, and whether it is the chosen one."""
+    """Sampling settings with their rows of `evals` for the score and the distance.
+
+    The best point is marked as chosen.
+    """
 
     sampling: dict[str, Any]
     score: Row
@@ -49,7 +52,7 @@ def plan_sweep(
 ) -> list[Evaluation]:
     """Plan an evaluation for every combination of samplers, steps and guidance weights.
 
-    An empty list does not vary that option: the settings or the model have its value.
+    If a list is empty, that option does not vary: its value comes from the settings or the model.
 
     Raises:
         ImagenError: an evaluation can't be planned; see `plan_evaluation`.
@@ -64,7 +67,7 @@ def plan_sweep(
 
 
 def choose_axes(evaluation: Evaluation, score: str | None = None, distance: str | None = None) -> tuple[str, str]:
-    """The metrics of the horizontal axis (a score) and the vertical axis (a distance).
+    """Return the metrics of the horizontal axis (a score) and the vertical axis (a distance).
 
     Args:
         score: by default the first that ends in `_score`, else the first metric in which higher is better.
@@ -109,7 +112,7 @@ def sweep(
 
 
 def stored_points(evaluation: Evaluation, axes: tuple[str, str]) -> list[Point]:
-    """The points of all stored evaluations that differ from this one only by the sampling."""
+    """Return the points of all stored evaluations that differ from this one only in the sampling settings."""
     settings = json.loads(evaluation.settings_json)
     columns = {
         "digest": evaluation.generation.digest,
@@ -163,7 +166,7 @@ def _chart_points(points: Sequence[Point]) -> list[ChartPoint]:
 
 
 def _guidance_order(guidance: Any) -> float:
-    """Sorts by weight; a guidance that is not given, or differs by stage, comes first."""
+    """Return a sort key by guidance weight. A guidance that is not given, or that differs by stage, comes first."""
     return float(guidance) if isinstance(guidance, int | float) else -1.0
 
 

@@ -1,4 +1,4 @@
 """Metrics of generated pictures: prompt suites, feature distances, question answering, bootstrap intervals.
 
-Functions and scorers only; imagen/evaluate runs evaluations. Start with `suites.py`.
+This folder has functions and scorers only; imagen/evaluate runs evaluations. Start with `suites.py`.
 """

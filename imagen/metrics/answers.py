@@ -1,8 +1,8 @@
 """Models of `transformers` that answer questions about a picture, and the probability that they give an answer.
 
-A classifier (ViLT) has a probability for each answer of its list. A generator (BLIP, LLaVA) writes its answer by greedy
-decoding; the probability of an expected answer is that of its tokens, summed over its spellings.
-Pictures are processed one at a time, so that an answer does not depend on the rest of a batch.
+A classifier (ViLT) gives a probability for each answer on its list. A generator (BLIP, LLaVA) writes its answer by
+greedy decoding. There, the probability of an expected answer is the probability of its tokens, summed over its
+spellings. Pictures are processed one at a time, so that an answer does not depend on the rest of a batch.
 """
 
 import re
@@ -35,7 +35,7 @@ class Answerer(Protocol):
     """A loaded model that answers questions about pictures."""
 
     def answers(self, picture: Image.Image, checks: Sequence[Check]) -> list[Answer]:
-        """An answer for each check of a picture, in their order."""
+        """Return an answer for each check of a picture, in their order."""
         ...
 
 
@@ -48,7 +48,7 @@ class ClassifyingAnswerer:
         self.normalized_labels = [normalize_answer(label) for label in self.labels]
 
     def answers(self, picture: Image.Image, checks: Sequence[Check]) -> list[Answer]:
-        """The likeliest label for each check, and the probability of the expected label."""
+        """Return the likeliest label for each check, and the probability of the expected label."""
         import torch
 
         questions = [check.question for check in checks]
@@ -64,7 +64,7 @@ class ClassifyingAnswerer:
         ]
 
     def _expected_probability(self, probabilities: "Tensor", check: Check) -> float:
-        """The highest probability of the labels that mean the expected answer."""
+        """Return the highest probability among the labels that mean the expected answer."""
         expected = normalize_answer(check.answer)
         pairs = zip(probabilities, self.normalized_labels, strict=True)
         return max(float(probability) for probability, label in pairs if label == expected)
@@ -78,14 +78,17 @@ class GeneratingAnswerer:
         self.tokenize = processor.tokenizer
 
     def answers(self, picture: Image.Image, checks: Sequence[Check]) -> list[Answer]:
-        """The greedy answer to each check, and the probability of the expected answer in any spelling."""
+        """Return the greedy answer to each check, and the probability of the expected answer in any spelling."""
         import torch
 
         with torch.inference_mode():
             return [self._answer(self._inputs(picture, check.question), check.answer) for check in checks]
 
     def _inputs(self, picture: Image.Image, question: str) -> Any:
-        """The model's inputs: by its chat template, as a bare question, or as `Question: ... Answer:`."""
+        """Return the model's inputs.
+
+        The text is made by the chat template, or is the bare question, or `Question: ... Answer:`.
+        """
         if self.processor.chat_template:
             content = [
                 {"type": "image", "image": picture},
@@ -118,10 +121,10 @@ class GeneratingAnswerer:
         return self.tokenize.decode(answer_tokens, skip_special_tokens=True).strip(), min(1.0, probability)
 
     def _spellings(self, answer: str) -> list[list[int]]:
-        """The token sequences of an answer, without repetitions.
+        """Return the token sequences of an answer, without repetitions.
 
-        As written, in lower case, capitalized, and normalized; each with and without a space before it. Spellings that
-        the tokenizer does not know are left out.
+        The spellings are the answer as written, in lower case, capitalized, and normalized, each with and without a
+        space before it. Spellings that the tokenizer does not know are left out.
         """
         words = dict.fromkeys((answer, answer.lower(), answer.capitalize(), normalize_answer(answer)))
         texts = [space + word for space, word in product(("", " "), words)]
@@ -149,7 +152,9 @@ class GeneratingAnswerer:
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer without case, articles and punctuation, its numbers as digits: equal for answers that mean the same.
+    """Remove case, articles and punctuation from an answer, and write numbers as digits.
+
+    Answers that mean the same become equal.
 
     Example:
         >>> normalize_answer("Two red cars.")
@@ -166,7 +171,7 @@ def check_expected_answers(name: str, checks: Sequence[Check]) -> None:
         name: a folder, or a name in the hub.
 
     Raises:
-        WeightsNotUsable: it answers no questions, or is a classifier that lacks one of the answers.
+        WeightsNotUsable: the model answers no questions, or is a classifier that lacks one of the answers.
     """
     model_class, config = _model_class(name)
     if model_class.can_generate():
@@ -189,7 +194,7 @@ def load_answerer(name: str, device: str) -> Answerer:
         device: where it runs, such as `cpu` or `cuda:0`.
 
     Raises:
-        WeightsNotUsable: it answers no questions about pictures, or its files are incomplete.
+        WeightsNotUsable: the model answers no questions about pictures, or its files are incomplete.
     """
     from transformers import AutoProcessor
     from transformers.utils import logging
@@ -212,7 +217,7 @@ def load_answerer(name: str, device: str) -> Answerer:
 
 @lru_cache(maxsize=1)
 def _model_class(name: str) -> tuple[Any, Any]:
-    """The class of a model, and its configuration."""
+    """Return the class of a model, and its configuration."""
     import transformers
     from transformers.models.auto import modeling_auto
 

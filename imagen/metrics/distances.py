@@ -1,8 +1,8 @@
 """Distances between the features of generated and of real pictures: Fréchet, by kernels, and by nearest neighbours.
 
-Each is a statistic of weighted samples, so that it can be bootstrapped. The samples are the generated pictures and the
-real ones are a fixed reference; recall and coverage are shares of the real pictures, which are then the samples.
-All arithmetic is in float64. Shapes: n generated, m real, d features, r resamples.
+Each distance is a statistic of weighted samples, so that it can be bootstrapped. The samples are the generated
+pictures, and the real ones are a fixed reference. Recall and coverage are shares of the real pictures, so for these two
+the samples are the real pictures. All arithmetic is in float64. Shapes: n generated, m real, d features, r resamples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,9 @@ def distances(
 
 
 def frechet(real: Features, generated: Features) -> Statistic:
-    """The Fréchet distance of the two sets as Gaussians; FID if the features are Inception's (arXiv 1706.08500).
+    """Return the Fréchet distance between Gaussians fitted to both sets; FID if the features are Inception's.
+
+    See arXiv 1706.08500.
 
     Raises:
         TooFewSamples: there are not more real pictures than features.
@@ -80,7 +82,7 @@ def frechet(real: Features, generated: Features) -> Statistic:
 
 
 def kid(real: Features, generated: Features) -> Statistic:
-    """KID: the unbiased estimate of the squared MMD with a cubic kernel (arXiv 1801.01401)."""
+    """Return KID: the unbiased estimate of the squared MMD with a cubic kernel (arXiv 1801.01401)."""
     m, d = real.shape
 
     def kernel(a: Features, b: Features) -> np.ndarray:
@@ -100,7 +102,7 @@ def kid(real: Features, generated: Features) -> Statistic:
 
 
 def cmmd(real: Features, generated: Features) -> Statistic:
-    """CMMD: the squared MMD with a Gaussian kernel, times 1,000. Meant for CLIP features of length 1."""
+    """Return CMMD: the squared MMD with a Gaussian kernel, times 1,000. It is meant for CLIP features of length 1."""
     m = len(real)
 
     def kernel(a: Features, b: Features) -> np.ndarray:
@@ -120,10 +122,10 @@ def cmmd(real: Features, generated: Features) -> Statistic:
 
 
 def neighbour_metrics(real: Features, generated: Features) -> dict[str, Statistic]:
-    """Precision, recall, density and coverage by nearest neighbours, as statistics by name.
+    """Return precision, recall, density and coverage by nearest neighbours, as statistics keyed by name.
 
-    Precision and density measure whether generated pictures are like real ones; recall and coverage, whether all real
-    pictures have generated ones that are like them.
+    Precision and density measure whether generated pictures are like real ones; recall and coverage measure whether
+    every real picture has generated ones that are like it.
 
     Raises:
         TooFewSamples: there are not more pictures than `NEIGHBOURS`.
@@ -142,7 +144,7 @@ def neighbour_metrics(real: Features, generated: Features) -> dict[str, Statisti
 
 
 def subsample(real: Features, seed: int) -> Features:
-    """At most `MAX_REAL` rows, chosen by the seed, in their order."""
+    """Return at most `MAX_REAL` rows, chosen by the seed, in their original order."""
     if len(real) <= MAX_REAL:
         return real
     return real[np.sort(np.random.default_rng(seed).choice(len(real), MAX_REAL, replace=False))]
@@ -166,7 +168,7 @@ def _squared_distances(a: Features, b: Features) -> np.ndarray:
 
 
 def _neighbour_radii(features: Features) -> np.ndarray:
-    """The distance of each row to its k-th nearest neighbour; the row itself is the 0th."""
+    """Return the distance of each row to its k-th nearest neighbour; the row itself is the 0th."""
     if len(features) <= NEIGHBOURS:
         raise TooFewSamples(
             f"precision, recall, density and coverage need more than {NEIGHBOURS} pictures, there are {len(features)}: "

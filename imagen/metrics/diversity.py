@@ -1,4 +1,4 @@
-"""How different the pictures of one prompt are from each other."""
+"""The diversity metric: how different the pictures of one prompt are from each other."""
 
 import numpy as np
 

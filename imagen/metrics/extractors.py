@@ -1,7 +1,7 @@
-"""Features that pictures are compared by: those of Inception and DINOv2. CLIP's are the vectors that a lake stores.
+"""Extractors of the features for comparing pictures: Inception and DINOv2. A lake already stores those of CLIP.
 
 Each extractor is a picture scorer like those of data/scorers, so that the same stage scores real and generated
-pictures. Pictures are first cut to squares, as for the model's training.
+pictures. Pictures are first cropped to squares, as for the model's training.
 """
 
 from functools import lru_cache
@@ -29,8 +29,9 @@ INCEPTION_SIDE = 299
 
 
 class Extractor(PictureVectors):
-    """A model's features of pictures, cut to squares of the generated pictures' size. Derive and override two methods:
-    `preprocess` and `features`.
+    """Base class: computes a model's features of pictures that were cropped to squares of the generated pictures' size.
+
+    A derived class overrides two methods: `preprocess` and `features`.
     """
 
     runs_by = frozenset({"device", "batch_size"})
@@ -42,14 +43,14 @@ class Extractor(PictureVectors):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
     def look(self, picture: Image.Image) -> Any:
-        """Cut a picture to a square and preprocess it for the model."""
+        """Crop a picture to a square and preprocess it for the model."""
         import torch
 
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
         return self.preprocess(square(pixels, self.side, self.fit).permute(1, 2, 0).numpy())
 
     def score_batch(self, batch: list[Any]) -> Columns:
-        """The vectors of a batch. It is padded to full size, so that a vector does not depend on the batch's."""
+        """Return the vectors of a batch. The batch is padded to full size, so that no vector depends on its size."""
         import torch
 
         padding = [torch.zeros_like(batch[0])] * (self.batch_size - len(batch))
@@ -59,17 +60,18 @@ class Extractor(PictureVectors):
         return {"vector": pack_vectors(vectors)}
 
     def preprocess(self, pixels: np.ndarray) -> "Tensor":
-        """The model's input for a picture (h w 3, uint8)."""
+        """Return the model's input for a picture (h w 3, uint8)."""
         raise NotImplementedError
 
     def features(self, batch: "Tensor") -> "Tensor":
-        """The features of a batch of preprocessed pictures (b d)."""
+        """Return the features of a batch of preprocessed pictures (b d)."""
         raise NotImplementedError
 
 
 class Inception(Extractor):
-    """The 2,048 features of FID and KID. Pictures are resized as by clean-fid (arXiv 2104.11222): no aliasing, no
-    rounding.
+    """Computes the 2,048 features of FID and KID.
+
+    Pictures are resized as by clean-fid (arXiv 2104.11222): without aliasing and without rounding.
     """
 
     runs_by = Extractor.runs_by | {"weights"}
@@ -82,7 +84,7 @@ class Inception(Extractor):
         return f"{super().id}-{pretrained.digest_file(_existing_file(self.weights))[:8]}"
 
     def preprocess(self, pixels: np.ndarray) -> "Tensor":
-        """The picture resized to Inception's size (3 h w), as unrounded values from 0 to 255."""
+        """Resize a picture to Inception's size (3 h w), with unrounded values from 0 to 255."""
         import torch
 
         size = (INCEPTION_SIDE, INCEPTION_SIDE)
@@ -91,7 +93,7 @@ class Inception(Extractor):
         return torch.from_numpy(np.stack(resized)).clamp(0, 255)
 
     def features(self, batch: "Tensor") -> "Tensor":
-        """The output of Inception's last pooling layer (b 2048)."""
+        """Return the output of Inception's last pooling layer (b 2048)."""
         vectors: Tensor = _inception(self.weights, str(batch.device))((batch - 128) / 128)
         return vectors
 
@@ -109,13 +111,13 @@ class Dinov2(Extractor):
         return f"{super().id}-{pretrained.digest_files(model_files(self.model))[:8]}"
 
     def preprocess(self, pixels: np.ndarray) -> "Tensor":
-        """The picture as the model's own image processor prepares it (3 h w)."""
+        """Prepare a picture with the model's own image processor (3 h w)."""
         processor, _ = _transformer(self.model, "cpu")
         inputs: Tensor = processor(images=Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
         return inputs
 
     def features(self, batch: "Tensor") -> "Tensor":
-        """The last layer's class tokens (b d)."""
+        """Return the last layer's class tokens (b d)."""
         _, model = _transformer(self.model, str(batch.device))
         vectors: Tensor = model(pixel_values=batch).last_hidden_state[:, 0]
         return vectors
@@ -149,7 +151,7 @@ def _inception(path: str, device: str) -> "Module":
 
 @lru_cache(maxsize=2)
 def _transformer(name: str, device: str) -> tuple[Any, Any]:
-    """The image processor and the model of that name."""
+    """Return the image processor and the model of that name."""
     from transformers import AutoImageProcessor, AutoModel
     from transformers.utils import logging
 

@@ -12,7 +12,7 @@ FILES_WITH_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # 
 
 @lru_cache(maxsize=2)
 def model_folder(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Path:
-    """The folder of that name, or else the model of that name, downloaded from the hub.
+    """Return the folder with that name. If there is none, download the model with that name from the hub.
 
     Args:
         patterns: the files to download.
@@ -32,7 +32,7 @@ def model_folder(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Path:
 
 
 def model_files(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Sequence[Path]:
-    """The model's files that match the patterns, sorted: all that its output depends on.
+    """Return the model's files that match the patterns, sorted. Its output depends on nothing else.
 
     Raises:
         WeightsNotUsable: there is no such folder, and the download failed.

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: each figure is a value, its 95 % interval, and the number of samples that it is from."""
+"""Bootstrap intervals: each figure is a value, its 95 % interval, and the number of its samples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ class Figure:
 
 
 def bootstrap_mean(values: np.ndarray, seed: int = 0, groups: Groups | None = None) -> Figure:
-    """The mean of values, with its bootstrap interval; nan if there are none.
+    """Return the mean of values with its bootstrap interval; nan if there are no values.
 
     Args:
-        groups: the group of each value, if values of a group are alike, such as the pictures of one prompt. Groups are
-            resampled instead of values.
+        groups: the group of each value. Give it if values of a group are correlated, such as the pictures of one
+            prompt: then groups are resampled instead of values.
     """
     if not len(values):
         return Figure(math.nan, math.nan, math.nan, 0)
@@ -39,10 +39,10 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, groups: Groups | None = No
 
 
 def bootstrap_statistic(statistic: Statistic, groups: Groups, seed: int = 0, resamples: int = RESAMPLES) -> Figure:
-    """The value of a statistic, with its bootstrap interval.
+    """Return the value of a statistic, with its bootstrap interval.
 
     A resample repeats samples, which biases a distance between sets upwards. So the interval has the spread of the
-    resamples, but is centred on the value.
+    resamples but is centred on the value of the original samples.
 
     Args:
         groups: the group of each sample. Groups are resampled instead of samples.
@@ -56,5 +56,5 @@ def bootstrap_statistic(statistic: Statistic, groups: Groups, seed: int = 0, res
 
 
 def resample_counts(n: int, resamples: int, seed: int) -> np.ndarray:  # r n
-    """How often each of n samples counts in each resample."""
+    """Return how often each of n samples occurs in each resample."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)

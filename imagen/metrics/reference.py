@@ -22,7 +22,7 @@ class ScoreReference(ScorePictures):
     name: str = "look at the reference"
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The version's pictures of a bucket that a scorer lacks, in the order of their ids."""
+        """Return the version's pictures of a bucket that a scorer lacks, in the order of their ids."""
         return query(
             "SELECT pending.* FROM pending SEMI JOIN published USING (id) ORDER BY id",
             pending=super().pending(lake, outputs, bucket),
@@ -31,12 +31,12 @@ class ScoreReference(ScorePictures):
 
 
 def load_vectors(lake: Lake, scorer: PictureScorer, table: str, version: int | None = None) -> np.ndarray:
-    """The vectors of a table's pictures (n d), in the order of their ids.
+    """Return the vectors of a table's pictures (n d), in the order of their ids.
 
     Args:
-        scorer: whose vectors. Pictures that it could not score are left out.
+        scorer: the scorer whose vectors are loaded. Pictures that it could not score are left out.
         table: a table whose ids are pictures, such as `datasets/NAME`.
-        version: of the table; the newest if not given.
+        version: the version of the table; by default the newest.
 
     Raises:
         TooFewSamples: no picture of the table has a vector.

@@ -1,6 +1,6 @@
-"""Whether a picture shows the shapes that its prompt names, by the built-in world's pixel checker.
+"""Check with the built-in world's pixel checker whether a picture shows the shapes that its prompt names.
 
-The checker finds the shapes of a picture, which are stored; the comparison with the prompt is computed from them.
+The checker finds the shapes in a picture. They are stored, and compared with the prompt later.
 """
 
 import json
@@ -21,12 +21,12 @@ class ShapesSeen(PictureScorer):
     columns = pa.schema({"shapes": pa.string()})
 
     def look(self, picture: Image.Image) -> dict[str, str]:
-        """The picture's shapes, as a JSON list in `shapes`."""
+        """Return the picture's shapes, as a JSON list in the column `shapes`."""
         return {"shapes": json.dumps([asdict(shape) for shape in find_shapes(picture)])}
 
 
 def matches_prompt(prompt: str, shapes: str, sizes: bool) -> bool:
-    """Whether a picture's shapes are those that the prompt names, in the relation that it names.
+    """Return whether a picture has the shapes that the prompt names, in the relation that it names.
 
     Args:
         prompt: a caption of the built-in world's language.

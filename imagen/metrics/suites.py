@@ -1,4 +1,4 @@
-"""Suites: prompts to evaluate a model with, by category; some prompts have questions that check a picture.
+"""Suites of prompts for evaluating a model. Prompts have a category; some have questions that check a picture.
 
 The suite `shapes` is built in. A file has our columns (prompt, category, challenge, checks) or those of a published
 suite: DrawBench and PartiPrompts (CSV, TSV), GenEval's metadata (JSON lines), T2I-CompBench (a folder of .txt files,
@@ -55,12 +55,15 @@ class Suite:
 
     @property
     def id(self) -> str:
-        """A digest of the prompts and their checks. It is stored, and names of classes and fields are part of it."""
+        """A digest of the prompts and their checks.
+
+        It is stored and includes names of classes and fields, so keep those.
+        """
         return hashlib.sha256(repr(self.prompts).encode()).hexdigest()[:12]
 
     @property
     def categories(self) -> Counter[str]:
-        """How many prompts each category has, in the order of the prompts."""
+        """The number of prompts in each category, in the order of the prompts."""
         return Counter(prompt.category for prompt in self.prompts)
 
 
@@ -108,7 +111,7 @@ def _read_prompts(file: Path) -> Iterator[Prompt]:
 
 
 def _read_rows(file: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    """The rows of a CSV, TSV or JSON lines file, with their line numbers."""
+    """Yield the rows of a CSV, TSV or JSON lines file, with their line numbers."""
     if file.suffix == ".jsonl":
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
@@ -132,7 +135,7 @@ def _read_rows(file: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
 
 
 def _parse_prompt(row: dict[str, Any], where: str) -> Prompt:
-    """A row as a prompt; `where` names the row in errors."""
+    """Convert a row to a prompt; `where` names the row in errors."""
     values = {str(column).strip().lower(): value for column, value in row.items()}
     text, category, challenge = (_first_value(values, names) for names in COLUMNS.values())
     if not isinstance(text, str) or not text.strip():
@@ -143,7 +146,7 @@ def _parse_prompt(row: dict[str, Any], where: str) -> Prompt:
 
 
 def _first_value(values: dict[str, Any], names: Iterable[str]) -> Any:
-    """The value of the first of these columns that the row has; empty if it has none."""
+    """Return the value of the first of these columns that the row has; empty if it has none."""
     for name in names:
         if name in values:
             return values[name]
@@ -151,7 +154,7 @@ def _first_value(values: dict[str, Any], names: Iterable[str]) -> Any:
 
 
 def _parse_checks(value: Any, where: str) -> tuple[Check, ...]:
-    """Checks written as `[{"question": "Is there a cat?", "answer": "yes"}]`; in a CSV as JSON text."""
+    """Parse checks such as `[{"question": "Is there a cat?", "answer": "yes"}]`. In a CSV file they are JSON text."""
     try:
         items = json.loads(value) if isinstance(value, str) else value
         return tuple(Check(str(item["question"]), str(item.get("answer", "yes"))) for item in items)
@@ -160,7 +163,7 @@ def _parse_checks(value: Any, where: str) -> tuple[Check, ...]:
 
 
 def _parse_geneval_checks(row: dict[str, Any], where: str) -> tuple[Check, ...]:
-    """GenEval's objects, with their counts, colours and positions, as questions (arXiv 2310.11513)."""
+    """Convert GenEval's objects, with their counts, colours and positions, to questions (arXiv 2310.11513)."""
     objects = row.get("include") or []
     try:
         names = [f"{item['color']} {item['class']}" if "color" in item else str(item["class"]) for item in objects]

@@ -1,7 +1,9 @@
-"""Whether pictures show what their prompts describe, by questions (TIFA, arXiv 2303.11897; VQAScore, arXiv 2404.01291).
+"""Check by questions whether pictures show what their prompts describe.
 
-For each picture and each check of its prompt, the table has the answer of a model and the probability that it gives the
-expected answer. The metrics are computed from the table.
+The methods are TIFA (arXiv 2303.11897) and VQAScore (arXiv 2404.01291).
+
+For each picture and each check of its prompt, the table has a model's answer and the probability of the expected
+answer. The metrics are computed from the table.
 """
 
 import json
@@ -58,11 +60,11 @@ class AskChecks:
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The scorer's table."""
+        """Return the scorer's table."""
         return [lake.table_or_make(self.scorer.table, self.scorer.schema)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pictures of a bucket that have no answers yet, in the order of their ids."""
+        """Return the pictures of a bucket that have no answers yet, in the order of their ids."""
         return query(
             "SELECT id, file, extra FROM images JOIN pairs USING (id) ANTI JOIN answers USING (id) ORDER BY id",
             images=lake.table("images").read_with_files(bucket, ["id"]),
@@ -81,7 +83,7 @@ class AskChecks:
         return ShardResult(len(answer_rows), {self.scorer.table: file})
 
     def _answer(self, picture: bytes, checks: Sequence[Check]) -> dict[str, Any]:
-        """The columns of a picture: its answers, or why it can't be decoded."""
+        """Return the columns of a picture: its answers, or the reason why it can't be decoded."""
         if not checks:
             return {"answers": [], "probabilities": []}
         try:
@@ -96,7 +98,7 @@ class AskChecks:
 
 
 def plan_questions(lake: Lake, scorer: Vqa, suite: Suite) -> AskChecks:
-    """The stage that asks a suite's checks about the pictures of a lake.
+    """Return the stage that asks a suite's checks about the pictures of a lake.
 
     Raises:
         SuiteError: the suite has no checks, or a check has no answer.
@@ -116,12 +118,12 @@ def plan_questions(lake: Lake, scorer: Vqa, suite: Suite) -> AskChecks:
 
 
 def vqa_score(probabilities: Sequence[float] | None) -> float:
-    """The mean probability of a picture's expected answers; nan if it has no checks."""
+    """Return the mean probability of a picture's expected answers; nan if it has no checks."""
     return float(np.mean(probabilities)) if probabilities else math.nan
 
 
 def vqa_accuracy(answers: Sequence[str] | None, checks: Sequence[Check]) -> float:
-    """The share of a picture's checks that have the expected answer; nan if there are none."""
+    """Return the share of a picture's checks that have the expected answer; nan if there are none."""
     if not answers:
         return math.nan
     pairs = zip(answers, checks, strict=True)

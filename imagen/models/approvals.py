@@ -42,7 +42,7 @@ class Approval:
 
 
 def approve(lake: Lake, trained: TrainedModel, why: str, who: str | None = None) -> Approval:
-    """Add an approval of a model's weights. `who` is the user that runs this if not given."""
+    """Add an approval of a model's weights. By default, `who` is the user who runs this."""
     at, who = datetime.now(UTC), who or getpass.getuser()
     id = hashlib.sha256(f"{trained.digest} {who} {at.isoformat()}".encode()).hexdigest()[:32]
     row = {"id": id, "model": trained.reference, "digest": trained.digest, "who": who, "why": why, "at": at}
@@ -50,7 +50,7 @@ def approve(lake: Lake, trained: TrainedModel, why: str, who: str | None = None)
 
 
 def approval_of(lake: Lake, digest: str) -> Approval | None:
-    """The newest approval of the weights with this digest, or None."""
+    """Return the newest approval of the weights with this digest, or None."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
     approvals = [row for row in rows if row["digest"] == digest]

@@ -1,4 +1,4 @@
-"""How trained stages become a model of a lake: the pipeline, its folder, and its row in `models`."""
+"""Make a model of a lake from trained stages: the pipeline, its folder, and its row in `models`."""
 
 import json
 from datetime import UTC, datetime
@@ -32,10 +32,10 @@ def assemble_pipeline(
 
     Args:
         cascade: the stages, in order.
-        sampling: of each stage, how it is sampled by default.
+        sampling: the default sampling settings of each stage.
         text: the text encoder's settings; None for models without text. A T5 in a small folder becomes a part of the
-            pipeline; of any other encoder the pipeline keeps the settings.
-        unets: of each stage.
+            pipeline; for any other encoder the pipeline keeps only the settings.
+        unets: the U-Net of each stage.
     """
     components: dict[str, Any] = {}
     stages = []
@@ -57,8 +57,8 @@ def add_model(lake: Lake, config: TrainConfig, id: str, model: Imagen, lineage: 
     """Add a trained model to a lake: first its folder, then its row. A model without a row does not exist.
 
     Args:
-        id: of what the model was made from; it names the folder.
-        lineage: `dataset`, `version`, and `stages`: steps and seconds of each.
+        id: the hash of the model's inputs; the folder is named by it.
+        lineage: `dataset`, `version`, and `stages`, with the steps and seconds of each stage.
 
     Returns:
         The row, whose number is the next one of the model's name.

@@ -1,4 +1,4 @@
-"""The other direction: from an image to a caption. The captioners themselves are in data/scorers."""
+"""Caption images. The captioners themselves are in data/scorers."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def describe(
         image: one image, or a list of them.
         model: 'built-in', a folder, or a hub id.
         prompt: the text that the captioner continues, for captioners that take one.
-        max_tokens: the longest caption.
+        max_tokens: the maximum length of a caption in tokens.
 
     Returns:
         A caption, or a list of captions in the order of the images.

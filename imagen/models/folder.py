@@ -1,4 +1,4 @@
-"""A cascade as a folder in diffusers' layout: writing it, and loading it with each damage named."""
+"""Write a cascade as a folder in diffusers' layout, and load such a folder. Errors name each damaged file."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ Files = dict[str, bytes]
 
 
 def write_folder(model: ImagenPipeline, url: str) -> None:
-    """Write every file of a cascade's folder. The index comes last: a folder without it holds no model."""
+    """Write every file of a cascade's folder. The index is written last: a folder without an index is not a model."""
     index: dict[str, Any] = {
         "_class_name": CLASS,
         "_diffusers_version": diffusers.__version__,
@@ -61,7 +61,7 @@ def write_folder(model: ImagenPipeline, url: str) -> None:
 
 
 def digest_of(model: ImagenPipeline) -> str:
-    """The SHA-256 of all weights of a model's U-Nets, with their names."""
+    """Return the SHA-256 of all weights of a model's U-Nets, with their names."""
     digest = hashlib.sha256()
     for slot in SLOTS:
         unet = getattr(model, slot)
@@ -74,7 +74,7 @@ def digest_of(model: ImagenPipeline) -> str:
 
 
 def load_components(url: str) -> dict[str, Any]:
-    """Load everything that a cascade is made of: the arguments of `ImagenPipeline`.
+    """Load all parts of a cascade: the arguments of `ImagenPipeline`.
 
     Raises:
         ModelNotUsable: a file is missing, damaged, or does not fit the others.
@@ -118,7 +118,7 @@ def check_shapes(path: str, tensors: Mapping[str, Tensor], expected: Mapping[str
 
 
 def _read_index(url: str) -> tuple[dict[str, Any], list[str]]:
-    """The checked index of a cascade's folder, and the slots of its stages."""
+    """Return the checked index of a cascade's folder, and the slots of its stages."""
     path = storage.join(url, INDEX)
     index = _read_json(path)
     class_name, format = index.get("_class_name"), index.get("_imagen_format")
@@ -176,7 +176,7 @@ def _load_scheduler(url: str, slot: str, index: dict[str, Any]) -> Any:
 
 
 def _load_text_components(url: str, index: dict[str, Any]) -> dict[str, Any]:
-    """The text encoder and the tokenizer, if the folder holds them."""
+    """Load the text encoder and the tokenizer, if the folder contains them."""
     if "text_encoder" not in index:
         return {}
     from transformers.utils import logging
@@ -213,7 +213,7 @@ def _scheduler_files(scheduler: Any) -> Files:
 
 
 def _code_files(start: str) -> Files:
-    """A module of `imagen.cascade` and all that it imports from there, as files that import each other relatively."""
+    """Return a module of `imagen.cascade` and those that it imports from there, as files with relative imports."""
     folder = Path(pipeline.__file__).parent
     files: Files = {}
     waiting = [start]
@@ -249,7 +249,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A diffusers configuration without the entries that diffusers keeps for itself."""
+    """Return a diffusers configuration without the entries that diffusers keeps for itself."""
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 

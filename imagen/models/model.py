@@ -1,7 +1,8 @@
 """`Imagen`: a trained cascade, loaded from a folder, a URL or a lake, and saved as a folder in diffusers' layout.
 
-A folder holds `model_index.json`, a folder for each U-Net with its configuration, its weights as safetensors and its
-code, the scheduler of each, and the text encoder or its id. A damaged folder is reported when it is loaded.
+A model's folder contains `model_index.json`, a folder for each U-Net with its configuration, its weights as safetensors
+and its code, the scheduler of each U-Net, and the text encoder or its id. A damaged folder is reported when it is
+loaded.
 """
 
 import os
@@ -33,13 +34,13 @@ class Imagen(ImagenPipeline):
         """Load a model.
 
         Args:
-            where: a folder, a URL, or a model of a lake: NAME/NUMBER or NAME/champion.
+            where: a folder, a URL, or a model in a lake: NAME/NUMBER or NAME/champion.
             lake: the lake's folder or URL; IMAGEN_LAKE if not given.
             device: where the model is moved to; it stays on the CPU if not given.
             dtype: the data type of the weights; as they were saved if not given.
 
         Raises:
-            ModelNotFound: neither a folder with a cascade nor a model of the lake.
+            ModelNotFound: `where` is neither a folder with a cascade nor a model of the lake.
             ModelNotUsable: the folder is damaged or made by a later version.
         """
         url = model_url(os.fspath(where), lake)
@@ -47,11 +48,11 @@ class Imagen(ImagenPipeline):
         return model.to(device=device, dtype=dtype) if device or dtype else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write the model to a folder or a URL, from which plain diffusers loads it, too."""
+        """Write the model to a folder or a URL, from which plain diffusers can load it too."""
         write_folder(self, os.fspath(save_directory))
 
     def _encode_distinct(self, prompts: list[str]) -> list[Tensor]:
-        """Embed prompts; those of an encoder that is not a T5 by the code that embeds captions."""
+        """Embed prompts. If the encoder is not a T5, the code that embeds captions is used."""
         text = self.config.text
         if text["encoder"] == "t5":
             return super()._encode_distinct(prompts)
@@ -74,7 +75,7 @@ class Imagen(ImagenPipeline):
 
 
 def encoder_settings(text: dict[str, Any]) -> "EncoderSettings":
-    """The settings of the text encoder that a cascade's configuration names under `text`."""
+    """Return the settings of the text encoder that a cascade's configuration names under `text`."""
     from data.encoders.settings import EncoderSettings
 
     return EncoderSettings(**{name: value for name, value in text.items() if name in EncoderSettings.model_fields})

@@ -1,4 +1,4 @@
-"""How an image was generated, written into its PNG and read from it."""
+"""Write the parameters that generated an image into its PNG, and read them back."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def read_png(path: Path) -> list[dict[str, Any]]:
     """Read the parameters that generated an image, or each image of a sheet.
 
     Raises:
-        PictureNotUsable: the file is no image, or does not hold parameters.
+        PictureNotUsable: the file is no image, or has no parameters.
     """
     text = getattr(open_picture(path), "text", {}).get(KEY)
     if text is None:

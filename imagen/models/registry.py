@@ -1,7 +1,7 @@
-"""Which model of a name is its champion: the table `registry`, to which decisions are only ever added.
+"""The table `registry`, whose decisions say which model of a name is champion. Decisions are only ever added.
 
-The champion follows from the decisions. Each decision is committed to the state that it was made on: of two that are
-made at once one is committed, and the other raises ChampionChanged.
+The champion follows from the decisions. A decision is committed only if the table has not changed since the decision
+was made. If two decisions are made at the same time, one is committed, and the other raises ChampionChanged.
 """
 
 import getpass
@@ -57,18 +57,18 @@ class Decision:
 
 
 def decisions(lake: Lake, name: str | None = None) -> list[Decision]:
-    """The decisions on the models of one name, or on all models, oldest first."""
+    """Return the decisions on the models of one name, or on all models, oldest first."""
     table = lake.find(TABLE)
     return _read(table, name) if table else []
 
 
 def champion_of(history: Sequence[Decision]) -> int | None:
-    """The number of the champion after all decisions on a name; None before the first promotion."""
+    """Return the number of the champion after all decisions on a name; None before the first promotion."""
     return history[-1].champion if history else None
 
 
 def champions_of(history: Sequence[Decision]) -> list[int]:
-    """The champion, preceded by the champions that a rollback would return to, oldest first."""
+    """Return the champion, preceded by the champions that a rollback would return to, oldest first."""
     champions: list[int] = []
     for decision in history:
         if decision.act == "promote":
@@ -79,13 +79,13 @@ def champions_of(history: Sequence[Decision]) -> list[int]:
 
 
 def rival_of(history: Sequence[Decision], number: int) -> int | None:
-    """The model that a candidate is compared with: the champion, or the one before if the candidate is champion."""
+    """Return the model that a candidate is compared with: the champion, or the previous one for a champion."""
     others = [champion for champion in champions_of(history) if champion != number]
     return others[-1] if others else None
 
 
 def state_of(history: Sequence[Decision], number: int) -> str:
-    """A model's state: `champion`, `retired` (it was champion before), or `candidate`."""
+    """Return a model's state: `champion`, `retired` (it was champion before), or `candidate`."""
     if champion_of(history) == number:
         return "champion"
     was_promoted = any(decision.act == "promote" and decision.number == number for decision in history)
@@ -107,7 +107,7 @@ def add_decision(
     Args:
         expected_champion: the champion's number when the decision was made.
         reasons: the gate's results, as JSON.
-        who: the user that runs this if not given.
+        who: by default the user who runs this.
 
     Raises:
         ChampionChanged: the champion is not the expected one any more; nothing was added.
@@ -140,7 +140,7 @@ def rollback(lake: Lake, name: str, why: str, who: str | None = None) -> Decisio
     """Make the previous champion the champion again.
 
     Raises:
-        ModelNotFound: the name has no champion, or none before this one.
+        ModelNotFound: the name has no champion, or no champion before this one.
         ChampionChanged: another decision was added at the same time.
     """
     champions = champions_of(decisions(lake, name))

@@ -1,4 +1,4 @@
-"""The trained cascades of a lake, as rows of the table `models`. Not here: how a model is added (assemble.py)."""
+"""The trained cascades of a lake, as rows of the table `models`. assemble.py adds them."""
 
 import json
 import re
@@ -56,12 +56,12 @@ class TrainedModel:
 
     @property
     def reference(self) -> str:
-        """NAME/NUMBER, by which users name the model."""
+        """The name that users write for the model: NAME/NUMBER."""
         return f"{self.name}/{self.number}"
 
 
 def models(lake: Lake) -> list[TrainedModel]:
-    """All models of a lake, newest first."""
+    """Return all models of a lake, newest first."""
     table = lake.find(TABLE)
     rows = table.dataset().to_table().to_pylist() if table else []
     trained = []
@@ -72,12 +72,12 @@ def models(lake: Lake) -> list[TrainedModel]:
 
 
 def model_by_id(lake: Lake, id: str) -> TrainedModel | None:
-    """The model with this id, or None: then nothing was trained yet from what the id stands for."""
+    """Return the model with this id, or None if no model was trained from these inputs yet."""
     return next((model for model in models(lake) if model.id == id), None)
 
 
 def find_model(lake: Lake, reference: str) -> TrainedModel:
-    """The model that NAME/NUMBER or NAME/champion names.
+    """Return the model that NAME/NUMBER or NAME/champion names.
 
     Raises:
         ModelNotFound: there is no such model, or the name has no champion.
@@ -97,7 +97,7 @@ def find_model(lake: Lake, reference: str) -> TrainedModel:
 
 
 def model_url(where: str, lake: str | None = None) -> str:
-    """The URL of a cascade's folder, named by itself or as NAME/NUMBER or NAME/champion of a lake.
+    """Return the URL of a cascade's folder, given as a folder or URL, or as NAME/NUMBER or NAME/champion of a lake.
 
     Raises:
         ModelNotFound: there is no such folder and no such model.
@@ -113,7 +113,7 @@ def model_url(where: str, lake: str | None = None) -> str:
 
 
 def weights_digest(url: str) -> str:
-    """The digest of a model folder that no table of the lake names."""
+    """Return the digest of a model folder that no table of the lake names."""
     from imagen.models.folder import digest_of
     from imagen.models.model import Imagen
 

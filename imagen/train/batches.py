@@ -1,4 +1,4 @@
-"""A dataset version's samples as batches of a stage: square images, and the embeddings of their captions."""
+"""Make a stage's batches from a dataset version's samples: square images and the embeddings of their captions."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from imagen.errors import EmptyDataset
 
 @dataclass(frozen=True)
 class Batch:
-    """Images, and the embeddings of their texts. The alternatives are embeddings of k other texts of each image."""
+    """Images and the embeddings of their texts. `alternatives` has embeddings of k other texts for each image."""
 
     pixels: Tensor  # b 3 h w, -1 to 1
     text: Tensor | None = None  # b n d
@@ -30,7 +30,7 @@ class Batch:
     alternative_masks: Tensor | None = None  # k b n
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Move the batch to a device."""
         moved = {}
         for field in fields(self):
             tensor = getattr(self, field.name)
@@ -41,13 +41,13 @@ class Batch:
         return len(self.pixels)
 
     def choose_texts(self, draws: Tensor, shares: Sequence[float]) -> "Batch":
-        """Each image with one of its texts, chosen by its draw.
+        """Choose one text for each image, by its random number.
 
         A sample without the chosen alternative keeps its own text.
 
         Args:
-            draws: b, uniform from 0 to 1.
-            shares: the probability of each alternative; the rest is that of the own text.
+            draws: random numbers (b), uniform from 0 to 1.
+            shares: the probability of each alternative; the remaining probability is that of the image's own text.
         """
         assert self.text is not None
         assert self.mask is not None
@@ -64,7 +64,7 @@ class Batch:
 
 
 class SquareSamples(IterableDataset):
-    """A reader's samples with `pixels`: square images of one size. Its state is the reader's."""
+    """A reader's samples with the added field `pixels`: square images of one size. The state is that of the reader."""
 
     def __init__(self, reader: Reader, side: int, fit: Fit = "crop") -> None:
         self.reader, self.side, self.fit = reader, side, fit
@@ -88,14 +88,15 @@ BatchAndState = tuple[Batch, dict[str, Any]]  # and the state of the stream afte
 
 
 class BatchStream:
-    """The batches of epoch after epoch, without an end.
+    """An endless stream of batches, epoch after epoch.
 
-    Its state is that of the last batch that was given out: batches that were read ahead are read again after a resume.
+    The stream's state is that after the last batch that was returned. Batches that were read ahead are read again after
+    a resume.
 
     Args:
-        size: samples of a batch; what is left at the end of an epoch is dropped.
+        size: number of samples in a batch; an incomplete batch at the end of an epoch is dropped.
         text: the column of embeddings, or None without text.
-        workers: processes that read and decode; without any a thread reads one batch ahead.
+        workers: number of processes that read and decode; with 0, a thread reads one batch ahead.
         alternatives: columns of embeddings of other texts.
     """
 
@@ -119,7 +120,7 @@ class BatchStream:
         self._state: dict[str, Any] | None = None  # after the last batch that was given out
 
     def __next__(self) -> Batch:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
             EmptyDataset: the dataset has fewer samples than a batch.
@@ -153,15 +154,15 @@ class BatchStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last batch that was given out."""
+        """The epoch of the last batch that was returned."""
         return int(self.state_dict()["epoch"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of this process's stream after the last batch that was given out."""
+        """Return the state of this process's stream after the last batch that was returned."""
         return self._state or self._read_state()
 
     def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
-        """Go on from the states of all processes of a run, of which there may be more or fewer now."""
+        """Continue from the states of all processes of a run. The number of processes may be another one now."""
         rank, world = self.samples.reader.rank, self.samples.reader.world
         if self._next:
             wait([self._next])
@@ -174,13 +175,13 @@ class BatchStream:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """In a worker: leave SIGINT and SIGTERM to the trainer, which needs samples until its step is done."""
+    """Ignore SIGINT and SIGTERM in a worker: the trainer handles them, and needs samples until its step is done."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def collate(samples: list[dict[str, Any]], text: str | None, alternatives: Sequence[str] = ()) -> Batch:
-    """Make a batch of samples: embeddings in float32, padded to the longest of the batch.
+    """Make a batch from samples, with embeddings in float32 that are padded to the longest of the batch.
 
     Args:
         text: the column of embeddings; without it the batch has images only.

@@ -1,7 +1,8 @@
 """Checkpoints of a run on a disk or a store, as safetensors and JSON. A checkpoint is complete or ignored.
 
-A checkpoint is a folder `step-000000123`. Its `state.json` is written last and holds the digest of every other file. A
-folder without it was never finished, and one with a file of another digest is damaged: both are skipped.
+A checkpoint is a folder `step-000000123`. Its `state.json` is written last and contains the digest of every other file.
+A folder without `state.json` was never finished, and a folder in which a file has another digest is damaged. Both are
+skipped.
 """
 
 import hashlib
@@ -32,20 +33,26 @@ class RunState:
 
 
 def device_seconds(values: dict[str, Any]) -> float:
-    """The seconds that a training took, summed over its devices. Records of older versions count one device."""
+    """Return the seconds that a training took, summed over its devices.
+
+    Records of older versions count as one device.
+    """
     return float(values.get("device_seconds", values["seconds"]))
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run. The last `keep` are kept, and those of multiples of `for_good_every` steps."""
+    """The checkpoints of one run.
+
+    The last `keep` checkpoints are kept, and those at multiples of `for_good_every` steps.
+    """
 
     url: str
     keep: int = 2
     for_good_every: int | None = None
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint, then remove those that are not kept."""
+        """Write a checkpoint, then remove old ones that are not kept."""
         from safetensors.torch import save
 
         folder, digests = self._folder(state.step), {}
@@ -58,12 +65,12 @@ class Checkpoints:
         self._clean_up(state.step)
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, unfinished ones included, in order."""
+        """Return the steps of all checkpoints, unfinished ones included, in order."""
         matches = [FOLDER.fullmatch(name) for name in storage.folders(self.url)]
         return sorted(int(match[1]) for match in matches if match)
 
     def newest(self, groups: Collection[str] | None = None) -> RunState | None:
-        """The last complete checkpoint, with some groups of its tensors or all; None if there is none.
+        """Load the last complete checkpoint, with all or some groups of its tensors; None if there is none.
 
         Warns of each damaged checkpoint that it skips.
         """
@@ -94,7 +101,7 @@ class Checkpoints:
             return None
 
     def _clean_up(self, current: int) -> None:
-        """Remove old checkpoints, unfinished ones, and later ones: a run with this step did not continue from those."""
+        """Remove old checkpoints, unfinished ones, and later ones, from which this run did not continue."""
         finished = []
         for step in self.steps():
             if step > current or not storage.exists(storage.join(self._folder(step), STATE)):

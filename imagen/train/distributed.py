@@ -1,4 +1,4 @@
-"""Tensors over several processes: sharded ones (FSDP), and what the main process reads for all of them."""
+"""Tensors in several processes: gather sharded tensors (FSDP), and broadcast what the main process has read."""
 
 from dataclasses import replace
 
@@ -13,12 +13,15 @@ from imagen.train.checkpoint import RunState
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together; others as they are. Every process must call it at the same time."""
+    """Return a sharded tensor as a whole, and any other tensor unchanged.
+
+    Every process must call it at the same time.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sharded tensors put together on the main process's CPU, one at a time; the other processes drop them.
+    """Gather sharded tensors on the main process's CPU, one at a time; the other processes drop them.
 
     Tensors that are not sharded stay as they are, on every process.
     """
@@ -35,7 +38,7 @@ def gather_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def broadcast_state(state: RunState | None) -> RunState | None:
     """Give the main process's state to every process.
 
-    On the others its tensors have shapes only (device `meta`), until `broadcast_tensor` sends each.
+    On the other processes the tensors have only shapes (device `meta`), until `broadcast_tensor` sends each tensor.
     """
     shapes = None
     if state is not None:
@@ -49,7 +52,7 @@ def broadcast_state(state: RunState | None) -> RunState | None:
 
 
 def broadcast_tensor(tensor: Tensor) -> Tensor:
-    """The main process's tensor, on every process. All must call it at the same time."""
+    """Return the main process's tensor on every process. All processes must call it at the same time."""
     process = PartialState()
     if process.num_processes == 1:
         return tensor
@@ -62,7 +65,7 @@ def broadcast_tensor(tensor: Tensor) -> Tensor:
 
 
 def copy_into(target: Tensor, values: Tensor) -> Tensor:
-    """Copy a tensor's values into another, of a sharded target this process's part. Its memory layout stays."""
+    """Copy a tensor's values into a target, whose memory layout stays. A sharded target gets this process's part."""
     if isinstance(target, DTensor):
         values = values.to(target.device)
         values = distribute_tensor(values, target.device_mesh, target.placements, src_data_rank=None)
@@ -70,7 +73,7 @@ def copy_into(target: Tensor, values: Tensor) -> Tensor:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the parameters of other processes: after a pass without gradients FSDP keeps the whole model."""
+    """Free the parameters that belong to other processes. FSDP keeps the whole model after a pass without gradients."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -14,7 +14,7 @@ from imagen.train.batches import Batch
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn at random for the samples of a batch."""
+    """The random numbers for the samples of a batch."""
 
     times: Tensor  # b, 0 to 1, evenly spaced over the whole batch
     noise: Tensor  # b 3 h w
@@ -25,19 +25,19 @@ class Draws:
     text: Tensor  # b, 0 to 1: chooses among a sample's texts
 
     def to(self, device: torch.device) -> "Draws":
-        """The draws on a device."""
+        """Move the random numbers to a device."""
         return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def draw(seed: int, step: int, places: Sequence[int], total: int, shape: Sequence[int], drop: float) -> Draws:
-    """Draw for some samples of a step.
+    """Draw the random numbers for some samples of a step.
 
-    A sample's draws follow from seed, step and its place alone, however many processes share the step.
+    A sample's numbers depend only on the seed, the step and the sample's place, however many processes share the step.
 
     Args:
         places: the samples' places in the whole batch.
-        total: samples in the whole batch.
-        shape: of one image.
+        total: number of samples in the whole batch.
+        shape: the shape of one image.
         drop: the probability that a caption is dropped.
     """
     offset = torch.rand(1, generator=_generator(seed, step, "all"))
@@ -55,7 +55,10 @@ def draw(seed: int, step: int, places: Sequence[int], total: int, shape: Sequenc
 
 
 def _draw_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """One sample's numbers. New ones are drawn last, so that the earlier ones stay what they were."""
+    """Draw one sample's numbers.
+
+    Numbers that a new feature needs are drawn last, so that the others keep their values.
+    """
     uniform = torch.rand(4, generator=rng)
     noise = torch.randn(shape, generator=rng)
     low_res_noise = torch.randn(shape, generator=rng)
@@ -63,14 +66,14 @@ def _draw_one(rng: torch.Generator, shape: tuple[int, ...]) -> tuple[Tensor, ...
 
 
 def _generator(*key: object) -> torch.Generator:
-    """A generator seeded by the digest of a key."""
+    """Return a generator seeded by the digest of a key."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass(frozen=True)
 class StageLoss:
-    """How the loss of a stage is computed."""
+    """Computes the loss of a stage."""
 
     diffusion: Diffusion
     low_res_side: int | None = None  # pixels of the previous stage's images; None in the base model
@@ -79,12 +82,15 @@ class StageLoss:
     max_level: float = 0.6  # of noise on the low-resolution image: in sampling a model makes it, with faults
 
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of the images that are trained on."""
+        """Return the shape of the images that are trained on."""
         side = self.crop or self.diffusion.resolution
         return 3, side, side
 
     def errors(self, unet: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The mean squared error of each sample, and its weight. Both b; the loss is the mean of their product."""
+        """Return the mean squared error and the weight of each sample, both of shape b.
+
+        The loss is the mean of their product.
+        """
         if self.mix:
             batch = batch.choose_texts(draws.text, self.mix)
         pixels, low_res = batch.pixels, None
@@ -111,7 +117,7 @@ class StageLoss:
 
 
 def crop_at(pixels: Tensor, corner: Tensor, side: int) -> Tensor:
-    """Crops of `side` pixels. `corner` (b 2) says where each begins, as a share of what is possible."""
+    """Cut crops of `side` pixels. `corner` (b 2) is the position of each crop, from 0 to 1 of the possible range."""
     starts = (corner * (pixels.shape[-1] - side + 1)).long().tolist()
     crops = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(pixels, starts, strict=True)]
     return torch.stack(crops)

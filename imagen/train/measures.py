@@ -1,7 +1,8 @@
 """The measures of a stage's training, as JSON lines for programs and as TensorBoard events.
 
-Both are written in segments, one from each checkpoint to the next, named after its first step and rewritten while it
-grows. A run that continues from a checkpoint rewrites its segment, so no step is there twice, on a disk or a store.
+Both are written in segments. A segment covers the steps from one checkpoint to the next, is named by its first step and
+is rewritten while it grows. A run that continues from a checkpoint rewrites its segment, so no step is there twice, on
+a disk or an object store.
 """
 
 import io
@@ -64,7 +65,7 @@ class Measures:
 
 
 def read_measures(url: str) -> list[dict[str, Any]]:
-    """All rows of a run, in order."""
+    """Return all rows of a run, in order."""
     lines = storage.join(url, LINES)
     if not storage.exists(lines):
         return []
@@ -76,7 +77,7 @@ def read_measures(url: str) -> list[dict[str, Any]]:
 
 
 def newest_measure(url: str) -> dict[str, Any] | None:
-    """The last row of a run, or None before the first was written."""
+    """Return the last row of a run, or None before the first was written."""
     lines = storage.join(url, LINES)
     if not storage.exists(lines):
         return None
@@ -86,7 +87,7 @@ def newest_measure(url: str) -> dict[str, Any] | None:
 
 
 def loss_curve(url: str) -> Markup | None:
-    """The losses of a run as an SVG chart, or None before there are two."""
+    """Draw the losses of a run as an SVG chart; None if there are fewer than two."""
     losses = np.array([(row["step"], row["loss"]) for row in read_measures(url) if "loss" in row])
     if len(losses) < 2:
         return None
@@ -95,7 +96,7 @@ def loss_curve(url: str) -> Markup | None:
 
 
 def _events(rows: list[dict[str, Any]]) -> bytes:
-    """Rows as a file of TensorBoard events."""
+    """Convert rows to a file of TensorBoard events."""
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     writer.write(Event(wall_time=rows[0]["at"], file_version="brain.Event:2").SerializeToString())

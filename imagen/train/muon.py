@@ -1,9 +1,9 @@
-"""The Muon optimizer: a layer's weights are updated as a matrix, equally far in each of its directions.
+"""The Muon optimizer: it updates a layer's weights as a matrix, by an equal distance in each singular direction.
 
-Otherwise strong directions of a gradient (a shape's colour) hide weak ones (that it is a star). The momentum of a
-matrix is brought near the closest matrix with orthonormal columns or rows, by five steps of an iteration of matrix
-products (kellerjordan.github.io/posts/muon), and scaled so that learning rates and decay have the sizes that they have
-in AdamW (arXiv 2502.16982, section 2.2). All other parameters are AdamW's.
+Otherwise strong directions of a gradient (for the colour of a shape) hide weak ones (for the shape itself). The
+momentum of a matrix is replaced by an approximation of the closest matrix with orthonormal columns or rows. Five
+iterations of matrix products compute it (kellerjordan.github.io/posts/muon). The result is scaled so that the same
+learning rates and weight decay suit as for AdamW (arXiv 2502.16982, section 2.2). AdamW updates all other parameters.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,10 +22,10 @@ class Muon(torch.optim.AdamW):
     """Muon for matrices and AdamW for the rest, as one optimizer.
 
     Args:
-        matrices: parameters of two dimensions or more, the first of them the outputs.
+        matrices: parameters with two or more dimensions, of which the first is that of the outputs.
         rest: the parameters that AdamW updates.
-        lr: the learning rate of both.
-        options: those of AdamW.
+        lr: the learning rate of Muon and of AdamW.
+        options: the options of AdamW.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The grid of a stage under training: a dataset's images above, what the model makes of their captions below."""
+"""The sample grid of a stage in training: the dataset's images, and below them images generated for their captions."""
 
 import io
 from itertools import islice
@@ -24,7 +24,7 @@ def write_grid(url: str, run: Run, reader: Reader, text: str | None, fit: Fit) -
     """Write a stage's grid as a PNG, made with the averaged weights. Every process of the run must call it.
 
     Args:
-        reader: of the samples, of which the first are shown.
+        reader: the reader of the samples; the first samples are shown.
         text: the column of embeddings, or None without text.
     """
     diffusion, low_res_side = run.stage_loss.diffusion, run.stage_loss.low_res_side

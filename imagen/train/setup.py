@@ -1,4 +1,7 @@
-"""What is trained on what: a configuration, a dataset version, its text encoder, and the URLs. It loads no torch."""
+"""The inputs and URLs of a training: a configuration, a dataset version and its text encoder.
+
+Importing it loads no torch.
+"""
 
 import hashlib
 import re
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def training_url(lake: Lake, name: str, id: str) -> str:
-    """The URL under which a training keeps its checkpoints, measures and grids, by the model's name and id."""
+    """Return the URL under which a training keeps its checkpoints, measures and grids, by the model's name and id."""
     return storage.join(lake.url, TRAINING_FOLDER, f"{name}-{id[:12]}")
 
 
 def grid_urls(stage_url: str) -> list[str]:
-    """The URLs of a stage's grids, oldest first."""
+    """Return the URLs of a stage's grids, oldest first."""
     folder = storage.join(stage_url, GRIDS_FOLDER)
     names = storage.files(folder) if storage.exists(folder) else []
     return [storage.join(folder, name) for name in names if name.endswith(".png")]
@@ -54,20 +57,20 @@ class Training:
 
     @property
     def url(self) -> str:
-        """Where its checkpoints, measures and grids are."""
+        """The URL of its checkpoints, measures and grids."""
         return training_url(self.lake, self.config.name, self.id)
 
     def stage_url(self, stage: int) -> str:
-        """Where those of one stage are."""
+        """Return the URL of one stage's checkpoints, measures and grids."""
         return storage.join(self.url, f"stage-{stage + 1}")
 
     def checkpoints(self, stage: int) -> Checkpoints:
-        """The checkpoints of a stage."""
+        """Return the checkpoints of a stage."""
         settings = self.config.training(stage)
         return Checkpoints(storage.join(self.stage_url(stage), "checkpoints"), settings.keep, settings.for_good_every)
 
     def reader(self, stage: int, **options: Any) -> "Reader":
-        """A reader of the columns that a stage needs: images no larger than necessary, and embeddings."""
+        """Return a reader of the columns that a stage needs: images no larger than necessary, and embeddings."""
         from data.reader.reader import Reader
 
         side = self.cascade.stages[stage].resolution
@@ -113,14 +116,14 @@ def plan_training(lake: Lake, config: TrainConfig, dataset: str, version: int | 
 
 
 def text_settings(lake: Lake, version: Version, name: str, columns: tuple[str, ...]) -> tuple[dict[str, Any], int]:
-    """The encoder of a dataset version's embeddings.
+    """Return the settings of the encoder that made a dataset version's embeddings.
 
     Args:
-        name: of the embeddings, as the recipe has it under `embed`.
-        columns: of the dataset version.
+        name: the name of the embeddings under `embed` in the recipe.
+        columns: the columns of the dataset version.
 
     Returns:
-        The encoder's settings with the table of its embeddings, and the width of an embedding.
+        The encoder's settings, which name the table of its embeddings, and the width of an embedding.
 
     Raises:
         TextNotUsable: the version has no such embeddings, or no sample has one.
@@ -143,7 +146,7 @@ def text_settings(lake: Lake, version: Version, name: str, columns: tuple[str, .
 
 
 def check_same_encoder(version: Version, name: str, text: dict[str, Any], other: str, mixed: dict[str, Any]) -> None:
-    """Raise TextNotUsable unless two kinds of embeddings are of the same encoder."""
+    """Raise TextNotUsable unless two kinds of embeddings were made by the same encoder."""
     if mixed["table"] != text["table"]:
         raise TextNotUsable(
             f"mix: {other} of {version.dataset}@{version.version} is in {mixed['table']}, and {name} in "
@@ -152,6 +155,6 @@ def check_same_encoder(version: Version, name: str, text: dict[str, Any], other:
 
 
 def image_column(columns: Iterable[str], side: int) -> str:
-    """The column of the smallest resized images that have `side` pixels or more, or else `image`."""
+    """Return the column of the smallest copies that have at least `side` pixels, or `image` if there is none."""
     sizes = sorted(int(name.removeprefix("image_")) for name in columns if re.fullmatch(r"image_\d+", name))
     return next((f"image_{size}" for size in sizes if size >= side), "image")

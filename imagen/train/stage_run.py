@@ -1,7 +1,7 @@
-"""A stage under training, one step at a time: short enough to be read in one go.
+"""A stage in training, one step at a time.
 
 Everything random is drawn in `loss.py` from the seed and the step, samples come from the dataset's reader, and a
-checkpoint holds all other state. So a run that was killed continues exactly as if it had not been.
+checkpoint holds all other state. So a run that was killed continues exactly like an undisturbed one.
 """
 
 import math
@@ -32,7 +32,7 @@ STOP, SECONDS, ERRORS = 1, 2, 3  # places in the tensor that processes reduce af
 
 @dataclass
 class StepResult:
-    """What a step measured, the same on every process but for the times."""
+    """The measurements of a step. Apart from the times they are the same on every process."""
 
     step: int
     loss: float
@@ -46,7 +46,7 @@ class StepResult:
 
 @dataclass
 class Run:
-    """A stage under training."""
+    """A stage in training."""
 
     unet: UNet
     stage_loss: StageLoss
@@ -77,13 +77,13 @@ class Run:
         self.ema.to(self.accelerator.device)
 
     def places(self, part: int) -> range:
-        """The places of this process's samples in the whole batch, for one part of gradient accumulation."""
+        """Return the places of this process's samples in the whole batch, for one part of gradient accumulation."""
         first = (self.accelerator.process_index * self.settings.accumulate + part) * self.batch_share
         return range(first, first + self.batch_share)
 
     @property
     def progress(self) -> float:
-        """The share of the training that is done, by its minutes or its steps; 1 and more is the end."""
+        """The share of the training that is done, measured in minutes or steps. The training ends at 1 or more."""
         minutes = self.settings.minutes
         return self.step / self.settings.steps if minutes is None else self.seconds / (60 * minutes)
 
@@ -148,7 +148,7 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[UNet]:
-        """The model with its averaged weights, which are those that the trained model will have."""
+        """Use the averaged weights in the model inside the block. The trained model will have these weights."""
         parameters = list(self.unet.parameters())
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
@@ -161,7 +161,10 @@ class Run:
             self.unet.train()
 
     def state(self) -> RunState:
-        """The state for a checkpoint, complete on the main process. Every process must call it at the same time."""
+        """Return the state for a checkpoint, which is complete on the main process.
+
+        Every process must call it at the same time.
+        """
         parameters = dict(self.unet.named_parameters())
         optimizer = {}
         for name, parameter in parameters.items():
@@ -211,10 +214,10 @@ class Run:
 
 
 def to_optimizer_layout(key: str, value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
-    """A tensor of an optimizer's state, placed where the optimizer keeps it for this parameter.
+    """Move a tensor of an optimizer's state to the place where the optimizer keeps it for this parameter.
 
-    That is the parameter's device, sharding and memory layout; a count of steps stays on the CPU unless the optimizer
-    is fused.
+    It gets the parameter's device, sharding and memory layout. A step count stays on the CPU unless the optimizer is
+    fused.
     """
     if key == "step" and not fused:
         return value.cpu()
@@ -224,7 +227,7 @@ def to_optimizer_layout(key: str, value: Tensor, parameter: nn.Parameter, fused:
 
 
 def build_optimizer(settings: TrainSettings, unet: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the parameters that are trained."""
+    """Make the optimizer of the parameters that are trained."""
     trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
     parameters = list(trained.values())
     if settings.optimizer == "adafactor":

@@ -1,4 +1,4 @@
-"""A stage before its first step: its model, initial weights, optimizer and batches."""
+"""Prepare a stage for its first step: its model, initial weights, optimizer and batches."""
 
 from fnmatch import fnmatch
 
@@ -20,7 +20,7 @@ from imagen.train.stage_run import Run
 
 
 def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
-    """Make the run of a stage as it is before its first step: with initial weights, optimizer and batches.
+    """Make the run of a stage before its first step, with initial weights, optimizer and batches.
 
     Raises:
         ConfigError: the batch can't be divided among the processes, or FSDP does not work with the optimizer.
@@ -52,7 +52,7 @@ def start_run(training: Training, stage: int, cpu: bool = False) -> Run:
 
 
 def load_initial_weights(where: str, training: Training, stage: int, unet: UNet) -> None:
-    """Load the weights of a trained model's stage of the same resolution, if it has one.
+    """Load the weights of a trained model's stage with the same resolution, if the model has one.
 
     Args:
         where: a folder, a URL, or a model of the lake.
@@ -60,7 +60,7 @@ def load_initial_weights(where: str, training: Training, stage: int, unet: UNet)
     Raises:
         ModelNotFound: there is no such model.
         ModelNotUsable: its folder is damaged, or its U-Net has another shape.
-        TextNotUsable: it was trained on embeddings of another encoder.
+        TextNotUsable: the model was trained on embeddings of another encoder.
     """
     resolution = training.cascade.stages[stage].resolution
     trained, model_table = load_stage_unet(model_url(where, training.lake.url), resolution)

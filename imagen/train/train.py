@@ -1,7 +1,7 @@
-"""The training of a cascade: every stage to its end, from a published dataset version to a model of the lake.
+"""Train a cascade on a published dataset version, every stage to its end, and add the model to the lake.
 
-A training's id follows from what it is made from, and its checkpoints are in the lake under `training/`. Run again, it
-continues from its last checkpoint; once its model is a row of `models`, there is nothing left to do.
+A training's id is computed from its inputs, and its checkpoints are in the lake under `training/`. A repeated run
+continues from the last checkpoint. Once the model is a row of `models`, nothing is left to do.
 """
 
 import json
@@ -64,7 +64,7 @@ def train(
         cpu: train on the CPU even if there is a GPU.
 
     Raises:
-        TrainingStopped: a signal asked to stop; the same call continues.
+        TrainingStopped: a signal asked to stop; the same call continues the training.
         TrainingDiverged: no step had a finite loss for a while.
         OutOfMemory: a step needs more memory than there is.
         ConfigError: a batch can't be divided among the processes.
@@ -95,7 +95,7 @@ def train_stage(
     """Train one stage to its end, from its last checkpoint if there is one.
 
     Returns:
-        steps, seconds of this call, the running mean of the loss, and the steps that were skipped.
+        The steps, the seconds of this call, the running mean of the loss, and the number of skipped steps.
     """
     settings, url = training.config.training(stage), training.stage_url(stage)
     run = start_run(training, stage, cpu)
@@ -135,7 +135,7 @@ def train_stage(
 
 
 def _advance(run: Run, stage: int, measures: Measures) -> StepResult:
-    """Make a step. If it fails, the measures until then are written."""
+    """Make a step. If the step fails, the measures until then are written."""
     try:
         return run.advance()
     except torch.OutOfMemoryError as error:
@@ -173,7 +173,7 @@ def assemble_trained(training: Training) -> TrainedModel | None:
 
 
 def step_measures(run: Run, step: StepResult) -> dict[str, float]:
-    """The measures of a step by name; those that are not finite are left out, as JSON has no number for them."""
+    """Return the measures of a step by name, without those that are not finite, because JSON has no number for them."""
     device = run.accelerator.device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     values = {
@@ -193,7 +193,7 @@ def step_measures(run: Run, step: StepResult) -> dict[str, float]:
 
 
 def draw_grid(training: Training, run: Run, stage: int) -> None:
-    """Write the grid of a step: the first samples, and what the stage makes of their captions."""
+    """Write the grid of a step: the first samples, and images that the stage generates for their captions."""
     url = storage.join(training.stage_url(stage), GRIDS_FOLDER, f"step-{run.step:09d}.png")
     reader = training.reader(stage, shuffle=False, rank=0, world=1)  # the same on every process
     write_grid(url, run, reader, training.config.text, training.config.fit)
@@ -201,9 +201,11 @@ def draw_grid(training: Training, run: Run, stage: int) -> None:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[bool]]:
-    """Within it SIGTERM and Ctrl-C set the first entry of the list to true; a second Ctrl-C ends the program.
+    """Let SIGTERM and Ctrl-C set the first entry of the list to true inside the block.
 
-    Outside of the main thread, which alone gets signals, the entry stays false.
+    A second Ctrl-C ends the program.
+
+    In other threads than the main one the entry stays false, because only the main thread gets signals.
     """
     requested = [False]
 
