@@ -56,8 +56,8 @@ def result_of(process: "subprocess.Popen[str]") -> Any:
 def kill_tree(process: "subprocess.Popen[str]") -> None:
     """Kill a process and all that it started."""
     parent = psutil.Process(process.pid)
-    for one in (*parent.children(recursive=True), parent):
-        one.kill()
+    for member in (*parent.children(recursive=True), parent):
+        member.kill()
     process.communicate()
 
 

@@ -92,7 +92,7 @@ class Cancelled:
 
 
 @pytest.fixture(scope="module")
-def cancelled(killed: str, interrupted: Interrupted) -> list[Cancelled]:
+def cancelled_builds(killed: str, interrupted: Interrupted) -> list[Cancelled]:
     """Builds of `slow` that were cancelled in two stages, while the platform waits for a sign of the killed one."""
     platform, runs = interrupted.platform, []
     for stage in ("download", "score-sleepy"):
@@ -108,7 +108,7 @@ def cancelled(killed: str, interrupted: Interrupted) -> list[Cancelled]:
 
 
 @pytest.fixture(scope="module")
-def repeated(killed: str, cancelled: list[Cancelled], interrupted: Interrupted) -> tuple[Run, Run]:
+def repeated(killed: str, cancelled_builds: list[Cancelled], interrupted: Interrupted) -> tuple[Run, Run]:
     """The killed build, and the one that was started in its place."""
     platform = interrupted.platform
     first = platform.wait_for_run(killed)
@@ -146,13 +146,13 @@ def test_the_status_asks_for_the_password(interrupted: Interrupted) -> None:
     assert run_imagen(*words, folder=interrupted.folder, **{AUTH: LOGIN}).returncode == 0
 
 
-def test_the_workers_of_a_cancelled_build_stop_at_once(cancelled: list[Cancelled]) -> None:
-    seconds = {build.stage: build.seconds for build in cancelled}
+def test_the_workers_of_a_cancelled_build_stop_at_once(cancelled_builds: list[Cancelled]) -> None:
+    seconds = {build.stage: build.seconds for build in cancelled_builds}
     assert max(seconds.values()) < STOP_SECONDS, seconds
 
 
-def test_a_cancelled_build_ends_as_cancelled(cancelled: list[Cancelled]) -> None:
-    assert [(build.stage, build.run["state_type"]) for build in cancelled] == [
+def test_a_cancelled_build_ends_as_cancelled(cancelled_builds: list[Cancelled]) -> None:
+    assert [(build.stage, build.run["state_type"]) for build in cancelled_builds] == [
         ("download", "CANCELLED"),
         ("score-sleepy", "CANCELLED"),
     ]
