@@ -30,7 +30,7 @@ gate:
 
 
 def write_config(folder: Path, name: str, steps: int) -> str:
-    """A training of so many steps a stage, whose gate has a suite of two prompts; the configuration's file name."""
+    """Write a training whose gate has a suite of two prompts; gives the name of the configuration's file."""
     (folder / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (folder / f"{name}.yaml").write_text(CONFIG.replace("NAME", name).replace("STEPS", str(steps)))
     return f"{name}.yaml"

@@ -45,7 +45,7 @@ def muted(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginP
 
 @pytest.fixture(scope="module")
 def cancelled_trainings(muted: Muted) -> list[tuple[Run, int]]:
-    """Two runs of `reconcile` that were cancelled amid a training, and the step of the last checkpoint after each."""
+    """Two runs of `reconcile` that were cancelled during a training, and the step of the last checkpoint after each."""
     platform, ended = muted.platform, []
     id = platform.names("deployments")["reconcile-shapes"]["id"]
     platform.api(f"deployments/{id}/pause_deployment")  # its schedule alone, or the hour might come meanwhile
@@ -58,7 +58,7 @@ def cancelled_trainings(muted: Muted) -> list[tuple[Run, int]]:
     return ended
 
 
-def test_a_version_is_published_though_nobody_hears_of_it(muted: Muted) -> None:
+def test_a_version_is_published_without_an_event(muted: Muted) -> None:
     assert muted.build["state_type"] == "COMPLETED"
     assert muted.platform.events(1, seconds=2) == []
 

@@ -43,7 +43,7 @@ def measured_recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @contextmanager
 def serving(lake: Lake, recipes: list[Path], seconds: float) -> Iterator[Callable[[], Metrics]]:
-    """Metrics of a lake that are read anew after so many seconds; a function that asks for them."""
+    """Serve the metrics of a lake, which are read again after `seconds`; gives a function that requests them."""
     port, stop = serve(lake.url, [str(recipe) for recipe in recipes], "127.0.0.1", 0, seconds)
     try:
         yield lambda: read_metrics(port)
@@ -107,7 +107,7 @@ def test_what_was_read_is_kept_for_a_while(measured_lake: Lake) -> None:
         assert read()["imagen_metrics_seconds"] == read()["imagen_metrics_seconds"]
 
 
-def test_the_dashboard_asks_for_labels_that_there_are_and_shows_every_metric(metrics: Metrics) -> None:
+def test_the_dashboard_shows_every_metric_by_labels_that_it_has(metrics: Metrics) -> None:
     panels = json.loads((ROOT / "infra/grafana/imagen.json").read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) > 10
     shown = set[str]()
@@ -122,7 +122,7 @@ def test_the_dashboard_asks_for_labels_that_there_are_and_shows_every_metric(met
     assert {name for name in metrics if not name.startswith(OF_THE_SERVER)} == shown
 
 
-def test_the_command_serves_until_it_is_told_to_stop(measured_lake: Lake) -> None:
+def test_the_command_serves_until_it_gets_sigterm(measured_lake: Lake) -> None:
     process = start_imagen("metrics", "--lake", measured_lake.url, "--port", "0")
     assert process.stdout is not None
     port = re.search(r":(\d+)/metrics", process.stdout.readline())

@@ -1,7 +1,7 @@
 """`imagen up`: from the runs of a schedule to a champion, and what a person does from the forms of its pages.
 
-Watched by the server's API alone. Amid the build the server hangs and is killed, and amid the training PostgreSQL is
-started again; by night each of it happens in a platform of its own.
+The test reads the server's API alone. During the build the server hangs and is killed; during the training PostgreSQL
+is started again. In `make nightly` each happens in a platform of its own.
 """
 
 import json
@@ -31,7 +31,7 @@ from tests.servers.postgres import Postgres
 
 pytestmark = pytest.mark.server
 LATER_PAIRS = 8
-NIGHTS = 4  # that nobody worked: their runs are all due
+NIGHTS = 4  # without a worker: their runs are all due
 CONFIG = """name: shapes
 preset: tiny
 size: 16
@@ -54,7 +54,7 @@ EVENTS = [
 class Disturbance:
     """What happens to the platform before it has a champion."""
 
-    hang_seconds: float | None = None  # of the server amid the build, before it is killed
+    hang_seconds: float | None = None  # of the server during the build, before it is killed
     restart_database_at: str | None = None  # a pattern of files in the lake's folder, when there are some
 
 
@@ -277,7 +277,9 @@ def test_a_verification_lists_what_is_damaged(forms: dict[str, Run], watched: Wa
     assert [(row["version"], row["damaged"], row["missing"]) for row in rows] == [("shapes@2", 0, 0)]
 
 
-def test_a_forgotten_pair_is_listed_with_all_that_had_seen_it(forms: dict[str, Run], watched: Watched) -> None:
+def test_a_forgotten_pair_is_listed_with_the_versions_and_models_that_had_it(
+    forms: dict[str, Run], watched: Watched
+) -> None:
     assert [row["seen by"] for row in tables(watched)["forgotten"]] == ["shapes@1", "shapes@2", "shapes/1"]
 
 

@@ -1,4 +1,4 @@
-"""The flow `reconcile`: what a killed run left undone is done, once nobody is at it."""
+"""The flow `reconcile`: what a killed run left undone is done, once no run works on it."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def reconciled(reconciled_lake: Lake, prefect_server: str) -> dict[str, Any]:
     return done | {"crashed": reconcile(), "again": reconcile()}
 
 
-def test_what_a_run_is_at_is_left_to_it(reconciled: dict[str, Any]) -> None:
+def test_work_of_a_running_run_is_left_to_it(reconciled: dict[str, Any]) -> None:
     assert reconciled["running"] == []
 
 
