@@ -58,15 +58,15 @@ def blocks(kind: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "text"), list(blocks("yaml")))
 def test_every_file_that_is_shown_is_read(page: str, text: str, tmp_path: Path) -> None:
-    said = yaml.safe_load(text)
-    if "sources" in said:
-        assert Recipe.model_validate(said).name == said["name"]
-    elif "preset" in said:
+    values = yaml.safe_load(text)
+    if "sources" in values:
+        assert Recipe.model_validate(values).name == values["name"]
+    elif "preset" in values:
         (tmp_path / "shown.yaml").write_text(text)
-        assert load_config(str(tmp_path / "shown.yaml")).name == said["name"]
-    elif "trigger" in said:
+        assert load_config(str(tmp_path / "shown.yaml")).name == values["name"]
+    elif "trigger" in values:
         text = text.replace("ID OF THE BLOCK", "00000000-0000-0000-0000-000000000000")
-        assert AutomationCore.model_validate(yaml.safe_load(text)).name == said["name"]
+        assert AutomationCore.model_validate(yaml.safe_load(text)).name == values["name"]
 
 
 def shown_imports() -> Iterator[tuple[Path, str]]:
@@ -80,7 +80,7 @@ def shown_imports() -> Iterator[tuple[Path, str]]:
                 yield from ((file, alias.name) for alias in node.names)
 
 
-def test_every_import_that_is_shown_is_there() -> None:
+def test_every_import_that_is_shown_exists() -> None:
     shown = list(shown_imports())
     assert len(shown) > 5
     defined = r"^(?:class|def) {name}\b|^__all__ = .*\b{name}\b"
@@ -102,7 +102,7 @@ def named_files() -> Iterator[tuple[Path, str]]:
         yield from ((page.parent / path, f"{page.name}: {path}") for path in links)
 
 
-def test_every_file_that_a_page_names_is_there() -> None:
+def test_every_file_that_a_page_names_exists() -> None:
     missing = [where for path, where in named_files() if not path.exists()]
     assert not missing
 
@@ -133,8 +133,8 @@ def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
     clone = tmp_path / "clone"
     (clone / ".venv").symlink_to(sys.prefix)
-    for asked in ("requirements-dev.lock", "pyproject.toml"):
-        os.utime(clone / asked, (0, 0))
+    for file in ("requirements-dev.lock", "pyproject.toml"):
+        os.utime(clone / file, (0, 0))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"PYTHONPATH": str(clone), "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
     marked = [block(rest) for rest in (ROOT / "README.md").read_text().split(MARK)[1:]]
@@ -164,5 +164,5 @@ def test_what_the_readme_marks_runs_as_it_is_written(tmp_path: Path) -> None:
         if running:
             os.killpg(running.pid, signal.SIGINT)
             assert running.wait(120) == 0
-    for made in ("lake/datasets/shapes", "grid.png", "mine.yaml", "compare.png"):
-        assert (clone / made).exists(), made
+    for file in ("lake/datasets/shapes", "grid.png", "mine.yaml", "compare.png"):
+        assert (clone / file).exists(), file

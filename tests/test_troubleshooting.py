@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 FENCES = re.compile(r"^```text\n(.*?)^```", flags=re.M | re.S)
 TEXTS = (ast.JoinedStr, ast.Constant)
-SPOKEN = 12  # letters that a text of the program has, to be told from others
+SPOKEN = 12  # letters of a text that identifies a message
 
 
 def read_patterns() -> list["re.Pattern[str]"]:
@@ -41,7 +41,7 @@ def patterns() -> list["re.Pattern[str]"]:
     return read_patterns()
 
 
-def test_there_are_messages_to_look_for() -> None:
+def test_the_page_has_messages() -> None:
     assert len(messages()) > 40
 
 

@@ -30,7 +30,7 @@ gate:
 
 
 def write_config(folder: Path, name: str, steps: int) -> str:
-    """A training of so many steps a stage, whose gate has a suite of two prompts; the configuration's file name."""
+    """Write a training whose gate has a suite of two prompts; gives the name of the configuration's file."""
     (folder / "few.csv").write_text("prompt\na red star\na blue ring\n")
     (folder / f"{name}.yaml").write_text(CONFIG.replace("NAME", name).replace("STEPS", str(steps)))
     return f"{name}.yaml"
@@ -56,8 +56,8 @@ def result_of(process: "subprocess.Popen[str]") -> Any:
 def kill_tree(process: "subprocess.Popen[str]") -> None:
     """Kill a process and all that it started."""
     parent = psutil.Process(process.pid)
-    for one in (*parent.children(recursive=True), parent):
-        one.kill()
+    for member in (*parent.children(recursive=True), parent):
+        member.kill()
     process.communicate()
 
 

@@ -12,7 +12,7 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from data.lake.lake import Lake
 from imagen.metrics.extractors import INCEPTION_SIDE
 from imagen.models.model import Imagen
-from tests.imagen.metrics.pictures import drawn
+from tests.imagen.metrics.pictures import draw_pictures
 from tests.shared import made_once
 
 torch.set_num_threads(1)  # little models wait for their threads longer than they compute
@@ -36,8 +36,8 @@ def write_inception(folder: Path) -> None:
     model = Untrained("inception", ["2048"], feature_extractor_weights_path=str(folder / "none.pth")).train()
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # features as large as trained ones are, which others of chance are not
-    pixels = np.stack([np.asarray(picture) for picture in drawn(8, INCEPTION_SIDE, 0)[0]])
+            layer.momentum = None  # so that features are as large as those of trained weights
+    pixels = np.stack([np.asarray(picture) for picture in draw_pictures(8, INCEPTION_SIDE, 0)[0]])
     with torch.no_grad():
         model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     torch.save(model.state_dict(), folder / "inception.pth")
@@ -45,7 +45,7 @@ def write_inception(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of weights for FID's Inception, of chance."""
+    """A file of random weights for FID's Inception."""
     return made_once(tmp_path_factory, "inception", write_inception) / "inception.pth"
 
 
@@ -58,5 +58,5 @@ def write_dinov2(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small DINOv2, of chance."""
+    """The folder of a small DINOv2 with random weights."""
     return made_once(tmp_path_factory, "dinov2", write_dinov2)

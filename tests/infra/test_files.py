@@ -1,4 +1,4 @@
-"""What infra/ says, as far as it can be held against something without a cluster: schemas, names, files, commands."""
+"""The files of infra/, checked without a cluster: schemas, names, files, commands."""
 
 import json
 import os
@@ -51,33 +51,33 @@ KNOWN = {
 
 
 def compose() -> dict[str, Any]:
-    said: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
-    return said
+    content: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return content
 
 
 def manifests() -> list[dict[str, Any]]:
     names = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
-    return [one for name in names for one in yaml.safe_load_all((KUBERNETES / name).read_text())]
+    return [manifest for name in names for manifest in yaml.safe_load_all((KUBERNETES / name).read_text())]
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:
     """The template of each pod, by what makes it."""
-    found = []
-    for one in manifests():
-        if one["kind"] == "RayCluster":
-            groups = [one["spec"]["headGroupSpec"], *one["spec"]["workerGroupSpecs"]]
-            found += [(group.get("groupName", "head"), group["template"]) for group in groups]
-        elif "template" in one.get("spec", {}):
-            found.append((one["metadata"]["name"], one["spec"]["template"]))
-    return found
+    templates = []
+    for manifest in manifests():
+        if manifest["kind"] == "RayCluster":
+            groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
+            templates += [(group.get("groupName", "head"), group["template"]) for group in groups]
+        elif "template" in manifest.get("spec", {}):
+            templates.append((manifest["metadata"]["name"], manifest["spec"]["template"]))
+    return templates
 
 
 def set_by_kubernetes() -> set[str]:
-    said = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
-    literal = {line.partition("=")[0] for made in said["configMapGenerator"] for line in made["literals"]}
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    literal = {line.partition("=")[0] for config in kustomization["configMapGenerator"] for line in config["literals"]}
     secret = {line.partition("=")[0] for line in (KUBERNETES / "secret.env.example").read_text().split() if "=" in line}
-    containers = [one for _, template in pods() for one in template["spec"]["containers"]]
-    return literal | secret | {variable["name"] for one in containers for variable in one.get("env", [])}
+    containers = [container for _, template in pods() for container in template["spec"]["containers"]]
+    return literal | secret | {variable["name"] for container in containers for variable in container.get("env", [])}
 
 
 def set_by_workers() -> set[str]:
@@ -85,7 +85,7 @@ def set_by_workers() -> set[str]:
     return {name for kind in kinds for name in kind.get("env", {})}
 
 
-def test_every_variable_that_is_set_is_one_that_somebody_reads() -> None:
+def test_every_variable_that_is_set_is_read() -> None:
     by_compose = {name for service in compose()["services"].values() for name in service.get("environment", {})}
     assert {"IMAGEN_ENGINE", "PREFECT_API_URL", "PREFECT_REDIS_MESSAGING_HOST"} <= by_compose & KNOWN
     assert by_compose - KNOWN == set()
@@ -94,26 +94,39 @@ def test_every_variable_that_is_set_is_one_that_somebody_reads() -> None:
     assert "PREFECT_NO_SUCH_THING" not in KNOWN
 
 
-def test_compose_names_only_what_there_is() -> None:
-    said = compose()
-    services = said["services"]
+def test_a_service_of_compose_waits_for_services_and_their_health_checks() -> None:
+    services = compose()["services"]
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= services.keys(), name
+        for other, condition in service.get("depends_on", {}).items():
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in services[other], f"{name} waits for the health of {other}"
+
+
+def test_every_image_of_compose_has_a_version() -> None:
+    for name, service in compose()["services"].items():
         image, _, tag = service["image"].rpartition(":")
         assert image, name
         assert tag not in {"", "latest"} or image == "imagen", f"{name}: which version of {service['image']}?"
+
+
+def test_every_volume_of_compose_exists() -> None:
+    for service in compose()["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            assert source in said["volumes"] or (COMPOSE.parent / source).exists(), volume
+            assert source in compose()["volumes"] or (COMPOSE.parent / source).exists(), volume
+
+
+def test_every_port_of_compose_is_on_the_loopback_address() -> None:
+    for name, service in compose()["services"].items():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} would listen to everybody at {port}"
-        waits = service.get("depends_on", {}).items()
-        for other, condition in waits:
-            if condition["condition"] == "service_healthy":
-                assert "healthcheck" in services[other], f"{name} waits for the health of {other}"
-    asked = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
-    told = {line.partition("=")[0] for line in (ROOT / "infra/compose.env.example").read_text().split() if "=" in line}
-    assert asked == told
+
+
+def test_the_example_sets_every_variable_that_compose_requires() -> None:
+    required = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
+    lines = (ROOT / "infra/compose.env.example").read_text().split()
+    assert required == {line.partition("=")[0] for line in lines if "=" in line}
 
 
 def test_compose_is_valid_to_docker() -> None:
@@ -131,9 +144,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         if service["image"].startswith("imagen"):
             yield name, [*service.get("entrypoint", ["imagen"]), *service["command"]]
     for name, template in pods():
-        for one in template["spec"]["containers"]:
-            if "command" in one or "args" in one:
-                yield f"{name}/{one['name']}", [*one.get("command", ["imagen"]), *one.get("args", [])]
+        for container in template["spec"]["containers"]:
+            if "command" in container or "args" in container:
+                yield f"{name}/{container['name']}", [*container.get("command", ["imagen"]), *container.get("args", [])]
 
 
 @cache
@@ -158,44 +171,46 @@ def test_what_a_container_runs_is_a_command_that_takes_these_words(name: str, wo
 
 def test_manifests_are_what_kubernetes_takes() -> None:
     newest = kubernetes_validate.latest_version()
-    checked = [one for one in manifests() if one["apiVersion"] != "ray.io/v1"]
-    assert {one["kind"] for one in checked} == {"Deployment", "Service", "ServiceAccount", "Job"}
-    for one in checked:
-        kubernetes_validate.validate(one, newest, strict=True)
+    checked = [manifest for manifest in manifests() if manifest["apiVersion"] != "ray.io/v1"]
+    assert {manifest["kind"] for manifest in checked} == {"Deployment", "Service", "ServiceAccount", "Job"}
+    for manifest in checked:
+        kubernetes_validate.validate(manifest, newest, strict=True)
     for name, template in pods():  # those of Ray's nodes, too
         labels = {"app": name, **template.get("metadata", {}).get("labels", {})}
         template = {"metadata": {**template.get("metadata", {}), "labels": labels}, "spec": template["spec"]}
         if template["spec"].get("restartPolicy", "Always") == "Always":
             spec = {"selector": {"matchLabels": labels}, "template": template}
-            made = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
-            kubernetes_validate.validate(made, newest, strict=True)
+            deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+            kubernetes_validate.validate(deployment, newest, strict=True)
 
 
-def test_manifests_select_and_mount_what_there_is() -> None:
+def test_manifests_select_and_mount_what_other_manifests_make() -> None:
     generated = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["configMapGenerator"]
-    maps = {one["name"] for one in generated}
+    maps = {config["name"] for config in generated}
     labels = [template.get("metadata", {}).get("labels", {}) for _, template in pods()]
-    for one in manifests():
-        if one["kind"] == "Service":
-            assert one["spec"]["selector"] in labels
+    for manifest in manifests():
+        if manifest["kind"] == "Service":
+            assert manifest["spec"]["selector"] in labels
     for name, template in pods():
         for container in template["spec"]["containers"]:
-            named = {kind: said["name"] for source in container.get("envFrom", []) for kind, said in source.items()}
+            named = {
+                kind: reference["name"] for source in container.get("envFrom", []) for kind, reference in source.items()
+            }
             assert named["configMapRef"] in maps, name
             assert named["secretRef"] == "imagen"
 
 
-def test_kustomize_renders_them() -> None:
+def test_kustomize_renders_the_manifests() -> None:
     if not shutil.which("kubectl"):
         pytest.skip("there is no kubectl")
     words = ["kubectl", "kustomize", str(KUBERNETES)]
     rendered = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
-    assert {one["metadata"]["namespace"] for one in rendered} == {"imagen"}
+    assert {manifest["metadata"]["namespace"] for manifest in rendered} == {"imagen"}
     assert len(rendered) == len(manifests()) + 2
 
 
 def test_ray_is_the_version_that_is_locked() -> None:
-    (cluster,) = (one for one in manifests() if one["kind"] == "RayCluster")
+    (cluster,) = (manifest for manifest in manifests() if manifest["kind"] == "RayCluster")
     assert f"ray=={cluster['spec']['rayVersion']}" in (ROOT / "requirements-dev.lock").read_text()
 
 
@@ -210,8 +225,8 @@ def test_grafana_shows_the_dashboard_from_prometheus() -> None:
 
 def test_what_prometheus_asks_is_a_service() -> None:
     jobs = yaml.safe_load((ROOT / "infra/prometheus.yml").read_text())["scrape_configs"]
-    asked = {target.partition(":")[0] for job in jobs for each in job["static_configs"] for target in each["targets"]}
-    assert asked <= compose()["services"].keys()
+    targets = {target.partition(":")[0] for job in jobs for each in job["static_configs"] for target in each["targets"]}
+    assert targets <= compose()["services"].keys()
 
 
 def test_the_image_holds_what_its_commands_read() -> None:
@@ -223,7 +238,7 @@ def test_the_image_holds_what_its_commands_read() -> None:
 
 def test_hooks_before_a_commit_are_what_lint_runs() -> None:
     repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert [one["repo"] for one in repositories] == ["local"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
     hooks = [hook["entry"].replace(" --force-exclude", "") for hook in repositories[0]["hooks"]]
     planned = subprocess.run(
         ["make", "--dry-run", "lint", "--old-file", ".venv/.develop"],

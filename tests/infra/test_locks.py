@@ -49,24 +49,26 @@ def test_a_lock_has_hashes_and_no_addresses(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert "://" not in text
     requirements = text.replace("\\\n", "").strip().split("\n")
-    assert all(re.match(r"\w\S*==\S+.* --hash=sha256:[0-9a-f]{64}", one) for one in requirements)
+    assert all(re.match(r"\w\S*==\S+.* --hash=sha256:[0-9a-f]{64}", line) for line in requirements)
 
 
 def test_what_runs_the_product_has_its_dependencies_and_no_tools() -> None:
     run = names("requirements.lock")
-    optional = {name_of(one) for extra in PROJECT["optional-dependencies"].values() for one in extra} - {"imagen"}
-    assert {name_of(one) for one in PROJECT["dependencies"]} <= run
+    optional = {
+        name_of(requirement) for extra in PROJECT["optional-dependencies"].values() for requirement in extra
+    } - {"imagen"}
+    assert {name_of(requirement) for requirement in PROJECT["dependencies"]} <= run
     assert run & (optional | set(UNUSED)) == set()
     assert optional | set(UNUSED) <= names("requirements-dev.lock")
 
 
 def test_all_that_the_product_imports_is_locked_for_it() -> None:
     locked = names("requirements.lock") | {"imagen"}
-    optional = {name_of(PROJECT["optional-dependencies"]["ray"][0])}  # data/engine/ray.py, where it is asked for
+    optional = {name_of(PROJECT["optional-dependencies"]["ray"][0])}  # data/engine/ray.py imports it
     distributions = packages_distributions()
     for file in (file for package in ("data", "imagen", "flows") for file in (ROOT / package).rglob("*.py")):
         for module in sorted(imported(file) - sys.stdlib_module_names - {"data", "imagen", "flows"}):
-            owners = {name_of(one) for one in distributions[module]}
+            owners = {name_of(name) for name in distributions[module]}
             assert owners & (locked | optional), f"{file} imports {module}"
 
 
@@ -78,7 +80,7 @@ def imported(file: Path) -> set[str]:
     return {module.partition(".")[0] for module in (*plain, *parts)}
 
 
-def test_a_picture_is_prepared_without_what_img2dataset_asks_for_in_vain() -> None:
+def test_a_picture_is_prepared_without_the_unused_dependencies_of_img2dataset() -> None:
     distributions = packages_distributions()
     unused = sorted(module for module, owners in distributions.items() if {*map(name_of, owners)} & set(UNUSED))
     assert {"wandb", "pandas", "fire", "webdataset", "exifread"} <= set(unused)

@@ -51,20 +51,20 @@ tell()
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of its API."""
     folder = tmp_path_factory.mktemp("server")
-    said = yaml.safe_load(COMPOSE.read_text())["services"]["server"]
-    assert said["command"][:2] == ["server", "start"]
+    service = yaml.safe_load(COMPOSE.read_text())["services"]["server"]
+    assert service["command"][:2] == ["server", "start"]
     with ExitStack() as stack:
         postgres = Postgres(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagen-"))))
         stack.callback(postgres.stop)
         redis, port = stack.enter_context(redis_server(folder)), free_port()
         environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        environment |= said["environment"] | {
+        environment |= service["environment"] | {
             "PREFECT_HOME": str(folder),
             "PREFECT_API_DATABASE_CONNECTION_URL": postgres.url,
             "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
             "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
             "PREFECT_REDIS_MESSAGING_PORT": str(redis),
-            "PREFECT_SERVER_DOCKET_URL": said["environment"]["PREFECT_SERVER_DOCKET_URL"].replace(
+            "PREFECT_SERVER_DOCKET_URL": service["environment"]["PREFECT_SERVER_DOCKET_URL"].replace(
                 "redis:6379", f"127.0.0.1:{redis}"
             ),
         }

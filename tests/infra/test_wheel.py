@@ -48,8 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy(ROOT / name, folder / name)
     words = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", folder, folder]
     subprocess.run(words, check=True, cwd=folder)
-    (made,) = folder.glob("*.whl")
-    return made
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 def copy_of_folder(folder: Path, to: Path) -> None:
@@ -90,10 +90,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     files = [file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*") if file.is_file()]
-    kept = {str(file) for file in files if "__pycache__" not in file.parts}
+    expected = {str(file) for file in files if "__pycache__" not in file.parts}
     with ZipFile(wheel) as archive:
-        assert {name for name in archive.namelist() if ".dist-info/" not in name} == kept
-    assert {f"{package}/py.typed" for package in PACKAGES} <= kept
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
+    assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
 
 def test_a_wheel_holds_the_deployments_and_automations_of_the_checkout(wheel: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_wheel_holds_the_deployments_and_automations_of_the_checkout(wheel: Pa
 
 
 def test_what_is_imported_is_installed(installed: Environment) -> None:
-    said = installed.output("python", "-c", "import data, imagen, flows; print(data, imagen, flows)")
-    assert said.count(f"{installed.packages}/") == 3
+    printed = installed.output("python", "-c", "import data, imagen, flows; print(data, imagen, flows)")
+    assert printed.count(f"{installed.packages}/") == 3
 
 
 def test_the_command_answers(installed: Environment) -> None:

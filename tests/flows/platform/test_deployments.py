@@ -24,15 +24,15 @@ def deployed(prefect_server: str) -> dict[str, dict[str, Any]]:
         words = [prefect(), "--no-prompt", "deploy", "--all"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    named = {"deployments": {"name": {"any_": [one["name"] for one in deployments_of_the_file()]}}}
+    named = {"deployments": {"name": {"any_": [deployment["name"] for deployment in deployments_of_the_file()]}}}
     return {item["name"]: item for item in request(f"{prefect_server}/deployments/filter", named)}
 
 
 @pytest.fixture(scope="module")
 def automations(deployed: dict[str, dict[str, Any]], prefect_server: str) -> dict[str, dict[str, Any]]:
     """The automations that start a deployment, by the name of that."""
-    made = request(f"{prefect_server}/automations/filter")
-    started = {item["actions"][0].get("deployment_id"): item for item in made}
+    registered = request(f"{prefect_server}/automations/filter")
+    started = {item["actions"][0].get("deployment_id"): item for item in registered}
     return {name: started[item["id"]] for name, item in deployed.items() if item["id"] in started}
 
 

@@ -40,7 +40,7 @@ class Interrupted:
 
 
 def write_scorer(folder: Path, seconds: float) -> None:
-    """One that takes so long for a caption."""
+    """One that takes this long for each caption."""
     write_letters(folder, "sleepy", setup="import time", before=f"time.sleep({seconds})")
 
 
@@ -60,7 +60,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: O
 
 
 def expect_death_sooner(platform: Platform) -> None:
-    """Change the automations that mark and repeat runs that died, so that nobody waits for minutes."""
+    """Change the automations that mark and repeat runs that died, so that the test does not wait for minutes."""
     automations = platform.names("automations")
     died, again = automations["mark runs that died"], automations["build again what died"]
     assert (died["trigger"]["within"], again["actions"][0]["schedule_after"]) == (300, 60)
@@ -73,7 +73,7 @@ def expect_death_sooner(platform: Platform) -> None:
 
 @pytest.fixture(scope="module")
 def killed(interrupted: Interrupted) -> str:
-    """A build of `shapes` that was killed amid its work with its worker: nobody is left to say what became of it."""
+    """A build of `shapes` that was killed with its worker, so that no process can report its state."""
     platform = interrupted.platform
     expect_death_sooner(platform)
     run = platform.start_run("nightly-shapes")
@@ -92,13 +92,13 @@ class Cancelled:
 
 
 @pytest.fixture(scope="module")
-def cancelled(killed: str, interrupted: Interrupted) -> list[Cancelled]:
+def cancelled_builds(killed: str, interrupted: Interrupted) -> list[Cancelled]:
     """Builds of `slow` that were cancelled in two stages, while the platform waits for a sign of the killed one."""
     platform, runs = interrupted.platform, []
     for stage in ("download", "score-sleepy"):
         run = platform.start_run("nightly-slow")
         platform.wait_for_stage(stage, run)
-        time.sleep(2)  # amid a shard
+        time.sleep(2)  # in the middle of a shard
         began = time.monotonic()
         platform.cancel(run)
         platform.wait_for(f"the end of work for {stage}", lambda run=run: not platform.engine_workers(run), 60)
@@ -108,7 +108,7 @@ def cancelled(killed: str, interrupted: Interrupted) -> list[Cancelled]:
 
 
 @pytest.fixture(scope="module")
-def repeated(killed: str, cancelled: list[Cancelled], interrupted: Interrupted) -> tuple[Run, Run]:
+def repeated(killed: str, cancelled_builds: list[Cancelled], interrupted: Interrupted) -> tuple[Run, Run]:
     """The killed build, and the one that was started in its place."""
     platform = interrupted.platform
     first = platform.wait_for_run(killed)
@@ -122,7 +122,7 @@ def repeated(killed: str, cancelled: list[Cancelled], interrupted: Interrupted) 
 
 @pytest.fixture(scope="module")
 def restarted(repeated: tuple[Run, Run], interrupted: Interrupted) -> dict[str, Any]:
-    """A build of `slow` amid which the platform was ended and started again, and the one after it."""
+    """A build of `slow` during which the platform was ended and started again, and the build after it."""
     platform, kinds = interrupted.platform, ("deployments", "automations", "work_pools")
     before = {kind: sorted(platform.names(kind)) for kind in kinds}
     first = platform.start_run("nightly-slow")
@@ -146,13 +146,13 @@ def test_the_status_asks_for_the_password(interrupted: Interrupted) -> None:
     assert run_imagen(*words, folder=interrupted.folder, **{AUTH: LOGIN}).returncode == 0
 
 
-def test_the_workers_of_a_cancelled_build_stop_at_once(cancelled: list[Cancelled]) -> None:
-    seconds = {build.stage: build.seconds for build in cancelled}
+def test_the_workers_of_a_cancelled_build_stop_at_once(cancelled_builds: list[Cancelled]) -> None:
+    seconds = {build.stage: build.seconds for build in cancelled_builds}
     assert max(seconds.values()) < STOP_SECONDS, seconds
 
 
-def test_a_cancelled_build_ends_as_cancelled(cancelled: list[Cancelled]) -> None:
-    assert [(build.stage, build.run["state_type"]) for build in cancelled] == [
+def test_a_cancelled_build_ends_as_cancelled(cancelled_builds: list[Cancelled]) -> None:
+    assert [(build.stage, build.run["state_type"]) for build in cancelled_builds] == [
         ("download", "CANCELLED"),
         ("score-sleepy", "CANCELLED"),
     ]

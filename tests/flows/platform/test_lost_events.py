@@ -44,8 +44,8 @@ def muted(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginP
 
 
 @pytest.fixture(scope="module")
-def cancelled(muted: Muted) -> list[tuple[Run, int]]:
-    """Two runs of `reconcile` that were cancelled amid a training, and the step of the last checkpoint after each."""
+def cancelled_trainings(muted: Muted) -> list[tuple[Run, int]]:
+    """Two runs of `reconcile` that were cancelled during a training, and the step of the last checkpoint after each."""
     platform, ended = muted.platform, []
     id = platform.names("deployments")["reconcile-shapes"]["id"]
     platform.api(f"deployments/{id}/pause_deployment")  # its schedule alone, or the hour might come meanwhile
@@ -58,18 +58,22 @@ def cancelled(muted: Muted) -> list[tuple[Run, int]]:
     return ended
 
 
-def test_a_version_is_published_though_nobody_hears_of_it(muted: Muted) -> None:
+def test_a_version_is_published_without_an_event(muted: Muted) -> None:
     assert muted.build["state_type"] == "COMPLETED"
     assert muted.platform.events(1, seconds=2) == []
 
 
-def test_a_cancelled_training_is_continued_from_its_checkpoint(cancelled: list[tuple[Run, int]], muted: Muted) -> None:
-    assert [run["state_type"] for run, _ in cancelled] == ["CANCELLED", "CANCELLED"]
-    first, second = (step for _, step in cancelled)
+def test_a_cancelled_training_is_continued_from_its_checkpoint(
+    cancelled_trainings: list[tuple[Run, int]], muted: Muted
+) -> None:
+    assert [run["state_type"] for run, _ in cancelled_trainings] == ["CANCELLED", "CANCELLED"]
+    first, second = (step for _, step in cancelled_trainings)
     assert 0 < first < second
     assert len(list(muted.folder.glob("lake/training/*"))) == 1
 
 
-def test_one_retraining_is_started_by_reconcile_and_continued(cancelled: list[tuple[Run, int]], muted: Muted) -> None:
+def test_one_retraining_is_started_by_reconcile_and_continued(
+    cancelled_trainings: list[tuple[Run, int]], muted: Muted
+) -> None:
     runs = muted.platform.runs("retrain")
     assert [run["parent_task_run_id"] is None for run in runs] == [False]

@@ -28,7 +28,7 @@ OF_THE_SERVER = ("imagen_metrics", "python_", "process_")
 
 
 @pytest.fixture(scope="module")
-def lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def measured_lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake whose model little/1 is a champion. Not to be changed."""
     lake = copy_of(one_model_lake, tmp_path_factory.mktemp("measured") / "lake")
     add_decision(lake, "little", "promote", 1, None, "the first", who="ann")
@@ -37,13 +37,13 @@ def lake(one_model_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake
 
 
 @pytest.fixture(scope="module")
-def recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured_recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), world / "pairs.parquet")
 
 
 @contextmanager
 def serving(lake: Lake, recipes: list[Path], seconds: float) -> Iterator[Callable[[], Metrics]]:
-    """Metrics of a lake that are read anew after so many seconds; a function that asks for them."""
+    """Serve the metrics of a lake, which are read again after `seconds`; gives a function that requests them."""
     port, stop = serve(lake.url, [str(recipe) for recipe in recipes], "127.0.0.1", 0, seconds)
     try:
         yield lambda: read_metrics(port)
@@ -61,22 +61,22 @@ def read_metrics(port: int) -> Metrics:
 
 
 @pytest.fixture(scope="module")
-def metrics(lake: Lake, recipe: Path) -> Metrics:
-    with serving(lake, [recipe], 60) as read:
+def metrics(measured_lake: Lake, measured_recipe: Path) -> Metrics:
+    with serving(measured_lake, [measured_recipe], 60) as read:
         return read()
 
 
-def test_tables_have_their_rows_and_bytes(metrics: Metrics, lake: Lake) -> None:
+def test_tables_have_their_rows_and_bytes(metrics: Metrics, measured_lake: Lake) -> None:
     pairs = (("table", "pairs"),)
-    assert metrics["imagen_table_rows"][pairs] == lake.table("pairs").count_rows() == ROWS
-    assert metrics["imagen_table_bytes"][pairs] == sum(lake.table("pairs").file_sizes().values())
+    assert metrics["imagen_table_rows"][pairs] == measured_lake.table("pairs").count_rows() == ROWS
+    assert metrics["imagen_table_bytes"][pairs] == sum(measured_lake.table("pairs").file_sizes().values())
 
 
 def test_datasets_have_their_version_their_samples_and_the_time_of_their_last_build(metrics: Metrics) -> None:
-    drawn = (("dataset", "drawn"),)
-    assert metrics["imagen_dataset_version"] == {drawn: 1}
-    assert metrics["imagen_dataset_samples"] == {drawn: ROWS}
-    assert time.time() - metrics["imagen_dataset_built_timestamp_seconds"][drawn] < 3600
+    dataset = (("dataset", "drawn"),)
+    assert metrics["imagen_dataset_version"] == {dataset: 1}
+    assert metrics["imagen_dataset_samples"] == {dataset: ROWS}
+    assert time.time() - metrics["imagen_dataset_built_timestamp_seconds"][dataset] < 3600
 
 
 def test_recipes_have_the_rows_that_their_stages_have_still_to_do(metrics: Metrics) -> None:
@@ -93,8 +93,8 @@ def test_trainings_have_the_last_measures_of_each_stage(metrics: Metrics) -> Non
     assert set(metrics["imagen_training_done_ratio"].values()) == {1.0}
 
 
-def test_what_changes_in_the_lake_is_read_when_it_is_due(lake: Lake, tmp_path: Path) -> None:
-    changed = copy_of(lake, tmp_path / "lake")
+def test_what_changes_in_the_lake_is_read_when_it_is_due(measured_lake: Lake, tmp_path: Path) -> None:
+    changed = copy_of(measured_lake, tmp_path / "lake")
     rejections = (("act", "reject"), ("name", "little"))
     with serving(changed, [], 0) as read:
         assert rejections not in read()["imagen_gate_decisions_total"]
@@ -102,12 +102,12 @@ def test_what_changes_in_the_lake_is_read_when_it_is_due(lake: Lake, tmp_path: P
         assert read()["imagen_gate_decisions_total"][rejections] == 1
 
 
-def test_what_was_read_is_kept_for_a_while(lake: Lake) -> None:
-    with serving(lake, [], 3600) as read:
+def test_what_was_read_is_kept_for_a_while(measured_lake: Lake) -> None:
+    with serving(measured_lake, [], 3600) as read:
         assert read()["imagen_metrics_seconds"] == read()["imagen_metrics_seconds"]
 
 
-def test_the_dashboard_asks_for_labels_that_there_are_and_shows_every_metric(metrics: Metrics) -> None:
+def test_the_dashboard_shows_every_metric_by_labels_that_it_has(metrics: Metrics) -> None:
     panels = json.loads((ROOT / "infra/grafana/imagen.json").read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) > 10
     shown = set[str]()
@@ -122,8 +122,8 @@ def test_the_dashboard_asks_for_labels_that_there_are_and_shows_every_metric(met
     assert {name for name in metrics if not name.startswith(OF_THE_SERVER)} == shown
 
 
-def test_the_command_serves_until_it_is_told_to_stop(lake: Lake) -> None:
-    process = start_imagen("metrics", "--lake", lake.url, "--port", "0")
+def test_the_command_serves_until_it_gets_sigterm(measured_lake: Lake) -> None:
+    process = start_imagen("metrics", "--lake", measured_lake.url, "--port", "0")
     assert process.stdout is not None
     port = re.search(r":(\d+)/metrics", process.stdout.readline())
     assert port is not None

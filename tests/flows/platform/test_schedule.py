@@ -1,7 +1,7 @@
 """`imagen up`: from the runs of a schedule to a champion, and what a person does from the forms of its pages.
 
-Watched by the server's API alone. Amid the build the server hangs and is killed, and amid the training PostgreSQL is
-started again; by night each of it happens in a platform of its own.
+The test reads the server's API alone. During the build the server hangs and is killed; during the training PostgreSQL
+is started again. In `make nightly` each happens in a platform of its own.
 """
 
 import json
@@ -31,7 +31,7 @@ from tests.servers.postgres import Postgres
 
 pytestmark = pytest.mark.server
 LATER_PAIRS = 8
-NIGHTS = 4  # that nobody worked: their runs are all due
+NIGHTS = 4  # without a worker: their runs are all due
 CONFIG = """name: shapes
 preset: tiny
 size: 16
@@ -54,7 +54,7 @@ EVENTS = [
 class Disturbance:
     """What happens to the platform before it has a champion."""
 
-    hang_seconds: float | None = None  # of the server amid the build, before it is killed
+    hang_seconds: float | None = None  # of the server during the build, before it is killed
     restart_database_at: str | None = None  # a pattern of files in the lake's folder, when there are some
 
 
@@ -148,7 +148,7 @@ def completed(retrained: Run, watched: Watched) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def artifacts(retrained: Run, watched: Watched) -> set[str]:
+def champion_artifacts(retrained: Run, watched: Watched) -> set[str]:
     """The keys of the artifacts that there are when there is a champion."""
     return {artifact["key"] for artifact in watched.platform.api("artifacts/filter")}
 
@@ -175,9 +175,9 @@ def test_every_flow_on_the_way_to_a_champion_completes(completed: list[tuple[str
     assert {"download", "look", "score-clip", "embed-t5", "publish"} <= {name for _, name in completed}
 
 
-def test_what_a_person_wants_to_see_is_an_artifact(artifacts: set[str]) -> None:
-    assert {"funnel-shapes", "histograms-shapes", "progress-download", "progress-publish"} <= artifacts
-    assert {"retrain-shapes-shapes", "grids-shapes", "evals-shapes-1", "gate-shapes-1"} <= artifacts
+def test_what_a_person_wants_to_see_is_an_artifact(champion_artifacts: set[str]) -> None:
+    assert {"funnel-shapes", "histograms-shapes", "progress-download", "progress-publish"} <= champion_artifacts
+    assert {"retrain-shapes-shapes", "grids-shapes", "evals-shapes-1", "gate-shapes-1"} <= champion_artifacts
 
 
 def test_events_arrive_in_the_order_of_what_happened(retrained: Run, watched: Watched) -> None:
@@ -193,10 +193,10 @@ def test_the_first_model_is_the_champion(retrained: Run, watched: Watched) -> No
 
 def test_the_dataset_and_the_model_are_assets_and_one_is_made_from_the_other(retrained: Run, watched: Watched) -> None:
     body = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}}
-    made = watched.platform.api("events/filter", body)["events"]
+    materializations = watched.platform.api("events/filter", body)["events"]
     dataset, models = (f"file://{watched.lake.url}/{name}" for name in ("datasets/shapes", "models/shapes"))
-    assert {event["resource"]["prefect.resource.id"] for event in made} == {dataset, models}
-    (trained,) = (event for event in made if event["resource"]["prefect.resource.id"] == models)
+    assert {event["resource"]["prefect.resource.id"] for event in materializations} == {dataset, models}
+    (trained,) = (event for event in materializations if event["resource"]["prefect.resource.id"] == models)
     assert dataset in {resource["prefect.resource.id"] for resource in trained["related"]}
 
 
@@ -204,7 +204,7 @@ def test_the_dataset_and_the_model_are_assets_and_one_is_made_from_the_other(ret
 def grown(
     retrained: Run,
     completed: list[tuple[str, str]],
-    artifacts: set[str],
+    champion_artifacts: set[str],
     watched: Watched,
     world: Path,
 ) -> Run:
@@ -277,7 +277,9 @@ def test_a_verification_lists_what_is_damaged(forms: dict[str, Run], watched: Wa
     assert [(row["version"], row["damaged"], row["missing"]) for row in rows] == [("shapes@2", 0, 0)]
 
 
-def test_a_forgotten_pair_is_listed_with_all_that_had_seen_it(forms: dict[str, Run], watched: Watched) -> None:
+def test_a_forgotten_pair_is_listed_with_the_versions_and_models_that_had_it(
+    forms: dict[str, Run], watched: Watched
+) -> None:
     assert [row["seen by"] for row in tables(watched)["forgotten"]] == ["shapes@1", "shapes@2", "shapes/1"]
 
 

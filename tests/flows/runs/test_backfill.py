@@ -24,7 +24,7 @@ print(json.dumps(backfill(*sys.argv[1:3], sys.argv[3:])))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backfill_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake, and a recipe that can be built from it."""
     folder = tmp_path_factory.mktemp("backfill")
     add_fetched_pairs(unprobed_lake(folder), folder / "pairs.parquet", numbered_pairs(PAIRS))
@@ -49,12 +49,12 @@ def backfill(folder: Path, server: str, *stages: str) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def backfilled(folder: Path, tracked_imagen: Command, prefect_server: str) -> Finished:
+def backfilled(backfill_folder: Path, tracked_imagen: Command, prefect_server: str) -> Finished:
     """A backfill of a scorer that was added to the recipe after a build."""
-    assert build(folder, tracked_imagen) == {"download": 0, "look": PAIRS - 2}
-    recipe = folder / "recipe.yaml"
+    assert build(backfill_folder, tracked_imagen) == {"download": 0, "look": PAIRS - 2}
+    recipe = backfill_folder / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("scores:\n", "scores:\n  letters: {scorer: letters.Letters}\n"))
-    return backfill(folder, prefect_server, "score-letters")
+    return backfill(backfill_folder, prefect_server, "score-letters")
 
 
 def test_every_row_is_shown_to_the_new_scorer(backfilled: Finished) -> None:
@@ -62,17 +62,21 @@ def test_every_row_is_shown_to_the_new_scorer(backfilled: Finished) -> None:
     assert json.loads(backfilled.stdout.splitlines()[-1]) == {"score-letters": PAIRS}
 
 
-def test_each_bucket_is_a_run_of_its_own(backfilled: Finished, folder: Path, prefect_server: str) -> None:
-    lake = Lake.open(str(folder / "lake"))
+def test_each_bucket_is_a_run_of_its_own(backfilled: Finished, backfill_folder: Path, prefect_server: str) -> None:
+    lake = Lake.open(str(backfill_folder / "lake"))
     runs = [run for run in runs_in_lake(prefect_server, "backfill", lake.url) if run["state_type"] == "COMPLETED"]
     names = {stage["name"] for stage in subflow_runs(prefect_server, runs[0]["id"])}
     assert names == {f"score-letters-of-{bucket}" for bucket in lake.buckets}
 
 
-def test_the_next_build_has_nothing_left_to_score(backfilled: Finished, folder: Path, tracked_imagen: Command) -> None:
-    assert build(folder, tracked_imagen) == {"download": 0, "score-letters": 0, "look": 0}
+def test_the_next_build_has_nothing_left_to_score(
+    backfilled: Finished, backfill_folder: Path, tracked_imagen: Command
+) -> None:
+    assert build(backfill_folder, tracked_imagen) == {"download": 0, "score-letters": 0, "look": 0}
 
 
-def test_a_stage_that_the_recipe_has_not_is_refused(backfilled: Finished, folder: Path, prefect_server: str) -> None:
-    refused = backfill(folder, prefect_server, "score-words")
+def test_a_stage_that_the_recipe_has_not_is_refused(
+    backfilled: Finished, backfill_folder: Path, prefect_server: str
+) -> None:
+    refused = backfill(backfill_folder, prefect_server, "score-words")
     assert "has no stage score-words. It has: score-letters, look" in refused.stdout + refused.stderr

@@ -16,7 +16,7 @@ from tests.command import finish, start_imagen
 from tests.conftest import QUICK_RECIPE, content_of, write_recipe
 
 KILLS = 5
-SHARD_ROWS = 10  # many commits to fall between
+SHARD_ROWS = 10  # many commits, between which kills happen
 
 
 def build_with_kills(recipe: Path, lake: Lake, server: str, seed: int, seconds: tuple[float, float]) -> None:
@@ -42,7 +42,7 @@ def test_a_build_killed_at_random_moments_publishes_what_an_undisturbed_one_does
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: OriginProcess) -> Lake:
-    """shapes@1 with CLIP's scores and embeddings, built at one go."""
+    """shapes@1 with CLIP's scores and embeddings, built without a kill."""
     folder = tmp_path_factory.mktemp("scored")
     lake = Lake.make(str(folder / "lake"), hosts={HOST: origin.address})
     with LocalEngine(2) as engine:
@@ -52,7 +52,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, world: Path, origin: Origin
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(4))
-def test_so_does_one_that_is_killed_while_it_scores_and_embeds(
+def test_a_build_killed_while_it_scores_and_embeds_publishes_the_same(
     lake: Lake, scored: Lake, prefect_server: str, world: Path, tmp_path: Path, seed: int
 ) -> None:
     recipe = write_recipe(tmp_path, world / "pairs.parquet", shard_rows=SHARD_ROWS)

@@ -33,7 +33,7 @@ CHAMPION, CANDIDATE = "judged/1", "judged/2"
 
 
 @pytest.fixture(scope="module")
-def lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def judged_lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with two models that differ by little, and by nothing that their gate measures."""
     from tests.lakes.trained import add_perturbed_model  # which loads torch
 
@@ -46,10 +46,10 @@ def lake(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def promote(lake: Lake, prefect_server: str) -> Iterator[Callable[[str], str]]:
+def promote(judged_lake: Lake, prefect_server: str) -> Iterator[Callable[[str], str]]:
     """Run the flow to its end and give its answer."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        yield lambda model: process.submit(run_promote, prefect_server, model, lake.url).result()
+        yield lambda model: process.submit(run_promote, prefect_server, model, judged_lake.url).result()
 
 
 @dataclass(frozen=True)
@@ -64,39 +64,41 @@ class Judged:
 
 
 @pytest.fixture(scope="module")
-def judged(lake: Lake, promote: Callable[[str], str], prefect_server: str) -> Judged:
+def judged(judged_lake: Lake, promote: Callable[[str], str], prefect_server: str) -> Judged:
     def runs() -> list[dict[str, Any]]:
-        return [run for run in runs_in_lake(prefect_server, "promote", lake.url) if run["name"].endswith(CANDIDATE)]
+        return [
+            run for run in runs_in_lake(prefect_server, "promote", judged_lake.url) if run["name"].endswith(CANDIDATE)
+        ]
 
     def is_measured() -> bool:
-        table = lake.find(EVALS)
+        table = judged_lake.find(EVALS)
         return table is not None and CANDIDATE in table.dataset().to_table(columns=["model"])["model"].to_pylist()
 
     moments: list[Callable[[], object]] = [
         lambda: any(run["state_type"] == "RUNNING" for run in runs()),
-        lambda: len(list(Path(lake.url).glob("evaluations/*/images"))) == 2,
+        lambda: len(list(Path(judged_lake.url).glob("evaluations/*/images"))) == 2,
         is_measured,
-        lambda: len(decisions(lake, "judged")) == 2,
+        lambda: len(decisions(judged_lake, "judged")) == 2,
     ]
     assert promote(CHAMPION) == "promote"
     champions, killed = [], set[str]()
     for moment in moments:
-        process = start_flow("promote", Path(lake.url).parent, prefect_server, model=CANDIDATE, workers=1)
+        process = start_flow("promote", Path(judged_lake.url).parent, prefect_server, model=CANDIDATE, workers=1)
         while not moment() and process.poll() is None:
             time.sleep(0.02)
         kill_tree(process)
-        champions.append(champion_of(decisions(lake, "judged")))
+        champions.append(champion_of(decisions(judged_lake, "judged")))
         for run in runs():
             killed.add(run["id"])  # the last may have reported its decision before
             if run["state_type"] == "RUNNING":
                 force_crashed(prefect_server, run["id"])
     unapproved = [promote(CANDIDATE) for _ in range(2)]
-    approve(lake, find_model(lake, CHAMPION), "of other weights", "bob")
+    approve(judged_lake, find_model(judged_lake, CHAMPION), "of other weights", "bob")
     unapproved.append(promote(CANDIDATE))
-    approve(lake, find_model(lake, CANDIDATE), "that one", "ann")
+    approve(judged_lake, find_model(judged_lake, CANDIDATE), "that one", "ann")
     approved = [promote(CANDIDATE) for _ in range(2)]
     states = [run["state_name"] for run in runs() if run["id"] not in killed]
-    return Judged(champions, unapproved, approved, states, decisions(lake, "judged")[1:])
+    return Judged(champions, unapproved, approved, states, decisions(judged_lake, "judged")[1:])
 
 
 def test_no_killed_run_changes_the_champion(judged: Judged) -> None:

@@ -32,26 +32,26 @@ COLUMNS = {
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
+def shapes_recipe(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), world / "pairs.parquet")
 
 
 @pytest.fixture(scope="module")
-def built(
-    tmp_path_factory: pytest.TempPathFactory, recipe: Path, origin: OriginProcess, tracked_imagen: Command
+def built_shapes(
+    tmp_path_factory: pytest.TempPathFactory, shapes_recipe: Path, origin: OriginProcess, tracked_imagen: Command
 ) -> Lake:
     """shapes@1, built by the command. Not to be changed: ask for `shapes`."""
     lake = Lake.make(str(tmp_path_factory.mktemp("built") / "lake"), hosts={HOST: origin.address})
-    finished = tracked_imagen("build", str(recipe), "--lake", lake.url, "--json")
+    finished = tracked_imagen("build", str(shapes_recipe), "--lake", lake.url, "--json")
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["version"] == 1
     return lake
 
 
 @pytest.fixture
-def shapes(built: Lake, tmp_path: Path) -> Lake:
+def shapes(built_shapes: Lake, tmp_path: Path) -> Lake:
     """A copy of it for one test."""
-    return copy_of(built, tmp_path / "lake")
+    return copy_of(built_shapes, tmp_path / "lake")
 
 
 def read_published(lake: Lake, *columns: str) -> list[dict[str, Any]]:
@@ -63,8 +63,8 @@ def served_pictures(origin: OriginProcess) -> int:
         return int(json.load(answer)["pictures"])
 
 
-def test_other_tools_read_what_is_published(built: Lake) -> None:
-    files = DeltaTable(f"{built.url}/datasets/shapes").file_uris()
+def test_other_tools_read_what_is_published(built_shapes: Lake) -> None:
+    files = DeltaTable(f"{built_shapes.url}/datasets/shapes").file_uris()
     rows = duckdb.sql(f"SELECT * EXCLUDE (bucket) FROM read_parquet({files}) ORDER BY id").fetchall()
     loaded = datasets.load_dataset("parquet", data_files=files, split="train")
     assert set(loaded.column_names) >= COLUMNS
@@ -72,22 +72,22 @@ def test_other_tools_read_what_is_published(built: Lake) -> None:
     sample = loaded[0]
     assert isinstance(sample["image"], Image.Image)
     assert sample["image"].size == (sample["width"], sample["height"])
-    raw = DeltaTable(f"{built.url}/datasets/shapes").to_pyarrow_dataset().head(1).to_pylist()[0]
+    raw = DeltaTable(f"{built_shapes.url}/datasets/shapes").to_pyarrow_dataset().head(1).to_pylist()[0]
     assert Image.open(BytesIO(raw["image"]["bytes"])).size == (raw["width"], raw["height"])
 
 
-def test_what_is_right_by_the_labels_is_kept_and_little_else(built: Lake, world: Path) -> None:
+def test_what_is_right_by_the_labels_is_kept_and_little_else(built_shapes: Lake, world: Path) -> None:
     labels = {row["id"]: row for row in pq.read_table(world / "labels.parquet").to_pylist()}
     right = {id for id, label in labels.items() if label["right"]}
-    kept = {row["id"] for row in read_published(built, "id")}
+    kept = {row["id"] for row in read_published(built_shapes, "id")}
     unique = {id for id in kept if labels[id]["fault"] not in ("exact_duplicate", "near_duplicate")}
     assert len(unique & right) >= 0.95 * len(right)
     assert len(unique & right) >= 0.95 * len(unique)
 
 
-def test_pictures_in_odd_formats_are_kept_upright_and_in_their_colours(built: Lake, world: Path) -> None:
+def test_pictures_in_odd_formats_are_kept_upright_and_in_their_colours(built_shapes: Lake, world: Path) -> None:
     formats = {row["id"]: row["format"] for row in pq.read_table(world / "labels.parquet").to_pylist()}
-    odd = [row for row in read_published(built, "id", "caption", "image") if formats[row["id"]]]
+    odd = [row for row in read_published(built_shapes, "id", "caption", "image") if formats[row["id"]]]
     assert odd
     for row in odd:
         verdict = caption_is_true(Image.open(BytesIO(row["image"]["bytes"])), row["caption"])
@@ -95,10 +95,10 @@ def test_pictures_in_odd_formats_are_kept_upright_and_in_their_colours(built: La
 
 
 def test_a_second_build_fetches_nothing_and_loads_no_model(
-    shapes: Lake, recipe: Path, origin: OriginProcess, tracked_imagen: Command
+    shapes: Lake, shapes_recipe: Path, origin: OriginProcess, tracked_imagen: Command
 ) -> None:
     served, first = served_pictures(origin), last_build_at(shapes, "shapes")
-    finished = tracked_imagen("build", str(recipe), "--lake", shapes.url, "--json", PYTHONPROFILEIMPORTTIME="1")
+    finished = tracked_imagen("build", str(shapes_recipe), "--lake", shapes.url, "--json", PYTHONPROFILEIMPORTTIME="1")
     second = last_build_at(shapes, "shapes")
     assert first is not None
     assert second is not None
@@ -115,8 +115,8 @@ def test_a_second_build_fetches_nothing_and_loads_no_model(
 
 @pytest.fixture(scope="module")
 def rebuilt(
-    built: Lake,
-    recipe: Path,
+    built_shapes: Lake,
+    shapes_recipe: Path,
     world: Path,
     origin: OriginProcess,
     tracked_imagen: Command,
@@ -124,10 +124,11 @@ def rebuilt(
 ) -> tuple[Lake, dict[str, Any], dict[str, Any], int]:
     """shapes@2 by a higher threshold and shapes@3 by the first one again: lake, both answers, pictures fetched."""
     folder = tmp_path_factory.mktemp("rebuilt")
-    lake, before = copy_of(built, folder / "lake"), served_pictures(origin)
+    lake, before = copy_of(built_shapes, folder / "lake"), served_pictures(origin)
     strict = write_recipe(folder, world / "pairs.parquet", threshold=0.45)
     answers = [
-        json.loads(tracked_imagen("build", str(path), "--lake", lake.url, "--json").stdout) for path in (strict, recipe)
+        json.loads(tracked_imagen("build", str(path), "--lake", lake.url, "--json").stdout)
+        for path in (strict, shapes_recipe)
     ]
     return lake, answers[0], answers[1], served_pictures(origin) - before
 
@@ -135,18 +136,18 @@ def rebuilt(
 Rebuilt = tuple[Lake, dict[str, Any], dict[str, Any], int]
 
 
-def test_a_higher_threshold_publishes_fewer_rows_and_touches_no_picture(rebuilt: Rebuilt, built: Lake) -> None:
+def test_a_higher_threshold_publishes_fewer_rows_and_touches_no_picture(rebuilt: Rebuilt, built_shapes: Lake) -> None:
     _, strict, _, fetched = rebuilt
-    kept = built.table("datasets/shapes").count_rows()
+    kept = built_shapes.table("datasets/shapes").count_rows()
     assert (strict["version"], strict["added"], strict["rows"]) == (2, 0, NOTHING_DONE)
     assert 0 < strict["kept"] < kept
     assert strict["removed"] == kept - strict["kept"]
     assert fetched == 0
 
 
-def test_the_first_threshold_again_publishes_the_first_rows_again(rebuilt: Rebuilt, built: Lake) -> None:
+def test_the_first_threshold_again_publishes_the_first_rows_again(rebuilt: Rebuilt, built_shapes: Lake) -> None:
     lake, strict, back, _ = rebuilt
-    kept = built.table("datasets/shapes").count_rows()
+    kept = built_shapes.table("datasets/shapes").count_rows()
     assert (back["version"], back["kept"], back["added"]) == (3, kept, strict["removed"])
     assert lake.table("datasets/shapes", 1).count_rows() == kept
 
@@ -165,21 +166,23 @@ def gated(shapes: Lake, tracked_imagen: Command, tmp_path: Path, world: Path) ->
     return tracked_imagen("build", str(recipe), "--lake", shapes.url, "--json")
 
 
-def test_a_closed_gate_publishes_nothing_and_says_why_in_one_line(gated: Finished, shapes: Lake, built: Lake) -> None:
+def test_a_closed_gate_publishes_nothing_and_says_why_in_one_line(
+    gated: Finished, shapes: Lake, built_shapes: Lake
+) -> None:
     assert gated.returncode == 2
     (line,) = gated.stderr.splitlines()
     assert re.match(
         r"Error: shapes was not published: \d+ rows are below gates\.rows\.min 1,000; shapes@\d+ stays", line
     )
-    assert shapes.table("datasets/shapes").version == built.table("datasets/shapes").version
-    reports = [Path(lake.url, "datasets/shapes/report.html").read_text() for lake in (shapes, built)]
+    assert shapes.table("datasets/shapes").version == built_shapes.table("datasets/shapes").version
+    reports = [Path(lake.url, "datasets/shapes/report.html").read_text() for lake in (shapes, built_shapes)]
     assert reports[0] == reports[1]
 
 
 @pytest.fixture(scope="module")
-def run(built: Lake, prefect_server: str) -> dict[str, Any]:
+def run(built_shapes: Lake, prefect_server: str) -> dict[str, Any]:
     """The run of the first build."""
-    (run,) = runs_in_lake(prefect_server, "rebuild", built.url)
+    (run,) = runs_in_lake(prefect_server, "rebuild", built_shapes.url)
     return run
 
 

@@ -51,20 +51,20 @@ def failures_of(lake: Lake, server: str) -> tuple[dict[str, Any], list[dict[str,
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fragile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fragile")
 
 
 @pytest.fixture(scope="module")
-def lake(folder: Path) -> Lake:
+def fragile_lake(fragile_folder: Path) -> Lake:
     """Not to be changed after its first build."""
-    return write_fragile_build(folder, [BROKEN])
+    return write_fragile_build(fragile_folder, [BROKEN])
 
 
 @pytest.fixture(scope="module")
-def failed(folder: Path, lake: Lake, tracked_imagen: Command) -> Finished:
+def failed(fragile_folder: Path, fragile_lake: Lake, tracked_imagen: Command) -> Finished:
     """A build of which one batch failed."""
-    return build(folder, lake, tracked_imagen)
+    return build(fragile_folder, fragile_lake, tracked_imagen)
 
 
 def test_a_failed_batch_is_named_with_its_error(failed: Finished) -> None:
@@ -74,24 +74,24 @@ def test_a_failed_batch_is_named_with_its_error(failed: Finished) -> None:
     assert "RuntimeError: a bug of mine)" in line
 
 
-def test_nothing_is_published_while_a_batch_is_left(failed: Finished, lake: Lake) -> None:
-    assert lake.find("datasets/small") is None
+def test_nothing_is_published_while_a_batch_is_left(failed: Finished, fragile_lake: Lake) -> None:
+    assert fragile_lake.find("datasets/small") is None
 
 
-def test_the_stages_after_a_failed_batch_are_done(failed: Finished, lake: Lake, prefect_server: str) -> None:
-    run, (failure,) = failures_of(lake, prefect_server)
+def test_the_stages_after_a_failed_batch_are_done(failed: Finished, fragile_lake: Lake, prefect_server: str) -> None:
+    run, (failure,) = failures_of(fragile_lake, prefect_server)
     states = {stage["name"]: stage["state_type"] for stage in subflow_runs(prefect_server, run["id"])}
     assert states == {"score-letters": "FAILED", "look": "COMPLETED"}
     assert (failure["stage"], failure["shards"], failure["rows"]) == ("score-letters", 1, 10)
 
 
 def test_the_next_build_does_only_the_batch_that_was_left(
-    failed: Finished, folder: Path, lake: Lake, tracked_imagen: Command, tmp_path: Path
+    failed: Finished, fragile_folder: Path, fragile_lake: Lake, tracked_imagen: Command, tmp_path: Path
 ) -> None:
     for name in ("fragile.py", "recipe.yaml"):
-        (tmp_path / name).write_text((folder / name).read_text())
+        (tmp_path / name).write_text((fragile_folder / name).read_text())
     (tmp_path / "broken").write_text("")
-    mended = build(tmp_path, copy_of(lake, tmp_path / "lake"), tracked_imagen)
+    mended = build(tmp_path, copy_of(fragile_lake, tmp_path / "lake"), tracked_imagen)
     assert mended.returncode == 0, mended.stderr
     answer = json.loads(mended.stdout)
     assert answer["version"] == 1

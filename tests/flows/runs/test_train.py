@@ -1,4 +1,4 @@
-"""The flow `train`: processes of a stage are started again when they die, and write a checkpoint when told to stop."""
+"""The flow `train`: a process that dies is started again, and SIGTERM ends a stage with a checkpoint."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ from tests.lakes.drawn import make_drawn_lake
 
 @dataclass(frozen=True)
 class Stopped:
-    """A training whose process was killed, and which was told to stop when another had taken its place."""
+    """A training whose process was killed and replaced, and which then got SIGTERM."""
 
     step: int  # of its last checkpoint before that
     last_step: int  # of the last one
@@ -29,7 +29,7 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Stopped]:
+def stopped_flow(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Stopped]:
     folder = tmp_path_factory.mktemp("train")
     make_drawn_lake(folder, 24)
     config = write_config(folder, "long", steps=100_000)
@@ -47,17 +47,17 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> It
             kill_tree(process)
 
 
-def test_a_stage_whose_process_is_killed_continues_in_another(stopped: Stopped) -> None:
-    assert re.search(r"stage 1 ended with exit code -9; it resumes from .*\d", stopped.output), stopped.output
-    assert stopped.step > 3
+def test_a_stage_whose_process_is_killed_continues_in_another(stopped_flow: Stopped) -> None:
+    assert re.search(r"stage 1 ended with exit code -9; it resumes from .*\d", stopped_flow.output), stopped_flow.output
+    assert stopped_flow.step > 3
 
 
-def test_a_flow_that_is_told_to_stop_leaves_no_process(stopped: Stopped) -> None:
-    assert stopped.returncode != 0
-    assert not stopped.trains
+def test_a_flow_that_gets_sigterm_leaves_no_process(stopped_flow: Stopped) -> None:
+    assert stopped_flow.returncode != 0
+    assert not stopped_flow.trains
 
 
-def test_a_flow_that_is_told_to_stop_writes_a_checkpoint(stopped: Stopped) -> None:
-    reported = re.search(r"stopped after step (\d+) of stage 1; a checkpoint is written", stopped.output)
-    assert reported, stopped.output
-    assert int(reported[1]) == stopped.last_step > stopped.step
+def test_a_flow_that_gets_sigterm_writes_a_checkpoint(stopped_flow: Stopped) -> None:
+    reported = re.search(r"stopped after step (\d+) of stage 1; a checkpoint is written", stopped_flow.output)
+    assert reported, stopped_flow.output
+    assert int(reported[1]) == stopped_flow.last_step > stopped_flow.step

@@ -18,14 +18,14 @@ def ids_of(lake: Lake, table: str) -> list[str]:
 
 
 @pytest.fixture
-def recipe(world: Path, tmp_path: Path) -> Path:
+def contested_recipe(world: Path, tmp_path: Path) -> Path:
     return write_recipe(tmp_path, world / "pairs.parquet", threshold=0.1, shard_rows=20, text=QUICK_RECIPE)
 
 
 def test_two_builds_started_at_once_publish_every_row_once(
-    lake: Lake, recipe: Path, undisturbed: Lake, prefect_server: str
+    lake: Lake, contested_recipe: Path, undisturbed: Lake, prefect_server: str
 ) -> None:
-    words = ("build", str(recipe), "--lake", lake.url, "--json")
+    words = ("build", str(contested_recipe), "--lake", lake.url, "--json")
     both = [start_imagen(*words, PREFECT_API_URL=prefect_server) for _ in range(2)]
     answers = [json.loads(finish(process).stdout) for process in both]
     assert {answer["kept"] for answer in answers} == {lake.table("datasets/shapes").count_rows()}
@@ -35,8 +35,8 @@ def test_two_builds_started_at_once_publish_every_row_once(
     assert content_of(lake, "shapes") == content_of(undisturbed, "shapes")
 
 
-def test_a_retried_shard_whose_first_try_still_runs_is_committed_once(lake: Lake, recipe: Path) -> None:
-    pipeline = make_pipeline(lake, load_recipe(str(recipe)))
+def test_a_retried_shard_whose_first_try_still_runs_is_committed_once(lake: Lake, contested_recipe: Path) -> None:
+    pipeline = make_pipeline(lake, load_recipe(str(contested_recipe)))
     pipeline.ingest()
     stage = pipeline.stages[0]
     plan, late_plan = make_plan(lake, stage, 20), make_plan(lake, stage, 20)
@@ -44,7 +44,7 @@ def test_a_retried_shard_whose_first_try_still_runs_is_committed_once(lake: Lake
     first, retried = stage.work(shard), stage.work(shard)
     assert plan.commit([retried]) == 0
     assert late_plan.commit([first]) == 0, "its pictures are the same files, and its attempts are there already"
-    asked, stored = shard.rows["id"].to_pylist(), ids_of(lake, "images")
-    assert sorted(ids_of(lake, "fetches")) == sorted(asked)
+    planned, stored = shard.rows["id"].to_pylist(), ids_of(lake, "images")
+    assert sorted(ids_of(lake, "fetches")) == sorted(planned)
     assert len(stored) == len(set(stored))
-    assert set(stored) <= set(asked)
+    assert set(stored) <= set(planned)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def words(lake: Lake, world: Path, tmp_path: Path) -> tuple[str, ...]:
+def build_words(lake: Lake, world: Path, tmp_path: Path) -> tuple[str, ...]:
     """A build in a folder with a module that would hide one of the standard library's."""
     (tmp_path / "dataclasses.py").write_text("raise ImportError('img2dataset depends on a backport like this')\n")
     recipe = write_recipe(tmp_path, world / "pairs.parquet", threshold=0.1, text=QUICK_RECIPE)
@@ -24,15 +24,15 @@ def words(lake: Lake, world: Path, tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_a_temporary_server_ends_with_its_command_even_if_that_is_killed(
-    words: tuple[str, ...], tmp_path: Path
+    build_words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    process = start_imagen(*words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    process = start_imagen(*build_words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
     children = wait_for_server_and_worker(process)
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    finished = finish(start_imagen(*words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect")))
+    finished = finish(start_imagen(*build_words, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect")))
     assert finished == Finished(0, finished.stdout, "")
     assert json.loads(finished.stdout)["kept"] > 60
 

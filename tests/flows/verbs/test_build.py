@@ -26,7 +26,7 @@ UNREACHABLE = {  # a store
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def faulty_folder(tmp_path: Path) -> Path:
     """Recipes and sources, most of them with a mistake."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -52,22 +52,22 @@ def folder(tmp_path: Path) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
-    words: list[str], sentence: str, folder: Path
+    words: list[str], sentence: str, faulty_folder: Path
 ) -> None:
-    before = sorted(folder.iterdir())
-    finished = run_imagen(*words, folder=folder)
+    before = sorted(faulty_folder.iterdir())
+    finished = run_imagen(*words, folder=faulty_folder)
     assert finished.returncode == 2, finished.stderr
     assert sentence in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
-    assert sorted(folder.iterdir()) == before
+    assert sorted(faulty_folder.iterdir()) == before
 
 
-def test_a_wrong_option_is_explained(folder: Path) -> None:
-    before = sorted(folder.iterdir())
-    finished = run_imagen("lake", "make", "lake", "--buckets", "3", folder=folder)
+def test_a_wrong_option_is_explained(faulty_folder: Path) -> None:
+    before = sorted(faulty_folder.iterdir())
+    finished = run_imagen("lake", "make", "lake", "--buckets", "3", folder=faulty_folder)
     assert finished.returncode == 2
     assert "not a power of two" in finished.sentence
-    assert sorted(folder.iterdir()) == before
+    assert sorted(faulty_folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_wrong_option_is_explained(folder: Path) -> None:
     ],
     ids=["recipe", "store"],
 )
-def test_a_process_ends_with_the_exit_code_of_a_mistake(words: list[str], sentence: str, folder: Path) -> None:
-    before = sorted(folder.iterdir())
-    finished = finish(start_imagen(*words, folder=folder, **UNREACHABLE))
+def test_a_process_ends_with_the_exit_code_of_a_mistake(words: list[str], sentence: str, faulty_folder: Path) -> None:
+    before = sorted(faulty_folder.iterdir())
+    finished = finish(start_imagen(*words, folder=faulty_folder, **UNREACHABLE))
     assert finished == Finished(2, "", finished.stderr)
     assert sentence in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
-    assert sorted(folder.iterdir()) == before
+    assert sorted(faulty_folder.iterdir()) == before
 
 
 def test_help_answers_at_once() -> None:

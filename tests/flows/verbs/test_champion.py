@@ -103,8 +103,8 @@ def test_a_new_champion_retires_the_one_before(second: Decided) -> None:
 
 def test_the_champion_makes_pictures(second: Decided) -> None:
     words = ("generate", "a red star", "--model", "little/champion", "--steps", "2", "--json")
-    made = run_imagen(*words, folder=second[0])
-    assert made.returncode == 0, made.stderr
+    finished = run_imagen(*words, folder=second[0])
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_the_report_of_a_champion_shows_it_beside_the_one_before(

@@ -23,15 +23,15 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def folder(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def suites_folder(pictured_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Suites and settings beside a lake with the model little/1."""
     return copy_beside(pictured_lake, tmp_path_factory.mktemp("evaluate"), FILES)
 
 
 @pytest.fixture(scope="module")
-def evaluate(folder: Path) -> Command:
+def evaluate(suites_folder: Path) -> Command:
     def run(*words: str) -> Finished:
-        return run_imagen("evaluate", *words, "--workers", "1", folder=folder)
+        return run_imagen("evaluate", *words, "--workers", "1", folder=suites_folder)
 
     return run
 

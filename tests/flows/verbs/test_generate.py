@@ -24,7 +24,7 @@ def imagen(one_model_lake: Lake, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-def picture(imagen: Command, tmp_path: Path) -> Path:
+def generated_picture(imagen: Command, tmp_path: Path) -> Path:
     """One made picture."""
     words = ("--seed", "4", "--steps", "3", "--guidance", "2", "--out", "one.png")
     assert imagen("generate", "a red circle", *words).returncode == 0
@@ -38,36 +38,38 @@ def pixels(path: Path) -> np.ndarray:
 def test_several_pictures_of_a_prompt_come_on_one_sheet_that_says_how_each_was_made(imagen: Command) -> None:
     words = ("a red circle", "a blue star", "-n", "2", "--seed", "3", "--out", "sheet.png")
     assert imagen("generate", *words).stdout == "sheet.png: 4 pictures by little/1\n"
-    made = json.loads(imagen("inspect", "sheet.png", "--json").stdout)
-    assert [(row["prompt"], row["seed"]) for row in made] == [
+    rows = json.loads(imagen("inspect", "sheet.png", "--json").stdout)
+    assert [(row["prompt"], row["seed"]) for row in rows] == [
         ("a red circle", 3),
         ("a red circle", 4),
         ("a blue star", 3),
         ("a blue star", 4),
     ]
-    assert {row["model"] for row in made} == {"little/1"}
+    assert {row["model"] for row in rows} == {"little/1"}
     assert "a red circle" in imagen("inspect", "sheet.png").stdout
 
 
-def test_a_picture_has_the_models_size_and_the_options_of_its_sampling(picture: Path, imagen: Command) -> None:
-    assert Image.open(picture).size == (32, 32)
-    (made,) = json.loads(imagen("inspect", picture.name, "--json").stdout)
-    assert made["guidance"] == 2
+def test_a_picture_has_the_models_size_and_the_options_of_its_sampling(
+    generated_picture: Path, imagen: Command
+) -> None:
+    assert Image.open(generated_picture).size == (32, 32)
+    (row,) = json.loads(imagen("inspect", generated_picture.name, "--json").stdout)
+    assert row["guidance"] == 2
 
 
-def test_what_a_mask_leaves_out_stays_as_it_was(picture: Path, imagen: Command, tmp_path: Path) -> None:
+def test_what_a_mask_leaves_out_stays_as_it_was(generated_picture: Path, imagen: Command, tmp_path: Path) -> None:
     mask = Image.new("L", (32, 32), 0)
     mask.paste(255, (0, 0, 16, 32))
     mask.save(tmp_path / "mask.png")
-    finished = imagen("edit", picture.name, "a blue star", "--mask", "mask.png", "--out", "painted.png")
+    finished = imagen("edit", generated_picture.name, "a blue star", "--mask", "mask.png", "--out", "painted.png")
     assert finished.returncode == 0, finished.stderr
-    before, after = pixels(picture), pixels(tmp_path / "painted.png")
+    before, after = pixels(generated_picture), pixels(tmp_path / "painted.png")
     assert (before[:, 16:] == after[:, 16:]).all()
     assert (before[:, :16] != after[:, :16]).any()
 
 
-def test_a_picture_is_restyled_several_times(picture: Path, imagen: Command) -> None:
-    finished = imagen("edit", picture.name, "-n", "3", "--strength", "0.5", "--out", "restyled.png", "--json")
+def test_a_picture_is_restyled_several_times(generated_picture: Path, imagen: Command) -> None:
+    finished = imagen("edit", generated_picture.name, "-n", "3", "--strength", "0.5", "--out", "restyled.png", "--json")
     assert [row["how"] for row in json.loads(finished.stdout)["pictures"]] == ["restyle"] * 3
 
 

@@ -27,7 +27,7 @@ sample: [{steps: 4}, {steps: 3}]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def configs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configurations beside a lake with drawn@1."""
     folder = tmp_path_factory.mktemp("train")
     make_drawn_lake(folder, 20)
@@ -37,14 +37,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Finished:
+def trained(configs_folder: Path) -> Finished:
     """The command line by which little/1 was trained."""
-    return run_imagen("train", "little.yaml", "--dataset", "drawn@1", "--json", folder=folder)
+    return run_imagen("train", "little.yaml", "--dataset", "drawn@1", "--json", folder=configs_folder)
 
 
 @pytest.fixture
-def model(trained: Finished, folder: Path) -> TrainedModel:
-    (model,) = (model for model in models(Lake.open(str(folder / "lake"))) if model.name == "little")
+def little_model(trained: Finished, configs_folder: Path) -> TrainedModel:
+    (model,) = (model for model in models(Lake.open(str(configs_folder / "lake"))) if model.name == "little")
     return model
 
 
@@ -53,9 +53,9 @@ def measured_steps(training: Path) -> list[int]:
 
 
 @pytest.fixture
-def training(trained: Finished, folder: Path) -> Path:
+def training(trained: Finished, configs_folder: Path) -> Path:
     """The folder with what the training of little/1 left."""
-    (training,) = folder.glob("lake/training/little-*")
+    (training,) = configs_folder.glob("lake/training/little-*")
     return training
 
 
@@ -66,10 +66,10 @@ def test_what_was_trained_is_printed(trained: Finished) -> None:
     assert answer["stages"]["0"]["steps"] == 6
 
 
-def test_the_table_says_what_a_model_was_made_from(model: TrainedModel) -> None:
-    assert (model.reference, model.dataset, model.version) == ("little/1", "drawn", 1)
-    assert model.config["preset"] == "tiny"
-    assert model.stages["stage-2"]["steps"] == 6
+def test_the_table_says_what_a_model_was_made_from(little_model: TrainedModel) -> None:
+    assert (little_model.reference, little_model.dataset, little_model.version) == ("little/1", "drawn", 1)
+    assert little_model.config["preset"] == "tiny"
+    assert little_model.stages["stage-2"]["steps"] == 6
 
 
 def test_every_step_is_measured(training: Path) -> None:
@@ -84,33 +84,36 @@ def test_a_grid_of_samples_is_drawn(training: Path) -> None:
     assert width > height > 200
 
 
-def test_a_second_training_of_the_same_has_nothing_to_do(model: TrainedModel, folder: Path) -> None:
-    again = run_imagen("train", "little.yaml", "--dataset", "drawn", folder=folder)
+def test_a_second_training_of_the_same_has_nothing_to_do(little_model: TrainedModel, configs_folder: Path) -> None:
+    again = run_imagen("train", "little.yaml", "--dataset", "drawn", folder=configs_folder)
     assert again.returncode == 0
     assert "Nothing to do: little/1" in again.stdout
 
 
 @pytest.fixture(scope="module")
-def stopped(folder: Path) -> Finished:
+def stopped_command(configs_folder: Path) -> Finished:
     """A training of 60 steps a stage that was sent SIGTERM after its first checkpoint."""
-    (folder / "long.yaml").write_text(CONFIG.replace("little", "long").replace("steps: 6", "steps: 60"))
-    process = start_imagen("train", "long.yaml", "--dataset", "drawn", folder=folder)
+    (configs_folder / "long.yaml").write_text(CONFIG.replace("little", "long").replace("steps: 6", "steps: 60"))
+    process = start_imagen("train", "long.yaml", "--dataset", "drawn", folder=configs_folder)
     end = time.monotonic() + 120
-    while not list(folder.glob("lake/training/long-*/stage-1/checkpoints/*/state.json")) and time.monotonic() < end:
+    while (
+        not list(configs_folder.glob("lake/training/long-*/stage-1/checkpoints/*/state.json"))
+        and time.monotonic() < end
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     return finish(process)
 
 
-def test_a_training_that_is_stopped_says_that_it_can_be_continued(stopped: Finished) -> None:
-    assert stopped.returncode == RESUMABLE
-    assert "a checkpoint is written: run the same command again to continue" in stopped.stderr
+def test_a_training_that_is_stopped_says_that_it_can_be_continued(stopped_command: Finished) -> None:
+    assert stopped_command.returncode == RESUMABLE
+    assert "a checkpoint is written: run the same command again to continue" in stopped_command.stderr
 
 
-def test_a_stopped_training_continues_where_it_was(stopped: Finished, folder: Path) -> None:
-    finished = run_imagen("train", "long.yaml", "--dataset", "drawn", "--json", folder=folder)
+def test_a_stopped_training_continues_where_it_was(stopped_command: Finished, configs_folder: Path) -> None:
+    finished = run_imagen("train", "long.yaml", "--dataset", "drawn", "--json", folder=configs_folder)
     assert json.loads(finished.stdout)["stages"]["1"]["steps"] == 60
-    (training,) = folder.glob("lake/training/long-*")
+    (training,) = configs_folder.glob("lake/training/long-*")
     assert measured_steps(training) == list(range(1, 61))
 
 
@@ -124,7 +127,7 @@ def test_a_stopped_training_continues_where_it_was(stopped: Finished, folder: Pa
     ],
     ids=" ".join,
 )
-def test_a_mistake_is_explained_in_one_line(words: list[str], sentence: str, folder: Path) -> None:
-    finished = run_imagen("train", *words, folder=folder)
+def test_a_mistake_is_explained_in_one_line(words: list[str], sentence: str, configs_folder: Path) -> None:
+    finished = run_imagen("train", *words, folder=configs_folder)
     assert finished.returncode == 2
     assert sentence in finished.sentence

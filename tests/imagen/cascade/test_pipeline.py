@@ -18,7 +18,7 @@ OTHERS = ["red", "a small green triangle below a large yellow star and a blue sq
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def gradient_picture() -> Image.Image:
     """Smooth in both directions, and nothing that the model would make."""
     y, x = np.mgrid[0:32, 0:32] * 8
     return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
@@ -44,8 +44,8 @@ def test_the_same_seed_is_the_same_picture_whatever_the_batch(model: Imagen) -> 
 
 def test_the_pictures_of_a_prompt_have_seeds_in_a_row(model: Imagen) -> None:
     two, three = (model.generate_images([CAPTION, OTHERS[0]], n=3, seed=5, batch=batch) for batch in (4, 6))
-    for one, other in zip(two, three, strict=True):
-        assert np.abs(pixel_levels(one) - pixel_levels(other)).max() <= 1
+    for image, other in zip(two, three, strict=True):
+        assert np.abs(pixel_levels(image) - pixel_levels(other)).max() <= 1
     for number in range(3):
         alone = model.generate_image(CAPTION, seed=5 + number)
         assert np.abs(pixel_levels(alone) - pixel_levels(two[number])).max() <= 1
@@ -61,13 +61,13 @@ def test_prompts_steer_and_guidance_how_far(model: Imagen) -> None:
     assert model.generate_images([]) == []
 
 
-def test_each_stage_may_be_told_apart_and_the_last_left_out(model: Imagen) -> None:
+def test_stages_have_settings_of_their_own_and_the_last_can_be_left_out(model: Imagen) -> None:
     steps: list[tuple[int, int, int]] = []
-    made = model.generate_images(
+    images = model.generate_images(
         [CAPTION] * 3, batch=2, steps=[3, 2], guidance=[4.0, 1.0], progress=lambda *at: steps.append(at)
     )
     assert steps == [(0, 1, 3), (0, 2, 3), (0, 3, 3), (1, 1, 2), (1, 2, 2)] * 2
-    assert [one.size for one in made] == [(32, 32)] * 3
+    assert [image.size for image in images] == [(32, 32)] * 3
     small = model.generate_image(CAPTION, stages=1)
     assert small.size == (16, 16)
     assert model(CAPTION, stages=1).images[0].tobytes() == small.tobytes()
@@ -126,57 +126,60 @@ def test_a_scheduler_that_would_stop_short_is_refused(model: Imagen) -> None:
 
 
 def test_half_precision_makes_nearly_the_same_picture(model: Imagen) -> None:
-    whole = model.generate_image(CAPTION, seed=1)
+    full = model.generate_image(CAPTION, seed=1)
     half = model.to("cpu", torch.bfloat16).generate_image(CAPTION, seed=1)
     assert model.unet_2.dtype == torch.bfloat16
-    assert 0 < mean_difference(half, whole) < 3
+    assert 0 < mean_difference(half, full) < 3
 
 
 def test_models_are_moved_one_at_a_time_in_the_order_of_their_use(model: Imagen) -> None:
-    made = model.generate_image(CAPTION, seed=1)
+    expected = model.generate_image(CAPTION, seed=1)
     used: list[str] = []
     for slot in ("unet_2", "unet", "text_encoder"):
         getattr(model, slot).register_forward_pre_hook(lambda _, __, slot=slot: used.append(slot))
     model.enable_model_cpu_offload(device="cpu")
-    assert model.generate_image(CAPTION, seed=1).tobytes() == made.tobytes()
+    assert model.generate_image(CAPTION, seed=1).tobytes() == expected.tobytes()
     moved = [name for hook in model._all_hooks for name, part in model.components.items() if part is hook.model]
     assert moved == list(dict.fromkeys(used)) == ["text_encoder", "unet", "unet_2"]
 
 
-def test_painting_leaves_the_rest_as_it_is(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
-    painted = model.inpaint(picture, mask, CAPTION, seed=1, repeats=2)
-    assert np.array_equal(pixel_levels(painted)[:, :16], pixel_levels(picture)[:, :16])
-    assert np.abs(pixel_levels(painted)[:, 16:] - pixel_levels(picture)[:, 16:]).mean() > 1
-    assert mean_difference(painted, model.inpaint(picture, mask, CAPTION, seed=2, repeats=2)) > 0
-    large = model.inpaint(picture.resize((50, 50)), mask.resize((50, 50)), CAPTION, repeats=1)
-    shrunken = picture.resize((50, 50)).resize((32, 32), Image.Resampling.BICUBIC)
+def test_painting_leaves_the_rest_as_it_is(model: Imagen, gradient_picture: Image.Image, mask: Image.Image) -> None:
+    painted = model.inpaint(gradient_picture, mask, CAPTION, seed=1, repeats=2)
+    assert np.array_equal(pixel_levels(painted)[:, :16], pixel_levels(gradient_picture)[:, :16])
+    assert np.abs(pixel_levels(painted)[:, 16:] - pixel_levels(gradient_picture)[:, 16:]).mean() > 1
+    assert mean_difference(painted, model.inpaint(gradient_picture, mask, CAPTION, seed=2, repeats=2)) > 0
+    large = model.inpaint(gradient_picture.resize((50, 50)), mask.resize((50, 50)), CAPTION, repeats=1)
+    shrunken = gradient_picture.resize((50, 50)).resize((32, 32), Image.Resampling.BICUBIC)
     assert np.array_equal(pixel_levels(large)[:, :15], pixel_levels(shrunken)[:, :15])
 
 
-def test_what_is_kept_is_kept_at_every_stage(model: Imagen, picture: Image.Image, mask: Image.Image) -> None:
+def test_what_is_kept_is_kept_at_every_stage(model: Imagen, gradient_picture: Image.Image, mask: Image.Image) -> None:
     low_res_inputs: list[torch.Tensor] = []
     model.unet_2.register_forward_pre_hook(
         lambda _, __, inputs: low_res_inputs.append(inputs["low_res"]), with_kwargs=True
     )
-    model.inpaint(picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
-    pixels = torch.from_numpy(pixel_levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    model.inpaint(gradient_picture, mask, CAPTION, repeats=1, level=0.0, guidance=1.0)
+    pixels = torch.from_numpy(pixel_levels(gradient_picture)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = enlarge(shrink(pixels, 16), 32)
     torch.testing.assert_close(low_res_inputs[0][..., :15], expected[..., :15], atol=1e-5, rtol=0)
     assert (low_res_inputs[0][..., 18:] - expected[..., 18:]).abs().mean() > 0.01
 
 
-def test_the_stronger_the_further_from_the_picture(model: Imagen, picture: Image.Image) -> None:
-    near, far = (mean_difference(model.restyle(picture, CAPTION, strength)[0], picture) for strength in (0.2, 1.0))
+def test_the_stronger_the_further_from_the_picture(model: Imagen, gradient_picture: Image.Image) -> None:
+    near, far = (
+        mean_difference(model.restyle(gradient_picture, CAPTION, strength)[0], gradient_picture)
+        for strength in (0.2, 1.0)
+    )
     assert near < far
-    whole = model.generate_image(CAPTION, seed=4)
-    assert model.restyle(picture, CAPTION, 1.0, seed=4)[0].tobytes() == whole.tobytes()
+    generated = model.generate_image(CAPTION, seed=4)
+    assert model.restyle(gradient_picture, CAPTION, 1.0, seed=4)[0].tobytes() == generated.tobytes()
 
 
-def test_variations_differ_from_each_other(model: Imagen, picture: Image.Image) -> None:
-    made = model.variations(picture, n=3)
-    assert len(made) == 3
-    assert min(mean_difference(made[at], made[at - 1]) for at in range(3)) > 0.5
-    assert made[1].tobytes() == model.variations(picture, n=1, seed=1)[0].tobytes()
+def test_variations_differ_from_each_other(model: Imagen, gradient_picture: Image.Image) -> None:
+    variations = model.variations(gradient_picture, n=3)
+    assert len(variations) == 3
+    assert min(mean_difference(variations[at], variations[at - 1]) for at in range(3)) > 0.5
+    assert variations[1].tobytes() == model.variations(gradient_picture, n=1, seed=1)[0].tobytes()
 
 
 def test_each_stage_enlarges_alone() -> None:
@@ -192,10 +195,10 @@ def test_each_stage_enlarges_alone() -> None:
         three.upscale(three.upscale(small))
 
 
-def test_a_model_without_text_takes_no_prompt(picture: Image.Image) -> None:
+def test_a_model_without_text_takes_no_prompt(gradient_picture: Image.Image) -> None:
     silent = untrained_model((16, 32))
     assert silent.generate_image(seed=1).size == (32, 32)
-    assert len(silent.variations(picture, n=2)) == 2
+    assert len(silent.variations(gradient_picture, n=2)) == 2
     for request in ({"prompts": CAPTION}, {"negative_prompt": CAPTION}):
         with pytest.raises(NotPossible, match="this model was trained without text: it takes no prompt"):
             silent.generate_images(**request)
@@ -209,16 +212,16 @@ def test_a_long_prompt_is_cut_and_its_rest_named(model: Imagen, capfd: pytest.Ca
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             call("a red circle above a blue square", stages=1, steps=1)
-        assert [str(one.message) for one in warned if one.category is UserWarning] == [
+        assert [str(warning.message) for warning in warned if warning.category is UserWarning] == [
             "the prompt is longer than 5 tokens; this part is ignored: 'a blue square'"
         ]
         assert warned[0].filename == __file__
     text = ("a red circle " * 400).strip()
-    with pytest.warns(UserWarning, match="this part is ignored: 'red circle") as told_again:
+    with pytest.warns(UserWarning, match="this part is ignored: 'red circle") as warned_again:
         vectors = model.encode([text])
     assert vectors is not None
     assert vectors[0].shape[1] == 5
-    assert len(told_again) == 1
+    assert len(warned_again) == 1
     assert capfd.readouterr().err == ""
 
 
@@ -233,7 +236,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(model: Imagen) -> None:
         model.generate_image(CAPTION)
 
 
-def test_memory_that_runs_out_is_told_with_what_lowers_it(model: Imagen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_memory_says_what_needs_less(model: Imagen, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -17,7 +17,7 @@ MEAN, SPREAD = 0.2, 0.15  # of the toy distribution: pixels are independent and 
 class Perfect(nn.Module):
     """What the best model says of normal pixels: the mean of all pictures that the noisy one may have been.
 
-    Pixels may be `alike`: so much of their power is that of the picture's own mean.
+    `alike` is the share of the pixels' power that is that of the picture's own mean.
     """
 
     def __init__(self, process: Diffusion, shift: float = 0.0, alike: float = 0.0) -> None:
@@ -29,9 +29,9 @@ class Perfect(nn.Module):
         mean = MEAN + (0 if mask is None else self.shift * mask.any(1).float().view(-1, 1, 1, 1))
         power, beyond = SPREAD**2 * (1 - self.alike), x - a * mean
         common = beyond.mean((1, 2, 3), keepdim=True)
-        whole = power + SPREAD**2 * self.alike * x[0].numel()
+        common_power = power + SPREAD**2 * self.alike * x[0].numel()
         x0 = mean + a * power / (a**2 * power + s**2) * (beyond - common)
-        x0 = x0 + a * whole / (a**2 * whole + s**2) * common
+        x0 = x0 + a * common_power / (a**2 * common_power + s**2) * common
         noise = (x - a * x0) / s
         return {"v": a * noise - s * x0, "eps": noise, "x0": x0}[self.process.settings.objective]
 
@@ -60,12 +60,12 @@ def test_a_picture_is_the_same_whatever_the_batch() -> None:
         torch.testing.assert_close(many[:2], few, atol=1e-5, rtol=1e-5)
 
 
-def test_guidance_goes_beyond_what_the_text_says_and_only_in_its_interval() -> None:
+def test_guidance_exaggerates_the_text_only_in_its_interval() -> None:
     process, text = diffusion(), torch.zeros(64, 2, 4)
-    unet, seen = Perfect(process, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
+    unet, mask = Perfect(process, shift=0.1), torch.ones(64, 2, dtype=torch.bool)
     means = [
         sample_batch(
-            unet, process, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, mask=seen
+            unet, process, SampleSettings(guidance=guidance, interval=interval, threshold="none"), text=text, mask=mask
         )
         .mean()
         .item()
@@ -97,13 +97,13 @@ def inpaint_half(unet: nn.Module, process: Diffusion, settings: SampleSettings, 
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 80), ("ddpm", 200)])
-def test_what_is_painted_has_the_right_moments_up_to_the_border(sampler: str, steps: int) -> None:
+def test_painted_pixels_have_the_right_moments_up_to_the_border(sampler: str, steps: int) -> None:
     process = diffusion()
-    kept = MEAN + SPREAD * torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    pixels = MEAN + SPREAD * torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     settings = SampleSettings.model_validate({"sampler": sampler, "steps": steps, "threshold": "none"})
     for repeats in (1, 5):
-        images = inpaint_half(Perfect(process), process, settings, kept, repeats)
-        assert torch.equal(images[..., :8], kept[..., :8].clamp(-1, 1))
+        images = inpaint_half(Perfect(process), process, settings, pixels, repeats)
+        assert torch.equal(images[..., :8], pixels[..., :8].clamp(-1, 1))
         for column in (images[..., 8:], images[..., 8]):
             assert column.mean().item() == pytest.approx(MEAN, abs=0.01)
             assert column.std().item() == pytest.approx(SPREAD, rel=0.1)

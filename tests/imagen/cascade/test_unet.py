@@ -15,7 +15,7 @@ from imagen.config.presets import IMAGEN_2B, PRESETS, TINY
 
 def count_parameters(settings: CascadeSettings, stage: int) -> int:
     with torch.device("meta"):
-        return sum(one.numel() for one in UNet(**settings.unet_arguments(stage)).parameters())
+        return sum(parameter.numel() for parameter in UNet(**settings.unet_arguments(stage)).parameters())
 
 
 @pytest.mark.parametrize(("stage", "millions"), [(0, 2000), (1, 600), (2, 400)])
@@ -28,8 +28,8 @@ def random_unet(stage: int, **more: Any) -> UNet:
     torch.manual_seed(stage)
     unet = UNet(**TINY.unet_arguments(stage) | more)
     with torch.no_grad():
-        for one in unet.parameters():
-            one += 0.05 * torch.randn_like(one)
+        for parameter in unet.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
     return unet.eval()
 
 
@@ -48,7 +48,7 @@ def random_inputs(stage: int, count: int = 2) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_every_input_is_heard_and_padding_is_not(stage: int) -> None:
+def test_every_input_but_padding_changes_the_output(stage: int) -> None:
     unet, inputs = random_unet(stage), random_inputs(stage)
     with torch.no_grad():
         output = unet(**inputs)
@@ -91,10 +91,10 @@ def test_checkpointed_gradients_are_the_gradients(stage: int) -> None:
         unet.gradient_checkpointing = checkpointed
         unet.zero_grad()
         unet(**inputs).square().mean().backward()
-        gradients.append([one.grad.clone() for one in unet.parameters() if one.grad is not None])
+        gradients.append([parameter.grad.clone() for parameter in unet.parameters() if parameter.grad is not None])
     assert len(gradients[0]) == len(list(unet.parameters()))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
+    for plain, checkpointed_gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed_gradient)
 
 
 def test_a_model_without_text_has_no_part_that_reads() -> None:
@@ -124,7 +124,7 @@ def test_the_finest_level_of_an_efficient_one_works_on_a_quarter_of_the_pixels()
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_can_be_said_and_read_again(name: str) -> None:
+def test_presets_are_written_as_json_and_read_again(name: str) -> None:
     preset = PRESETS[name].cascade
     assert CascadeSettings.model_validate_json(preset.model_dump_json()) == preset
 

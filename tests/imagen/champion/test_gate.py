@@ -66,7 +66,7 @@ def test_no_slice_may_fall() -> None:
     ]  # fmt: skip
 
 
-def test_the_first_model_is_held_against_floors_alone() -> None:
+def test_the_first_model_is_judged_by_floors_alone() -> None:
     assert judge(gate(gain=0), {"right": 0.1}, None).answer == "promote"
     assert judge(gate(gain=0, floor=0.5), {"right": 0.4}, None).answer == "reject"
     assert judge(gate(gain=0, floor=0.5), {"right": 0.5}, None).answer == "promote"

@@ -30,8 +30,8 @@ def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("page")
     lake = copy_of(three_models_lake, folder / "lake")
     prompts = ["a red circle", "a blue star", f"{HOSTILE} {{{{ 7 * 7 }}}}", "a green ring"]
-    rows = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{HOSTILE.replace(chr(34), "")}' for prompt in prompts]
-    (folder / "few.csv").write_text("\n".join(["prompt,category", *rows]))
+    lines = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{HOSTILE.replace(chr(34), "")}' for prompt in prompts]
+    (folder / "few.csv").write_text("\n".join(["prompt,category", *lines]))
     clip = {"clip": ClipScore(model="built-in")}
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd"))
     add_decision(lake, "little", "promote", 2, None, "the first")
@@ -44,42 +44,63 @@ def page(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> P
     draw_contact_sheet([painted("a red circle", 0, True)] * 2, [""] * 2, 2).save(grid, "PNG")
     storage.write(storage.join(stage, GRIDS_FOLDER, "step-000000008.png"), grid.getvalue())
     assert rival is not None
-    rows_of = [evaluate(one, InProcessEngine()) for one in (evaluation, rival)]
-    (folder / "model.html").write_text(report(trained, evaluation, rows_of[0], rival))
+    rows, _ = (evaluate(planned, InProcessEngine()) for planned in (evaluation, rival))
+    (folder / "model.html").write_text(report(trained, evaluation, rows, rival))
     return folder / "model.html"
 
 
+@pytest.fixture(scope="module")
+def opened_page(page: Path) -> tuple[str, list[str]]:
+    """What a browser shows of the page, and the lines of its console."""
+    return opened(page)
+
+
 @needs_chromium
-def test_it_shows_what_it_promises(page: Path) -> None:
-    shown, console = opened(page)
+def test_a_browser_opens_the_page_without_a_complaint(opened_page: tuple[str, list[str]]) -> None:
+    _, console = opened_page
     assert console == []
-    for part in ("metrics", "pairs", "sweep", "worst", "training", "lineage"):
-        assert f'<section id="{part}">' in shown
+
+
+@needs_chromium
+def test_the_page_says_which_model_it_is_about(opened_page: tuple[str, list[str]]) -> None:
+    shown, _ = opened_page
     assert re.findall(r"<h1>(\w+)<span>/(\d)</span>", shown) == [("little", "1")]
     assert "candidate, trained" in shown
-    assert shown.count('<figure class="out">') == 4
-    assert {"clip_score", "kid_clip", "cmmd_clip"} <= set(re.findall(r"<td>(\w+)</td>", shown))
-    assert shown.count("<svg") == 3  # the sweep, and two stages' losses
-    assert "step-000000008: above, pictures of the dataset" in shown
-    assert html.escape(HOSTILE, quote=False) in shown
-    assert "{{ 7 * 7 }}" in shown
-    assert "<script" not in shown
     assert "drawn@1, 24 samples" in shown
 
 
 @needs_chromium
-def test_the_console_of_a_page_that_is_wrong_is_heard(page: Path) -> None:
+def test_the_page_has_every_section_with_its_figures_and_pictures(opened_page: tuple[str, list[str]]) -> None:
+    shown, _ = opened_page
+    for part in ("metrics", "pairs", "sweep", "worst", "training", "lineage"):
+        assert f'<section id="{part}">' in shown
+    assert shown.count('<figure class="out">') == 4
+    assert {"clip_score", "kid_clip", "cmmd_clip"} <= set(re.findall(r"<td>(\w+)</td>", shown))
+    assert shown.count("<svg") == 3  # the sweep, and two stages' losses
+    assert "step-000000008: above, pictures of the dataset" in shown
+
+
+@needs_chromium
+def test_hostile_prompts_are_shown_as_text(opened_page: tuple[str, list[str]]) -> None:
+    shown, _ = opened_page
+    assert html.escape(HOSTILE, quote=False) in shown
+    assert "{{ 7 * 7 }}" in shown
+    assert "<script" not in shown
+
+
+@needs_chromium
+def test_a_blocked_script_is_a_line_on_the_console(page: Path) -> None:
     wrong = page.with_name("wrong.html")
     wrong.write_text(page.read_text().replace("<main>", "<main><script>console.error(2)</script>", 1))
     assert any("Content Security Policy" in line for line in opened(wrong)[1])
 
 
-def test_it_asks_for_nothing_from_elsewhere(page: Path) -> None:
+def test_the_page_loads_nothing_from_elsewhere(page: Path) -> None:
     addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>)]+)", page.read_text())
     assert {address.partition(",")[0] for address in addresses if address != "x"} == {"data:image/png;base64"}
 
 
-def test_without_a_rival_and_measures_it_is_a_page_too(three_models_lake: Lake, page: Path, tmp_path: Path) -> None:
+def test_a_page_is_written_without_a_rival_and_measures(three_models_lake: Lake, page: Path, tmp_path: Path) -> None:
     lake = copy_of(three_models_lake, tmp_path / "lake")
     settings = EvaluateSettings(
         suite=str(page.with_name("few.csv")), clip={"clip": ClipScore(model="built-in")}, distances=("kid",)

@@ -14,6 +14,7 @@ from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pa
 from tests.lakes.trained import untrained_model
 
 NEVER = {"grown": None, "drift": None, "days": None}
+SINCE = "since little/1 learnt small@1"
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +33,37 @@ def grown_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-def asked(lake: Lake, **policy: float | None) -> tuple[bool, str]:
+def decision_on(lake: Lake, **policy: float | None) -> tuple[bool, str]:
     decided = decide(lake, "little", "small", 2, RetrainPolicy.model_validate(NEVER | policy))
     return decided.train, decided.why
 
 
-def test_each_reason_is_enough_and_says_its_figure(grown_lake: Lake) -> None:
+@pytest.fixture(scope="module")
+def figures(grown_lake: Lake) -> dict[str, float]:
+    """What the decision on small@2 measured."""
+    return decide(grown_lake, "little", "small", 2, RetrainPolicy()).figures
+
+
+def test_figures_are_what_changed_since_the_version_of_the_model(grown_lake: Lake, figures: dict[str, float]) -> None:
     before, after = (grown_lake.table("datasets/small", version).count_rows() for version in (1, 2))
-    figures = decide(grown_lake, "little", "small", 2, RetrainPolicy()).figures
     old, new = ({*grown_lake.table("datasets/small", n).dataset().to_table()["id"].to_pylist()} for n in (1, 2))
     assert figures["grown"] == len(new - old) / before > 0.5
     assert figures["drift"] > 0.1  # the dark ones went
     assert figures["hours"] == 2.0
     assert after == len(new)
-    since = "since little/1 learnt small@1"
-    assert asked(grown_lake, grown=0.5) == (True, f"{figures['grown']:.1%} new samples {since}, 50.0% is enough")
-    assert asked(grown_lake, drift=0.1) == (True, f"a score drifted by {figures['drift']:.3f} {since}, 0.100 is enough")
-    train, why = asked(grown_lake, grown=9, drift=1)
+
+
+def test_each_reason_is_enough_and_says_its_figure(grown_lake: Lake, figures: dict[str, float]) -> None:
+    grown = f"{figures['grown']:.1%} new samples {SINCE}, 50.0% is enough"
+    drift = f"a score drifted by {figures['drift']:.3f} {SINCE}, 0.100 is enough"
+    assert decision_on(grown_lake, grown=0.5) == (True, grown)
+    assert decision_on(grown_lake, drift=0.1) == (True, drift)
+
+
+def test_reasons_below_their_limits_are_not_enough(grown_lake: Lake) -> None:
+    train, why = decision_on(grown_lake, grown=9, drift=1)
     assert not train
-    assert why.endswith(f"{since}: not enough")
+    assert why.endswith(f"{SINCE}: not enough")
 
 
 def test_age_is_enough_only_if_anything_changed(grown_lake: Lake) -> None:
@@ -63,16 +76,16 @@ def test_age_is_enough_only_if_anything_changed(grown_lake: Lake) -> None:
 
 
 def test_a_budget_is_kept(grown_lake: Lake) -> None:
-    train, why = asked(grown_lake, grown=0.5, hours=2)
+    train, why = decision_on(grown_lake, grown=0.5, hours=2)
     assert not train
     assert why.endswith("but 2.0 hours of a GPU were trained in seven days, and the budget is 2")
-    assert asked(grown_lake, grown=0.5, hours=2.1)[0]
+    assert decision_on(grown_lake, grown=0.5, hours=2.1)[0]
     later = datetime.now(UTC) + timedelta(days=8)
     policy = RetrainPolicy.model_validate(NEVER | {"grown": 0.5, "hours": 2})
     assert decide(grown_lake, "little", "small", None, policy, later).train
 
 
-def test_the_first_is_always_trained_and_every_decision_is_a_row(grown_lake: Lake, tmp_path: Path) -> None:
+def test_the_first_model_is_always_trained_and_every_decision_is_a_row(grown_lake: Lake, tmp_path: Path) -> None:
     policy = RetrainPolicy()
     first = decide(grown_lake, "another", "small", None, policy)
     assert (first.train, first.version, first.since, first.why) == (True, 2, None, "there is no model of it yet")

@@ -15,7 +15,7 @@ GOOD = "name: shapes\npreset: tiny\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "sentence"),
     [
         (GOOD + "colour: red\n", 3, "colour: there is no such field"),
         (GOOD + "train:\n  steps: many\n", 4, "train.steps: Input should be a valid integer"),
@@ -36,27 +36,27 @@ GOOD = "name: shapes\npreset: tiny\n"
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_line_and_field(text: str, line: int, said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named_with_line_and_field(text: str, line: int, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "model.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as error:
         load_config(str(file))
     assert f"{file}, line {line}: " in str(error.value)
-    assert said in str(error.value)
+    assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[1]", "it must be a mapping"), ("a: [", "is not valid YAML"), ("", "mapping")]
+    ("text", "sentence"), [("[1]", "it must be a mapping"), ("a: [", "is not valid YAML"), ("", "mapping")]
 )
-def test_what_is_no_configuration_is_told(text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_configuration_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "model.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=sentence):
         load_config(str(file))
 
 
-def test_a_file_or_preset_that_is_not_there_is_told() -> None:
+def test_a_file_or_preset_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"there/model\.yaml does not exist"):
         load_config("there/model.yaml")
     with pytest.raises(ConfigError, match=r"huge does not exist\. Give a \.yaml file or one of: tiny, small"):
@@ -90,7 +90,7 @@ def test_a_stage_says_last_how_it_is_trained(tmp_path: Path) -> None:
     file = tmp_path / "model.yaml"
     file.write_text(GOOD + "train: {batch: 16, seed: 3}\nstages:\n  - {}\n  - {batch: 8}\n")
     config = load_config(str(file), training={"seed": 4})
-    assert [(one.batch, one.seed) for one in (config.training(0), config.training(1))] == [(16, 4), (8, 4)]
+    assert [(stage.batch, stage.seed) for stage in (config.training(0), config.training(1))] == [(16, 4), (8, 4)]
     assert config.training(0).learning_rate == load_config("tiny").training(0).learning_rate
 
 
@@ -98,8 +98,8 @@ def test_time_is_shared_out_between_stages() -> None:
     config = with_time_budget(TrainConfig(name="a", preset="imagen-2b", stages=(TrainSettings(batch=8),)), 10, 0.5)
     assert [config.training(stage).minutes for stage in range(3)] == [5, 2.5, 2.5]
     assert config.training(0).batch == 8
-    one = with_time_budget(TrainConfig(name="a", preset="tiny", resolutions=(16,)), 10, 0.5)
-    assert one.training(0).minutes == 10
+    single = with_time_budget(TrainConfig(name="a", preset="tiny", resolutions=(16,)), 10, 0.5)
+    assert single.training(0).minutes == 10
     settings = TrainSettings(minutes=1, warmup=0, learning_rate=1)
     assert settings.learning_rate_at(5, 0.0) == 1
     assert settings.learning_rate_at(5, 0.5) == pytest.approx(0.51)

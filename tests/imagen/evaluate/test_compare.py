@@ -10,7 +10,7 @@ from data.lake.lake import Lake
 from data.pictures.contact_sheet import CELL
 from data.scorers.clip import ClipScore
 from imagen.config.evaluation import EvaluateSettings
-from imagen.evaluate.compare import compare, direction, side_by_side
+from imagen.evaluate.compare import Difference, compare, direction, side_by_side
 from imagen.evaluate.evaluation import Evaluation, evaluate, plan_evaluation
 from tests.engines import InProcessEngine
 from tests.imagen.metrics.painted import paint
@@ -29,34 +29,45 @@ def pair(three_models_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> t
     clip = {"clip": ClipScore(model="built-in")}
     settings = EvaluateSettings(suite=str(folder / "few.csv"), clip=clip, distances=("kid", "cmmd", "recall"))
     lake = copy_of(three_models_lake, folder / "lake")
-    found = (
+    before, after = (
         paint(plan_evaluation(lake, model, settings), right)
         for model, right in (("little/1", BEFORE), ("little/2", AFTER))
     )
-    before, after = found
-    for one in (before, after):
-        evaluate(one, InProcessEngine())
+    for evaluation in (before, after):
+        evaluate(evaluation, InProcessEngine())
     return before, after
 
 
-def test_what_was_painted_is_what_is_told(pair: tuple[Evaluation, Evaluation]) -> None:
-    found = {(one.metric, one.slice): one for one in compare(*pair)}
-    whole = found["right", "all"]
-    assert (whole.before, whole.after) == (len(BEFORE) / COUNT, len(AFTER) / COUNT)
-    assert (whole.wins, whole.losses) == (len(AFTER - BEFORE), len(BEFORE - AFTER))
-    assert whole.ties == COUNT - whole.wins - whole.losses
-    assert whole.figure.value == pytest.approx(whole.after - whole.before)
-    circles = found["right", "circle"]
+@pytest.fixture(scope="module")
+def differences(pair: tuple[Evaluation, Evaluation]) -> dict[tuple[str, str], Difference]:
+    """By metric and slice."""
+    return {(difference.metric, difference.slice): difference for difference in compare(*pair)}
+
+
+def test_shares_and_wins_are_those_of_the_painted_pictures(differences: dict[tuple[str, str], Difference]) -> None:
+    every = differences["right", "all"]
+    assert (every.before, every.after) == (len(BEFORE) / COUNT, len(AFTER) / COUNT)
+    assert (every.wins, every.losses) == (len(AFTER - BEFORE), len(BEFORE - AFTER))
+    assert every.ties == COUNT - every.wins - every.losses
+    assert every.figure.value == pytest.approx(every.after - every.before)
+
+
+def test_each_category_is_compared_apart(differences: dict[tuple[str, str], Difference]) -> None:
+    circles = differences["right", "circle"]
     assert (circles.before, circles.after, circles.wins, circles.losses) == (0.5, 1.0, 3, 0)
-    assert {part for metric, part in found if metric == "clip_score"} == {"all", *KINDS}
-    assert {metric for metric, _ in found} == {
+    assert {part for metric, part in differences if metric == "clip_score"} == {"all", *KINDS}
+
+
+def test_every_metric_that_both_have_is_compared(differences: dict[tuple[str, str], Difference]) -> None:
+    assert {metric for metric, _ in differences} == {
         "right", "right_sizes", "clip_score", "kid_clip", "cmmd_clip", "recall_clip",
     }  # fmt: skip
 
 
-def test_its_interval_is_that_of_the_paired_bootstrap(pair: tuple[Evaluation, Evaluation]) -> None:
+def test_an_interval_is_that_of_the_paired_bootstrap(
+    pair: tuple[Evaluation, Evaluation], differences: dict[tuple[str, str], Difference]
+) -> None:
     before, after = pair
-    found = {(one.metric, one.slice): one for one in compare(*pair)}
     for metric in ("right", "clip_score"):
         ends = after.picture_values[metric], before.picture_values[metric]
         theirs = bootstrap(
@@ -67,27 +78,32 @@ def test_its_interval_is_that_of_the_paired_bootstrap(pair: tuple[Evaluation, Ev
             method="percentile",
             rng=np.random.default_rng(1),
         ).confidence_interval
-        ours = found[metric, "all"].figure
+        ours = differences[metric, "all"].figure
         width = theirs.high - theirs.low
         assert ours.low == pytest.approx(theirs.low, abs=0.15 * width)
         assert ours.high == pytest.approx(theirs.high, abs=0.15 * width)
 
 
-def test_of_distances_it_is_that_of_both(pair: tuple[Evaluation, Evaluation]) -> None:
+def test_a_distance_differs_by_what_both_evaluations_measured(
+    pair: tuple[Evaluation, Evaluation], differences: dict[tuple[str, str], Difference]
+) -> None:
     before, after = (
-        {row["metric"]: row["value"] for row in one.stored_rows() if row["slice"] == "all"} for one in pair
+        {row["metric"]: row["value"] for row in evaluation.stored_rows() if row["slice"] == "all"}
+        for evaluation in pair
     )
-    for one in compare(*pair):
-        if one.metric.endswith("_clip"):
-            assert (one.before, one.after) == pytest.approx((before[one.metric], after[one.metric]))
-            assert one.figure.value == pytest.approx(after[one.metric] - before[one.metric])
-            assert one.figure.low <= one.figure.value <= one.figure.high or one.metric == "recall_clip"
+    for (metric, _), difference in differences.items():
+        if metric.endswith("_clip"):
+            figure = difference.figure
+            assert (difference.before, difference.after) == pytest.approx((before[metric], after[metric]))
+            assert figure.value == pytest.approx(after[metric] - before[metric])
+            assert figure.low <= figure.value <= figure.high or metric == "recall_clip"
     assert (direction("kid_clip"), direction("right"), direction("recall_clip")) == (-1, 1, 1)
 
 
 def test_a_model_beside_itself_is_no_different(pair: tuple[Evaluation, Evaluation]) -> None:
-    for one in compare(pair[0], pair[0]):
-        assert (one.figure.value, one.figure.low, one.figure.high, one.wins, one.losses) == (0, 0, 0, 0, 0)
+    for difference in compare(pair[0], pair[0]):
+        figure = difference.figure
+        assert (figure.value, figure.low, figure.high, difference.wins, difference.losses) == (0, 0, 0, 0, 0)
 
 
 def test_those_that_differ_most_are_side_by_side(pair: tuple[Evaluation, Evaluation], tmp_path: Path) -> None:
@@ -95,6 +111,6 @@ def test_those_that_differ_most_are_side_by_side(pair: tuple[Evaluation, Evaluat
     assert sheet.width > 4 * CELL
     assert sheet.height > 4 * CELL
     before, after = pair
-    assert [np.asarray(one).shape for one in before.pictures([5, 2])] == [(64, 64, 3)] * 2
+    assert [np.asarray(picture).shape for picture in before.pictures([5, 2])] == [(64, 64, 3)] * 2
     first, second = before.pictures([1]), after.pictures([1])  # a green circle, and what is none
     assert np.abs(np.asarray(first[0], int) - np.asarray(second[0], int)).max() > 100

@@ -1,4 +1,4 @@
-"""Little models that answer questions about pictures, with weights of chance that make much of what they see."""
+"""Little models that answer questions about pictures, with random weights whose answers depend on the picture."""
 
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,12 @@ def make_llava(folder: Path) -> Path:
 
 def tokenizer(lower: bool) -> PreTrainedTokenizerFast:
     words = {word: place for place, word in enumerate((*SPECIAL, *WORDS))}
-    made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    made.normalizer = normalizers.Lowercase() if lower else None
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    by_words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    by_words.normalizer = normalizers.Lowercase() if lower else None
+    by_words.pre_tokenizer = pre_tokenizers.Whitespace()
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=by_words,
         **names,
         additional_special_tokens=["[DEC]", "<image>"],
         model_max_length=16 if lower else 64,

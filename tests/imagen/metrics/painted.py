@@ -18,16 +18,16 @@ SIDE = 64
 
 
 def paint(evaluation: Evaluation, right: Collection[int]) -> Evaluation:
-    """Put pictures of one-shape prompts where the model would: of these numbers what was asked, else another colour."""
-    made = evaluation.picture_lake
-    evaluation.generation.add_prompts(made)
-    pairs = made.table("pairs").dataset().to_table(columns=["id", "url"]).to_pylist()
+    """Store pictures as the model would: right ones for prompts of these numbers, others in another colour."""
+    picture_lake = evaluation.picture_lake
+    evaluation.generation.add_prompts(picture_lake)
+    pairs = picture_lake.table("pairs").dataset().to_table(columns=["id", "url"]).to_pylist()
     rows = []
     for pair in pairs:
         number = int(pair["url"].split("/")[-2])
         prompt = evaluation.generation.suite.prompts[number].text
         rows.append(image_row(pair["id"], painted(prompt, number, number in right)))
-    table = made.table_or_make("images", IMAGES)
+    table = picture_lake.table_or_make("images", IMAGES)
     table.append([write_file(table.url, 0, pa.Table.from_pylist(rows, IMAGES))])
     return evaluation
 

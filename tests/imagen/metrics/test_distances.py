@@ -35,9 +35,9 @@ def features() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(M, D)) @ rng.normal(size=(D, D)), 0.3 + rng.normal(size=(N, D)) * 1.4
 
 
-def figures(real: np.ndarray, made: np.ndarray, asked: Sequence[Distance], seed: int = 0) -> dict[str, Figure]:
-    found = distances(real, made, asked, seed)
-    return {name: bootstrap_statistic(of, np.arange(n), seed, resamples) for name, of, n, resamples in found}
+def figures(real: np.ndarray, made: np.ndarray, names: Sequence[Distance], seed: int = 0) -> dict[str, Figure]:
+    statistics = distances(real, made, names, seed)
+    return {name: bootstrap_statistic(of, np.arange(n), seed, resamples) for name, of, n, resamples in statistics}
 
 
 def once(n: int) -> np.ndarray:
@@ -99,8 +99,10 @@ def test_precision_and_recall_agree_with_torch_fidelitys(features: tuple[np.ndar
 
 def test_density_and_coverage_are_counted_one_by_one(features: tuple[np.ndarray, np.ndarray]) -> None:
     real, made = features
-    reach = [np.sort(np.linalg.norm(real - one, axis=1))[NEIGHBOURS] for one in real]
-    inside = [[np.linalg.norm(one - centre) < most for centre, most in zip(real, reach, strict=True)] for one in made]
+    reach = [np.sort(np.linalg.norm(real - point, axis=1))[NEIGHBOURS] for point in real]
+    inside = [
+        [np.linalg.norm(point - centre) < most for centre, most in zip(real, reach, strict=True)] for point in made
+    ]
     ours = neighbour_metrics(real, made)
     assert ours["density"](once(N))[0] == pytest.approx(np.sum(inside) / (NEIGHBOURS * N))
     assert ours["coverage"](once(M))[0] == pytest.approx(np.any(inside, axis=0).mean())
@@ -118,13 +120,13 @@ def test_a_resample_is_a_set_with_repetitions(features: tuple[np.ndarray, np.nda
 def test_an_interval_holds_what_it_promises() -> None:
     """Of 40 draws from one Gaussian the interval covers the distance of the Gaussians nearly always."""
     real = gaussian(4000, np.zeros(3), np.eye(3), 0)
-    shift, held = np.array([0.5, 0, 0]), 0
+    shift, covering = np.array([0.5, 0, 0]), 0
     for draw in range(40):
         made = shift + np.random.default_rng([9, draw]).normal(size=(400, 3))
         figure = figures(real, made, ["fd"], seed=draw)["fd"]
-        held += figure.low <= 0.25 <= figure.high
+        covering += figure.low <= 0.25 <= figure.high
         assert (figure.n, figure.low < figure.value < figure.high) == (400, True)
-    assert held >= 33
+    assert covering >= 33
 
 
 def test_every_interval_is_around_its_figure(features: tuple[np.ndarray, np.ndarray]) -> None:
@@ -133,12 +135,12 @@ def test_every_interval_is_around_its_figure(features: tuple[np.ndarray, np.ndar
         assert figure.n == (M if name in SHARES_OF_REAL else N)
 
 
-def test_all_are_worse_the_further_the_pictures_are() -> None:
+def test_every_distance_is_worse_the_further_the_pictures_are() -> None:
     rng = np.random.default_rng(5)
     real, made = rng.normal(size=(300, 8)), rng.normal(size=(200, 8))
-    found = [figures(real, made + far, DISTANCES) for far in (0.0, 0.7, 1.4, 3.0)]
+    results = [figures(real, made + far, DISTANCES) for far in (0.0, 0.7, 1.4, 3.0)]
     for name in DISTANCES:
-        values = [one[name].value for one in found]
+        values = [result[name].value for result in results]
         worse = values[::-1] if name in ("fd", "kid", "cmmd") else values
         assert worse == sorted(worse, reverse=True), name
         assert values[0] != values[-1]
@@ -155,7 +157,7 @@ def test_a_small_reference_is_refused() -> None:
         figures(np.ones((12, 12)), np.ones((5, 12)), ["precision"])
 
 
-def test_no_more_than_can_be_compared_are_compared() -> None:
+def test_a_large_reference_is_subsampled() -> None:
     many = np.arange(2.0 * (MAX_REAL + 10)).reshape(-1, 2)
     chosen = subsample(many, 0)
     assert len(chosen) == MAX_REAL

@@ -1,4 +1,4 @@
-"""Features against the models they come from: real architectures with weights of chance, small where they may be."""
+"""Features against the models they come from: real architectures with random weights, small where possible."""
 
 import pickle
 from pathlib import Path
@@ -24,15 +24,15 @@ def pictures(count: int, side: int) -> list[Image.Image]:
 def test_inceptions_features_are_the_librarys(inception: Path) -> None:
     """On pictures that need no resizing, which it does otherwise."""
     extractor = Inception(weights=str(inception), side=INCEPTION_SIDE, batch_size=2)
-    asked = pictures(3, INCEPTION_SIDE)
+    images = pictures(3, INCEPTION_SIDE)
     ours = unpack_vectors(
         [
-            *extractor.score_batch([extractor.look(one) for one in asked[:2]])["vector"],
-            *extractor.score_batch([extractor.look(asked[2])])["vector"],
+            *extractor.score_batch([extractor.look(image) for image in images[:2]])["vector"],
+            *extractor.score_batch([extractor.look(images[2])])["vector"],
         ]
     )
     theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(inception))
-    pixels = torch.from_numpy(np.stack([np.asarray(one) for one in asked])).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     expected = theirs(pixels)[0].numpy()
     assert ours.shape == (3, 2048)
     np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-4)  # kept in float16
@@ -41,21 +41,21 @@ def test_inceptions_features_are_the_librarys(inception: Path) -> None:
 def test_small_pictures_are_enlarged_without_rounding(inception: Path) -> None:
     extractor = Inception(weights=str(inception), side=16)
     picture = pictures(1, 16)[0]
-    seen = extractor.look(picture)
+    pixels = extractor.look(picture)
     rounded = picture.resize((INCEPTION_SIDE, INCEPTION_SIDE), Image.Resampling.BICUBIC)
-    assert seen.shape == (3, INCEPTION_SIDE, INCEPTION_SIDE)
-    assert (seen != seen.round()).float().mean() > 0.5
-    apart = np.abs(seen.permute(1, 2, 0).numpy() - np.asarray(rounded, float))
+    assert pixels.shape == (3, INCEPTION_SIDE, INCEPTION_SIDE)
+    assert (pixels != pixels.round()).float().mean() > 0.5
+    apart = np.abs(pixels.permute(1, 2, 0).numpy() - np.asarray(rounded, float))
     assert np.median(apart) < 0.5  # where nothing was cut off between the two directions
 
 
 def test_dinov2s_features_are_its_class_tokens(dinov2: Path) -> None:
     extractor = Dinov2(model=str(dinov2), side=28, batch_size=4)
-    asked = pictures(3, 28)
-    ours = unpack_vectors(extractor.score_batch([extractor.look(one) for one in asked])["vector"])
+    images = pictures(3, 28)
+    ours = unpack_vectors(extractor.score_batch([extractor.look(image) for image in images])["vector"])
     model, processor = Dinov2Model.from_pretrained(dinov2).eval(), BitImageProcessor.from_pretrained(dinov2)
     with torch.no_grad():
-        expected = model(**processor(asked, return_tensors="pt")).last_hidden_state[:, 0].numpy()
+        expected = model(**processor(images, return_tensors="pt")).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=2e-3)
 
 
@@ -69,7 +69,7 @@ def test_a_real_picture_is_cut_as_the_model_was_shown_it(dinov2: Path) -> None:
     assert crop.id == Dinov2(model=str(dinov2), side=28, fit="crop", batch_size=3).id
 
 
-def test_weights_that_are_not_there_are_named_with_where_they_are_published(tmp_path: Path) -> None:
+def test_missing_weights_are_named_with_where_they_are_published(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsNotUsable, match=r"no file .*nowhere.pth .* published as https://github.com/toshas/.*pth"
     ):

@@ -22,7 +22,7 @@ from imagen.metrics.distances import DISTANCES, distances
 from imagen.metrics.diversity import diversity
 from imagen.metrics.extractors import Dinov2, Inception
 from imagen.metrics.shapes import ShapesSeen, matches_prompt
-from tests.imagen.metrics.pictures import drawn
+from tests.imagen.metrics.pictures import draw_pictures
 
 SIDE, REAL, MADE, OF_A_PROMPT = 64, 400, 80, 8
 FEW_REAL, FEW_MADE, INCEPTION = 40, 20, 192  # Inception looks at few, and on fewer pixels: it takes long
@@ -41,7 +41,7 @@ EXTRACTORS = ("clip", "inception", "dinov2")
 FALLING = ("fd", "kid", "cmmd")  # the less the better
 
 ALONE = "a picture is no less like real ones for being there twice"
-WIDE = "the further made pictures lie from each other, the further each reaches (arXiv 2002.09797, section 2)"
+WIDE = "the further made pictures are from each other, the further each reaches (arXiv 2002.09797, section 2)"
 MIDDLE = "little models see what is blurred in the middle of all, where the neighbourhoods of real pictures overlap"
 APART = "says how different pictures of a prompt are, not how good: what is spoilt may differ more"
 NOT = {
@@ -62,16 +62,18 @@ def cases() -> Iterator[tuple[str, str]]:
         yield from ((metric, corruption) for corruption in ("blur", "noise", "swapped"))
     yield from (("aesthetic_score", corruption) for corruption in ("blur", "noise"))
     for extractor in EXTRACTORS:
-        for metric in ("diversity", *said_by(extractor)):
+        for metric in ("diversity", *distances_of(extractor)):
             for corruption in ("blur", "noise", "copies"):
                 if not {(metric, corruption), (f"{metric}_{extractor}", corruption)} & NOT.keys():
                     yield f"{metric}_{extractor}", corruption
 
 
-def said_by(extractor: str) -> list[Any]:
+def distances_of(extractor: str) -> list[Any]:
     """CMMD is of CLIP's vectors alone; of 2,048 features a Fréchet distance needs thousands of real pictures."""
     return [
-        one for one in DISTANCES if (one, extractor) != ("fd", "inception") and (one != "cmmd" or extractor == "clip")
+        name
+        for name in DISTANCES
+        if (name, extractor) != ("fd", "inception") and (name != "cmmd" or extractor == "clip")
     ]
 
 
@@ -80,9 +82,9 @@ class Worse:
 
     def __init__(self, extractors: dict[str, PictureVectors], head: Aesthetic) -> None:
         self.extractors, self.head = extractors, head
-        self.real, _ = drawn(REAL, SIDE, 1)
-        self.made, self.captions = drawn(MADE, SIDE, 2)
-        self.kept: dict[Any, Any] = {}
+        self.real, _ = draw_pictures(REAL, SIDE, 1)
+        self.made, self.captions = draw_pictures(MADE, SIDE, 2)
+        self.cache: dict[Any, Any] = {}
 
     def series(self, metric: str, corruption: str) -> list[float]:
         levels = OTHERS.get(metric.split("_")[-1], {}).get(corruption, LEVELS[corruption])
@@ -90,8 +92,8 @@ class Worse:
 
     def value(self, metric: str, corruption: str, level: float) -> float:
         if metric in ("right", "right_sizes"):
-            asked = zip(self.prompts(corruption, level), self.shapes(corruption, level), strict=True)
-            return float(np.mean([matches_prompt(prompt, seen, metric == "right_sizes") for prompt, seen in asked]))
+            pairs = zip(self.prompts(corruption, level), self.shapes(corruption, level), strict=True)
+            return float(np.mean([matches_prompt(prompt, seen, metric == "right_sizes") for prompt, seen in pairs]))
         if metric in ("clip_score", "aesthetic_score"):
             scorer = CLIP if metric == "clip_score" else self.head
             seen = [self.vectors("clip", corruption, level)]
@@ -105,8 +107,8 @@ class Worse:
     def distances(self, extractor: str, made: np.ndarray) -> dict[str, float]:
         few = self.real[:FEW_REAL] if extractor == "inception" else self.real
         real = self.once((extractor, "real"), lambda: vectors_of(self.extractors[extractor], few))
-        found = distances(real, made, said_by(extractor))
-        return {name: float(of(np.ones((1, n)))[0]) for name, of, n, _ in found}
+        statistics = distances(real, made, distances_of(extractor))
+        return {name: float(of(np.ones((1, n)))[0]) for name, of, n, _ in statistics}
 
     def prompts(self, corruption: str, level: float) -> list[str]:
         """Those that are swapped go around."""
@@ -116,7 +118,7 @@ class Worse:
     def shapes(self, corruption: str, level: float) -> list[str]:
         spoilt = how(corruption, level)
         return self.once(
-            ("shapes", *spoilt), lambda: [ShapesSeen().look(one)["shapes"] for one in self.spoilt(*spoilt)]
+            ("shapes", *spoilt), lambda: [ShapesSeen().look(picture)["shapes"] for picture in self.spoilt(*spoilt)]
         )
 
     def vectors(self, extractor: str, corruption: str, level: float) -> np.ndarray:
@@ -132,9 +134,9 @@ class Worse:
         return [spoilt(picture, corruption, level, seed) for seed, picture in enumerate(self.made)]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self.kept:
-            self.kept[key] = make()
-        return self.kept[key]
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
 
 
 def how(corruption: str, level: float) -> tuple[str, float]:
@@ -150,20 +152,20 @@ def spoilt(picture: Image.Image, corruption: str, level: float, seed: int) -> Im
 
 
 def vectors_of(extractor: PictureVectors, pictures: list[Image.Image]) -> np.ndarray:
-    seen, size = [extractor.look(picture) for picture in pictures], extractor.batch_size
-    batches = [seen[at : at + size] for at in range(0, len(seen), size)]
+    inputs, size = [extractor.look(picture) for picture in pictures], extractor.batch_size
+    batches = [inputs[at : at + size] for at in range(0, len(inputs), size)]
     return unpack_vectors([vector for batch in batches for vector in extractor.score_batch(batch)["vector"]])
 
 
 def head_of(folder: Path) -> Aesthetic:
     """A head with a reason to fall: least squares from CLIP's vectors to how little other pictures are spoilt."""
-    pictures, seen, marks = drawn(MADE, SIDE, 3)[0], [], []
+    pictures, vectors, marks = draw_pictures(MADE, SIDE, 3)[0], [], []
     for corruption in ("blur", "noise"):
         for step, level in enumerate(LEVELS[corruption]):
             some = [spoilt(picture, *how(corruption, level), seed) for seed, picture in enumerate(pictures, MADE)]
-            seen.append(vectors_of(CLIP.vectors(), some))
+            vectors.append(vectors_of(CLIP.vectors(), some))
             marks += [10.0 - step] * len(pictures)
-    x = np.pad(np.concatenate(seen).astype(np.float64), ((0, 0), (0, 1)), constant_values=1)
+    x = np.pad(np.concatenate(vectors).astype(np.float64), ((0, 0), (0, 1)), constant_values=1)
     solved = torch.from_numpy(np.linalg.solve(x.T @ x + 0.1 * np.eye(x.shape[1]), x.T @ marks)).float()
     save_file(
         {"layer.weight": solved[None, :-1].contiguous(), "layer.bias": solved[-1:].clone()}, folder / "head.safetensors"
@@ -184,7 +186,7 @@ def worse(inception: Path, dinov2: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize(("metric", "corruption"), cases())
-def test_it_gets_worse_with_each_step(metric: str, corruption: str, worse: Worse) -> None:
+def test_a_metric_gets_worse_with_each_step_of_a_corruption(metric: str, corruption: str, worse: Worse) -> None:
     series = worse.series(metric, corruption)
     down = series[::-1] if metric.startswith(FALLING) else series
     assert down == sorted(down, reverse=True), series

@@ -1,3 +1,5 @@
+"""Suites of prompts: the built-in one, files in published forms, and what is wrong with a file."""
+
 import json
 from pathlib import Path
 
@@ -5,13 +7,17 @@ import pytest
 
 from data.world.grammar import claim_of
 from imagen.errors import SuiteError
-from imagen.metrics.suites import Check, Prompt, load_suite
+from imagen.metrics.suites import Check, Prompt, Suite, load_suite
 
 
-def test_shapes_asks_what_the_worlds_checker_understands() -> None:
-    suite = load_suite("shapes")
-    assert len(suite.prompts) == len({prompt.text for prompt in suite.prompts}) == 200
-    assert suite.categories == {
+@pytest.fixture(scope="module")
+def shapes_suite() -> Suite:
+    return load_suite("shapes")
+
+
+def test_the_suite_shapes_has_different_prompts_of_six_categories(shapes_suite: Suite) -> None:
+    assert len(shapes_suite.prompts) == len({prompt.text for prompt in shapes_suite.prompts}) == 200
+    assert shapes_suite.categories == {
         "one shape": 40,
         "size": 40,
         "two shapes": 30,
@@ -19,15 +25,21 @@ def test_shapes_asks_what_the_worlds_checker_understands() -> None:
         "three shapes": 20,
         "new together": 30,
     }
-    claims = {prompt: claim_of(prompt.text) for prompt in suite.prompts}
-    shapes = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}
-    for prompt, claim in claims.items():
+
+
+def test_the_worlds_checker_understands_every_prompt_of_shapes(shapes_suite: Suite) -> None:
+    counts = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}
+    for prompt in shapes_suite.prompts:
+        claim = claim_of(prompt.text)
         assert claim is not None
-        assert len(claim.phrases) == shapes.get(prompt.category, 1)
+        assert len(claim.phrases) == counts.get(prompt.category, 1)
         assert (claim.relation is not None) == (prompt.category in ("relation", "new together"))
         colours = len({phrase.colour for phrase in claim.phrases})
         assert colours == (1 if prompt.category == "new together" else len(claim.phrases))
-    assert load_suite("shapes").id == suite.id
+
+
+def test_a_suite_has_the_same_id_whenever_it_is_loaded(shapes_suite: Suite) -> None:
+    assert load_suite("shapes").id == shapes_suite.id
 
 
 PUBLISHED = {
@@ -123,6 +135,6 @@ def test_a_broken_suite_is_one_sentence(name: str, text: str, message: str, tmp_
         load_suite(str(tmp_path / name))
 
 
-def test_a_suite_that_is_not_there_is_said() -> None:
+def test_a_suite_that_does_not_exist_is_named() -> None:
     with pytest.raises(SuiteError, match="suite drawbench is neither 'shapes' nor a file or folder of prompts here"):
         load_suite("drawbench")

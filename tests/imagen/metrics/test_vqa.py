@@ -1,4 +1,4 @@
-"""Questions to pictures: what each kind of model answers, beside a plain loop, and the way through an evaluation."""
+"""Questions about pictures: the answers of each kind of model against a plain loop, and a whole evaluation."""
 
 import json
 import shutil
@@ -60,32 +60,32 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(count)]
 
 
-def test_one_that_chooses_agrees_with_a_plain_loop(vilt: Path) -> None:
+def test_a_model_that_chooses_an_answer_agrees_with_a_plain_loop(vilt: Path) -> None:
     model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
-    given = set()
+    distinct = set()
     for picture in pictures(6):
-        found = load_answerer(str(vilt), "cpu").answers(picture, CHECKS)
-        assert found == load_answerer(str(vilt), "cpu").answers(picture, CHECKS)  # to the last digit
-        for check, label, (answer, probability) in zip(CHECKS, ("yes", "2", "red"), found, strict=True):
+        answers = load_answerer(str(vilt), "cpu").answers(picture, CHECKS)
+        assert answers == load_answerer(str(vilt), "cpu").answers(picture, CHECKS)  # to the last digit
+        for check, label, (answer, probability) in zip(CHECKS, ("yes", "2", "red"), answers, strict=True):
             with torch.no_grad():
                 logits = model(**processor(picture, check.question, return_tensors="pt")).logits[0]
             assert answer == LABELS[int(logits.argmax())]
             assert probability == pytest.approx(float(torch.sigmoid(logits[LABELS.index(label)])), abs=1e-5)
-            given.add(answer)
-    assert len(given) > 1
+            distinct.add(answer)
+    assert len(distinct) > 1
 
 
-def test_one_that_writes_from_an_encoded_question_agrees_with_a_plain_loop(tmp_path: Path) -> None:
+def test_a_model_that_writes_from_an_encoded_question_agrees_with_a_plain_loop(tmp_path: Path) -> None:
     folder = make_blip(tmp_path / "blip")
     model, processor = BlipForQuestionAnswering.from_pretrained(folder).eval(), BlipProcessor.from_pretrained(folder)
-    given = set()
+    distinct = set()
     for picture in pictures(4):
-        found = load_answerer(str(folder), "cpu").answers(picture, CHECKS)
-        for check, words, (answer, probability) in zip(CHECKS, (["yes"], ["two", "2"], ["red"]), found, strict=True):
-            asked = processor(picture, check.question, return_tensors="pt")
+        answers = load_answerer(str(folder), "cpu").answers(picture, CHECKS)
+        for check, words, (answer, probability) in zip(CHECKS, (["yes"], ["two", "2"], ["red"]), answers, strict=True):
+            inputs = processor(picture, check.question, return_tensors="pt")
             with torch.no_grad():
-                seen = model.vision_model(asked.pixel_values).last_hidden_state
-                question = model.text_encoder(asked.input_ids, encoder_hidden_states=seen).last_hidden_state
+                features = model.vision_model(inputs.pixel_values).last_hidden_state
+                question = model.text_encoder(inputs.input_ids, encoder_hidden_states=features).last_hidden_state
 
                 def after(tokens: list[int], question: torch.Tensor = question) -> torch.Tensor:
                     ids = torch.tensor([[model.decoder_start_token_id, *tokens]])
@@ -96,25 +96,25 @@ def test_one_that_writes_from_an_encoded_question_agrees_with_a_plain_loop(tmp_p
                 written = greedy(after, end=3)
             assert probability == pytest.approx(expected, abs=1e-5)
             assert answer == processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-            given.add(answer)
-    assert len(given) > 1
+            distinct.add(answer)
+    assert len(distinct) > 1
 
 
-def test_one_that_takes_part_in_a_conversation_agrees_with_a_plain_loop(tmp_path: Path) -> None:
+def test_a_model_for_conversations_agrees_with_a_plain_loop(tmp_path: Path) -> None:
     folder = make_llava(tmp_path / "llava")
     model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     processor = LlavaProcessor.from_pretrained(folder)
     spellings = ([["yes"], ["Yes"]], [["two"], ["2"]], [["dark", "red"], ["Dark", "red"]])
     checks = (*CHECKS[:2], Check("what colour ?", "dark red"))
-    given = set()
+    distinct = set()
     for picture in pictures(4):
-        found = load_answerer(str(folder), "cpu").answers(picture, checks)
-        for check, words, (answer, probability) in zip(checks, spellings, found, strict=True):
-            asked = processor(picture, f"<image> {check.question} {SHORT_ANSWER_PROMPT} Answer :", return_tensors="pt")
+        answers = load_answerer(str(folder), "cpu").answers(picture, checks)
+        for check, words, (answer, probability) in zip(checks, spellings, answers, strict=True):
+            inputs = processor(picture, f"<image> {check.question} {SHORT_ANSWER_PROMPT} Answer :", return_tensors="pt")
 
-            def after(tokens: list[int], asked: Any = asked) -> torch.Tensor:
-                ids = torch.cat([asked.input_ids, torch.tensor([tokens], dtype=torch.long)], 1)
-                logits: torch.Tensor = model(input_ids=ids, pixel_values=asked.pixel_values).logits
+            def after(tokens: list[int], inputs: Any = inputs) -> torch.Tensor:
+                ids = torch.cat([inputs.input_ids, torch.tensor([tokens], dtype=torch.long)], 1)
+                logits: torch.Tensor = model(input_ids=ids, pixel_values=inputs.pixel_values).logits
                 return logits[0, -1].softmax(0)
 
             with torch.no_grad():
@@ -125,8 +125,8 @@ def test_one_that_takes_part_in_a_conversation_agrees_with_a_plain_loop(tmp_path
                 written = greedy(after, end=3)
             assert probability == pytest.approx(expected, abs=1e-5)
             assert answer == processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-            given.add(answer)
-    assert len(given) > 1
+            distinct.add(answer)
+    assert len(distinct) > 1
 
 
 def greedy(after: Callable[[list[int]], torch.Tensor], end: int) -> list[int]:
@@ -145,7 +145,7 @@ def test_same_words_are_the_same_answer() -> None:
     assert np.isnan([vqa_accuracy([], []), vqa_score([]), vqa_accuracy(None, CHECKS), vqa_score(None)]).all()
 
 
-def test_its_table_is_named_by_the_models_weights(vilt: Path, tmp_path: Path) -> None:
+def test_a_table_of_answers_is_named_by_the_models_weights(vilt: Path, tmp_path: Path) -> None:
     shutil.copytree(vilt, tmp_path / "elsewhere")
     assert Vqa(model=str(tmp_path / "elsewhere")).id == Vqa(model=str(vilt), device="cpu").id
     assert Vqa(model=str(make_vilt(tmp_path / "other", ("no", "yes")))).id != Vqa(model=str(vilt)).id
@@ -159,32 +159,30 @@ def of(lake: Lake, suite: Path, model: Path) -> Evaluation:
     return plan_evaluation(lake, "little/1", settings_of(suite, model))
 
 
-def told(rows: list[dict[str, Any]]) -> Figures:
+def figures_of(rows: list[dict[str, Any]]) -> Figures:
     return {(row["metric"], row["slice"]): (row["value"], row["low"], row["high"], row["n"]) for row in rows}
 
 
 def stored(evaluation: Evaluation) -> list[dict[str, Any]]:
     vqa = evaluation.settings.vqa
     assert vqa is not None
-    found: list[dict[str, Any]] = (
-        evaluation.picture_lake.table(vqa.table).dataset().to_table().sort_by("id").to_pylist()
-    )
-    return found
+    rows: list[dict[str, Any]] = evaluation.picture_lake.table(vqa.table).dataset().to_table().sort_by("id").to_pylist()
+    return rows
 
 
 def test_an_evaluation_says_what_its_pictures_answer(one_model: Lake, suite: Path, vilt: Path) -> None:
     evaluation = of(one_model, suite, vilt)
-    rows = told(evaluate(evaluation, InProcessEngine()))
+    rows = figures_of(evaluate(evaluation, InProcessEngine()))
     assert {part for metric, part in rows if metric == "vqa_score"} == {"all", "asked"}
     assert rows["vqa_score", "all"] == rows["vqa_score", "asked"]
     assert rows["right", "all"][3] == 20
     model, processor = ViltForQuestionAnswering.from_pretrained(vilt).eval(), ViltProcessor.from_pretrained(vilt)
-    made = evaluation.picture_lake.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
+    images = evaluation.picture_lake.table("images").dataset().to_table(columns=["id", "image"]).to_pylist()
     prompts = {
         pair["id"]: pair["caption"] for pair in evaluation.picture_lake.table("pairs").dataset().to_table().to_pylist()
     }
     scores, rights = [], []
-    for row in made:
+    for row in images:
         _, colour, kind = prompts[row["id"]].split()
         if colour == "red":
             continue
@@ -202,18 +200,18 @@ def test_an_evaluation_says_what_its_pictures_answer(one_model: Lake, suite: Pat
     assert rows["vqa_right", "all"][0] == pytest.approx(np.mean(rights))
 
 
-def test_killed_anywhere_it_asks_only_what_is_missing(
+def test_a_killed_evaluation_asks_only_missing_questions(
     one_model: Lake, suite: Path, vilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(one_model.url, tmp_path / "copied")
-    whole = of(one_model, suite, vilt)
-    expected = told(evaluate(whole, InProcessEngine()))
+    uninterrupted = of(one_model, suite, vilt)
+    expected = figures_of(evaluate(uninterrupted, InProcessEngine()))
     monkeypatch.setattr("imagen.evaluate.evaluation.ASK_ROWS", 6)
-    asked, kills = 0, 0
+    shards, kills = 0, 0
 
     def count(plan: Any) -> None:
-        nonlocal asked
-        asked += len(plan.shards) if plan.stage.name == "ask" else 0
+        nonlocal shards
+        shards += len(plan.shards) if plan.stage.name == "ask" else 0
 
     while True:
         killed = of(Lake.open(str(tmp_path / "copied")), suite, vilt)
@@ -224,12 +222,14 @@ def test_killed_anywhere_it_asks_only_what_is_missing(
         else:
             break
     assert kills >= 4
-    assert asked == 4 + 4 + 3 + 2 + 1  # the first time none was done
-    assert told(again) == expected
-    assert stored(killed) == stored(whole)
+    assert shards == 4 + 4 + 3 + 2 + 1  # the first time none was done
+    assert figures_of(again) == expected
+    assert stored(killed) == stored(uninterrupted)
 
 
-def test_what_can_not_be_asked_is_one_sentence(one_model: Lake, suite: Path, vilt: Path, tmp_path: Path) -> None:
+def test_questions_that_can_not_be_asked_are_one_sentence(
+    one_model: Lake, suite: Path, vilt: Path, tmp_path: Path
+) -> None:
     (tmp_path / "plain.txt").write_text("a red circle\n")
     with pytest.raises(
         SuiteError, match=r"plain has no checks, so there is nothing to ask about its pictures.* or leave vqa out"

@@ -27,24 +27,24 @@ def test_a_picture_is_described_and_made_again_from_its_caption(model: Imagen) -
     caption = imagen.describe(picture)
     assert caption == "a large red circle"
     assert caption_is_true(picture, caption).true
-    made = model.generate_image(caption, seed=3)
-    assert made.size == (32, 32)
-    assert imagen.describe(made), "a little model makes little that has a name, and it is told all the same"
+    image = model.generate_image(caption, seed=3)
+    assert image.size == (32, 32)
+    assert imagen.describe(image), "a caption also comes back for a picture of few recognizable shapes"
 
 
 def test_several_pictures_of_any_mode_are_described_in_their_order() -> None:
     pictures = [picture_of(BLUE), picture_of(RED).convert("RGBA"), picture_of(BLUE).convert("P")] * 7
-    said = imagen.describe(pictures)
-    assert said == ["a medium blue star", "a large red circle", "a medium blue star"] * 7
+    captions = imagen.describe(pictures)
+    assert captions == ["a medium blue star", "a large red circle", "a medium blue star"] * 7
     assert imagen.describe([]) == []
 
 
-def test_a_model_that_is_not_there_is_told() -> None:
+def test_a_model_that_does_not_exist_is_named() -> None:
     with pytest.raises(ModelError, match="there is no folder no/such/folder"):
         imagen.describe(picture_of(RED), model="no/such/folder")
 
 
-def test_it_is_a_function_whoever_imported_what_before() -> None:
+def test_describe_is_a_function_whatever_was_imported_before() -> None:
     code = "import imagen, imagen.models.captions, sys; from imagen import describe; assert callable(imagen.describe)"
     light = "import imagen, sys; assert 'torch' not in sys.modules"
     for program in (code, light):

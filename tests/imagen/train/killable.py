@@ -140,7 +140,7 @@ class RecordedBatches:
 
     def __next__(self) -> Batch:
         batch = next(self.batches)
-        self.digests += (hashlib.sha256(one.numpy().tobytes()).hexdigest()[:12] for one in batch.pixels)
+        self.digests += (hashlib.sha256(image.numpy().tobytes()).hexdigest()[:12] for image in batch.pixels)
         return batch
 
     def read_ahead(self) -> None:
@@ -159,12 +159,12 @@ def train_until(url: str, config: TrainConfig, stop: int, report: str) -> None:
     run.batches = recorded = RecordedBatches(batches)  # type: ignore[assignment]
     while run.step < stop:
         loss = run.advance().loss
-        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "seen": list(recorded.digests)})
+        lines.append({"step": run.step, "loss": loss, "epoch": batches.epoch, "images": list(recorded.digests)})
         recorded.digests.clear()
     run.batches = batches
-    kept = run.state()
+    final_state = run.state()
     if main:
-        checkpoints.save(kept)
+        checkpoints.save(final_state)
     run.accelerator.wait_for_everyone()
     rank = run.accelerator.process_index
     Path(f"{report}-{rank}.json").write_text(json.dumps(lines))
@@ -205,10 +205,10 @@ def run_with_fixed_batches(url: str, config: TrainConfig, stage: int = 0) -> Run
     side, rng = config.resolved_cascade.stages[stage].resolution, torch.Generator().manual_seed(5)
     pixels = torch.rand(run.settings.batch, 3, side, side, generator=rng) * 2 - 1
     text = torch.randn(run.settings.batch, 6, 128, generator=rng)
-    seen = torch.arange(6) < torch.randint(1, 7, (run.settings.batch, 1), generator=rng)
-    batch = Batch(pixels, text, seen)
+    mask = torch.arange(6) < torch.randint(1, 7, (run.settings.batch, 1), generator=rng)
+    batch = Batch(pixels, text, mask)
     if config.mix:
-        batch = replace(batch, alternatives=torch.randn(1, *text.shape, generator=rng), alternative_masks=seen[None])
+        batch = replace(batch, alternatives=torch.randn(1, *text.shape, generator=rng), alternative_masks=mask[None])
     run.batches = FixedBatches(batch, run)  # type: ignore[assignment]
     return run
 
@@ -219,17 +219,17 @@ def write_gradients(url: str, cascade: CascadeSettings, folder: str, mix: dict[s
         for parts in (1, 2):
             config = quick_config(QUICK.model_copy(update={"accumulate": parts, "clip": 1e9}), cascade)
             run = run_with_fixed_batches(url, config.model_copy(update={"mix": mix or {}}), stage)
-            kept: dict[str, torch.Tensor] = {}
+            gradients: dict[str, torch.Tensor] = {}
 
-            def keep(*_: Any, run: Run = run, kept: dict[str, torch.Tensor] = kept) -> None:
+            def keep(*_: Any, run: Run = run, gradients: dict[str, torch.Tensor] = gradients) -> None:
                 for name, parameter in run.unet.named_parameters():
-                    kept[f"{run.step}.{name}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
+                    gradients[f"{run.step}.{name}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
 
             run.optimizer.optimizer.register_step_pre_hook(keep)
             for _ in range(3):
                 run.advance()
             if run.accelerator.is_main_process:
-                save_file(kept, Path(folder) / f"{stage}-{parts}-{run.accelerator.num_processes}.safetensors")
+                save_file(gradients, Path(folder) / f"{stage}-{parts}-{run.accelerator.num_processes}.safetensors")
 
 
 def train_with_nan(url: str, folder: str) -> None:

@@ -33,12 +33,12 @@ def first_model_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-def test_who_forgets_a_pair_is_told_the_models_that_saw_it(first_model_lake: Lake, tmp_path: Path) -> None:
+def test_forgetting_a_pair_names_the_models_that_were_trained_on_it(first_model_lake: Lake, tmp_path: Path) -> None:
     own = Lake(str(shutil.copytree(first_model_lake.url, tmp_path / "lake")), first_model_lake.config)
     assert list(tmp_path.glob(f"lake/{GRID}"))
-    found = forget(own, "url", "http://drawn.test/3.png")
-    assert found.seen_by == ["drawn@1"]
-    assert "first/1" in found.models
+    forgotten = forget(own, "url", "http://drawn.test/3.png")
+    assert forgotten.seen_by == ["drawn@1"]
+    assert "first/1" in forgotten.models
     assert not list(tmp_path.glob(f"lake/{GRID}")), "a grid shows samples"
 
 
@@ -50,16 +50,16 @@ def weights(lake: Lake, config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 def after(name: str, **more: object) -> TrainConfig:
-    said = {**FIRST.model_dump(exclude_unset=True), "name": name, "init_from": "first/1", **more}
-    return TrainConfig.model_validate(said)
+    values = {**FIRST.model_dump(exclude_unset=True), "name": name, "init_from": "first/1", **more}
+    return TrainConfig.model_validate(values)
 
 
-def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
-    assert one.keys() == other.keys()
-    return {name for name, value in one.items() if not torch.equal(value, other[name])}
+def changed(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
+    assert first.keys() == second.keys()
+    return {name for name, value in first.items() if not torch.equal(value, second[name])}
 
 
-def test_a_training_goes_on_from_a_trained_model(first_model_lake: Lake) -> None:
+def test_a_training_begins_from_a_trained_model(first_model_lake: Lake) -> None:
     begins = start_run(plan_training(first_model_lake, after("more"), "drawn"), 0, cpu=True)
     theirs = Imagen.from_pretrained("first/1", first_model_lake.url).unet.state_dict()
     assert not changed(dict(begins.unet.state_dict()), dict(theirs))
@@ -75,12 +75,12 @@ def test_frozen_parts_stay_as_they_were(first_model_lake: Lake) -> None:
 
 def test_low_rank_changes_are_of_attention_alone_and_merged(first_model_lake: Lake) -> None:
     theirs = dict(Imagen.from_pretrained("first/1", first_model_lake.url).unet.state_dict())
-    found = weights(first_model_lake, after("low", lora=LoraSettings(rank=2).model_dump()))
-    moved = changed(found, theirs)
+    merged = weights(first_model_lake, after("low", lora=LoraSettings(rank=2).model_dump()))
+    moved = changed(merged, theirs)
     assert moved
     assert all(".attention." in name and name.endswith(".weight") for name in moved)
     for name in moved:
-        assert torch.linalg.matrix_rank(found[name] - theirs[name], atol=1e-6) <= 2
+        assert torch.linalg.matrix_rank(merged[name] - theirs[name], atol=1e-6) <= 2
 
 
 def test_a_model_learns_from_pictures_alone(first_model_lake: Lake) -> None:
@@ -113,7 +113,7 @@ def test_what_a_training_can_not_begin_from_is_one_sentence(first_model_lake: La
         start_run(plan_training(first_model_lake, after("mute", text=None), "drawn"), 0, cpu=True)
 
 
-def test_too_little_memory_is_a_sentence_that_says_what_needs_less(
+def test_too_little_memory_is_one_sentence_that_says_what_needs_less(
     first_model_lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(run: Run) -> None:

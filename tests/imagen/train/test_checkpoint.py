@@ -19,7 +19,7 @@ def state_of(step: int, finished: bool = False) -> RunState:
 
 
 @pytest.fixture(params=["disk", "store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def checkpoint_folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "checkpoints")
     bucket: Bucket = request.getfixturevalue("bucket")
@@ -37,74 +37,74 @@ def changed(path: str) -> None:
     storage.write(path, bytes(content))
 
 
-def test_what_was_written_is_read(place: str) -> None:
-    kept = Checkpoints(place)
-    assert kept.newest() is None
+def test_a_checkpoint_is_read_as_it_was_written(checkpoint_folder: str) -> None:
+    checkpoints = Checkpoints(checkpoint_folder)
+    assert checkpoints.newest() is None
     tensors = {"a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.randn(5, 6).T}
-    kept.save(RunState(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, finished=True))
-    found = kept.newest()
-    assert found is not None
-    assert (found.step, found.values, found.finished) == (7, {"seconds": 1.5}, True)
-    assert all(torch.equal(found.tensors["unet"][name], one) for name, one in tensors.items())
-    part = kept.newest(("ema",))
+    checkpoints.save(RunState(7, {"unet": tensors, "ema": {}, "optimizer": {}}, {"seconds": 1.5}, finished=True))
+    state = checkpoints.newest()
+    assert state is not None
+    assert (state.step, state.values, state.finished) == (7, {"seconds": 1.5}, True)
+    assert all(torch.equal(state.tensors["unet"][name], tensor) for name, tensor in tensors.items())
+    part = checkpoints.newest(("ema",))
     assert part is not None
     assert list(part.tensors) == ["ema"]
 
 
 @pytest.mark.parametrize("harm", [cut, changed, storage.remove])
 @pytest.mark.parametrize("file", [STATE, "optimizer.safetensors", "unet.safetensors"])
-def test_a_damaged_one_is_passed_over_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_is_skipped_and_the_one_before_is_read(
     file: str, harm: Callable[[str], None], tmp_path: Path
 ) -> None:
-    kept = Checkpoints(str(tmp_path))
-    kept.save(state_of(10))
-    kept.save(state_of(20))
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state_of(10))
+    checkpoints.save(state_of(20))
     harm(str(tmp_path / "step-000000020" / file))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        found = kept.newest()
-    assert found is not None
-    assert found.step == 10
-    assert len(told) == (harm is not storage.remove or file != STATE)  # without it, it was never finished
-    assert all("step-000000020 is damaged" in str(one.message) for one in told)
-    kept.save(state_of(15))
-    assert kept.steps() == [10, 15]
+        state = checkpoints.newest()
+    assert state is not None
+    assert state.step == 10
+    assert len(warned) == (harm is not storage.remove or file != STATE)  # without it, it was never finished
+    assert all("step-000000020 is damaged" in str(warning.message) for warning in warned)
+    checkpoints.save(state_of(15))
+    assert checkpoints.steps() == [10, 15]
 
 
-def test_a_damaged_one_on_a_store_is_passed_over(place: str) -> None:
-    kept = Checkpoints(place)
+def test_a_damaged_checkpoint_on_a_store_is_skipped(checkpoint_folder: str) -> None:
+    checkpoints = Checkpoints(checkpoint_folder)
     for step in (10, 20):
-        kept.save(state_of(step))
-    cut(storage.join(place, "step-000000020", "ema.safetensors"))
+        checkpoints.save(state_of(step))
+    cut(storage.join(checkpoint_folder, "step-000000020", "ema.safetensors"))
     with pytest.warns(UserWarning, match="is damaged and skipped"):
-        found = kept.newest()
-    assert found is not None
-    assert found.step == 10
-    kept.save(state_of(20))
-    again = kept.newest()
+        state = checkpoints.newest()
+    assert state is not None
+    assert state.step == 10
+    checkpoints.save(state_of(20))
+    again = checkpoints.newest()
     assert again is not None
     assert again.step == 20
 
 
-def test_the_last_stay_and_those_of_every_so_many_steps(place: str) -> None:
-    kept = Checkpoints(place, keep=2, for_good_every=30)
+def test_the_last_checkpoints_stay_and_one_of_each_interval_for_good(checkpoint_folder: str) -> None:
+    checkpoints = Checkpoints(checkpoint_folder, keep=2, for_good_every=30)
     for step in range(10, 110, 10):
-        kept.save(state_of(step))
-    assert kept.steps() == [30, 60, 90, 100]
-    for step in kept.steps():
-        assert len(storage.files(storage.join(place, f"step-{step:09d}"))) == 4
+        checkpoints.save(state_of(step))
+    assert checkpoints.steps() == [30, 60, 90, 100]
+    for step in checkpoints.steps():
+        assert len(storage.files(storage.join(checkpoint_folder, f"step-{step:09d}"))) == 4
 
 
-def test_what_a_killed_process_left_is_no_checkpoint_and_goes(place: str) -> None:
-    kept = Checkpoints(place, keep=1)
-    kept.save(state_of(10))
+def test_what_a_killed_process_left_is_no_checkpoint_and_goes(checkpoint_folder: str) -> None:
+    checkpoints = Checkpoints(checkpoint_folder, keep=1)
+    checkpoints.save(state_of(10))
     for step in (13, 17):
-        storage.write(storage.join(place, f"step-{step:09d}", "unet.safetensors"), b"half")
-    found = kept.newest()
-    assert found is not None
-    assert found.step == 10
-    kept.save(state_of(15))
-    assert kept.steps() == [15]
-    last = kept.newest()
+        storage.write(storage.join(checkpoint_folder, f"step-{step:09d}", "unet.safetensors"), b"half")
+    state = checkpoints.newest()
+    assert state is not None
+    assert state.step == 10
+    checkpoints.save(state_of(15))
+    assert checkpoints.steps() == [15]
+    last = checkpoints.newest()
     assert last is not None
     assert last.step == 15

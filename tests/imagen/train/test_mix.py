@@ -1,6 +1,7 @@
 """Texts mixed in training: one of each sample's is drawn, the same in any number of processes and after any kill."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,18 +58,27 @@ def test_a_sample_is_read_by_the_text_in_whose_share_its_number_falls() -> None:
     assert chosen.alternatives is None
 
 
-def test_texts_of_any_length_are_put_side_by_side() -> None:
-    pixels = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    rows = [(3, 2), (1, None), (2, 4)]
-    samples = [
-        {"pixels": pixels, "t5": torch.ones(n, 5), "new": None if m is None else torch.ones(m, 5)} for n, m in rows
+@pytest.fixture
+def samples() -> list[dict[str, Any]]:
+    """Three samples by the lengths of their text and of a new one, which the second has not."""
+    pixels, lengths = torch.zeros(3, 2, 2, dtype=torch.uint8), [(3, 2), (1, None), (2, 4)]
+    return [
+        {"pixels": pixels, "t5": torch.ones(t5, 5), "new": None if new is None else torch.ones(new, 5)}
+        for t5, new in lengths
     ]
+
+
+def test_texts_are_as_long_as_the_longest_of_the_batch(samples: list[dict[str, Any]]) -> None:
     alone, both = collate(samples, "t5"), collate(samples, "t5", ["new"])
     assert alone.text is not None
     assert both.text is not None
+    assert (alone.text.shape, both.text.shape) == ((3, 3, 5), (3, 4, 5))
+
+
+def test_masks_have_the_length_of_each_text(samples: list[dict[str, Any]]) -> None:
+    both = collate(samples, "t5", ["new"])
     assert both.mask is not None
     assert both.alternative_masks is not None
-    assert (alone.text.shape, both.text.shape) == ((3, 3, 5), (3, 4, 5))
     assert both.mask.sum(1).tolist() == [3, 1, 2]
     assert both.alternative_masks.sum(2).tolist() == [[2, 0, 4]]
 
@@ -96,12 +106,12 @@ def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake:
     assert run_processes(write_gradients, retold_lake.url, cascade, str(plain)) == [0]
     for world in (1, 2):
         assert run_processes(write_gradients, retold_lake.url, cascade, str(tmp_path), HALF, world=world) == [0] * world
-    one, other = (load_file(folder / "0-1-1.safetensors") for folder in (tmp_path, plain))
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    mixed, unmixed = (load_file(folder / "0-1-1.safetensors") for folder in (tmp_path, plain))
+    assert any(not torch.equal(mixed[name], unmixed[name]) for name in mixed)
     for name in ("2-1", "1-2", "2-2"):
-        two = load_file(tmp_path / f"0-{name}.safetensors")
-        for tensor, value in one.items():
-            torch.testing.assert_close(two[tensor], value, atol=1e-5, rtol=1e-3, msg=f"{name} {tensor}")
+        gradients = load_file(tmp_path / f"0-{name}.safetensors")
+        for tensor, value in mixed.items():
+            torch.testing.assert_close(gradients[tensor], value, atol=1e-5, rtol=1e-3, msg=f"{name} {tensor}")
 
 
 def test_a_configuration_that_does_not_mix_is_what_it_was() -> None:
@@ -122,7 +132,7 @@ def test_shares_that_make_no_sense_are_refused(mix: dict[str, float], text: str 
         TrainConfig(name="a", preset="tiny", text=text, mix=mix)
 
 
-def test_texts_that_are_not_there_or_of_another_encoder_are_told(retold_lake: Lake, tmp_path: Path) -> None:
+def test_missing_texts_and_those_of_another_encoder_are_refused(retold_lake: Lake, tmp_path: Path) -> None:
     config = quick_config().model_copy(update={"mix": {"clip": 0.5}})
     with pytest.raises(TextNotUsable, match="has no embeddings 'clip', it has t5, t5_new"):
         plan_training(retold_lake, config, "drawn")

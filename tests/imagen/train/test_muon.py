@@ -10,13 +10,13 @@ def test_steps_are_near_orthonormal_and_point_where_the_gradient_does() -> None:
         gradient = torch.randn(shape, generator=rng)
         left, sizes, right = torch.linalg.svd(gradient, full_matrices=False)
         turned = left.mT @ orthonormalize(gradient) @ right.mT
-        kept = turned.diagonal(dim1=1, dim2=2)
-        assert kept[sizes > 0.05 * sizes.max()].min() > 0.6
-        assert kept.max() < 1.3
-        torch.testing.assert_close(turned, torch.diag_embed(kept), atol=1e-4, rtol=0)
+        diagonal = turned.diagonal(dim1=1, dim2=2)
+        assert diagonal[sizes > 0.05 * sizes.max()].min() > 0.6
+        assert diagonal.max() < 1.3
+        torch.testing.assert_close(turned, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
 
 
-def test_a_step_is_that_of_torchs_own_where_that_can_be_had() -> None:
+def test_a_step_is_that_of_torchs_own_muon() -> None:
     """It is for matrices alone, and computes in bfloat16."""
     rng = torch.Generator().manual_seed(1)
     first = torch.randn(24, 40, generator=rng)
@@ -28,8 +28,8 @@ def test_a_step_is_that_of_torchs_own_where_that_can_be_had() -> None:
     for _ in range(4):
         ours.grad = torch.randn(24, 40, generator=rng)
         theirs.grad = ours.grad.clone()
-        for one in both:
-            one.step()
+        for optimizer in both:
+            optimizer.step()
     moved = (theirs - first).square().mean().sqrt()
     assert (ours - theirs).square().mean().sqrt() < 0.02 * moved
 
@@ -49,8 +49,8 @@ def test_a_convolution_is_one_matrix_and_all_else_is_adamws() -> None:
         gradient[:, 0, 0, 0],
     )
     both = Muon([plain, shaped], [bias], 0.01), torch.optim.AdamW([same], 0.01)
-    for one in both:
-        one.step()
+    for optimizer in both:
+        optimizer.step()
     torch.testing.assert_close(plain, shaped.flatten(1))
     assert torch.equal(bias, same)
     step = (plain - weights.flatten(1) * (1 - 0.01 * 0.01)).square().mean().sqrt() / 0.01

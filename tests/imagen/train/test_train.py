@@ -24,7 +24,6 @@ from imagen.train.measures import read_measures
 from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 from tests.imagen.train.killable import QUICK, plan_in_lake, quick_config, run_processes, train_to_end
-from tests.lakes.drawn import make_drawn_lake
 
 SCRIPT = """
 import sys
@@ -40,8 +39,8 @@ def say(line):
 
 
 if __name__ == "__main__":
-    def on_step(stage, told, done):
-        say(f"step {told.step}")
+    def on_step(stage, step, done):
+        say(f"step {step.step}")
         time.sleep(0.3)
 
     try:
@@ -52,13 +51,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_drawn_lake(tmp_path_factory.mktemp("drawn"), 48, side=8).url
-
-
-def copied(drawn: str, folder: Path) -> str:
-    return str(shutil.copytree(drawn, folder))
+def copied(url: str, folder: Path) -> str:
+    return str(shutil.copytree(url, folder))
 
 
 def last_checkpoint(url: str) -> Path:
@@ -76,7 +70,7 @@ def final_digests(url: str) -> tuple[dict[str, str], str]:
 
 
 def kill_point(rng: random.Random, world: int = 1) -> dict[str, int]:
-    """Between steps or amid a checkpoint, which is six files written by the first process."""
+    """Between steps or in the middle of a checkpoint, which is six files written by the first process."""
     if rng.random() < 0.5:
         return {"rank": 0, "writes": rng.randrange(1, 13)}
     return {"rank": rng.randrange(world), "steps": rng.randrange(1, 8)}
@@ -89,37 +83,39 @@ def check_measures(url: str, steps: int) -> None:
     assert all(row["loss"] > 0 for row in rows)
     events = EventAccumulator(str(folder)).Reload()
     losses = events.Scalars("loss")
-    assert [one.step for one in losses] == list(range(1, steps + 1))
-    assert [one.value for one in losses] == pytest.approx([row["loss"] for row in rows])
+    assert [event.step for event in losses] == list(range(1, steps + 1))
+    assert [event.value for event in losses] == pytest.approx([row["loss"] for row in rows])
 
 
 @pytest.fixture(scope="module")
-def whole(drawn: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def undisturbed_url(drawn_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Trained to the end, undisturbed."""
-    url = copied(drawn, tmp_path_factory.mktemp("whole") / "lake")
+    url = copied(drawn_url, tmp_path_factory.mktemp("whole") / "lake")
     assert run_processes(train_to_end, url, quick_config()) == [0]
     check_measures(url, QUICK.steps)
     return url
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_training_that_is_killed_ends_as_one_that_is_not(seed: int, drawn: str, whole: str, tmp_path: Path) -> None:
-    url, rng, kills = copied(drawn, tmp_path / "lake"), random.Random(seed), 0
+def test_a_training_that_is_killed_ends_as_one_that_is_not(
+    seed: int, drawn_url: str, undisturbed_url: str, tmp_path: Path
+) -> None:
+    url, rng, kills = copied(drawn_url, tmp_path / "lake"), random.Random(seed), 0
     while run_processes(train_to_end, url, quick_config(), kill_point(rng)) == [-signal.SIGKILL]:
         kills += 1
     assert kills > 4
-    assert final_digests(url) == final_digests(whole)
+    assert final_digests(url) == final_digests(undisturbed_url)
     check_measures(url, QUICK.steps)
     assert run_processes(train_to_end, url, quick_config()) == [0]  # nothing is left to do
     assert len(models(Lake.open(url))) == 1
 
 
-def test_two_stages_of_other_precisions_are_killed_between_and_amid(drawn: str, tmp_path: Path) -> None:
+def test_two_stages_of_other_precisions_are_killed_within_and_between(drawn_url: str, tmp_path: Path) -> None:
     stages = (QUICK.model_copy(update={"steps": 6}), TrainSettings(steps=5, precision="bf16"))
     config = quick_config(QUICK, cascade_of_size(8, (8, 16), 128)).model_copy(update={"stages": stages})
     ends = []
     for name, kills in (("whole", []), ("killed", [6, 3])):
-        url = copied(drawn, tmp_path / name)
+        url = copied(drawn_url, tmp_path / name)
         for steps in kills:
             assert run_processes(train_to_end, url, config, {"rank": 0, "steps": steps}) == [-signal.SIGKILL]
         assert run_processes(train_to_end, url, config) == [0]
@@ -128,20 +124,22 @@ def test_two_stages_of_other_precisions_are_killed_between_and_amid(drawn: str, 
     assert [stage["steps"] for stage in ends[1].stages.values()] == [6, 5]
 
 
-def test_a_training_that_is_told_to_stop_keeps_its_step_and_goes_on(drawn: str, whole: str, tmp_path: Path) -> None:
-    url = copied(drawn, tmp_path / "lake")
-    told = {"rank": 0, "steps": 6, "signal": int(signal.SIGTERM)}
+def test_a_training_that_gets_sigterm_keeps_its_step_and_is_continued(
+    drawn_url: str, undisturbed_url: str, tmp_path: Path
+) -> None:
+    url = copied(drawn_url, tmp_path / "lake")
+    kill = {"rank": 0, "steps": 6, "signal": int(signal.SIGTERM)}
     for stopped in (7, 14, 21):
-        assert run_processes(train_to_end, url, quick_config(), told) == [RESUMABLE]
+        assert run_processes(train_to_end, url, quick_config(), kill) == [RESUMABLE]
         assert last_checkpoint(url).name == f"step-{stopped:09d}"
         check_measures(url, stopped)
     assert run_processes(train_to_end, url, quick_config()) == [0]
-    assert final_digests(url) == final_digests(whole)
+    assert final_digests(url) == final_digests(undisturbed_url)
     check_measures(url, QUICK.steps)
 
 
-def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str, tmp_path: Path) -> None:
-    url, script = copied(drawn, tmp_path / "lake"), tmp_path / "script.py"
+def test_two_processes_whose_launcher_gets_sigterm_keep_their_step(drawn_url: str, tmp_path: Path) -> None:
+    url, script = copied(drawn_url, tmp_path / "lake"), tmp_path / "script.py"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -161,20 +159,20 @@ def test_two_processes_whose_launcher_is_told_to_stop_keep_their_step(drawn: str
     check_measures(url, QUICK.steps)
 
 
-def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn: str) -> None:
+def test_a_batch_that_can_not_be_shared_ends_a_training_at_once(drawn_url: str) -> None:
     config = quick_config(QUICK, cascade_of_size(8, (8, 16), 128))
     stages = (QUICK, QUICK.model_copy(update={"accumulate": 3}))
     steps: list[int] = []
-    watch = TrainingCallbacks(on_step=lambda stage, told, done: steps.append(told.step))
+    watch = TrainingCallbacks(on_step=lambda stage, result, progress: steps.append(result.step))
     with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 1 processes with accumulate: 3: set"):
-        train(plan_in_lake(drawn, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
+        train(plan_in_lake(drawn_url, config.model_copy(update={"stages": stages})), callbacks=watch, cpu=True)
     assert not steps
     with pytest.raises(ConfigError, match="a batch of 8 can't be divided among 3 processes with accumulate: 2: set"):
         QUICK.model_copy(update={"accumulate": 2}).samples_per_process(3)
 
 
-def test_a_training_by_the_clock_stops_when_all_have_spent_it(drawn: str, tmp_path: Path) -> None:
-    url = copied(drawn, tmp_path / "lake")
+def test_a_training_by_the_clock_stops_when_all_have_spent_it(drawn_url: str, tmp_path: Path) -> None:
+    url = copied(drawn_url, tmp_path / "lake")
     settings = QUICK.model_copy(update={"minutes": 0.02, "warmup": 0})
     assert run_processes(train_to_end, url, quick_config(settings), world=2) == [0, 0]
     state = json.loads((last_checkpoint(url) / "state.json").read_text())
