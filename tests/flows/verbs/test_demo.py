@@ -33,7 +33,7 @@ def run_demo(command: list[str], folder: Path, *words: str) -> str:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(([sys.executable, "-c", FEWER_PROMPTS], "60", "0.03", 4), id="few prompts"),
+        pytest.param(([sys.executable, "-c", FEWER_PROMPTS], "120", "0.03", 4), id="few prompts"),
         pytest.param(([IMAGEN], "120", "0.1", 100), id="all prompts", marks=pytest.mark.nightly),
     ],
 )
