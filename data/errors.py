@@ -5,7 +5,7 @@ ImagenError
 ├── SourceError            a source that is empty, lacks a column, or can't be read
 │   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
 ├── LakeError              a lake that can't be opened or made
-│   ├── NotALake           the folder exists but holds no lake
+│   ├── NotALake           the folder exists but contains no lake
 │   ├── LakeNotFound       the folder does not exist or is empty
 │   ├── LakeTooNew         the lake was made by a later version of this project
 │   ├── LakeNotWritable    the path can't be written
@@ -36,7 +36,7 @@ class ImagenError(Exception):
 
 
 class RecipeError(ImagenError):
-    """A recipe can't be read or is not valid; the message names the file, the line and the field."""
+    """A recipe can't be read or is not valid. The message names the file, the line and the field."""
 
 
 class SourceError(ImagenError):
@@ -52,7 +52,7 @@ class LakeError(ImagenError):
 
 
 class NotALake(LakeError):
-    """The folder exists but holds no lake, or its `lake.json` is damaged."""
+    """The folder exists but contains no lake, or its `lake.json` is damaged."""
 
 
 class LakeNotFound(LakeError):
@@ -84,7 +84,7 @@ class DatasetVersionNotFound(ImagenError):
 
 
 class PairNotFound(ImagenError):
-    """No pair of the lake has that URL or id."""
+    """No pair in the lake has that URL or id."""
 
 
 class ReaderError(ImagenError):
@@ -104,11 +104,11 @@ class SampleDamaged(ReaderError):
 
 
 class ExportError(ImagenError):
-    """An export can't be written to the folder, or stopped half-way."""
+    """An export can't be written to the folder, or it stopped before it was complete."""
 
 
 class GateClosed(ImagenError):
-    """A selection fails a gate of its recipe; nothing was published."""
+    """The selected rows fail a gate (a publication check) of the recipe. Nothing was published."""
 
 
 class ModelError(ImagenError):
@@ -124,7 +124,7 @@ class SettingsError(ImagenError):
 
 
 class EngineUnavailable(ImagenError):
-    """The engine that should run the shards is not installed, unreachable, or has no free resources."""
+    """The engine that should run the shards is not installed or not reachable, or has no free resources."""
 
 
 class WorkerDied(ImagenError):
