@@ -50,7 +50,7 @@ class PictureSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A stored picture, with the size and hash of its original. The original's width and height are those when upright."""
+    """A stored picture, with the size and hash of its original. The original size is that of the upright original."""
 
     bytes: bytes
     format: str
