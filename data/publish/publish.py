@@ -111,7 +111,7 @@ class Publish:
         return content | ({"texts": other_texts} if other_texts else {})
 
     def schema(self) -> pa.Schema:
-        """Return the schema of the dataset's files: SAMPLE, smaller copies, scores, then embeddings and their lengths."""
+        """Return the schema of the dataset's files: SAMPLE, smaller copies, scores, embeddings and their lengths."""
         scored = [
             scorer.columns.field(fact).with_name(f"{name}_{fact}")
             for name, scorer in self.scores.items()

@@ -2,7 +2,7 @@
 
 Each file is read once: it is noted in the table `files`, and a noted file is not opened again. A file is noted after
 its pairs are committed. So if a build is killed before that, the next build reads the file again and finds its pairs in
-the lake. New rows from many files are buffered and committed together, because small files slow down every later reader.
+the lake. New rows from many files are buffered and committed together, because small files slow down all later reads.
 """
 
 import hashlib
