@@ -1,31 +1,33 @@
 """The errors that a user can act on. Each message says what happened, to which thing, and what to do.
 
-ImagenError
-├── RecipeError            a recipe that can't be read or is not valid
-├── SourceError            a source that is empty, lacks a column, or can't be read
-│   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
-├── LakeError              a lake that can't be opened or made
-│   ├── NotALake           the folder exists but contains no lake
-│   ├── LakeNotFound       the folder does not exist or is empty
-│   ├── LakeTooNew         the lake was made by a later version of this project
-│   ├── LakeNotWritable    the path can't be written
-│   └── UnsafeStore        the store would lose concurrent commits silently
-├── TableNotFound          the lake has no table of that name yet
-├── DatasetNotFound        no dataset of that name was published
-├── DatasetVersionNotFound the dataset has no version of that number
-├── PairNotFound           no pair of the lake has that URL or id
-├── ReaderError            a dataset version that can't be read as asked
-│   ├── ColumnNotFound     the dataset version has no such column
-│   ├── StateMismatch      a reader's state belongs to another version, order or location
-│   └── SampleDamaged      a published picture that can't be decoded
-├── ExportError            an export can't be written to the folder, or stopped half-way
-├── GateClosed             a selection fails a gate of its recipe; nothing was published
-├── ModelError             the files of a model are missing or can't be loaded
-├── WorldError             a folder is not a built-in world, or can't become one
-├── SettingsError          an environment variable has an invalid value
-├── EngineUnavailable      the engine that should run the shards is not installed, unreachable, or has no free resources
-├── WorkerDied             a worker process was killed repeatedly on the same shard
-└── ServerError            the server that tracks the runs did not start
+They form this tree:
+
+    ImagenError
+    ├── RecipeError            a recipe that can't be read or is not valid
+    ├── SourceError            a source that is empty, lacks a column, or can't be read
+    │   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
+    ├── LakeError              a lake that can't be opened or made
+    │   ├── NotALake           the folder exists but contains no lake
+    │   ├── LakeNotFound       the folder does not exist or is empty
+    │   ├── LakeTooNew         the lake was made by a later version of this project
+    │   ├── LakeNotWritable    the path can't be written
+    │   └── UnsafeStore        the store would lose concurrent commits silently
+    ├── TableNotFound          the lake has no table of that name yet
+    ├── DatasetNotFound        no dataset of that name was published
+    ├── DatasetVersionNotFound the dataset has no version of that number
+    ├── PairNotFound           no pair in the lake has that URL or id
+    ├── ReaderError            a dataset version that can't be read as asked
+    │   ├── ColumnNotFound     the dataset version has no such column
+    │   ├── StateMismatch      a reader's state belongs to another version, order or location
+    │   └── SampleDamaged      a published picture that can't be decoded
+    ├── ExportError            an export can't be written to the folder, or stopped before the end
+    ├── GateClosed             the selected rows fail a gate of the recipe; nothing was published
+    ├── ModelError             the files of a model are missing or can't be loaded
+    ├── WorldError             a folder is not a built-in world, or can't become one
+    ├── SettingsError          an environment variable has an invalid value
+    ├── EngineUnavailable      the engine is not installed or not reachable, or has no free resources
+    ├── WorkerDied             a worker process was killed repeatedly on the same shard
+    └── ServerError            the server that tracks the runs did not start
 """
 
 

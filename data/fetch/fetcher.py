@@ -63,7 +63,9 @@ class FetchSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """The outcome of one URL. `status` is one of these:
+    """The outcome of one URL.
+
+    The attribute `status` is one of these:
 
         ok                 `body` contains the bytes
         unchanged          304: the bytes are the same as in the previous fetch
