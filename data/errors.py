@@ -18,7 +18,7 @@ They form this tree:
     ├── PairNotFound           no pair in the lake has that URL or id
     ├── ReaderError            a dataset version that can't be read as asked
     │   ├── ColumnNotFound     the dataset version has no such column
-    │   ├── StateMismatch      a reader's state belongs to another version, order or location
+    │   ├── StateMismatch      a reader's state belongs to another version, order, rank or worker
     │   └── SampleDamaged      a published picture that can't be decoded
     ├── ExportError            an export can't be written to the folder, or stopped before the end
     ├── GateClosed             the selected rows fail a gate of the recipe; nothing was published
@@ -98,7 +98,7 @@ class ColumnNotFound(ReaderError):
 
 
 class StateMismatch(ReaderError):
-    """A reader's state belongs to another version, order or location."""
+    """A reader's state belongs to another version, order, rank or worker."""
 
 
 class SampleDamaged(ReaderError):

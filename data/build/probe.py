@@ -29,7 +29,7 @@ Z_95 = 1.96  # standard deviations of a 95 % interval
 
 @dataclass
 class Share:
-    """A share of a sample."""
+    """A named share of the pairs in a sample."""
 
     name: str
     found: int

@@ -46,7 +46,7 @@ class T5:
 
     @cached_property
     def id(self) -> str:
-        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
+        """The encoder's id: model, version of the arithmetic, weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, str(self.settings.max_length))
 
     @cached_property
@@ -77,7 +77,7 @@ class ClipText:
 
     @cached_property
     def id(self) -> str:
-        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
+        """The encoder's id: model, version of the arithmetic, weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, "pooled" if self.settings.pooled else "sequence")
 
     @cached_property

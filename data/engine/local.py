@@ -45,7 +45,7 @@ class LocalEngine(PoolEngine):
             self._pool = None
 
     def kill(self) -> None:
-        """Kill the processes at once."""
+        """Kill the processes immediately."""
         self._engine_end.close()
         self._kill_workers()
 

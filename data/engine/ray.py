@@ -103,7 +103,7 @@ class RayEngine(PoolEngine):
             self.connected = False
 
     def kill(self) -> None:
-        """Kill the actors at once."""
+        """Kill the actors immediately."""
         self._killed.set()
         self._kill_workers()
         self._jobs.put(None)

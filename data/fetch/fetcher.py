@@ -63,7 +63,7 @@ class FetchSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """The outcome of one URL.
+    """The outcome of fetching one URL.
 
     The attribute `status` is one of these:
 

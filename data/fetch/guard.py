@@ -27,7 +27,7 @@ BLOCKED: Outcome = ("blocked", "the blocklist names the picture", None)
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The lists that every body is checked against."""
+    """The lists against which every fetched body is checked."""
 
     blocklist: Blocklist
     forbidden: HashLists

@@ -45,7 +45,7 @@ class Response:
 
 
 class FetchFailure(Exception):
-    """Ends the fetch of one URL.
+    """Raised to end the fetch of one URL.
 
     Attributes:
         status: one of the statuses of `FetchResult`.

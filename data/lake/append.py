@@ -21,7 +21,7 @@ SELECT_MISSING = """
 
 
 def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
-    """Append the rows whose id is not in the table yet. If several rows have the same id, the first is appended.
+    """Append the rows whose id is not in the table yet. Of several rows with the same id, the first is appended.
 
     Args:
         parts: The rows of each bucket, with the schema's columns and a column `of`, by which appended rows are counted.

@@ -1,9 +1,9 @@
 """A Delta table of a lake. Commits the files that workers wrote, so that each row is in the table exactly once.
 
 Each commit contains the table's next transaction number. If two processes commit on the same state, the store accepts
-only one of the commits. The other process then reads the files added since its plan, leaves out those of its own files
-whose rows are in the table by now, and tries again. Readers do not see files that are not committed. The uncommitted
-files of a killed or retried worker are orphans, and their rows are still pending.
+only one of the commits. The other process then reads the files added since its plan. It leaves out those of its own
+files whose rows are in the table by now, and tries again. Readers do not see files that are not committed. The
+uncommitted files of a killed or retried worker are orphans, and their rows are still pending.
 """
 
 import json

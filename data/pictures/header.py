@@ -16,7 +16,7 @@ Image.core.set_block_size(64 << 20)
 
 
 class PictureError(Exception):
-    """A body that can't become a picture.
+    """Raised for a fetched body that can't be made into a picture.
 
     Args:
         status: not_an_image, broken_image or too_many_pixels.

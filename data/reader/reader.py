@@ -127,7 +127,7 @@ class Reader(IterableDataset):
         return int(pending["epoch"] if pending else self._shared[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration. A loaded state of another epoch is dropped."""
+        """Choose the epoch of the next iteration. A loaded state from another epoch is discarded."""
         self._shared[EPOCH] = epoch
         if self._loaded and self._loaded["epoch"] != epoch:
             self._loaded = None

@@ -232,7 +232,7 @@ class Unique(SetCriterion):
 
     @property
     def column(self) -> str:
-        """The fact that is compared."""
+        """The fact whose values are compared."""
         phash, clip = self.of or "phash", self.of or "clip"
         columns = {"hash": f"{phash}_hash", "look": f"{phash}_thumbnail", "meaning": f"{clip}_vectors_vector"}
         return columns.get(self.by, "sha256")
@@ -269,7 +269,7 @@ class Holdout(SetCriterion):
 
     @property
     def column(self) -> str:
-        """The fact that is compared."""
+        """The fact whose values are compared."""
         return f"{self.of}_{'thumbnail' if self.by == 'look' else 'hash'}"
 
     def required_facts(self) -> Iterable[str]:

@@ -128,7 +128,7 @@ class RowMatcher:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `mask` needs."""
+        """The columns of a table that `mask` reads."""
         return ["id"] if self.ids else ["content"]
 
     def mask(self, rows: pa.Table) -> Any:
