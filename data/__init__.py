@@ -1,5 +1,5 @@
-"""The data pipeline, from URL-caption pairs to a published dataset. A plain library, for flows and notebooks alike.
+"""The data pipeline, from URL-caption pairs to a published dataset. It is a plain library for flows and notebooks.
 
-Does not belong here: Prefect, models that generate pictures, the terminal. ARCHITECTURE.md lists the folders in the
-order of their imports; start with `lake` (tables), then `engine` (how stages run), then `build` (all stages together).
+Does not belong here: Prefect, models that generate pictures, terminal output. ARCHITECTURE.md lists the folders in the
+order of their imports. Start with `lake` (tables), then `engine` (how stages run), then `build` (all stages together).
 """

@@ -1,6 +1,7 @@
-"""Settings from the environment: where the lake is and what runs the shards. What is built is set in recipes instead.
+"""Settings from environment variables: the location of the lake, and the engine that runs the shards.
 
-Credentials come from the environment too, under the names that their libraries use (see `data/lake/storage.py`).
+The content of a dataset is not set here but in recipes. Credentials are environment variables too, under the names that
+their libraries use (see `data/lake/storage.py`).
 """
 
 import os
@@ -27,7 +28,7 @@ class Settings(BaseModel):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment; an empty variable counts as unset.
+    """Read the settings from environment variables. An empty variable counts as unset.
 
     Raises:
         SettingsError: A variable has an invalid value.
@@ -44,5 +45,5 @@ def read_settings() -> Settings:
 
 
 def variable_name(setting: str) -> str:
-    """The environment variable of a setting: `IMAGEN_LAKE` of `lake`."""
+    """Return the name of the environment variable for a setting, such as `IMAGEN_LAKE` for `lake`."""
     return PREFIX + setting.upper()

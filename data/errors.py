@@ -1,31 +1,33 @@
 """The errors that a user can act on. Each message says what happened, to which thing, and what to do.
 
-ImagenError
-├── RecipeError            a recipe that can't be read or is not valid
-├── SourceError            a source that is empty, lacks a column, or can't be read
-│   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
-├── LakeError              a lake that can't be opened or made
-│   ├── NotALake           the folder exists but holds no lake
-│   ├── LakeNotFound       the folder does not exist or is empty
-│   ├── LakeTooNew         the lake was made by a later version of this project
-│   ├── LakeNotWritable    the path can't be written
-│   └── UnsafeStore        the store would lose concurrent commits silently
-├── TableNotFound          the lake has no table of that name yet
-├── DatasetNotFound        no dataset of that name was published
-├── DatasetVersionNotFound the dataset has no version of that number
-├── PairNotFound           no pair of the lake has that URL or id
-├── ReaderError            a dataset version that can't be read as asked
-│   ├── ColumnNotFound     the dataset version has no such column
-│   ├── StateMismatch      a reader's state belongs to another version, order or location
-│   └── SampleDamaged      a published picture that can't be decoded
-├── ExportError            an export can't be written to the folder, or stopped half-way
-├── GateClosed             a selection fails a gate of its recipe; nothing was published
-├── ModelError             the files of a model are missing or can't be loaded
-├── WorldError             a folder is not a built-in world, or can't become one
-├── SettingsError          an environment variable has an invalid value
-├── EngineUnavailable      the engine that should run the shards is not installed, unreachable, or has no free resources
-├── WorkerDied             a worker process was killed repeatedly on the same shard
-└── ServerError            the server that tracks the runs did not start
+They form this tree:
+
+    ImagenError
+    ├── RecipeError            a recipe that can't be read or is not valid
+    ├── SourceError            a source that is empty, lacks a column, or can't be read
+    │   └── SourceUnreachable  the store of a source does not answer; a later run may succeed
+    ├── LakeError              a lake that can't be opened or made
+    │   ├── NotALake           the folder exists but contains no lake
+    │   ├── LakeNotFound       the folder does not exist or is empty
+    │   ├── LakeTooNew         the lake was made by a later version of this project
+    │   ├── LakeNotWritable    the path can't be written
+    │   └── UnsafeStore        the store would lose concurrent commits silently
+    ├── TableNotFound          the lake has no table of that name yet
+    ├── DatasetNotFound        no dataset of that name was published
+    ├── DatasetVersionNotFound the dataset has no version of that number
+    ├── PairNotFound           no pair in the lake has that URL or id
+    ├── ReaderError            a dataset version that can't be read as asked
+    │   ├── ColumnNotFound     the dataset version has no such column
+    │   ├── StateMismatch      a reader's state belongs to another version, order, rank or worker
+    │   └── SampleDamaged      a published picture that can't be decoded
+    ├── ExportError            an export can't be written to the folder, or stopped before the end
+    ├── GateClosed             the selected rows fail a gate of the recipe; nothing was published
+    ├── ModelError             the files of a model are missing or can't be loaded
+    ├── WorldError             a folder is not a built-in world, or can't become one
+    ├── SettingsError          an environment variable has an invalid value
+    ├── EngineUnavailable      the engine is not installed or not reachable, or has no free resources
+    ├── WorkerDied             a worker process was killed repeatedly on the same shard
+    └── ServerError            the server that tracks the runs did not start
 """
 
 
@@ -36,7 +38,7 @@ class ImagenError(Exception):
 
 
 class RecipeError(ImagenError):
-    """A recipe can't be read or is not valid; the message names the file, the line and the field."""
+    """A recipe can't be read or is not valid. The message names the file, the line and the field."""
 
 
 class SourceError(ImagenError):
@@ -52,7 +54,7 @@ class LakeError(ImagenError):
 
 
 class NotALake(LakeError):
-    """The folder exists but holds no lake, or its `lake.json` is damaged."""
+    """The folder exists but contains no lake, or its `lake.json` is damaged."""
 
 
 class LakeNotFound(LakeError):
@@ -84,7 +86,7 @@ class DatasetVersionNotFound(ImagenError):
 
 
 class PairNotFound(ImagenError):
-    """No pair of the lake has that URL or id."""
+    """No pair in the lake has that URL or id."""
 
 
 class ReaderError(ImagenError):
@@ -96,7 +98,7 @@ class ColumnNotFound(ReaderError):
 
 
 class StateMismatch(ReaderError):
-    """A reader's state belongs to another version, order or location."""
+    """A reader's state belongs to another version, order, rank or worker."""
 
 
 class SampleDamaged(ReaderError):
@@ -104,11 +106,11 @@ class SampleDamaged(ReaderError):
 
 
 class ExportError(ImagenError):
-    """An export can't be written to the folder, or stopped half-way."""
+    """An export can't be written to the folder, or it stopped before it was complete."""
 
 
 class GateClosed(ImagenError):
-    """A selection fails a gate of its recipe; nothing was published."""
+    """The selected rows fail a gate (a publication check) of the recipe. Nothing was published."""
 
 
 class ModelError(ImagenError):
@@ -124,7 +126,7 @@ class SettingsError(ImagenError):
 
 
 class EngineUnavailable(ImagenError):
-    """The engine that should run the shards is not installed, unreachable, or has no free resources."""
+    """The engine that should run the shards is not installed or not reachable, or has no free resources."""
 
 
 class WorkerDied(ImagenError):

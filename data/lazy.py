@@ -1,4 +1,4 @@
-"""Public names of a package, imported when they are first used."""
+"""Imports a package's public names only when they are first used."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def exports(package: str, **modules: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a package whose public names lie in other modules (PEP 562).
+    """Make a `__getattr__` for a package whose public names are defined in other modules (PEP 562).
 
-    So a package has a public face, and importing one of its small modules loads nothing else.
+    With it, all public names can be imported from the package, but importing one small module loads no other modules.
 
     Args:
         package: the package's `__name__`
-        modules: for each public name the module that defines it
+        modules: the module that defines each public name, keyed by the name
 
     Example:
         __getattr__ = exports(__name__, Lake="data.lake.lake")

@@ -1,6 +1,6 @@
-"""The classes that scorers derive from, under the module's name in 0.1.0.
+"""The base classes of scorers, under the name that their module had in 0.1.0.
 
-Scorers written for 0.1.0 go on working; new ones import from `data.scorers`.
+So scorers written for 0.1.0 still work. New scorers should import from `data.scorers`.
 """
 
 from data.scorers.scorer import (

@@ -1,4 +1,4 @@
-"""From a recipe in YAML to a published version: recipe, pipeline of stages, build, dry run.
+"""Builds a published dataset version from a recipe in YAML: recipe, pipeline of stages, build, dry run.
 
 Not here: what each stage does (data/fetch, data/scorers, data/select, ...). Start with `recipe.py`, then `build.py`.
 """

@@ -1,4 +1,4 @@
-"""Building a dataset with plain functions, without Prefect. The flow `rebuild` runs the same pipeline under Prefect."""
+"""Builds a dataset with plain functions, without Prefect. The flow `rebuild` runs the same pipeline under Prefect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ from data.report.write import record_build, report_url
 
 @dataclass
 class BuildResult:
-    """What a build did, and the version that is current after it."""
+    """The outcome of a build, with the version that is current after it."""
 
     dataset: str
     version: int
     new_pairs: int
     rows: dict[str, int] = field(default_factory=dict)  # stage → rows that it processed
-    kept: int = 0  # rows of the version
-    added: int = 0  # rows since the version before
+    kept: int = 0  # rows in the version
+    added: int = 0  # rows since the previous version
     removed: int = 0
     changed: int = 0
-    report: str = field(default="", compare=False)  # its URL
-    warning: str | None = None  # why card and report could not be written
+    report: str = field(default="", compare=False)  # URL of the report
+    warning: str | None = None  # the reason why card and report could not be written
 
     @property
     def anything_done(self) -> bool:
@@ -35,7 +35,7 @@ class BuildResult:
 
     @property
     def anything_changed(self) -> bool:
-        """Whether rows were added, removed or changed since the version before."""
+        """Whether rows were added, removed or changed since the previous version."""
         return bool(self.added or self.removed or self.changed)
 
 
@@ -48,8 +48,8 @@ def build(
 ) -> BuildResult:
     """Run all stages of a recipe until nothing is pending, and publish a version if anything changed.
 
-    Only pending work is done. An interrupted build continues when it is called again, and builds of the same lake may
-    run at the same time.
+    Only pending work is done. To continue an interrupted build, call this again. Several builds may run on the same
+    lake at the same time.
 
     Args:
         lake: the lake to build in.
@@ -59,7 +59,7 @@ def build(
         on_shard: called with the result of each shard.
 
     Raises:
-        GateClosed: the selected rows don't pass the recipe's gates; all other work is kept.
+        GateClosed: the selected rows don't pass the recipe's gates. All other work is kept.
         SourceError: a source can't be read.
 
     Example:
@@ -83,7 +83,7 @@ def build(
 
 
 def finish_build(pipeline: Pipeline, result: BuildResult, publication: Publication, version: int) -> BuildResult:
-    """Fill in the result of a build that has published, write the version's pages, and record that it finished."""
+    """Complete the result of a build that has published, write the version's pages, and record the end of the build."""
     result.version, result.kept = version, publication.kept
     result.added, result.removed, result.changed = publication.added, publication.removed, publication.changed
     result.report, result.warning = report_url(pipeline.lake, result.dataset), pipeline.write_pages(version)
@@ -92,7 +92,7 @@ def finish_build(pipeline: Pipeline, result: BuildResult, publication: Publicati
 
 
 def describe_build(result: BuildResult) -> dict[str, Any]:
-    """The result as JSON values, for `--json` and Prefect artifacts."""
+    """Convert the result to JSON values, for `--json` and Prefect artifacts."""
     return {
         "dataset": result.dataset,
         "version": result.version,

@@ -1,6 +1,6 @@
-"""What a build would do, without doing it: pending rows of each stage, bytes and time, and what would be kept.
+"""Predicts the work and result of a build: pending rows of each stage, bytes, time, and the rows that would be kept.
 
-Nothing is written to the lake. Durations are estimated from the pace of past commits, which each table's log records.
+Nothing is written to the lake. Times are estimated from the pace of past commits, which each table's log records.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from data.sources.ingest import preview_ingest
 
 ONE_SHARD = 1 << 62  # rows of a shard, for plans that are only counted
 PACE_COMMITS = 50  # past commits from which a stage's pace is computed
-CAPTIONS = 5  # shown of the rows that come in and of those that go out
+CAPTIONS = 5  # captions that are shown of added rows, and of removed rows
 
 
 @dataclass
@@ -31,17 +31,17 @@ class Step:
     """The work of one stage."""
 
     name: str
-    pending: int  # rows that it could process now
-    expected: int  # with the rows that it will get from the stages before it, at most
-    seconds: float | None = None  # estimated for `expected`; None if the stage has never run in this lake
+    pending: int  # rows that the stage could process now
+    expected: int  # the same, with the most rows that it can get from the stages before it
+    seconds: float | None = None  # estimate for `expected`; None if the stage has never run in this lake
 
 
 @dataclass
 class Change:
-    """How a selection differs from the current version of its dataset."""
+    """The difference between a selection and the current version of its dataset."""
 
-    kept: int = 0  # rows that it would keep
-    before: int = 0  # rows of the current version
+    kept: int = 0  # rows that the selection would keep
+    before: int = 0  # rows in the current version
     into: int = 0  # rows that would be added
     out: int = 0  # rows that would be removed
     samples_in: list[str] = field(default_factory=list)  # captions of some rows that would be added
@@ -50,17 +50,17 @@ class Change:
 
 @dataclass
 class BuildPlan:
-    """What a build would do."""
+    """The work that a build would do, and its estimated result."""
 
     new_files: int
     new_pairs: int
     steps: list[Step]
     bytes: int | None  # estimated size of the pictures to fetch; None if the lake has no picture to estimate from
-    change: Change  # by the pairs that are fetched and scored already
+    change: Change  # computed from the pairs that are fetched and scored already
 
     @property
     def pending(self) -> int:
-        """Rows to ingest or to process; 0 if a build would find nothing to do before selection."""
+        """The number of rows to ingest or process; 0 if a build would have nothing to do before selection."""
         return self.new_pairs + sum(step.pending for step in self.steps)
 
 
@@ -68,7 +68,7 @@ class DryRunSnapshot(ReadOnlySnapshot):
     """A snapshot of a lake in which a missing table is read as empty instead of being made."""
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        """The table, or an empty one in its place. A table of an older release has its new columns as nulls."""
+        """Open the table, or return an empty one if it is missing. Columns that an old table lacks are read as null."""
         table = self.find(name, key=key)
         if table is None:
             return EmptyTable(name, schema)  # type: ignore[return-value]
@@ -77,7 +77,7 @@ class DryRunSnapshot(ReadOnlySnapshot):
 
 
 class EmptyTable:
-    """Stands for a table that a build would make. It has the reading methods of `Table` that plans use."""
+    """Replaces a table that a build would make. It has those reading methods of `Table` that plans use."""
 
     version = -1
 
@@ -96,7 +96,7 @@ class EmptyTable:
 
 
 def plan_build(lake: Lake, recipe: Recipe) -> BuildPlan:
-    """What a build of a recipe would do now.
+    """Predict what a build of a recipe would do now.
 
     Raises:
         SourceError: a source can't be read.
@@ -119,7 +119,7 @@ def plan_build(lake: Lake, recipe: Recipe) -> BuildPlan:
 
 
 def pending_rows(lake: Lake, recipe: Recipe) -> dict[str, int]:
-    """Stage → rows that it could process now."""
+    """Return the number of rows that each stage could process now."""
     snapshot = DryRunSnapshot(lake.url, lake.config)
     pipeline = make_pipeline(snapshot, recipe)
     stages = (*pipeline.stages, *pipeline.stages_after_selection)
@@ -127,7 +127,7 @@ def pending_rows(lake: Lake, recipe: Recipe) -> dict[str, int]:
 
 
 def preview_selection(lake: Lake, selection: Selection) -> Change:
-    """How a selection over the present pictures and scores would change the current version of its dataset."""
+    """Compare a selection over the present pictures and scores with the current version of its dataset."""
     snapshot = DryRunSnapshot(lake.url, lake.config)
     inputs = selection.inputs(snapshot)
     verdicts, dataset = snapshot.find(selection.table), snapshot.find(f"datasets/{selection.dataset}")
@@ -161,7 +161,7 @@ def _count_pending(lake: Lake, stage: Stage) -> int:
 
 
 def _share_fetched(lake: Lake) -> float:
-    """The share of the pairs with an attempted fetch that have a picture; 1 if nothing was attempted yet."""
+    """Return the share of pairs with a picture among the pairs with a fetch attempt. 1 if there was no attempt yet."""
     images, fetches = lake.find("images"), lake.find("fetches")
     if images is None or fetches is None or not fetches.count_rows():
         return 1.0
@@ -177,7 +177,10 @@ def _mean_picture_bytes(lake: Lake) -> float | None:
 
 
 def _estimate_seconds(lake: Lake, stage: Stage, rows: int) -> float | None:
-    """The time for some rows at the pace of the stage's last commits; None if there are rows but no such commit."""
+    """Estimate the time for some rows from the pace of the stage's last commits.
+
+    None if there are rows but no commit to estimate from.
+    """
     if not rows:
         return 0.0
     table = lake.find(stage.outputs(lake)[-1].name)

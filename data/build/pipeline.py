@@ -1,4 +1,4 @@
-"""The stages of a recipe over a lake, in order. Builds, dry runs and flows all take them from here."""
+"""Makes the stages of a recipe on a lake, in order. Builds, dry runs and flows all use this pipeline."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,36 +20,36 @@ from data.select.judgement import select
 from data.select.selection import Selection
 from data.sources.ingest import IngestSummary, ingest
 
-ROWS_PER_FILE = 5_000  # of a published dataset
+ROWS_PER_FILE = 5_000  # rows per file in a published dataset
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The steps of one recipe over one lake.
+    """The steps to build one recipe in one lake.
 
-    In order: `ingest`, `stages`, `select`, `stages_after_selection`, `plan_publication`, `pass_gates`, the publishing
-    of the plan's shards by `publish.work`, `commit`, `write_pages`.
+    The order is: `ingest`, `stages`, `select`, `stages_after_selection`, `plan_publication`, `pass_gates`,
+    `publish.work` on the plan's shards, `commit`, `write_pages`.
     """
 
     lake: Lake
     recipe: Recipe
     stages: tuple[Stage, ...]  # download and scoring of all pairs
     selection: Selection
-    stages_after_selection: tuple[Stage, ...]  # captioning and embedding, which are expensive: of kept pairs only
+    stages_after_selection: tuple[Stage, ...]  # captioning and embedding: expensive, so only for kept pairs
     publish: Publish
 
     def ingest(self, now: datetime | None = None) -> IngestSummary:
-        """Read new pairs from the recipe's sources. `now` becomes the time at which they were first seen."""
+        """Read new pairs from the recipe's sources. `now` is recorded as the time when they were first seen."""
         return ingest(self.lake, self.recipe.sources, now or datetime.now(UTC))
 
     def select(self, repin: bool = False) -> bool:
-        """Write the verdict of every pair, unless nothing that decides it has changed.
+        """Write the verdict on every pair, unless criteria and input tables are unchanged.
 
         Args:
-            repin: compute the cuts of `top` criteria again; otherwise those of the last selection stay.
+            repin: compute the cuts of `top` criteria again; otherwise the cuts of the last selection are used.
 
         Returns:
-            Whether verdicts were written.
+            True if verdicts were written.
         """
         return select(self.lake, self.selection, repin)
 
@@ -58,7 +58,7 @@ class Pipeline:
         return self.publish.plan(ROWS_PER_FILE)
 
     def pass_gates(self, publication: Publication) -> None:
-        """Check the recipe's gates before any file is written; nothing is checked if nothing would change.
+        """Check the recipe's gates before any file is written. If nothing would change, nothing is checked.
 
         Raises:
             GateClosed: the version must not be published.
@@ -70,8 +70,8 @@ class Pipeline:
         """Publish a version with its lineage.
 
         Returns:
-            The number of the new version, or of the current one if nothing has changed. None if another build has
-            published since the plan: plan again.
+            The number of the new version, or of the current version if nothing has changed. None if another build has
+            published since the plan was made; then plan again.
         """
         current = newest_version(self.lake, self.publish.dataset)
         if not publication.shards and not publication.stale and current is not None:
@@ -88,7 +88,7 @@ class Pipeline:
         """Write the version's card and report.
 
         Returns:
-            None, or a sentence that says why they could not be written. The version stays published either way.
+            None, or a sentence that says why the pages could not be written. The version stays published in both cases.
         """
         try:
             write_pages(self.lake, self.recipe.card, self.selection, self.publish, version)
@@ -100,7 +100,7 @@ class Pipeline:
 
 
 def make_pipeline(lake: Lake, recipe: Recipe) -> Pipeline:
-    """The pipeline of a recipe over a lake."""
+    """Make the pipeline of a recipe on a lake."""
     selection = Selection(recipe.name, recipe.criteria, recipe.selection_scorers)
     later, embeddings = _stages_after_selection(lake, recipe)
     publish = Publish(lake, recipe.name, recipe.scores, embeddings, recipe.copy_settings)
@@ -108,7 +108,7 @@ def make_pipeline(lake: Lake, recipe: Recipe) -> Pipeline:
 
 
 def _scoring_stages(lake: Lake, recipe: Recipe) -> list[Stage]:
-    """Download, then scorers of captions, of pictures, and of the vectors that some of those compute."""
+    """Make the stages for download and for the scorers of captions, pictures, and vectors computed from pictures."""
     caption_scorers = {name: s for name, s in recipe.scores.items() if isinstance(s, CaptionScorer)}
     vector_scorers = {name: s for name, s in recipe.scores.items() if isinstance(s, VectorScorer)}
     picture_scorers = [
@@ -128,7 +128,7 @@ def _scoring_stages(lake: Lake, recipe: Recipe) -> list[Stage]:
 
 
 def _stages_after_selection(lake: Lake, recipe: Recipe) -> tuple[list[Stage], dict[str, EmbeddingSource]]:
-    """Stages that caption and embed the kept pairs, and the embeddings to publish by their encoder's name."""
+    """Make the stages that caption and embed kept pairs, and list the embeddings to publish, keyed by encoder name."""
     stages: list[Stage] = [
         ScorePictures(lake, (describer,), f"describe-{name}", kept_by=recipe.name)
         for name, describer in recipe.describers.items()

@@ -1,6 +1,6 @@
-"""A probe: fetch and score a sample of the pending pairs in a temporary lake, to estimate what a build would keep.
+"""A probe fetches and scores a sample of the pending pairs, to estimate how many pairs a build would keep.
 
-The lake itself is only read.
+It works in a temporary lake. The lake itself is only read.
 """
 
 import math
@@ -29,7 +29,7 @@ Z_95 = 1.96  # standard deviations of a 95 % interval
 
 @dataclass
 class Share:
-    """A share of a sample."""
+    """A named share of the pairs in a sample."""
 
     name: str
     found: int
@@ -49,9 +49,9 @@ class Share:
 class Probe:
     """The outcome of a probe."""
 
-    pairs: int  # of the sample
+    pairs: int  # number of pairs in the sample
     shares: list[Share]
-    seconds: dict[str, float]  # stage → time that it took on the sample
+    seconds: dict[str, float]  # stage → time that the stage took for the sample
 
 
 def run_probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe:
@@ -59,8 +59,8 @@ def run_probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe
 
     Args:
         lake: the lake whose pairs to sample.
-        recipe: what to fetch and how to score it.
-        share: of the pairs, from 0 to 1; they are drawn by id, so the sample is the same in every call.
+        recipe: the recipe whose sources, scores and criteria are used.
+        share: the share of pairs in the sample, from 0 to 1. Pairs are drawn by id, so every call has the same sample.
         engine: runs the stages.
     """
     pairs = _draw_sample(lake, recipe, share)
@@ -70,7 +70,7 @@ def run_probe(lake: Lake, recipe: Recipe, share: float, engine: Engine) -> Probe
 
 
 def _draw_sample(lake: Lake, recipe: Recipe, share: float) -> pa.Table:
-    """New and pending pairs whose id is below a limit; ids are hashes and so uniformly distributed."""
+    """Draw the new and pending pairs whose id is below a limit. Ids are hashes, so they are uniformly distributed."""
     pipeline, now = make_pipeline(DryRunSnapshot(lake.url, lake.config), recipe), datetime.now(UTC)
     limit = f"{min(int(share * 16**8), 16**8 - 1):08x}"
     parts: list[pa.Table] = []
@@ -95,7 +95,7 @@ def _draw_sample(lake: Lake, recipe: Recipe, share: float) -> pa.Table:
 
 
 def _build_sample(lake: Lake, recipe: Recipe, pairs: pa.Table, engine: Engine) -> Probe:
-    """Run the recipe's stages up to the selection over some pairs in a lake that has nothing else."""
+    """Run the recipe's stages up to the selection on some pairs, in a lake that contains only these pairs."""
     table = lake.table_or_make("pairs", PAIRS)
     buckets = [bucket_of(id, lake.config.buckets) for id in pairs["id"].to_pylist()]
     parts = split_by_bucket(pairs, pa.array(buckets, pa.int64()).to_numpy())

@@ -1,4 +1,4 @@
-"""Recipes: what a dataset is built from, in YAML. It is validated on load; errors name the line and the field."""
+"""Recipes are YAML files that say how to build a dataset. They are validated on load; errors name line and field."""
 
 import hashlib
 import re
@@ -36,9 +36,9 @@ from data.select.criteria import EXTRA_PREFIX, Balance, Criterion, add_fact_keys
 from data.select.facts import FACTS
 from data.sources.sources import Source
 
-RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"  # of the recipes that are shipped
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"  # folder of the recipes that are shipped
 RESERVED_NAMES = ("pairs", "images", "fetches", "last", "often", "events", "replaced")  # tables in the selection's SQL
-MODEL_FIELDS = ("model", "pretrained", "weights", "language_model", "file")  # fields of scorers that may hold a path
+MODEL_FIELDS = ("model", "pretrained", "weights", "language_model", "file")  # fields of scorers that may be paths
 
 
 def _parse_scorer(value: Any) -> Any:
@@ -54,7 +54,10 @@ AnyCriterion = Annotated[SerializeAsAny[Criterion], BeforeValidator(_parse_crite
 
 
 class Recipe(BaseModel):
-    """What a dataset is built from: sources, scores, criteria, embeddings, gates."""
+    """The specification of a dataset: sources, scores, criteria, embeddings, gates.
+
+    A score's scorer computes columns, which are called facts. Criteria decide by facts which pairs are kept.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,7 +90,7 @@ class Recipe(BaseModel):
     @field_validator("scores", mode="before")
     @classmethod
     def _fill_in_scorers(cls, scores: Any) -> Any:
-        """Check the names of scores. A score without the field `scorer` uses the scorer of its own name."""
+        """Check the names of scores. A score without the field `scorer` uses the scorer with the same name."""
         if not isinstance(scores, dict):
             return scores
         for name in scores:
@@ -147,7 +150,7 @@ class Recipe(BaseModel):
         return self
 
     def _criterion_error(self, criterion: Criterion, facts: list[str]) -> str | None:
-        """What is wrong with the facts that a criterion needs; None if all exist."""
+        """Return an error text if the facts that a criterion needs are missing or of the wrong kind, else None."""
         if isinstance(criterion, Balance) and criterion.fact not in self.list_facts:
             return "`most` needs a list of concepts, as the scorer `concepts` gives"
         for fact in criterion.required_facts():
@@ -158,7 +161,7 @@ class Recipe(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all values, in hex; it is recorded with each version."""
+        """The SHA-256 of all values, in hex. It is recorded with each version."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
@@ -176,24 +179,24 @@ class Recipe(BaseModel):
 
     @property
     def selection_scorers(self) -> dict[str, Scorer]:
-        """The scorers whose tables criteria can use: all but captioners, and for each CLIP model its vectors."""
+        """The scorers whose tables criteria can use: all except captioners, and the vectors of each CLIP model."""
         scorers = {name: scorer for name, scorer in self.scores.items() if name not in self.describers}
         vectors = {f"{name}_vectors": s.vectors() for name, s in self.scores.items() if isinstance(s, ClipModel)}
         return scorers | vectors
 
     @property
     def describers(self) -> dict[str, Describer]:
-        """The captioners. They run after the selection, over kept pairs only."""
+        """The captioners. They run after the selection, on kept pairs only."""
         return {name: scorer for name, scorer in self.scores.items() if isinstance(scorer, Describer)}
 
     @property
     def copy_settings(self) -> tuple[PictureSettings, ...]:
-        """The settings of the smaller copies of pictures, one for each of `sizes`."""
+        """The settings of the smaller copies of pictures, one for each entry in `sizes`."""
         as_kept = self.download.model_dump(include={"encode_format", "encode_quality", "max_pixels"})
         return tuple(PictureSettings(image_size=size, resize_mode="keep_ratio", **as_kept) for size in self.sizes)
 
     def resolved_from(self, folder: Path) -> "Recipe":
-        """The recipe with the relative paths of sources and forbidden lists resolved from a folder."""
+        """Return the recipe with the relative paths of sources and forbidden lists resolved against a folder."""
         forbidden = tuple(storage.resolve_path(folder, path) for path in self.download.forbidden)
         download = self.download.model_copy(update={"forbidden": forbidden})
         sources = tuple(source.resolved_from(folder) for source in self.sources)
@@ -201,17 +204,18 @@ class Recipe(BaseModel):
 
 
 def load_recipe(name: str, sources: tuple[str, ...] = (), changes: tuple[str, ...] = ()) -> Recipe:
-    """Load a recipe from a file, or a shipped one.
+    """Load a recipe from a file, or a shipped recipe by its name.
 
-    Relative paths in a file are resolved from its folder; those of a shipped recipe from the current folder.
+    Relative paths in a file are resolved against the file's folder. Those in a shipped recipe are resolved against the
+    current folder.
 
     Args:
         name: a .yaml or .yml file, or the name of a shipped recipe.
-        sources: paths that replace the recipe's sources; their layout is that of its first source.
+        sources: paths that replace the recipe's sources. They have the layout of the recipe's first source.
         changes: values to set, each as FIELD=VALUE, such as select.clip_score.min=0.3.
 
     Raises:
-        RecipeError: the file can't be read or is not valid; the message has the line and the field.
+        RecipeError: the file can't be read or is not valid. The message has the line and the field.
 
     Example:
         >>> load_recipe("shapes", sources=("world/pairs.parquet",), changes=("select.clip_score.min=0.4",))
@@ -239,12 +243,12 @@ def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str
 
     Args:
         text: the YAML.
-        name: of the file, for error messages.
-        folder: from which relative paths are resolved.
+        name: the name of the file, for error messages.
+        folder: the folder against which relative paths are resolved.
         changes: values to set, as for `load_recipe`.
 
     Raises:
-        RecipeError: the text is not a valid recipe, or a change names no field of it.
+        RecipeError: the text is not a valid recipe, or a change names a field that a recipe does not have.
     """
     values, nodes = parse_yaml(text, name, "recipe: it must be a mapping with name and sources", RecipeError)
     for change in changes:
@@ -252,17 +256,17 @@ def parse_recipe(text: str, name: str, folder: Path = Path(), changes: tuple[str
     try:
         return Recipe.model_validate(_resolve_model_paths(values, folder)).resolved_from(folder)
     except ValidationError as error:
-        hidden = ("options",)  # the field that holds the list of an `any_of`
+        hidden = ("options",)  # the field that contains the list of an `any_of`
         raise RecipeError(first_error_message(error, name, nodes, hidden)) from None
 
 
 def shipped_recipes() -> list[str]:
-    """The names of the shipped recipes."""
+    """List the names of the shipped recipes."""
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
 
 
 def _field_error(message: str, path: tuple[str | int, ...], value: Any) -> ValidationError:
-    """A validation error of a field that a validator of the whole model has found."""
+    """Make a validation error for one field, for use in a validator of the whole model."""
     details = InitErrorDetails(
         type=PydanticCustomError("recipe", "{message}", {"message": message}), loc=path, input=value
     )
@@ -270,10 +274,10 @@ def _field_error(message: str, path: tuple[str | int, ...], value: Any) -> Valid
 
 
 def _apply_change(values: dict[str, Any], change: str) -> None:
-    """Set a value of a recipe's YAML in place.
+    """Set a value in a recipe's YAML in place.
 
-    Within a list, such as `select`, a part of the field's path chooses the item that has it as a key. If several have
-    it, the first one that also has the last part wins.
+    In a list, such as `select`, a part of the field's path selects the item that has this part as a key. If several
+    items have this key, the first one that also has the last part of the path is used.
     """
     field, equals, value = change.partition("=")
     *parents, last = field.strip().split(".")
@@ -297,7 +301,7 @@ def _apply_change(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_model_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make paths of models absolute in place where they exist in the recipe's folder, before models are looked up."""
+    """Make paths of models absolute in place if they exist in the recipe's folder. Runs before models are looked up."""
     for part in (values.get("scores"), values.get("embed")):
         for settings in part.values() if isinstance(part, dict) else ():
             for field in MODEL_FIELDS:

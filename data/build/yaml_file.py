@@ -1,4 +1,4 @@
-"""Reading YAML that a person wrote, and error messages for it: one sentence with file, line and field."""
+"""Reads YAML that a person wrote. Each error message is one sentence with file, line and field."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ def parse_yaml(
 
     Args:
         text: the YAML.
-        name: of the file, for error messages.
-        expected: what the file should be, for error messages: "recipe: it must be a mapping with ...".
+        name: the name of the file, for error messages.
+        expected: a description for error messages, such as "recipe: it must be a mapping with ...".
         error_class: the error to raise.
 
     Returns:
-        The values, and the YAML nodes, by which `first_error_message` finds lines.
+        The values, and the YAML nodes, which `first_error_message` needs to find lines.
 
     Raises:
-        ImagenError: of the class `error_class`: the text is not YAML or not a mapping.
+        ImagenError: the text is not YAML or not a mapping. The error has the class `error_class`.
     """
     try:
         values, nodes = yaml.safe_load(text), yaml.compose(text)
@@ -37,13 +37,13 @@ def parse_yaml(
 def first_error_message(
     error: ValidationError, name: str, nodes: yaml.Node | None, hidden: tuple[str, ...] = ()
 ) -> str:
-    """The first validation error as one sentence.
+    """Return the first validation error as one sentence.
 
     Args:
-        error: what pydantic raised.
-        name: of the file.
-        nodes: of the file, from `parse_yaml`.
-        hidden: fields of the model that don't occur in the YAML; they are left out of the field's path.
+        error: the error from pydantic.
+        name: the name of the file.
+        nodes: the YAML nodes of the file, from `parse_yaml`.
+        hidden: fields of the model that don't occur in the YAML. They are left out of the field's path.
 
     Example:
         The sentence has this form: `mine.yaml, line 4: download.timeout: Input should be a valid number`
@@ -58,7 +58,7 @@ def first_error_message(
 
 
 def _line_of(node: yaml.Node | None, path: tuple[int | str, ...]) -> int:
-    """The line, from 1, of the innermost part of a path that the YAML contains."""
+    """Return the line, counted from 1, of the innermost part of a path that the YAML contains."""
     line = 1
     for part in path:
         if isinstance(node, yaml.MappingNode):

@@ -1,8 +1,9 @@
-"""The stage that embeds each kept caption once: `verdicts/<dataset>` and `pairs` to `embeddings/<encoder>`.
+"""The stage that embeds each kept caption once, from `verdicts/<dataset>` and `pairs` to `embeddings/<encoder>`.
 
-With a describer, its texts are embedded instead of the pairs' captions. The table is keyed by the text, so a text is
-encoded once, however many pairs and datasets have it. A row's bucket is that of the text's id, not that of the pairs:
-planning reads all pairs once, and publishing looks the texts up.
+If a describer (a scorer that writes texts about pictures) is set, its texts are embedded instead of the captions. The
+output table is keyed by the text, so a text is encoded once, no matter how many pairs and datasets have it. A row's
+bucket is given by the text's id, not by a pair's id. So planning reads all pairs once, and publishing looks up the
+texts.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Embed:
 
     Attributes:
         dataset: the dataset's name.
-        describer: the scorer whose texts are embedded; by default the pairs' own captions are.
+        describer: the scorer whose texts are embedded; by default the captions of the pairs are embedded.
     """
 
     lake: Lake
@@ -50,13 +51,13 @@ class Embed:
         return [lake.table_or_make(self.table, EMBEDDINGS)]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The texts of one bucket without an embedding; reads all pairs, so prefer `gather` for several buckets."""
+        """Return one bucket's texts that have no embedding. Reads all pairs, so use `gather` for several buckets."""
         return dict(self.gather(lake, outputs))[bucket]
 
     def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
-        """Bucket after bucket, the kept texts without an embedding, once each.
+        """Yield each bucket with its kept texts that have no embedding. Each text occurs once.
 
-        All pairs are read once. Memory is bounded: DuckDB spills the texts to disk.
+        All pairs are read once. Memory is bounded, because DuckDB spills the texts to disk.
         """
         verdicts = lake.table_or_make(f"verdicts/{self.dataset}", VERDICTS)
         if self.describer is None:
@@ -93,7 +94,7 @@ class Embed:
 
 
 def read_embeddings(lake: Lake, table: str, captions: pa.ChunkedArray) -> pa.Table:
-    """The stored embeddings of some captions.
+    """Read the stored embeddings of some captions.
 
     Args:
         lake: the lake.
@@ -101,7 +102,8 @@ def read_embeddings(lake: Lake, table: str, captions: pa.ChunkedArray) -> pa.Tab
         captions: texts or nulls.
 
     Returns:
-        `embedding` and `length` for each caption, in their order; null for a null, and for a text without an embedding.
+        `embedding` and `length` for each caption, in the order of `captions`. Both are null for a null caption, and for
+        a text without an embedding.
     """
     ids = [None if caption is None else text_id(caption) for caption in captions.to_pylist()]
     embeddings = lake.table(table).find_rows([id for id in ids if id is not None], ["id", "embedding", "length"])
@@ -110,6 +112,6 @@ def read_embeddings(lake: Lake, table: str, captions: pa.ChunkedArray) -> pa.Tab
 
 
 def vector_size(embeddings: pa.Table) -> int | None:
-    """The numbers in one vector of some embeddings; None if none of them has a vector."""
+    """Return the number of dimensions of the vectors in some embeddings, or None if no embedding has a vector."""
     rows = embeddings.filter(pc.greater(embeddings["length"], 0)).slice(0, 1).to_pylist()
     return len(rows[0]["embedding"]) // 2 // rows[0]["length"] if rows else None

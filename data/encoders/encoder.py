@@ -1,8 +1,9 @@
-"""The text encoders, which turn captions into vectors: T5 by `transformers`, and CLIP's text tower by open_clip.
+"""The text encoders, which turn captions into vectors: T5 (from `transformers`) and CLIP's text tower (from open_clip).
 
-A text's vectors do not depend on the other texts, bit for bit on one machine and number of threads. For this, the shape
-of a batch follows from the text's own length, rounded up to a multiple of eight tokens, and a batch is padded to its
-full number of rows. The cost: of the tokens computed for 800 captions of natural lengths, 26 % are padding.
+On one machine with one number of threads, a text's vectors are bit-identical whatever other texts are encoded with it.
+To achieve this, a batch contains only texts of the same length, rounded up to a multiple of eight tokens. It is also
+padded to its full number of rows. The cost is wasted computation: of the tokens computed for 800 natural captions, 26 %
+are padding.
 """
 
 import re
@@ -17,8 +18,8 @@ from data.encoders.towers import ClipTower, T5Tower, Tower
 from data.errors import ModelError
 from data.scorers import pretrained
 
-VERSION = 1  # of this file's arithmetic: another version has another table, for which all texts are pending
-WIDTH_STEP = 8  # tokens: the widths of batches are multiples of it
+VERSION = 1  # version of this file's arithmetic: a new version has a new table, for which all texts are pending
+WIDTH_STEP = 8  # tokens: the widths of batches are multiples of this number
 
 
 class Encoder(Protocol):
@@ -28,26 +29,29 @@ class Encoder(Protocol):
 
     @property
     def id(self) -> str:
-        """Names the encoder's table; changes with whatever changes the embeddings."""
+        """The encoder's id, which names its table. The id changes whenever a setting or file changes the embeddings."""
 
     def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
-        """The columns `embedding`, `length`, `truncated` and `error` for some captions."""
+        """Return the columns `embedding`, `length`, `truncated` and `error` for some captions."""
 
 
 class T5:
-    """The encoder half of a T5: a vector for each token, the end token included. The first shard loads the model."""
+    """The encoder half of a T5 model. It gives a vector for each token, including the end token.
+
+    The model is loaded with the first shard.
+    """
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
 
     @cached_property
     def id(self) -> str:
-        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
+        """The encoder's id: model, version of the arithmetic, weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, str(self.settings.max_length))
 
     @cached_property
     def weights_digest(self) -> str:
-        """A digest of weights, configuration and tokenizer.
+        """A digest of the weights, configuration and tokenizer.
 
         Raises:
             ModelError: a part of the model is missing, or it can't be downloaded.
@@ -66,19 +70,19 @@ class T5:
 
 
 class ClipText:
-    """The text tower of a CLIP: a vector for each token after the last norm, or the one projected vector."""
+    """The text tower of a CLIP model. Gives a vector for each token (after the last norm), or one projected vector."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
 
     @cached_property
     def id(self) -> str:
-        """Names the model, the version of the arithmetic, the weights, and the settings that change embeddings."""
+        """The encoder's id: model, version of the arithmetic, weights, and the settings that change embeddings."""
         return _id(self.settings, self.weights_digest, "pooled" if self.settings.pooled else "sequence")
 
     @cached_property
     def weights_digest(self) -> str:
-        """The SHA-256 of the weights' file."""
+        """The SHA-256 of the file with the weights."""
         return self.settings.as_clip.weights_digest
 
     def encode(self, captions: Sequence[str]) -> dict[str, list[Any]]:
@@ -87,7 +91,7 @@ class ClipText:
 
 
 def encoder_of(settings: EncoderSettings) -> Encoder:
-    """The encoder of some settings. Settings that differ only in `of` share it, with its model and its table."""
+    """Return the encoder for some settings. Settings that differ only in `of` share one encoder, model and table."""
     settings = settings.model_copy(update={"of": None})
     return T5(settings) if settings.encoder == "t5" else ClipText(settings)
 
@@ -99,15 +103,16 @@ def _id(settings: EncoderSettings, weights_digest: str, output: str) -> str:
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, max_tokens: int) -> Iterator[tuple[int, int, list[int]]]:
-    """Deal texts to batches of equal width.
+    """Split texts into batches whose texts have the same width in tokens, after padding.
 
     Args:
-        lengths: of the texts, in tokens.
+        lengths: the lengths of the texts, in tokens.
         batch_tokens: the most tokens of a batch, with padding.
         max_tokens: the most tokens of a text.
 
     Returns:
-        For each batch its rows, its width in tokens, and the indices of its texts, which may be fewer than its rows.
+        For each batch its number of rows, its width in tokens, and the indices of its texts. A batch may have fewer
+        texts than rows.
     """
     by_width: dict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):
@@ -121,7 +126,7 @@ def batches(lengths: Sequence[int], batch_tokens: int, max_tokens: int) -> Itera
 
 @lru_cache(maxsize=2)
 def load(settings: EncoderSettings) -> Tower:
-    """The model of some settings on its device, loaded once in a process.
+    """Load the model for some settings onto its device, once per process.
 
     Raises:
         ModelError: the model can't be downloaded or loaded.
@@ -136,9 +141,9 @@ def encode(tower: Tower, captions: Sequence[str], settings: EncoderSettings) -> 
     """Encode captions with a loaded model.
 
     Returns:
-        The columns of `embeddings/<encoder>` without the id. `embedding` is the bytes of the vectors, one after the
-        other, little-endian and without padding; `length` is their number. Where a value does not fit `dtype`, there
-        is an `error` instead.
+        The columns of `embeddings/<encoder>` without the id. `embedding` contains the bytes of a text's vectors,
+        concatenated, little-endian and without padding. `length` is the number of vectors. If a value does not fit
+        `dtype`, the row has an `error` instead.
     """
     import torch
 

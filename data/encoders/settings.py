@@ -13,9 +13,9 @@ BUILT_IN = Path(__file__).parents[1] / "world" / "models" / "t5"
 
 
 class EncoderSettings(BaseModel):
-    """Which model encodes the texts, what its output is, and how it runs.
+    """Settings of a text encoder: its model, its output, and how it runs.
 
-    The device and the size of batches change no embedding, so they are not part of an encoder's id.
+    The device and the batch size do not change the embeddings, so they are not part of an encoder's id.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,12 +61,12 @@ class EncoderSettings(BaseModel):
 
     @cached_property
     def folder(self) -> Path | None:
-        """The model's folder; None if `model` is a name of the hub or an architecture."""
+        """The model's folder; None if `model` is a hub id or an architecture."""
         return pretrained.local_folder(self.model, BUILT_IN if self.encoder == "t5" else clip.BUILT_IN)
 
     @property
     def as_clip(self) -> clip.ClipModel:
-        """The CLIP model whose text tower encodes, in the settings of a scorer."""
+        """Return these settings as the settings of a scorer's CLIP model, whose text tower encodes the texts."""
         return clip.ClipModel(
             model=self.model, pretrained=self.pretrained, device=self.device, precision=self.precision
         )

@@ -1,4 +1,4 @@
-"""Text encoders as a worker loads them: captions to tokens, and padded tokens to vectors."""
+"""Loaded text encoders in a worker. They convert captions to tokens, and padded tokens to vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ class Tower(Protocol):
     """A text encoder on its device.
 
     Attributes:
-        device: where its weights are.
+        device: the device of its weights.
         max_tokens: the most tokens of a text.
     """
 
@@ -20,24 +20,24 @@ class Tower(Protocol):
     max_tokens: int
 
     def tokens(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """The tokens of each text, and whether it was cut."""
+        """Return the tokens of each text, and whether each text was cut."""
 
     def hidden(self, ids: Any, mask: Any) -> Any:
-        """Vectors (rows vectors dim) of padded tokens and their mask (rows width)."""
+        """Compute vectors (rows vectors dim) from padded tokens and their mask (both rows width)."""
 
     def vector_count(self, tokens: list[int], vectors: int) -> int:
-        """How many of a row's vectors, from the first, are a text's. The others are padding.
+        """Return how many of a row's vectors, from the first on, belong to the text. The others are padding.
 
         Args:
-            tokens: the text's.
-            vectors: how many vectors the row has.
+            tokens: the tokens of the text.
+            vectors: the number of vectors in the row.
         """
 
 
 class T5Tower:
-    """The encoder half of a T5.
+    """The encoder half of a T5 model.
 
-    The mask keeps padding out of the result. It still changes the order of sums, and so their last bits.
+    The mask excludes padding from the result. But padding still changes the order of summation, and so the last bits.
     """
 
     def __init__(self, folder: Path, max_length: int, precision: str, device: str) -> None:
@@ -64,17 +64,17 @@ class T5Tower:
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
     def vector_count(self, tokens: list[int], vectors: int) -> int:
-        """All vectors up to the last token."""
+        """Count all vectors up to the last token."""
         return len(tokens)
 
 
 class ClipTower:
-    """The text tower of an open_clip model. Towers differ in what padding does to their vectors:
+    """The text tower of an open_clip model. There are three kinds of towers, which treat padding differently:
 
-    - Attention is causal and the text's vector is that of its end token: nothing after this token matters, so the
-      tokens end there.
-    - The tower masks padding itself: it gets its whole context, and the vectors of padding are dropped.
-    - The tower attends to its padding, as SigLIP's does: all vectors are kept.
+    - Attention is causal, and the end token's vector is the vector of the text. Nothing after this token matters, so
+      the tokens are cut there.
+    - The tower masks padding itself. Its input has the full context length, and the vectors of padding are dropped.
+    - The tower attends to padding, as SigLIP's tower does. All vectors are kept.
     """
 
     def __init__(self, settings: ClipModel, pooled: bool) -> None:
@@ -107,7 +107,7 @@ class ClipTower:
         return [row[: end + 1] for row, end in zip(padded.tolist(), ends.tolist(), strict=True)], cut
 
     def hidden(self, ids: Any, mask: Any) -> Any:
-        """See `Tower.hidden`; the mask is not used: the tower has its own."""
+        """See `Tower.hidden`. The mask argument is not used, because the tower has its own mask."""
         if self.pooled:
             return self.model.encode_text(ids, normalize=False)[:, None]
         tower, width = self.tower, ids.shape[1]
@@ -123,7 +123,7 @@ class ClipTower:
         return tower.ln_final(tower.transformer(embedded, attn_mask=attention_mask))
 
     def vector_count(self, tokens: list[int], vectors: int) -> int:
-        """The vectors of all tokens that the tower does not mask."""
+        """Count the vectors of all tokens that the tower does not mask."""
         if self.pooled or self.masked_token is None:
             return min(len(tokens), vectors)
         missing = len(tokens) - vectors  # a tower with a class token does not return its vector

@@ -1,4 +1,4 @@
-"""Open the engine that the environment names."""
+"""Opens the engine that an environment variable names."""
 
 from data.engine.local import LocalEngine
 from data.engine.pool import PoolEngine

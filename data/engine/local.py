@@ -1,4 +1,4 @@
-"""The local engine: a pool of warm worker processes on this machine."""
+"""The local engine: a pool of long-lived worker processes on this machine."""
 
 import atexit
 import os
@@ -18,7 +18,8 @@ class LocalEngine(PoolEngine):
     Args:
         workers: Number of processes; by default one per core.
         threads: Threads per process; by default the cores divided by the workers.
-        stall_timeout: Seconds in which some shard must finish, else the workers are killed; by default no limit.
+        stall_timeout: Seconds within which at least one shard must finish. Otherwise the workers are killed. By
+            default there is no limit.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class LocalEngine(PoolEngine):
             self._pool = None
 
     def kill(self) -> None:
-        """Kill the processes at once."""
+        """Kill the processes immediately."""
         self._engine_end.close()
         self._kill_workers()
 
@@ -80,7 +81,7 @@ class LocalEngine(PoolEngine):
 
 
 def _initialize_worker(workers: int, threads: int, worker_end: connection.Connection) -> None:
-    """Set up a worker process: it exits when the engine closes the pipe, and when its parent dies in any way."""
+    """Set up a worker process. It exits when the engine closes the pipe, or when its parent process dies in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     atexit.register(os._exit, 0)  # skip the interpreter's finalization, which races with Arrow's threads and aborts
     configure_worker(workers, threads)

@@ -1,4 +1,7 @@
-"""The `map` of plan, map, commit: shards go to warm workers that load each model once. Knows nothing of Prefect."""
+"""The `map` step of plan, map, commit: sends shards to long-lived workers, each of which loads a model only once.
+
+It does not depend on Prefect.
+"""
 
 import os
 import time
@@ -14,10 +17,10 @@ from data.errors import WorkerDied
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-DEATHS_ALLOWED = 3  # worker deaths on one item before the map fails, so that a fatal one is not retried forever
+DEATHS_ALLOWED = 3  # worker deaths on one item before the map fails, so that a fatal item is not retried forever
 STALLS_ALLOWED = 1  # timeouts of a map before it fails: items that hang are retried once
 WORKERS_VARIABLE = "IMAGEN_WORKERS_BESIDE"  # set by an engine in the environment of its workers
-QUEUED_ITEMS = 1  # items that wait beyond those that run, so that no worker idles
+QUEUED_ITEMS = 1  # items that wait in addition to the running ones, so that no worker idles
 
 
 class Engine(Protocol):
@@ -26,13 +29,13 @@ class Engine(Protocol):
     workers: int
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield `work(item)` of every item, in the order of completion."""
+        """Yield `work(item)` for every item, in the order of completion."""
 
     def close(self) -> None:
         """Wait for the workers and end them."""
 
     def kill(self) -> None:
-        """End the workers at once, in the middle of their items."""
+        """End the workers immediately, in the middle of their items."""
 
 
 class EngineKilled(RuntimeError):
@@ -40,24 +43,24 @@ class EngineKilled(RuntimeError):
 
 
 class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
-    """An engine that retries in another worker what a worker had in hand when it died or hung.
+    """An engine with a pool of workers. If a worker dies or hangs, another worker retries its item.
 
-    Leaving a `with` block closes the engine; leaving it by Ctrl-C kills it.
+    Leaving a `with` block closes the engine. If Ctrl-C ends the block, the engine is killed.
     """
 
     workers: int
-    stall_timeout: float | None  # seconds in which some item must finish, over all maps that run at the same time
+    stall_timeout: float | None  # seconds within which an item of any running map must finish
     _last_done: float
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield `work(item)` of every item, in the order of completion.
+        """Yield `work(item)` for every item, in the order of completion.
 
         Args:
-            work: A function that can be pickled. What it raises is raised here.
+            work: A function that can be pickled. Its exceptions are raised here.
 
         Raises:
             WorkerDied: A worker died or hung repeatedly on the same item.
-            EngineKilled: The engine was killed meanwhile.
+            EngineKilled: The engine was killed during the map.
         """
         waiting, self._last_done = iter(items), time.monotonic()
         deaths: dict[int, int] = {}
@@ -97,7 +100,7 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
                 future.cancel()
 
     def _wait_for_done(self, running: Collection["Future[Result]"]) -> "set[Future[Result]]":
-        """Wait until some futures are done. After a stall the workers are killed and the set is empty."""
+        """Wait until at least one future is done. After a stall, kill the workers and return an empty set."""
         while True:
             done, _ = wait(running, self.stall_timeout, FIRST_COMPLETED)
             if not done and time.monotonic() - self._last_done < (self.stall_timeout or 0):
@@ -118,15 +121,15 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """End the workers at once. Nothing of their shards is committed, and a running `map` raises EngineKilled."""
+        """End the workers immediately. Their shards are not committed, and a running `map` raises EngineKilled."""
 
     @abstractmethod
     def _kill_workers(self) -> None:
-        """Kill the workers, also those that hang. Others take their place."""
+        """Kill the workers, including those that hang. New workers replace them."""
 
     @abstractmethod
     def _submit(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Give an item to a worker. If the worker dies, the future holds a BrokenExecutor."""
+        """Give an item to a worker. If the worker dies, the future raises a BrokenExecutor."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):  # such as Ctrl-C
@@ -135,12 +138,15 @@ class PoolEngine(AbstractContextManager["PoolEngine"], ABC):
 
 
 def worker_count() -> int:
-    """The number of workers of the engine that runs this process, 1 outside: limits per site are divided by it."""
+    """Return the number of workers of the engine that runs this process, or 1 outside an engine.
+
+    Limits per site are divided by this number.
+    """
     return int(os.environ.get(WORKERS_VARIABLE, "1"))
 
 
 def configure_worker(workers: int, threads: int) -> None:
-    """Set the environment of a worker process: the number of workers, its threads, no update checks of libraries."""
+    """Set the environment of a worker process: number of workers, number of threads, no update checks by libraries."""
     os.environ[WORKERS_VARIABLE] = str(workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a dependency of img2dataset would access the internet

@@ -1,21 +1,21 @@
-"""Progress of stages: whoever runs them reports planned and finished rows to the current watcher."""
+"""Progress of stages: the code that runs a stage reports planned and finished rows to the current watcher."""
 
 from contextvars import ContextVar
 from typing import Protocol
 
 
 class Watcher(Protocol):
-    """Receives what each stage has planned, and each part that is done."""
+    """Receives the number of rows that a stage has planned, and the number of each part that is done."""
 
     def planned(self, stage: str, rows: int) -> None:
-        """A stage plans to do so many rows."""
+        """Called when a stage has planned `rows` more rows."""
 
     def done(self, stage: str, rows: int, note: str = "") -> None:
-        """A stage has done so many more rows; `note` is shown beside the count."""
+        """Called when a stage has finished `rows` more rows. `note` is shown next to the count."""
 
 
 class SilentWatcher:
-    """A watcher that shows nothing: the default."""
+    """The default watcher, which shows nothing."""
 
     def planned(self, stage: str, rows: int) -> None:
         pass

@@ -1,7 +1,8 @@
-"""The engine for several machines: its workers are actors of a Ray cluster, at RAY_ADDRESS or started on this machine.
+"""The engine for several machines. Its workers are actors in a Ray cluster.
 
-Each actor is served by one thread here, which takes a shard only once its actor runs. When a node is lost, its actors
-wait for free resources elsewhere, for minutes if needed, while the other actors do the work.
+The cluster is at RAY_ADDRESS, or is started on this machine. In this process, one thread per actor gives it shards, and
+takes a shard only when the actor is running. When a node is lost, its actors are restarted on other nodes. If
+resources are not free, they wait for minutes if needed, while the other actors do the work.
 """
 
 import os
@@ -21,14 +22,14 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from data.engine.pool import EngineKilled, Item, PoolEngine, Result, configure_worker
 from data.errors import EngineUnavailable
 
-CAPACITY_SECONDS = 600.0  # to start an actor: an autoscaling cluster adds nodes meanwhile
+CAPACITY_SECONDS = 600.0  # to start an actor: an autoscaling cluster adds nodes during this time
 CONNECT_SECONDS = 10.0
 START_TRIES = 3  # to start an actor, in a row
 IDLE_SECONDS = 1.0  # an actor that was idle for longer is checked before it gets a shard
 
 
 class Worker:
-    """An actor on a node. Its process, with the models that stages have loaded, lives as long as the engine."""
+    """An actor on a node. Its process lives as long as the engine, and keeps the models that stages have loaded."""
 
     def __init__(self, workers: int, threads: int) -> None:
         configure_worker(workers, threads)
@@ -57,10 +58,11 @@ class RayEngine(PoolEngine):
 
     Args:
         workers: Number of actors; by default as many as the cluster has resources for.
-        threads: Threads per actor; by default its cores.
-        stall_timeout: Seconds in which some shard must finish, else the actors are killed; by default no limit.
+        threads: Threads per actor; by default the number of cores that it reserves.
+        stall_timeout: Seconds within which at least one shard must finish. Otherwise the actors are killed. By default
+            there is no limit.
         cpus: Cores that each actor reserves.
-        gpus: GPUs that each actor reserves; a fraction shares one.
+        gpus: GPUs that each actor reserves. With a fraction, several actors share one GPU.
 
     Raises:
         EngineUnavailable: The cluster does not answer, or Ray does not start.
@@ -101,7 +103,7 @@ class RayEngine(PoolEngine):
             self.connected = False
 
     def kill(self) -> None:
-        """Kill the actors at once."""
+        """Kill the actors immediately."""
         self._killed.set()
         self._kill_workers()
         self._jobs.put(None)
@@ -126,7 +128,7 @@ class RayEngine(PoolEngine):
         return future
 
     def _serve_actor(self) -> None:
-        """Start an actor and run jobs in it; start another one when it is lost."""
+        """Start an actor and run jobs in it. If the actor is lost, start another one."""
         failures, error_text = 0, ""
         while failures < START_TRIES and not self.killed:
             with self._lock:
@@ -149,7 +151,7 @@ class RayEngine(PoolEngine):
         self._end_thread(error_text)
 
     def _run_jobs(self, actor: Any) -> None:
-        """Run jobs in an actor until the engine ends. Raises what goes wrong with the actor itself."""
+        """Run jobs in an actor until the engine ends. Raises only errors of the actor itself, not of its jobs."""
         last_used = time.monotonic()
         while job := self._jobs.get():
             try:
@@ -170,7 +172,7 @@ class RayEngine(PoolEngine):
             last_used = time.monotonic()
 
     def _end_thread(self, error_text: str) -> None:
-        """End the current thread. The last thread fails the jobs that wait, since nobody will run them."""
+        """End the current thread. The last thread makes all waiting jobs fail, since no actor is left to run them."""
         with self._lock:
             self._threads = [thread for thread in self._threads if thread is not threading.current_thread()]
             if self._threads and not self.killed:
@@ -206,7 +208,7 @@ def connect() -> bool:
 
 
 def _check_address(address: str) -> None:
-    """Raise at once if nothing listens at the address: Ray itself would try for minutes."""
+    """Raise immediately if nothing listens at the address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
@@ -216,7 +218,7 @@ def _check_address(address: str) -> None:
 
 
 def _cluster_capacity(cpus: float, gpus: float) -> int:
-    """How many workers of these resources the cluster has room for, at least 1."""
+    """Return the number of workers that fit in the cluster if each needs these resources. At least 1."""
     resources = ray.cluster_resources()
     limits = [resources.get("CPU", 0) / cpus]
     if gpus:

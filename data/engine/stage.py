@@ -1,8 +1,8 @@
 """Plan, map, commit: the three steps of every stage of the data pipeline.
 
-A plan is an anti-join: the rows that the stage's inputs hold and its outputs lack, split into shards of one bucket
-each. Workers turn shards into files, and the caller commits the files. A first build, an increment, the resumption
-after a crash and a backfill all run these steps and nothing else.
+A plan is an anti-join: it finds the rows that are in the stage's inputs and not in its outputs. The plan splits these
+rows into shards, each with rows of one bucket. Workers turn shards into files, and the caller commits the files. A
+first build, an incremental build, a backfill and the resumption after a crash all consist of just these steps.
 """
 
 import time
@@ -18,7 +18,7 @@ from data.lake.lake import Lake
 from data.lake.shard_file import ShardFile
 from data.lake.table import Table
 
-PLAN_ROWS = 2_000_000  # in one plan, exceeded by one bucket at most: about a gigabyte
+PLAN_ROWS = 2_000_000  # rows in one plan, about a gigabyte; the plan's last bucket may exceed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Shard:
     rows: pa.Table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the rows as an Arrow stream: a pickled slice would contain the table that it is a slice of."""
+        """Pickle the rows as an Arrow stream, because a pickled slice would contain the whole table."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.rows.schema) as stream:
             stream.write_table(self.rows)
@@ -48,9 +48,9 @@ class ShardResult:
     """The result of a shard: the files that a worker wrote.
 
     Attributes:
-        rows: The number of rows of the shard.
-        files: For each table, by name, the file that was written in the shard's bucket.
-        files_in_other_buckets: For each table the files that were written in other buckets.
+        rows: The number of rows in the shard.
+        files: The file that was written in the shard's bucket, keyed by the table's name.
+        files_in_other_buckets: The files that were written in other buckets, keyed by the table's name.
     """
 
     rows: int
@@ -58,37 +58,37 @@ class ShardResult:
     files_in_other_buckets: dict[str, list[ShardFile]] = field(default_factory=dict)
 
     def files_in(self, table: str) -> list[ShardFile]:
-        """All files that were written for a table."""
+        """Return all files that were written for a table."""
         return [*([self.files[table]] if table in self.files else []), *self.files_in_other_buckets.get(table, [])]
 
 
 class Stage(Protocol):
-    """A step of the pipeline. It is sent to the workers, so it holds settings and never data."""
+    """A step of the pipeline. It is sent to the workers, so it contains only settings and never data."""
 
     @property
     def name(self) -> str:
-        """The name in progress bars, logs and run names."""
+        """The stage's name in progress bars, logs and run names."""
 
     @property
     def ordered_commits(self) -> bool:
-        """Whether later tables refer to rows of earlier ones.
+        """Whether rows of an output table refer to rows of an earlier output table.
 
-        If so, a shard whose rows did not land in one table is skipped in those that follow.
+        If so, a shard whose rows could not be committed to one table is not committed to the tables after it.
         """
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The tables that the stage appends to, in the order of commits. Tables that do not exist are made."""
+        """Return the tables that the stage appends to, in the order of commits. Tables that do not exist are made."""
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The rows of a bucket that are not done yet, with the columns that a worker needs."""
+        """Return the rows of a bucket that are not done yet, with the columns that a worker needs."""
 
     def work(self, shard: Shard) -> ShardResult:
-        """Do a shard and write its files. Runs in a worker."""
+        """Process a shard and write its files. Runs in a worker."""
 
 
 @runtime_checkable
 class GatheringStage(Protocol):
-    """A stage that writes to other buckets than it reads: one pass over its inputs plans all buckets."""
+    """A stage whose output rows are in other buckets than its inputs. One pass over the inputs plans all buckets."""
 
     def gather(self, lake: Lake, outputs: list[Table]) -> Iterator[tuple[int, pa.Table]]:
         """Yield each bucket with its pending rows."""
@@ -96,12 +96,12 @@ class GatheringStage(Protocol):
 
 @dataclass
 class Plan:
-    """Pending rows of a stage, split into shards; of a large lake those of some buckets, which bounds the memory.
+    """Pending rows of a stage, split into shards. For a large lake, a plan covers only some buckets to bound memory.
 
     Attributes:
-        start: The first bucket that was looked at.
-        next_bucket: The bucket at which the next plan starts; None if this plan covers the rest.
-        last_commit: The time of the last commit, at first that of the plan.
+        start: The first bucket that the plan covers.
+        next_bucket: The bucket at which the next plan starts; None if this plan covers all buckets from `start` on.
+        last_commit: The time of the last commit, or of making the plan if there was no commit yet.
     """
 
     stage: Stage
@@ -120,7 +120,7 @@ class Plan:
         """Commit the files of shards, with one commit per table.
 
         Returns:
-            The number of shards that did not land because another process committed some of their rows first.
+            The number of shards that could not be committed because another process committed some of their rows first.
         """
         lost, now = 0, time.monotonic()
         pace = {"rows": sum(result.rows for result in results), "seconds": round(now - self.last_commit, 3)}
@@ -145,7 +145,7 @@ def make_plan(lake: Lake, stage: Stage, shard_rows: int, only: int | None = None
 
     Args:
         shard_rows: The most rows of a shard.
-        only: The bucket to plan; by default buckets from `start` on, until there are PLAN_ROWS rows.
+        only: The only bucket to plan; by default buckets from `start` on, until there are PLAN_ROWS rows.
     """
     outputs, snapshot = stage.outputs(lake), lake.snapshot()
     plan = Plan(stage, outputs, [], start)

@@ -1,7 +1,7 @@
-"""Export a dataset version to a folder: webdataset tars, Parquet files, or a Hugging Face dataset folder with its card.
+"""Exports a dataset version to a folder, as webdataset tars, Parquet files, or a Hugging Face dataset with its card.
 
-A shard is either complete or absent. Until all shards are there, a marker file says which export the folder is for: an
-interrupted export can go on, and two different ones can't be mixed.
+A shard is either complete or absent. Until all shards are written, a marker file identifies the export in the folder.
+So an interrupted export can be resumed, and two different exports can't be mixed.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ SHARD_SIZE = 10_000
 
 
 class Format(StrEnum):
-    """The layout of an export; `hf` is a dataset folder as the Hugging Face Hub has it."""
+    """The layout of an export. `hf` is a dataset folder in the layout of the Hugging Face Hub."""
 
     webdataset = "webdataset"
     parquet = "parquet"
@@ -56,7 +56,7 @@ class Exported:
     shuffle: int | None
     samples: int
     bytes: int = 0
-    found: int = 0  # shards that an earlier, interrupted run of the same export had written
+    found: int = 0  # shards that an earlier, interrupted run of the same export wrote
     shards: list[ExportShard] = field(default_factory=list)
 
 
@@ -71,23 +71,23 @@ def export(
     on_plan: Callable[[int], None] = lambda samples: None,
     on_samples: Callable[[int], None] = lambda samples: None,
 ) -> Exported:
-    """Export a version. If it is interrupted, call it again with the same arguments: finished shards are kept.
+    """Export a version of a dataset. The same version and arguments always give the same bytes.
 
-    The same version and arguments give the same bytes.
+    If an export is interrupted, call this again with the same arguments to resume it. Finished shards are kept.
 
     Args:
-        lake: the lake that holds the dataset.
-        dataset: its name.
-        version: its version; None: the newest.
-        url: an empty or new folder, or one with the same export unfinished.
+        lake: the lake that contains the dataset.
+        dataset: the dataset's name.
+        version: the dataset's version; None for the newest.
+        url: an empty or new folder, or a folder with the same, unfinished export.
         format: the layout.
-        shard_size: samples of a file.
-        shuffle: the seed of a shuffled order; None: ordered by id.
+        shard_size: the number of samples per file.
+        shuffle: the seed of a shuffled order; None to order samples by id.
         on_plan: called once with the number of samples to write.
         on_samples: called with the number of samples after each written batch.
 
     Raises:
-        ExportError: the folder holds something else or can't be written, the version is empty, or writing failed.
+        ExportError: the folder contains something else or can't be written, the version is empty, or writing failed.
         DatasetNotFound: the lake has no such dataset.
         DatasetVersionNotFound: the dataset has no such version, or its files were vacuumed.
         SampleDamaged: a picture is neither JPEG, PNG nor WebP.
@@ -132,7 +132,7 @@ def _claim_folder(url: str, marker_text: str) -> bool:
     """Write the marker into an empty folder.
 
     Returns:
-        True if the folder already has this marker, so that the export resumes.
+        True if the folder already has this marker, so the export is resumed.
 
     Raises:
         ExportError: the folder is not empty, has another export's marker, or can't be written.
@@ -154,7 +154,7 @@ def _claim_folder(url: str, marker_text: str) -> bool:
 
 
 def _marker_text(version: Version, rows: OrderedRows, format: Format, shard_size: int) -> str:
-    """Everything that determines the content of the shards, as JSON."""
+    """Return a JSON text with everything that determines the content of the shards."""
     content = {
         "dataset": version.dataset,
         "version": version.version,
@@ -180,7 +180,7 @@ def _report_progress(batches: Iterable[pa.Table], on_samples: Callable[[int], No
 
 
 def _uncompressed_bytes(url: str) -> int:
-    """The bytes of a Parquet file before compression."""
+    """Return the size of a Parquet file's content before compression, in bytes."""
     with storage.open_ranges(url) as source:
         footer = pq.read_metadata(source)
         return sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))

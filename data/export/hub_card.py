@@ -1,6 +1,6 @@
-"""The card of a Hugging Face export: a `README.md` whose front matter names the folder's files and columns.
+"""Writes the card of a Hugging Face export: a `README.md` whose front matter names the folder's files and columns.
 
-Its text is that of the dataset's card in the lake, unless there is none or it describes other versions only.
+The text is copied from the dataset's card in the lake, unless there is no such card or it describes other versions.
 """
 
 import re
@@ -33,15 +33,15 @@ samples[0]["image"], samples[0]["caption"]
 
 
 def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, file_bytes: int, content_bytes: int) -> str:
-    """The card's text, with front matter that describes the exported folder.
+    """Return the card's text, with front matter that describes the exported folder.
 
     Args:
-        lake: the lake that holds the dataset and its card.
+        lake: the lake that contains the dataset and its card.
         version: the exported version.
-        schema: of the exported files.
-        samples: their number.
-        file_bytes: size of all files as they are stored.
-        content_bytes: size of their content before compression.
+        schema: the schema of the exported files.
+        samples: the number of samples.
+        file_bytes: the stored size of all files.
+        content_bytes: the size of the files' content before compression.
 
     Raises:
         ExportError: the front matter of the card in the lake is not a YAML mapping.
@@ -61,7 +61,7 @@ def card(lake: Lake, version: Version, schema: pa.Schema, samples: int, file_byt
 
 
 def _read_lake_card(lake: Lake, version: Version) -> tuple[dict[str, Any], str] | None:
-    """Front matter and text of the card in the lake; None if there is none or it names other versions only."""
+    """Read front matter and text of the card in the lake. None if there is no card or it names only other versions."""
     url = storage.join(lake.table_url(f"datasets/{version.dataset}"), CARD)
     if not storage.exists(url):
         return None

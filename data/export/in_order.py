@@ -1,8 +1,9 @@
-"""The rows of a table in a fixed order, in batches: by id, or shuffled as the reader shuffles an epoch.
+"""Reads the rows of a table in a fixed order, in batches: by id, or shuffled in the same way as the reader does.
 
-Files are sorted by id, and every id of a bucket is below those of the next. So the order by id is a merge of the files
-of one bucket at a time. Memory holds the ids of one bucket, one chunk of rows, and a cache of row groups for the next
-chunk. If a bucket has so many files that its row groups don't fit the cache, each chunk reads them again.
+Files are sorted by id, and all ids in a bucket are smaller than those in the next bucket. So ordering rows by id means
+merging the files of one bucket at a time. Memory contains the ids of one bucket, one chunk of rows, and a cache of row
+groups for the next chunk. If a bucket has so many files that its row groups don't fit in the cache, each chunk reads
+the row groups again.
 """
 
 import json
@@ -27,9 +28,9 @@ from data.publish.hf_features import METADATA_KEY
 from data.reader.order import Order
 
 BATCH = 256  # rows that are yielded together
-CHUNK_BYTES = 128 << 20  # of rows that are read together
-CACHE_BYTES = 256 << 20  # of row groups kept for the next chunk
-MIX = 1024  # samples of a shuffled block
+CHUNK_BYTES = 128 << 20  # bytes of rows that are read together
+CACHE_BYTES = 256 << 20  # bytes of row groups that are kept for the next chunk
+MIX = 1024  # samples in a shuffled block
 OPEN_FILES = 128
 READ_THREADS = 4
 
@@ -37,7 +38,7 @@ Places = npt.NDArray[np.int64]  # n x (file, row)
 
 
 class OrderedRows:
-    """The rows of a table by position in an order: shuffled with a seed, or by id without one."""
+    """The rows of a table, accessed by their position in an order. Rows are shuffled if there is a seed, else by id."""
 
     def __init__(self, table: Table, seed: int | None = None) -> None:
         files = sorted((bucket, path, rows) for path, (bucket, rows) in table.files().items())
@@ -53,7 +54,7 @@ class OrderedRows:
         return sum(self.rows)
 
     def read(self, start: int, stop: int) -> Iterator[pa.Table]:
-        """The rows at positions `start` to `stop` (excluded), in batches of at most BATCH rows.
+        """Yield the rows at positions `start` to `stop` (excluded), in batches of at most BATCH rows.
 
         Raises:
             DatasetVersionNotFound: a file was removed since the table was opened.
@@ -64,7 +65,7 @@ class OrderedRows:
 
     @cached_property
     def embeddings(self) -> dict[str, dict[str, Any]]:
-        """Encoder → dtype and dim of its embeddings, from the metadata of all files.
+        """Return dtype and dim of each encoder's embeddings, from the metadata of all files.
 
         Raises:
             ExportError: files have embeddings of different dtypes.
@@ -81,12 +82,12 @@ class OrderedRows:
                             f"{self.table.name}: {name} is {known['dtype']} in some files and {file_format['dtype']} "
                             "in others. Build again, then export"
                         )
-                    if not known.get("dim"):  # that file has no vector; another may have one
+                    if not known.get("dim"):  # the earlier file has no vector, but this file may have one
                         formats[name] = file_format
         return formats
 
     def _chunks(self, start: int, stop: int) -> Iterator[Places]:
-        """The places of the rows at some positions, as many at a time as are read together."""
+        """Yield the places (file and row) of the rows at some positions, in chunks of rows that are read together."""
         if self.seed is not None:
             mix = min(MIX, self._chunk_rows)
             for piece in Order.of_epoch(self.rows, self.seed, 0, True, mix).pieces([(start, stop)]):
@@ -97,7 +98,7 @@ class OrderedRows:
             yield np.concatenate(list(self._places_by_id(first, min(first + self._chunk_rows, stop))))
 
     def _places_by_id(self, start: int, stop: int) -> Iterator[Places]:
-        """The places of the rows at some positions in the order by id, one bucket at a time."""
+        """Yield the places of the rows at some positions in the order by id, one bucket at a time."""
         buckets, first_files = np.unique(self._buckets, return_index=True)
         bounds = np.concatenate([[0], np.cumsum(self.rows)])[[*first_files, len(self.rows)]]
         first = int(np.searchsorted(bounds, start, side="right")) - 1
@@ -108,7 +109,7 @@ class OrderedRows:
             yield places[max(start - bucket_start, 0) : min(stop, bucket_end) - bucket_start]
 
     def _sort_bucket(self, bucket: int) -> Places:
-        """The places of all rows of a bucket, ordered by id."""
+        """Return the places of all rows in a bucket, ordered by id."""
         files = np.flatnonzero(self._buckets == bucket)
         rows, paths = [self.rows[file] for file in files], [self.paths[file] for file in files]
         try:
@@ -120,12 +121,12 @@ class OrderedRows:
 
     @cached_property
     def _chunk_rows(self) -> int:
-        """The number of rows that are read together, a multiple of BATCH."""
+        """Return the number of rows that are read together, which is a multiple of BATCH."""
         table_bytes = sum(self.table.file_sizes().values())
         return max(1, CHUNK_BYTES * len(self) // max(1, table_bytes) // BATCH) * BATCH
 
     def _read_places(self, places: Places, pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
-        """The rows at some places, in batches. Each row group is read once; then the rows are put in order."""
+        """Yield the rows at some places, in batches. Each row group is read once, and then the rows are ordered."""
         groups, rows = self._locate_in_groups(places)
         keys, key_of_row = np.unique(np.stack([places[:, 0], groups], axis=1), axis=0, return_inverse=True)
         order = np.argsort(key_of_row.ravel(), kind="stable")
@@ -137,7 +138,7 @@ class OrderedRows:
             yield by_group.take(pa.array(index_by_group[first : first + BATCH]))
 
     def _locate_in_groups(self, places: Places) -> tuple[Places, Places]:
-        """The row group of each place, and its row within the group."""
+        """Return the row group of each place, and the row within this row group."""
         groups, rows = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
         for file in np.unique(places[:, 0]).tolist():
             in_file, group_starts = places[:, 0] == file, self._opened(file)[2]
@@ -146,7 +147,7 @@ class OrderedRows:
         return groups, rows
 
     def _read_group(self, key: tuple[int, int], rows: Places) -> pa.Table:
-        """Some rows of a row group, which is read from its file or taken from the cache."""
+        """Return some rows of a row group, which is read from its file or taken from the cache."""
         with self._lock:
             group = self._cache.pop(key, None)
             self._cached_bytes -= group.nbytes if group else 0
@@ -162,7 +163,7 @@ class OrderedRows:
         return group.take(pa.array(rows))
 
     def _with_all_columns(self, rows: pa.Table) -> pa.Table:
-        """The rows in the table's schema; columns that were added after the file was written are null."""
+        """Convert rows to the table's schema. Columns that were added after the file was written become null."""
         columns = [
             rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type)
             for f in self.schema
@@ -170,7 +171,7 @@ class OrderedRows:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _open(self, file: int) -> tuple[pa.NativeFile, pq.FileMetaData, npt.NDArray[np.int64]]:
-        """A file, its footer, and the first row of each of its row groups."""
+        """Open a file. Returns the file, its footer, and the first row of each of its row groups."""
         try:
             source = storage.open_ranges(storage.join(self.table.url, self.paths[file]))
             footer = pq.read_metadata(source)

@@ -1,6 +1,6 @@
-"""Writing samples as one shard: a webdataset tar, or a Parquet file that Hugging Face's `datasets` understands.
+"""Writes samples as one shard: a webdataset tar, or a Parquet file that Hugging Face's `datasets` can read.
 
-The same samples give the same bytes: members are sorted and have no time stamp.
+The same samples always give the same bytes, because members are sorted and have no time stamp.
 """
 
 import io
@@ -27,8 +27,8 @@ EmbeddingFormats = Mapping[str, Mapping[str, Any]]  # encoder → dtype and dim
 def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: EmbeddingFormats) -> None:
     """Write samples as a webdataset tar.
 
-    Each sample has its id as key, and as members its picture and the smaller copies (such as jpg, 256.jpg), its caption
-    (txt), the other columns (json), and a NumPy file for each embedding (t5.npy).
+    The key of a sample is its id. Its members are the picture and its smaller copies (such as jpg, 256.jpg), the
+    caption (txt), the other columns (json), and one NumPy file per embedding (t5.npy).
 
     Raises:
         SampleDamaged: a picture is neither JPEG, PNG nor WebP.
@@ -45,7 +45,7 @@ def write_tar(path: Path, batches: Iterable[pa.Table], embeddings: EmbeddingForm
 
 
 def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, embeddings: EmbeddingFormats) -> None:
-    """Write samples as a Parquet file, with the metadata by which `datasets` decodes pictures."""
+    """Write samples as a Parquet file, with metadata that makes `datasets` decode the pictures."""
     metadata = {key.encode(): value.encode() for key, value in hf_metadata(schema).items()}
     if embeddings:
         metadata[METADATA_KEY] = json.dumps({"embeddings": embeddings}, sort_keys=True).encode()
@@ -57,7 +57,7 @@ def write_parquet(path: Path, batches: Iterable[pa.Table], schema: pa.Schema, em
 
 
 def _samples(batch: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries. A float32 becomes the shortest decimal number that identifies it: 0.1, not 0.1000000015."""
+    """Yield rows as dictionaries. A float32 becomes the shortest decimal number that identifies it, such as 0.1."""
     columns = {}
     for field in batch.schema:
         values = batch[field.name]
@@ -72,7 +72,7 @@ def _samples(batch: pa.Table) -> Iterator[dict[str, Any]]:
 def _members(
     sample: dict[str, Any], pictures: Sequence[str], embeddings: EmbeddingFormats
 ) -> Iterator[tuple[str, bytes]]:
-    """The extension and the content of each of a sample's members."""
+    """Yield the extension and the content of each member of a sample."""
     for column in pictures:
         if sample[column] is not None or column == "image":
             yield ".".join([*column.split("_")[1:], _picture_format(sample, column)]), sample[column]["bytes"]
@@ -96,7 +96,7 @@ def _picture_format(sample: dict[str, Any], column: str) -> str:
 
 
 def _as_npy(content: bytes, length: int, embedding: Mapping[str, Any]) -> bytes:
-    """An embedding as the bytes of a .npy file. NumPy has no bfloat16; its values are exact in float32."""
+    """Encode an embedding as a .npy file. NumPy has no bfloat16, so such values are stored exactly as float32."""
     if embedding["dtype"] == "bfloat16":
         values = (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
     else:

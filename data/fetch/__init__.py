@@ -1,5 +1,6 @@
-"""Fetching pictures from the open internet, safely, and reading those that came with their pairs.
+"""Fetches pictures safely from the open internet, and reads pictures that a source stores together with its pairs.
 
 Belongs here: HTTP requests, allowed addresses, robots.txt, rate limits, blocklist and hash lists, the download stage.
-Not: decoding pictures (data/pictures). Start with `download.py`, the stage; then `fetcher.py`, one URL.
+Does not belong here: decoding pictures (data/pictures). Start with `download.py`, the stage; then read `fetcher.py`,
+which fetches one URL.
 """

@@ -1,8 +1,8 @@
-"""Which network addresses a fetch may connect to, and the two checks that enforce it.
+"""Restricts fetches to public network addresses, by two checks.
 
-`PublicResolver` checks as a name resolves, for an early and clear error. `public_socket` checks as the socket is made,
-which no name and no redirect gets around. Named hosts of the lake's configuration have their own pair of checks
-(`NamedHosts`), so that only they reach addresses that are not public.
+`PublicResolver` checks when a name is resolved, to give an early and clear error. `public_socket` checks when the
+socket is created, so no name and no redirect can bypass it. Hosts that are named in the lake's configuration have their
+own two checks (`NamedHosts`). Only these hosts may have addresses that are not public.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, i
 Endpoint = tuple[str, int | None]
 SocketFactory = Callable[[AddressInfo], socket.socket]
 
-RESOLVER_THREADS = 32  # lookups at once; a dead name blocks its thread for many seconds
+RESOLVER_THREADS = 32  # simultaneous lookups; a name that does not resolve blocks its thread for many seconds
 
-# Special ranges that some Python versions' `is_global` does not know, or calls global.
+# Special ranges that `is_global` of some Python versions does not know, or reports as global.
 SPECIAL_NETWORKS = [
     ipaddress.ip_network(network)
     for network in (
@@ -31,7 +31,7 @@ SPECIAL_NETWORKS = [
         "192.88.99.0/24",
         "198.18.0.0/15",
         "224.0.0.0/3",  # multicast and reserved
-        "2001::/23",  # Teredo among others
+        "2001::/23",  # Teredo and others
         "2001:db8::/32",
         "3fff::/20",
     )
@@ -46,7 +46,7 @@ class ForbiddenAddress(OSError):
 
 
 def matching_domain(host: str, domains: Container[str]) -> str | None:
-    """The most specific of `domains` that covers a host: the host itself or a parent domain. None if none does."""
+    """Return the most specific of `domains` that is the host itself or a parent domain of it. None if none is."""
     labels = host.lower().rstrip(".").split(".")
     for start in range(len(labels)):
         domain = ".".join(labels[start:])
@@ -56,7 +56,7 @@ def matching_domain(host: str, domains: Container[str]) -> str | None:
 
 
 def refusal(address: str) -> str | None:
-    """Why an IP address must not be connected to, in words; None if it is public."""
+    """Return the reason, in words, why connecting to an IP address is forbidden. None if the address is public."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -73,14 +73,16 @@ def refusal(address: str) -> str | None:
 
 
 def _embedded_ipv4(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to an IPv6 address end at: IPv4-mapped, 6to4 and NAT64."""
+    """Return the IPv4 address to which packets for an IPv6 address are delivered (IPv4-mapped, 6to4 and NAT64)."""
     if ip in NAT64:
         return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour
 
 
 def ip_literal(host: str) -> str | None:
-    """The usual spelling of a host that is an IP address in any notation a resolver takes; None if it is a name.
+    """Return the usual notation of a host that is an IP address in any notation that resolvers accept.
+
+    Returns None if the host is a name.
 
     Example:
         >>> ip_literal("0x7f000001")
@@ -99,10 +101,10 @@ def ip_literal(host: str) -> str | None:
 
 
 def public_socket(info: AddressInfo) -> socket.socket:
-    """A socket for a public address.
+    """Create a socket for a public address.
 
     Raises:
-        ForbiddenAddress: the address is not public, whatever name or redirect led to it.
+        ForbiddenAddress: the address is not public. This does not depend on the name or redirect that led to it.
     """
     reason = refusal(info[4][0])
     if reason:
@@ -111,7 +113,10 @@ def public_socket(info: AddressInfo) -> socket.socket:
 
 
 class SystemResolver(AbstractResolver):
-    """The system's resolver on its own threads: dead names would block all threads of the event loop's pool."""
+    """The system's resolver on its own threads.
+
+    On the event loop's thread pool, names that do not resolve would block all threads.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "resolve")
@@ -119,19 +124,19 @@ class SystemResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name. Raises `OSError` if it has none."""
+        """Return the addresses of a name. Raises `OSError` if it has none."""
         infos = await asyncio.get_running_loop().run_in_executor(
             self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
         )
         return [_resolve_result(host, str(info[4][0]), port) for info in infos]
 
     async def close(self) -> None:
-        """Cancel the waiting lookups, without waiting for those that run."""
+        """Cancel the waiting lookups. Does not wait for running lookups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names by another resolver, and refuses a name if any of its addresses is not public."""
+    """Resolves names with another resolver, and refuses a name if any of its addresses is not public."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -139,10 +144,10 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name, all of them public.
+        """Return the addresses of a name, all of which are public.
 
         Raises:
-            ForbiddenAddress: one of them is not public.
+            ForbiddenAddress: one of the addresses is not public.
             OSError: the name has no address.
         """
         addresses = await self._resolver.resolve(host, port, family)
@@ -163,7 +168,7 @@ class NamedHosts(AbstractResolver):
     """Hosts with a configured address, as in /etc/hosts.
 
     Args:
-        hosts: a name, or `*.name` for all its subdomains, to `address` or `address:port`.
+        hosts: maps a name, or `*.name` for all its subdomains, to `address` or `address:port`.
 
     Raises:
         ValueError: a value is neither an address nor address:port.
@@ -173,7 +178,7 @@ class NamedHosts(AbstractResolver):
         self._endpoints = {name.lower().rstrip("."): _parse_endpoint(name, value) for name, value in hosts.items()}
 
     def find(self, host: str) -> Endpoint | None:
-        """The address and port of a host: those of its exact name, else of the longest `*.name` that covers it."""
+        """Find the address and port of a host, by its exact name or else by the longest matching `*.name`."""
         host = host.lower().rstrip(".")
         if host in self._endpoints or not self._endpoints:
             return self._endpoints.get(host)
@@ -187,14 +192,14 @@ class NamedHosts(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The configured address of a host. Raises `OSError` if it is not configured."""
+        """Return the configured address of a host. Raises `OSError` if the host is not configured."""
         endpoint = self.find(host)
         if endpoint is None:
             raise OSError(f"{host} is not a configured host")
         return [_resolve_result(host, endpoint[0], endpoint[1] or port)]
 
     def socket(self, info: AddressInfo) -> socket.socket:
-        """A socket for a configured endpoint.
+        """Create a socket for a configured endpoint.
 
         Raises:
             ForbiddenAddress: no host is configured at this address and port.
@@ -206,7 +211,7 @@ class NamedHosts(AbstractResolver):
         return socket.socket(info[0], info[1], info[2])
 
     async def close(self) -> None:
-        """Nothing is open; aiohttp calls it."""
+        """Do nothing, since nothing is open. aiohttp calls this method."""
 
 
 def _parse_endpoint(name: str, value: str) -> Endpoint:

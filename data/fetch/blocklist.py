@@ -1,8 +1,10 @@
-"""The table `blocklist`: what must not enter the lake again. Workers check it before they fetch and before they keep.
+"""The table `blocklist` of URLs, domains, pairs and pictures that must not enter the lake again.
 
-The list must not itself store what was forgotten, so a URL is kept as its SHA-256 alone; a pair's id and the SHA-256 of
-bytes are hashes already. Domains are plain: people have to read and edit them, and a domain identifies no picture.
-Perceptual hashes are plain: a digest can't be compared by similarity, and no picture can be recovered from them.
+Workers check it before they fetch a picture and before they keep one. The list must not itself store the data that was
+forgotten, so only the SHA-256 of a URL is stored. A pair's id and the SHA-256 of a picture's bytes are hashes already.
+Domains are stored in plain text: people have to read and edit them, and a domain does not identify a picture.
+Perceptual hashes are stored as they are, because their digests can't be compared by similarity. No picture can be
+recovered from a perceptual hash.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ Kind = Literal["url", "domain", "sha256", "pair", "phash"]
 BLOCKLIST = pa.schema(
     {
         "id": pa.string(),
-        "kind": pa.string(),  # url, domain, sha256 (of a body), pair (its id) or phash
+        "kind": pa.string(),  # url, domain, sha256 (of a body), pair (a pair's id) or phash
         "value": pa.string(),
         "reason": pa.string(),
         "at": pa.timestamp("us", tz="UTC"),
@@ -38,12 +40,12 @@ HEX_DIGITS = {"sha256": 64, "pair": 32, "phash": 16}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing to block, as a person writes it.
+    """One entry of the blocklist, as a person writes it.
 
     Args:
-        kind: what `target` is.
+        kind: the kind of `target`.
         target: a URL, a domain (its subdomains are blocked too), or hex digits.
-        reason: why, for whoever reads the list later.
+        reason: the reason for blocking it, for people who read the list later.
 
     Raises:
         ValueError: an unknown kind, or a target that is not a hash of that kind.
@@ -62,7 +64,7 @@ class Entry:
 
     @property
     def value(self) -> str:
-        """What the table stores of the target: of a URL its digest, of anything else its usual spelling."""
+        """The value that the table stores: the digest of a URL, or the usual spelling of any other target."""
         target = self.target.strip().lower()
         if self.kind == "domain":
             return URL.build(scheme="http", host=target.removeprefix("*").strip(".")).raw_host or target
@@ -70,16 +72,16 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """The row's id: a digest of kind and value, so that nothing is blocked twice."""
+        """The row's id, a digest of kind and value. So the table can't contain the same entry twice."""
         return hashlib.sha256(f"{self.kind}\0{self.value}".encode()).hexdigest()[:32]
 
 
 class Blocklist:
-    """One version of the table, in memory, for a worker to check against.
+    """One version of the blocklist in a worker's memory.
 
     Args:
-        rows: kind and value of its entries.
-        distance: bits in which a perceptual hash may differ from an entry and still match it.
+        rows: kind and value of the entries.
+        distance: the number of bits in which a perceptual hash may differ from an entry and still match it.
 
     Attributes:
         perceptual: the entries that are perceptual hashes.
@@ -95,15 +97,15 @@ class Blocklist:
         self.perceptual = PerceptualHashSet.from_hex(values["phash"], distance)
 
     def has_pair(self, id: str) -> bool:
-        """Whether a pair is blocked by its id."""
+        """Return whether a pair is blocked by its id."""
         return bool(len(self._pairs)) and bytes.fromhex(id) in self._pairs
 
     def has_body(self, body: bytes) -> bool:
-        """Whether a file's bytes are blocked by their SHA-256."""
+        """Return whether a file's bytes are blocked by their SHA-256."""
         return bool(len(self._bodies)) and hashlib.sha256(body).digest() in self._bodies
 
     def block_reason(self, url: URL) -> str | None:
-        """Why a URL must not be requested; None if neither it nor its domain is blocked."""
+        """Return why a URL must not be requested, or None if neither the URL nor its domain is blocked."""
         domain = matching_domain(url.raw_host or "", self._domains)
         if domain:
             return f"the blocklist names the domain {domain}"
@@ -113,7 +115,7 @@ class Blocklist:
 
 
 def url_digest(url: str | URL) -> str:
-    """The SHA-256 of what a URL requests, whatever its scheme, spelling, credentials and fragment."""
+    """Return the SHA-256 of a URL in a normalised form, without scheme, credentials and fragment."""
     try:
         parsed = URL(url.strip()) if isinstance(url, str) else url
         port = "" if parsed.is_default_port() or parsed.explicit_port is None else f":{parsed.explicit_port}"
@@ -124,7 +126,7 @@ def url_digest(url: str | URL) -> str:
 
 
 def add(lake: Lake, entries: Iterable[Entry]) -> int:
-    """Add entries to a lake's blocklist; those that are there already are skipped. Returns how many were new.
+    """Add entries to a lake's blocklist, except those that it already contains. Returns the number of new entries.
 
     Example:
         add(lake, [Entry("domain", "example.org", "asked us by e-mail to stop")])
@@ -138,11 +140,11 @@ def add(lake: Lake, entries: Iterable[Entry]) -> int:
 
 
 def read_blocklist(lake: Lake, distance: int) -> Blocklist:
-    """The newest blocklist of a lake; cached in the process until the table has a new version.
+    """Read the newest blocklist of a lake. The result is cached in the process until the table has a new version.
 
     Args:
         lake: the lake.
-        distance: bits in which a perceptual hash may differ from an entry and still match it.
+        distance: the number of bits in which a perceptual hash may differ from an entry and still match it.
     """
     table = lake.find("blocklist")
     return _read(lake.table_url("blocklist"), table.version if table else None, distance)

@@ -1,7 +1,8 @@
-"""Reads pictures that came with their pairs, by byte range, from the tar, Parquet file or folder that holds them.
+"""Reads pictures that a source stores together with its pairs, in a tar, a Parquet file or a folder.
 
-Nothing is requested from the web. A pair's `extra` gives the location of its picture; a picture that can't be read has
-an error text. A changed archive is noticed by the tar member's own header, or by the row group's size.
+Pictures are read by byte range, and nothing is requested from the web. A pair's `extra` gives the location of its
+picture. If a picture can't be read, the result has an error text. If an archive has changed since it was ingested, the
+tar member's header or the row group's size shows it.
 """
 
 import tarfile
@@ -15,9 +16,9 @@ from data.lake import storage
 from data.sources.formats import FORMAT_ERRORS, STORE_ERRORS
 from data.sources.parquet import open_parquet
 
-GROUP_BYTES = 64 << 20  # read together, in as many requests at once as the store's client makes
-MAX_GAP = 256 << 10  # bytes between two pictures of a tar up to which one read beats two
-BATCH_ROWS = 32  # of a Parquet file, decoded at once
+GROUP_BYTES = 64 << 20  # bytes that are read together, in as many simultaneous requests as the store's client makes
+MAX_GAP = 256 << 10  # the most bytes between two pictures in a tar for which one read is faster than two
+BATCH_ROWS = 32  # rows of a Parquet file that are decoded together
 HEADER = tarfile.BLOCKSIZE  # bytes before a member's content
 
 Location = dict[str, Any]
@@ -35,13 +36,14 @@ class Span:
 
 
 def read_carried(locations: Sequence[Location], max_bytes: int) -> Iterator[tuple[int, FetchResult]]:
-    """Read the pictures at some locations. The results come in any order, each with its location's index.
+    """Read the pictures at some locations. Results are yielded in any order, each with the index of its location.
 
-    Bounded memory: about `GROUP_BYTES` are read at once. Fastest if the locations are sorted by file and offset.
+    Memory is bounded: about `GROUP_BYTES` are read together. Reading is fastest if the locations are sorted by file and
+    offset.
 
     Args:
-        locations: one for each picture, as the source recorded it: `tar`, `parquet` or `file`, with its position.
-        max_bytes: longest picture; a longer one fails with `too_large`.
+        locations: the location of each picture as the source recorded it: `tar`, `parquet` or `file`, and the position.
+        max_bytes: the most bytes of a picture. A larger picture fails with `too_large`.
     """
     numbered = list(enumerate(locations))
     yield from _read_parquet([item for item in numbered if "parquet" in item[1]], max_bytes)
@@ -57,7 +59,7 @@ def read_carried(locations: Sequence[Location], max_bytes: int) -> Iterator[tupl
 
 
 def _spans(locations: Sequence[Numbered], max_bytes: int) -> Iterator[Span]:
-    """The ranges to read: close neighbours in one tar are read together."""
+    """Yield the ranges to read. Pictures that are close to each other in a tar share one range."""
     span: Span | None = None
     for index, location in sorted(locations, key=_tar_order):
         if "file" in location:
@@ -81,7 +83,7 @@ def _tar_order(item: Numbered) -> tuple[str, int]:
 
 
 def _groups(spans: Iterator[Span]) -> Iterator[list[Span]]:
-    """Spans to read together, at most `GROUP_BYTES` of them."""
+    """Yield groups of spans to read together, with at most `GROUP_BYTES` bytes per group."""
     group: list[Span] = []
     size = 0
     for span in spans:
@@ -107,7 +109,7 @@ def _read_spans(spans: list[Span], max_bytes: int) -> Iterator[tuple[int, FetchR
 
 
 def _cut_picture(span: Span, location: Location, body: bytes | Exception, max_bytes: int) -> FetchResult:
-    """One picture out of what was read of a file."""
+    """Cut one picture out of the bytes that were read from a span."""
     if isinstance(body, Exception):
         return _unreadable(span.url, body)
     if "file" in location:
@@ -129,7 +131,7 @@ def _cut_picture(span: Span, location: Location, body: bytes | Exception, max_by
 
 
 def _read_parquet(locations: Sequence[Numbered], max_bytes: int) -> Iterator[tuple[int, FetchResult]]:
-    """Pictures out of Parquet files. Each row group is read once, a few rows at a time."""
+    """Read pictures from Parquet files. Each row group is read once, a few rows at a time."""
     ordered = sorted(locations, key=_parquet_order)
     for url, group in groupby(ordered, key=lambda item: str(item[1]["parquet"])):
         remaining = list(group)
@@ -159,12 +161,12 @@ def _parquet_order(item: Numbered) -> tuple[str, int, int]:
 
 
 def _has_changed(metadata: Any, row_group: int, location: Location) -> bool:
-    """Whether the file no longer has a row group of the recorded size there."""
+    """Return whether the file lacks this row group now, or its size is not the recorded one."""
     return row_group >= metadata.num_row_groups or metadata.row_group(row_group).total_byte_size != location["size"]
 
 
 def _row_group_pictures(file: Any, row_group: int, wanted: list[Numbered]) -> Iterator[tuple[int, bytes | None]]:
-    """The bytes at some rows of a row group, each with its location's index."""
+    """Yield the picture bytes in the wanted rows of a row group, each with the index of its location."""
     index_of_row = {location["row"]: index for index, location in wanted}
     column, row = wanted[0][1]["column"], 0
     for batch in file.iter_batches(BATCH_ROWS, row_groups=[row_group], columns=[column], use_threads=False):

@@ -1,11 +1,11 @@
-"""The download stage: fetches the pictures of pending pairs. `images` gets the pictures, `fetches` every attempt.
+"""The download stage. It fetches the pictures of pending pairs into `images`, and records every attempt in `fetches`.
 
-A pair is pending until it has a picture, has failed for good, or has failed `attempts` times; after a transient failure
-it waits, how long depends on the kind of failure. With `refetch_days` a picture of that age is requested again; changed
-bytes become a new pair, never another picture of the same pair (due.py).
+A pair is pending until it has a picture, has failed permanently, or has failed `attempts` times. After a transient
+failure the pair waits, for a time that depends on the kind of failure. With `refetch_days`, a picture of that age is
+requested again. Changed bytes become the picture of a new pair, and the old pair keeps its picture (due.py).
 
-One event loop fetches while threads decode. Fetching safely is in fetcher.py, what may be kept in guard.py; pictures
-that came with their pairs are read where they are stored (carried.py).
+One event loop fetches while threads decode. fetcher.py fetches safely, and guard.py decides whether a picture may be
+kept. Pictures that a source stores together with its pairs are read from the source (carried.py).
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from data.lake.shard_file import ShardFile, write_file
 from data.lake.table import Table
 from data.pictures.prepare import Picture, PictureSettings
 
-DECODE_THREADS = 1  # of a worker, beside its event loop; more did not help: they shared the same cores (docs/log.md)
-MAX_TEXT = 500  # characters that are kept of anything an origin sends
+DECODE_THREADS = 1  # per worker, besides its event loop; more did not help, as they share the same cores (docs/log.md)
+MAX_TEXT = 500  # the most characters of a server's text that are kept
 
 
 class DownloadSettings(FetchSettings, PictureSettings):
-    """How pictures are fetched, and in which form they are kept."""
+    """Settings for fetching pictures, and for the form in which they are kept."""
 
     attempts: int = Field(3, ge=1, description="attempts, each in another build, before transient failures are final")
     retry_hours: float = Field(6.0, ge=0, description="hours before the second attempt; each later wait is twice that")
@@ -55,12 +55,12 @@ class DownloadSettings(FetchSettings, PictureSettings):
     )
 
     def wait(self, id: str, status: str, failures: float) -> timedelta:
-        """How long to wait after a transient failure before the next attempt.
+        """Return the time to wait after a transient failure before the next attempt.
 
         Args:
-            id: the pair's; it adds up to half as much again, so that the pairs of a dead host spread out.
+            id: the pair's id. It lengthens the wait by up to a half, so that retries for a dead host are spread out.
             status: the kind of failure.
-            failures: how many attempts have failed; the wait doubles with each.
+            failures: the number of attempts that have failed. Each failure doubles the wait.
         """
         hours = {
             "dns": self.retry_hours_dns,
@@ -77,7 +77,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Download:
-    """The stage: `pairs` to `images` and `fetches`; and to `pairs`, where a picture changed."""
+    """The stage that fetches the pictures of `pairs`. It appends to `images` and `fetches`.
+
+    If a picture has changed, the stage also appends the new pair to `pairs`.
+    """
 
     lake: Lake
     settings: DownloadSettings
@@ -85,12 +88,12 @@ class Download:
     ordered_commits: bool = True
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The tables that it appends to, in the order of its commits: `pairs`, `images` and `fetches`."""
+        """Return the tables that the stage appends to, in the order of commits: `pairs`, `images` and `fetches`."""
         pairs, images = lake.table_or_make("pairs", PAIRS), lake.table_or_make("images", IMAGES)
         return [pairs, images, lake.table_or_make("fetches", FETCHES, ("id", "attempt"))]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pairs of a bucket that are due now; see `due_pairs`."""
+        """Return the pairs of a bucket that are due now. See `due_pairs`."""
         pairs, images, fetches = outputs
         return due_pairs(pairs, images, fetches, bucket, datetime.now(UTC), self.settings.refetch_days)
 
@@ -112,14 +115,14 @@ class Download:
         return write_file(self.lake.table_url(table), bucket, pa.Table.from_pylist(rows, schema))
 
     def _write_by_bucket(self, table: str, rows: dict[str, Row], schema: pa.Schema) -> list[ShardFile]:
-        """Write rows by id to the buckets of their ids."""
+        """Write rows, keyed by id, to the buckets of their ids."""
         by_bucket: dict[int, list[Row]] = {}
         for id, row in rows.items():
             by_bucket.setdefault(bucket_of(id, self.lake.config.buckets), []).append(row)
         return [self._write(table, bucket, bucket_rows, schema) for bucket, bucket_rows in by_bucket.items()]
 
     def _outcomes(self, pairs: list[Row]) -> Iterator[tuple[Row, Outcome]]:
-        """The outcome of each pair: pictures that came with their pairs are read, the others fetched."""
+        """Yield the outcome of each pair. Pictures stored together with their pairs are read, the others fetched."""
         guard = Guard.of(self.lake, self.settings.forbidden, self.settings.forbidden_distance)
         carried = [pair for pair in pairs if pair["location"]]
         to_fetch = [pair for pair in pairs if not pair["location"]]
@@ -161,7 +164,7 @@ class Download:
         return await asyncio.gather(*map(fetch_pair, pairs))
 
     def _attempt(self, pair: Row, result: FetchResult) -> Row:
-        """The row of `fetches` for one outcome."""
+        """Make the row of `fetches` for one outcome."""
         now, failures = datetime.now(UTC), pair["failures"] + 1
         retry = result.transient and failures < self.settings.attempts
         if result.retry_after is None:
@@ -186,7 +189,7 @@ class Download:
 
 @dataclass
 class _ShardRows:
-    """The rows that a shard adds. Those of changed pictures are kept by their new ids, which belong to any bucket."""
+    """The rows that a shard adds. Rows of changed pictures are keyed by their new ids, which may be in any bucket."""
 
     attempts: list[Row] = field(default_factory=list)
     images: list[Row] = field(default_factory=list)
@@ -203,7 +206,7 @@ class _ShardRows:
             return
         id = changed_pair_id(pair["url"], pair["caption"], picture.sha256)
         attempt |= {"status": "replaced", "replaced_by": id, "error": f"the bytes have changed: they are pair {id} now"}
-        if id not in (pair["earlier_ids"] or ()):  # bytes that were there before have their row and their picture
+        if id not in (pair["earlier_ids"] or ()):  # earlier bytes of this URL have their pair and picture already
             inherited = {name: pair[name] for name in ("url", "caption", "source", "extra")}
             new = {"first_seen": attempt["at"], "sha256": picture.sha256, "replaces": pair["id"]}
             self.new_pairs[id] = {"id": id, **inherited, **new}
@@ -214,7 +217,7 @@ class _ShardRows:
 def _worker_tools(
     settings: DownloadSettings, hosts: tuple[tuple[str, str], ...]
 ) -> tuple[asyncio.Runner, Fetcher, ThreadPoolExecutor]:
-    """What a worker keeps between shards: its event loop, connections, robots.txt files and decoding threads."""
+    """Make the objects that a worker keeps between shards: event loop, connections, robots.txt cache and threads."""
 
     async def open_fetcher() -> Fetcher:
         return await Fetcher(settings, dict(hosts), worker_count()).__aenter__()
@@ -250,5 +253,5 @@ def _image_row(id: str, picture: Picture) -> Row:
 
 
 def _clean(text: str | None) -> str | None:
-    """An origin's text in a form that a table can hold: valid Unicode, and short."""
+    """Convert a server's text to a form that a table can store: short, valid Unicode."""
     return text and text[:MAX_TEXT].encode(errors="replace").decode()

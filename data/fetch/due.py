@@ -1,8 +1,9 @@
-"""Which pairs are due for fetching: new ones, transient failures whose wait is over, and pictures that are too old.
+"""Finds the pairs that are due for fetching: new pairs, transient failures whose wait is over, and old pictures.
 
-When the bytes at a URL change, the new bytes become a new pair that `replaces` the old one, and the attempt that got
-them names the new pair in `replaced_by`. So of all the pairs that one URL and caption have had, one is current: the one
-whose bytes came last. If earlier bytes come back, their pair becomes current again under its old id.
+When the bytes at a URL change, the new bytes become a new pair. Its column `replaces` names the old pair, and the
+`replaced_by` of the attempt that received the bytes names the new pair. So of all pairs that one URL and caption have
+had, exactly one is current: the pair whose bytes were received last. If earlier bytes come back, their pair becomes
+current again under its old id.
 """
 
 from datetime import datetime, timedelta
@@ -15,12 +16,12 @@ import pyarrow.dataset as pads
 from data.lake.sql import query
 from data.lake.table import Table
 
-# How much of an attempt counts when the host backed off and the pair was not requested: little, but not nothing, so
-# that the pairs of a host which never accepts requests come to an end.
+# The part of an attempt that counts if a host backed off and the pair was not requested. It is small but not zero, so
+# that pairs of a host that never accepts requests are given up eventually.
 SKIPPED_ATTEMPT = 0.1
 
-# Which pair (`new_id`) took the place of which (`id`), and when. Two builds at once may replace one pair by different
-# bytes: then the later of the two replaces the earlier as well.
+# Each row: pair `new_id` replaced pair `id` at a time `at`. Two simultaneous builds may replace one pair by different
+# bytes. Then the later of the two new pairs also replaces the earlier one.
 EVENTS = """
     WITH replacements AS MATERIALIZED (SELECT id, replaces, first_seen FROM pairs WHERE replaces IS NOT NULL)
     SELECT replaces AS id, id AS new_id, first_seen AS at,
@@ -33,7 +34,7 @@ EVENTS = """
     SELECT id, replaced_by, fetches.at, etag, last_modified, final_url FROM fetches WHERE replaced_by IS NOT NULL
 """
 
-# Pictures that came with their pairs are read in the order in which they are stored.
+# Pictures that a source stores together with its pairs are read in the order in which they are stored.
 FILE_ORDER = """
     coalesce(location->>'$.tar', location->>'$.parquet'),
     coalesce((location->>'$.offset')::BIGINT, (location->>'$.row_group')::BIGINT), id
@@ -46,7 +47,7 @@ NO_EVENTS = pa.table(
     }
 )
 
-# Pairs that are not current, and the pair that took the place of each.
+# Pairs that are not current, and the pair that replaced each of them.
 REPLACED = """
     SELECT went.id, went.replaced_by
     FROM (SELECT id, max(events.at) AS at, arg_max(new_id, events.at) AS replaced_by FROM events GROUP BY id) went
@@ -54,8 +55,8 @@ REPLACED = """
     WHERE back.at IS NULL OR went.at >= back.at
 """
 
-# `last_answer`: the last response that had the pair's picture; `tries`: the last attempt, and how many failed since.
-# DuckDB's arg_max skips rows whose value is null, which a struct never is.
+# `last_answer`: the last response with the pair's picture; `tries`: the last attempt, and the number of failures since.
+# DuckDB's arg_max skips rows whose value is null. A struct is never null.
 LAST_FETCHES = f"""
     WITH answers AS (
         SELECT id, fetches.at, etag, last_modified, final_url FROM fetches WHERE status IN ('ok', 'unchanged')
@@ -100,20 +101,21 @@ REPLACEMENT_IDS = "SELECT url, caption, list(id) AS earlier_ids FROM pairs WHERE
 def due_pairs(
     pairs: Table, images: Table, fetches: Table, bucket: int, now: datetime, refetch_days: float | None
 ) -> pa.Table:
-    """The pairs of one bucket that are due.
+    """Find the pairs of one bucket that are due.
 
     Args:
-        pairs: the table of that name, as are `images` and `fetches`.
-        images: tells which pairs have a picture.
-        fetches: all earlier attempts.
+        pairs: the table `pairs`.
+        images: the table `images`, which shows which pairs have a picture.
+        fetches: the table `fetches` of all earlier attempts.
         bucket: the bucket.
         now: the current time.
-        refetch_days: age at which a picture is requested again; None for never.
+        refetch_days: age in days at which a picture is requested again; None for never.
 
     Returns:
-        The columns of each pair that a fetch needs, with `attempt` and `failures` so far, `picture` (the sha256 of the
-        bytes that it has), the validators of its last response, `location` (of a picture that came with it) and
-        `earlier_ids` (of pairs that other bytes at its URL have had).
+        One row per due pair, with the columns that a fetch needs. These include the numbers `attempt` and `failures` so
+        far, `picture` (the SHA-256 of the bytes that the pair has), and the validators of the last response. `location`
+        is the location of a picture that the source stores, and `earlier_ids` are the ids of pairs for other bytes of
+        the same URL.
     """
     events, due, before = NO_EVENTS, WITHOUT_PICTURE, now
     if refetch_days is not None and min(pairs.version, fetches.version) >= 0:
@@ -137,13 +139,13 @@ def due_pairs(
 
 
 def _version_key(table: Table) -> tuple[str, str, int]:
-    """What identifies one version of a table, as a cache's key."""
+    """Return a cache key that identifies one version of a table."""
     return table.name, table.url, table.version
 
 
 @lru_cache(maxsize=1)
 def _events(*version_keys: Any) -> pa.Table:
-    """All replacement events of a lake: few, and the same for every bucket of a plan."""
+    """Read all replacement events of a lake. They are few, and the same for every bucket of a plan."""
     return query(EVENTS, pairs=_dataset(*version_keys[:3]), fetches=_dataset(*version_keys[3:]))
 
 

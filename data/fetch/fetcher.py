@@ -1,7 +1,9 @@
-"""Fetches URLs of the open internet safely and fast: kept connections, one TLS context, robots.txt read once a host.
+"""Fetches URLs on the open internet safely and fast.
 
-Whatever a URL does, fetching it does not raise: the outcome is the status of a `FetchResult`, with an error text.
-Allowed addresses are in address.py, single requests in request.py, owners' rules in robots.py, limits in limits.py.
+It is fast because connections are reused, there is one TLS context, and robots.txt is read once per host. Fetching a
+URL never raises an exception because of the URL or its server. The outcome is the status of a `FetchResult`, with an
+error text. See address.py for allowed addresses, request.py for single requests, robots.py for owners' rules, and
+limits.py for rate limits.
 """
 
 import asyncio
@@ -31,14 +33,14 @@ from data.fetch.request import (
     redirect_target,
 )
 
-BODY_MEMORY = 128 << 20  # bytes that large bodies may take together
-MAX_WAIT = 5.0  # seconds that a URL waits while its host backs off; a longer wait is left to a later build
+BODY_MEMORY = 128 << 20  # bytes that all large bodies together may take
+MAX_WAIT = 5.0  # seconds that a URL waits while its host backs off; if the host asks for more, a later build retries
 ROBOTS_REQUESTS = 6  # for one robots.txt: RFC 9309 2.3.1.2 asks for at least five redirects
 HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.IGNORECASE)
 
 
 class FetchSettings(BaseModel):
-    """How pictures are fetched, and within which limits."""
+    """Settings for fetching pictures, with their limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,28 +63,30 @@ class FetchSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """The outcome of one URL. `status` is one of
+    """The outcome of fetching one URL.
 
-    ok                 `body` holds the bytes
-    unchanged          304: the bytes are those of the previous fetch
-    not_found, gone    404, 410
-    rate_limited       429                                                      (transient)
-    server_error       5xx                                                      (transient)
-    http_error         any other HTTP status: 401, 403, 451, 300
-    timeout            no connection or no complete response in time            (transient)
-    dns                the name has no address                                  (transient)
-    connection         refused, reset, or closed before a response              (transient)
-    truncated          the body is incomplete                                   (transient)
-    tls                no trusted certificate for the name, or no handshake
-    protocol           the response is not HTTP, or has an unknown encoding
-    too_large          the body is longer than `max_bytes`
-    redirects          more redirects than `max_redirects`
-    forbidden_address  the address is not public
-    forbidden_scheme   neither http nor https
-    bad_url            not a URL that can be requested
-    blocked            a blocked domain or URL
-    robots             robots.txt forbids it, or could not be read              (transient if it could not be read)
-    opt_out            X-Robots-Tag opts out
+    The attribute `status` is one of these:
+
+        ok                 `body` contains the bytes
+        unchanged          304: the bytes are the same as in the previous fetch
+        not_found, gone    404, 410
+        rate_limited       429                                                      (transient)
+        server_error       5xx                                                      (transient)
+        http_error         any other HTTP status: 401, 403, 451, 300
+        timeout            no connection or no complete response in time            (transient)
+        dns                the name has no address                                  (transient)
+        connection         refused, reset, or closed before a response              (transient)
+        truncated          the body is incomplete                                   (transient)
+        tls                no trusted certificate for the name, or no handshake
+        protocol           the response is not HTTP, or has an unknown encoding
+        too_large          the body is longer than `max_bytes`
+        redirects          more redirects than `max_redirects`
+        forbidden_address  the address is not public
+        forbidden_scheme   neither http nor https
+        bad_url            not a URL that can be requested
+        blocked            a blocked domain or URL
+        robots             robots.txt forbids it, or could not be read              (transient if it could not be read)
+        opt_out            X-Robots-Tag opts out
     """
 
     url: str
@@ -100,14 +104,14 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """The validators of a URL's last response, by which a server can answer 304 instead of sending the bytes again."""
+    """The validators of a URL's last response. With them, a server can answer 304 instead of sending bytes again."""
 
     final_url: str
     etag: str | None
     last_modified: str | None
 
     def conditional_headers(self, target: URL) -> dict[str, str] | None:
-        """The headers of a conditional request; None for another URL than the one that sent the validators."""
+        """Return the headers of a conditional request. None if the validators belong to another URL than `target`."""
         if str(target) != self.final_url:
             return None
         headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
@@ -115,19 +119,19 @@ class Validators:
 
 
 class Fetcher:
-    """Fetches many URLs at once; one for a worker and its event loop.
+    """Fetches many URLs concurrently. A worker has one fetcher, in its event loop.
 
     Args:
-        settings: limits, and which owners' rules are obeyed.
-        hosts: named hosts of the lake (a name or `*.name` to `address` or `address:port`), the only hosts that may
-            have addresses that are not public.
-        workers: how many workers share the limits of a host; each takes its part of them.
-        certificates: a file of further certificate authorities.
-        resolver: resolves names instead of the system's resolver.
+        settings: limits, and the owners' rules to obey.
+        hosts: named hosts of the lake, which map a name or `*.name` to `address` or `address:port`. Only these hosts
+            may have addresses that are not public.
+        workers: the number of workers that share the limits per host. This fetcher uses its share of them.
+        certificates: a file with additional certificate authorities.
+        resolver: a resolver to use instead of the system's.
 
     Attributes:
-        block_reason: may be set to a function that says why a URL must not be requested, or None. It is called for
-            every URL, redirects included.
+        block_reason: can be set to a function that returns why a URL must not be requested, or None. It is called for
+            every URL, including redirects.
 
     Example:
         async with Fetcher(FetchSettings()) as fetcher:
@@ -174,18 +178,19 @@ class Fetcher:
         await self._client.close()
 
     async def fetch(self, url: str, validators: Validators | None = None) -> FetchResult:
-        """Fetch one URL, following redirects. Never raises for what the URL does.
+        """Fetch one URL, following redirects. Never raises because of the URL or its server.
 
         Args:
-            url: what to fetch.
-            validators: those of its last response: the status is `unchanged` if the server says that they still hold.
+            url: the URL.
+            validators: the validators of its last response. If the server says that they are still valid, the status
+                is `unchanged`.
         """
         async with self.fetching(url, validators) as result:
             return result
 
     @asynccontextmanager
     async def fetching(self, url: str, validators: Validators | None = None) -> AsyncIterator[FetchResult]:
-        """Like `fetch`; the body counts as memory in use until the block ends, so decode it inside."""
+        """Fetch like `fetch`. The body counts as used memory until the block ends, so decode it inside the block."""
         memory = Reservation(self._memory)
         try:
             yield await self._fetch(url, memory, validators)
@@ -223,7 +228,7 @@ class Fetcher:
     async def _follow(
         self, url: str, memory: Reservation, visited: list[URL], validators: Validators | None
     ) -> Response:
-        """The response at the end of the redirects; every URL that is requested is appended to `visited`."""
+        """Return the response at the end of the redirects. Every requested URL is appended to `visited`."""
         budget = TimeBudget(self.settings.timeout)
         target = parse_url(url)
         for _ in range(self.settings.max_redirects + 1):
@@ -239,7 +244,7 @@ class Fetcher:
         raise FetchFailure("redirects", f"more than {self.settings.max_redirects} redirects, the next one to {target}")
 
     def _check_url(self, target: URL) -> None:
-        """Refuse what the URL alone rules out; addresses are checked again as names resolve and sockets open."""
+        """Refuse a URL that is forbidden by itself. Addresses are checked again when names resolve and sockets open."""
         host = (target.raw_host or "").lower().rstrip(".")
         if not HOST.fullmatch(host):
             raise FetchFailure("bad_url", f"{host!r} is not a valid host name" if host else f"{target} has no host")
@@ -294,7 +299,7 @@ class Fetcher:
         truncate_at: int | None = None,
         conditional_headers: dict[str, str] | None = None,
     ) -> Response:
-        """Send a request: with a few retries if these may help, and after a short wait if the host asks for one."""
+        """Send a request. Retries a few times if that may help, and waits for a short time if the host asks for it."""
         host = str(target.raw_host).lower().rstrip(".")
         tries_left, wait_left = self.settings.tries, MAX_WAIT
         while True:

@@ -1,8 +1,9 @@
-"""Hash lists of material that nobody may possess: a picture that matches such a list is never written.
+"""Hash lists of material that nobody may possess. A picture that matches such a list is never written.
 
-A list is a file with one hash a line: 64 hex digits are the SHA-256 of the file's bytes, 40 SHA-1, 32 MD5, and 16 a
-perceptual hash as data/scorers/phash.py computes it. Empty lines and lines that begin with # are skipped. The lists'
-content is not disclosed: a row says that a list matched the picture, not which list and not how.
+A list is a file with one hash per line. The number of hex digits gives the kind of hash: 64 for SHA-256, 40 for SHA-1,
+32 for MD5, and 16 for a perceptual hash as computed by data/scorers/phash.py. Empty lines and lines that begin with #
+are skipped. The content of the lists is not disclosed: a row says that some list matched the picture, but neither which
+list nor how.
 """
 
 import binascii
@@ -15,18 +16,18 @@ from data.errors import RecipeError
 from data.lake import storage
 from data.pictures.hash_sets import DigestSet, PerceptualHashSet
 
-BLOCK_BYTES = 1 << 21  # of a list, read at once
-CHECK_BYTES = 1 << 16  # read to check that a file is a list
+BLOCK_BYTES = 1 << 21  # bytes of a list that are read at once
+CHECK_BYTES = 1 << 16  # bytes that are read to check that a file is a list
 EXACT = {64: hashlib.sha256, 40: hashlib.sha1, 32: hashlib.md5}
 PERCEPTUAL = 16
 
 
 class HashLists:
-    """The hash lists of a recipe, in memory: 32 MB for a million SHA-256 hashes.
+    """The hash lists of a recipe, in memory. A million SHA-256 hashes take 32 MB.
 
     Args:
         paths: files or URLs of the lists.
-        distance: bits in which a perceptual hash may differ from a listed one and still match it.
+        distance: the number of bits in which a perceptual hash may differ from a listed one and still match it.
 
     Raises:
         RecipeError: a list can't be read, or has a line that is not a hash.
@@ -45,13 +46,13 @@ class HashLists:
         self._exact = {digits: DigestSet(digits // 2, hashes) for digits, hashes in packed.items() if hashes}
 
     def has(self, body: bytes) -> bool:
-        """Whether a list has an exact hash of these bytes."""
+        """Return whether a list contains an exact hash of these bytes."""
         return any(EXACT[digits](body).digest() in hashes for digits, hashes in self._exact.items())
 
 
 @lru_cache(maxsize=1)
 def read_lists(paths: tuple[str, ...], distance: int) -> HashLists:
-    """The `HashLists` of these files, read once in a process."""
+    """Read hash lists, once per process."""
     return HashLists(paths, distance)
 
 
@@ -67,7 +68,7 @@ def check_lists(paths: tuple[str, ...]) -> None:
 
 
 def _line_blocks(path: str, block_bytes: int) -> Iterator[tuple[list[bytes], int]]:
-    """The lines of a file, some at a time, with the number of lines before them."""
+    """Yield the lines of a file in blocks, each with the number of lines before the block."""
     filesystem, file_path = storage.split_url(path)
     try:
         with filesystem.open(file_path, "rb") as file:
@@ -84,7 +85,7 @@ def _line_blocks(path: str, block_bytes: int) -> Iterator[tuple[list[bytes], int
 
 
 def _parse_hashes(path: str, lines: list[bytes], lines_before: int) -> Iterator[tuple[int, bytes]]:
-    """For each length of hash in some lines: its hex digits, and the bytes of all such hashes, concatenated."""
+    """Yield each length of hash in some lines, in hex digits, with the concatenated bytes of its hashes."""
     by_length: dict[int, list[bytes]] = {}
     for line in map(bytes.strip, lines):
         if line and not line.startswith(b"#"):

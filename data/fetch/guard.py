@@ -1,4 +1,4 @@
-"""Decides what becomes of a fetched body: whether it is a picture, the expected one, and one that may be kept."""
+"""Decides whether a fetched body is a picture, is the expected picture, and may be kept."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,19 +27,19 @@ BLOCKED: Outcome = ("blocked", "the blocklist names the picture", None)
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The lists that every body is checked against."""
+    """The lists against which every fetched body is checked."""
 
     blocklist: Blocklist
     forbidden: HashLists
 
     @classmethod
     def of(cls, lake: Lake, lists: tuple[str, ...], distance: int) -> "Guard":
-        """The lake's newest blocklist and these hash lists; both are cached in the process.
+        """Read the lake's newest blocklist and the given hash lists. Both are cached in the process.
 
         Args:
             lake: the lake.
             lists: files of hashes, see forbidden.py.
-            distance: bits in which a perceptual hash may differ from a listed one and still match it.
+            distance: the number of bits in which a perceptual hash may differ from a listed one and still match it.
         """
         return cls(read_blocklist(lake, distance), read_lists(lists, distance))
 
@@ -72,7 +72,7 @@ class Guard:
         return "ok", None, picture
 
     def _perceptual_hashes(self, picture: Picture, body: bytes, settings: PictureSettings) -> Iterator[int]:
-        """The hashes of a picture as it is kept and, if that is cropped, of the uncropped one."""
+        """Yield the perceptual hash of the kept picture and, if it was cropped, that of the uncropped picture."""
         if not len(self.forbidden.perceptual) and not len(self.blocklist.perceptual):
             return
         yield perceptual_hash(decode(picture.bytes))
@@ -81,11 +81,17 @@ class Guard:
 
 
 def has_source_hash(pair: dict[str, Any]) -> bool:
-    """Whether the pair's source gives a sha256. One that replaces another pair only records which bytes it got."""
+    """Return whether the pair's source gives a SHA-256.
+
+    The SHA-256 of a pair that replaces another pair is not from the source: it records the bytes that were fetched.
+    """
     return bool(pair["sha256"]) and not pair["replaces"]
 
 
 def expected_sha256(pair: dict[str, Any]) -> str | None:
-    """The hash that a pair's bytes should have: by its source, by its picture, or by the row; None if none is known."""
+    """Return the SHA-256 that a pair's bytes should have, or None if it is not known.
+
+    It is the source's hash, or else the hash of the pair's picture, or else the one recorded in the pair's row.
+    """
     sha256 = pair["sha256"] if has_source_hash(pair) else pair["picture"] or pair["sha256"]
     return sha256.strip().lower() if sha256 else None

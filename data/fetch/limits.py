@@ -1,4 +1,4 @@
-"""Limits of one fetching worker: requests at once, request rate and back-off of each host, and memory for bodies."""
+"""Limits of a worker that fetches: concurrent requests, request rate and back-off per host, and memory for bodies."""
 
 import asyncio
 import time
@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-MAX_HOSTS = 4096  # hosts whose state is kept; beyond it, idle hosts are dropped
+MAX_HOSTS = 4096  # hosts whose state is kept; if there are more, idle hosts are dropped
 
 
 class HostBackoff(Exception):
-    """The host asked for no requests until later. `status` is the fetch status that it answered then."""
+    """The host asked for a pause in requests. `status` is the fetch status of the response that asked for it."""
 
     def __init__(self, seconds: float, status: str) -> None:
         super().__init__(f"not requested: the host asked to wait {seconds:.0f} s more")
@@ -26,18 +26,20 @@ class _HostState:
         self.status = ""
 
     def check(self) -> None:
-        """Raise `HostBackoff` if the host asked for no requests until later."""
+        """Raise `HostBackoff` if the host asked for a pause that is not over yet."""
         seconds_left = self.backoff_until - time.monotonic()
         if seconds_left > 0:
             raise HostBackoff(seconds_left, self.status)
 
 
 class HostLimits:
-    """Limits the requests to each host: how many at once, how many a second (evenly spaced), none during a back-off.
+    """Limits the requests to each host: concurrent requests, and requests per second (evenly spaced).
+
+    During a back-off, no request is sent to the host.
 
     Args:
-        concurrency: requests at once to one host.
-        per_second: requests a second to one host.
+        concurrency: concurrent requests to one host.
+        per_second: requests per second to one host.
     """
 
     def __init__(self, concurrency: int, per_second: float) -> None:
@@ -47,10 +49,10 @@ class HostLimits:
 
     @asynccontextmanager
     async def slot(self, name: str) -> AsyncIterator[None]:
-        """Wait until one request to the host may start; the block is that request.
+        """Wait until a request to the host may start. Send the request inside the block.
 
         Raises:
-            HostBackoff: the host asked for a pause. Requests that already wait in its queue raise it too, at once.
+            HostBackoff: the host asked for a pause. Requests that already wait for the host raise it immediately too.
         """
         host = self._host(name)
         host.users += 1
@@ -65,7 +67,7 @@ class HostLimits:
             host.users -= 1
 
     def back_off(self, name: str, seconds: float, status: str) -> None:
-        """Send no request to a host for some seconds. Requests meanwhile fail with `status`, the host's answer."""
+        """Send no requests to a host for some seconds. During this time, requests fail with the host's `status`."""
         host = self._host(name)
         host.backoff_until, host.status = max(host.backoff_until, time.monotonic() + seconds), status
 
@@ -79,7 +81,7 @@ class HostLimits:
         now = time.monotonic()
         start = max(host.next_request_at, now)
         host.next_request_at = start + self._interval
-        if start - now > 0.005:  # a shorter sleep costs more than it spaces; the mean rate holds all the same
+        if start - now > 0.005:  # a shorter sleep costs more than it is worth; the mean rate is right without it
             await asyncio.sleep(start - now)
 
     def _drop_idle_hosts(self) -> None:
@@ -94,7 +96,7 @@ class HostLimits:
 
 
 class MemoryBudget:
-    """Bytes that response bodies may take together. A body that would exceed them waits, first come, first served."""
+    """Limits the memory of all response bodies together. A body that would exceed the limit waits for its turn."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -102,7 +104,7 @@ class MemoryBudget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, size: int) -> None:
-        """Take `size` bytes of the budget; waits until they are free."""
+        """Take `size` bytes of the budget. Waits until they are free."""
         if not self._waiting and size <= self._free:
             self._free -= size
             return
@@ -132,16 +134,16 @@ class MemoryBudget:
 
 
 class Reservation:
-    """One body's part of a `MemoryBudget`: nothing while the body is small, then all that it may need, at once."""
+    """One body's part of a `MemoryBudget`: nothing while the body is small, then its largest possible size."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._reserved = 0
 
     async def reserve(self, size: int) -> None:
-        """Reserve the whole size on the first call; later calls do nothing.
+        """Reserve the whole size on the first call. Later calls do nothing.
 
-        Two bodies that each reserved a part and waited for the rest could block each other for ever.
+        If two bodies each reserved a part and waited for the rest, they could block each other forever.
         """
         if not self._reserved:
             size = min(size, self._budget.size)
@@ -149,7 +151,7 @@ class Reservation:
             self._reserved = size
 
     def release(self) -> None:
-        """Give back what was reserved."""
+        """Give the reserved bytes back."""
         if self._reserved:
             self._budget.release(self._reserved)
             self._reserved = 0

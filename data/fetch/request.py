@@ -1,7 +1,7 @@
-"""One HTTP request, on the public internet or to a named host: a response with a bounded body, or a `FetchFailure`.
+"""Sends one HTTP request, on the public internet or to a named host.
 
-Not here: redirects, proxies and cookies, none of which a request follows, uses or keeps. Its sockets pass the checks
-of address.py.
+The result is a response with a body of bounded size, or a `FetchFailure`. A request follows no redirects, uses no proxy
+and keeps no cookies. Its sockets must pass the checks in address.py.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from data.fetch.address import ForbiddenAddress, NamedHosts, PublicResolver, Soc
 from data.fetch.limits import Reservation
 from data.fetch.robots import opt_out_directive
 
-UNRESERVED_BYTES = 1 << 20  # of a body, for which no memory is reserved
-DRAIN_BYTES = 1 << 14  # of an unwanted body, up to which reading it costs less than a new connection
-KEEPALIVE_SECONDS = 3.0  # longer, and a crawl of many hosts runs out of file descriptors
+UNRESERVED_BYTES = 1 << 20  # bytes of a body for which no memory is reserved
+DRAIN_BYTES = 1 << 14  # an unwanted body of up to this size is read, which costs less than a new connection
+KEEPALIVE_SECONDS = 3.0  # with a longer time, a crawl of many hosts runs out of file descriptors
 REDIRECTS = (301, 302, 303, 307, 308)
 NOT_MODIFIED = 304
-MAX_RETRY_AFTER = 7 * 24 * 3600.0  # seconds; a host that asks for more is requested after this all the same
+MAX_RETRY_AFTER = 7 * 24 * 3600.0  # seconds; even if a host asks for more, it is requested again after this time
 MAX_URL_CHARACTERS = 8000
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
@@ -37,7 +37,7 @@ Headers = CIMultiDictProxy[str]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response whose body has been read; empty for a redirect and for 304."""
+    """An HTTP response whose body has been read. The body is empty for a redirect and for 304."""
 
     status: int
     headers: Headers
@@ -45,15 +45,15 @@ class Response:
 
 
 class FetchFailure(Exception):
-    """Ends the fetch of one URL.
+    """Raised to end the fetch of one URL.
 
     Attributes:
         status: one of the statuses of `FetchResult`.
-        error: what happened, in words.
-        transient: whether a later build may succeed.
-        http_status: what the server answered; None if it did not answer.
-        retry_at_once: whether another request in a moment may succeed.
-        retry_after: seconds that the server asks to wait.
+        error: an error text.
+        transient: True if a later build may succeed.
+        http_status: the HTTP status of the response; None if there was no response.
+        retry_at_once: True if another request after a moment may succeed.
+        retry_after: the seconds that the server asks to wait.
     """
 
     def __init__(self, status: str, error: str, transient: bool = False, http_status: int | None = None) -> None:
@@ -64,14 +64,14 @@ class FetchFailure(Exception):
 
 
 class TimeBudget:
-    """The seconds that one URL has left. They count in `running()` alone, so waiting for a host's limits is free."""
+    """The seconds that are left for one URL. Only time inside `running()` counts, not the wait for a host's limits."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = self.left = seconds
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Count the block's time; raises a `timeout` failure when no time is left."""
+        """Count the time of the block. Raises a `timeout` failure when no time is left."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.left):
@@ -86,7 +86,7 @@ class TimeBudget:
 
 
 class Client:
-    """The connections of one worker: a pool for public addresses, and one for the named hosts."""
+    """The connections of one worker: a pool for public addresses, and a pool for the named hosts."""
 
     def __init__(
         self,
@@ -123,13 +123,13 @@ class Client:
 
         Args:
             target: the URL.
-            memory: where a large body reserves its memory.
-            max_bytes: the longest body; a longer one is never held in memory.
-            truncate: cut a longer body, as robots.txt files are read, instead of failing. Opt-out is not checked.
+            memory: the reservation that a large body takes its memory from.
+            max_bytes: the most bytes of a body. A longer body is never in memory as a whole.
+            truncate: cut a longer body instead of failing, as for robots.txt files. Opt-out is not checked then.
             conditional_headers: If-None-Match or If-Modified-Since, to which the server may answer 304.
 
         Raises:
-            FetchFailure: no response, or one that is neither a body, nor a redirect, nor the 304 that was asked for.
+            FetchFailure: there is no response, or it is neither a body, nor a redirect, nor a 304 that was asked for.
             TimeoutError: connecting took too long.
         """
         session = self._named if self._hosts.find(str(target.raw_host)) else self._public
@@ -155,7 +155,7 @@ class Client:
 
 
 def parse_url(url: str) -> URL:
-    """A URL that can be requested, without fragment, user name and password.
+    """Parse a URL that can be requested. Fragment, user name and password are removed.
 
     Raises:
         FetchFailure: `bad_url` or `forbidden_scheme`.
@@ -175,10 +175,10 @@ def parse_url(url: str) -> URL:
 
 
 def redirect_target(target: URL, response: Response) -> URL:
-    """Where a redirect leads.
+    """Return the URL that a redirect leads to.
 
     Raises:
-        FetchFailure: it leads nowhere, or to what is not a URL that can be requested.
+        FetchFailure: the redirect has no target, or its target is not a URL that can be requested.
     """
     location = response.headers.get("Location") or response.headers.get("URI")
     if not location:
@@ -192,7 +192,7 @@ def redirect_target(target: URL, response: Response) -> URL:
 
 
 def _strip_credentials(url: URL) -> URL:
-    """Without fragment, and without user and password: what is in a list of URLs is sent to nobody."""
+    """Remove fragment, user and password from a URL. Credentials in a list of URLs are never sent."""
     if url.raw_user is not None or url.raw_password is not None:
         url = url.with_user(None)
     return url.with_fragment(None)
@@ -227,7 +227,7 @@ def _check_opt_out(response: aiohttp.ClientResponse) -> None:
 
 
 async def _read_body(response: aiohttp.ClientResponse, memory: Reservation, max_bytes: int, truncate: bool) -> bytes:
-    """The body, decompressed. Never more than `max_bytes` of it are held or decompressed."""
+    """Read and decompress the body. Never more than `max_bytes` of it are kept or decompressed."""
     decompressor = _decompressor(response)
     length = response.content_length
     if length is not None and length > max_bytes and not truncate:
@@ -242,7 +242,7 @@ async def _read_body(response: aiohttp.ClientResponse, memory: Reservation, max_
         if len(body) > max_bytes:
             if truncate:
                 return bytes(body[:max_bytes])
-            body.clear()  # at once: the exception's frames would keep it until they are garbage-collected
+            body.clear()  # immediately: the exception's frames would keep it until they are garbage-collected
             raise FetchFailure("too_large", f"more than {max_bytes:,} bytes", False, response.status)
     if decompressor and body and not decompressor.eof:
         raise FetchFailure("truncated", "the compressed body is incomplete", True, response.status)
@@ -250,7 +250,7 @@ async def _read_body(response: aiohttp.ClientResponse, memory: Reservation, max_
 
 
 def _status_failure(response: aiohttp.ClientResponse) -> FetchFailure:
-    """The failure that an HTTP status means."""
+    """Convert an HTTP status to a failure."""
     http_status = response.status
     error = f"{response.url.host} answered {http_status} {response.reason or ''}".rstrip()
     if http_status == 429 or http_status >= 500:
@@ -263,7 +263,7 @@ def _status_failure(response: aiohttp.ClientResponse) -> FetchFailure:
 
 
 def _failure_of(target: URL, error: Exception) -> FetchFailure:
-    """The failure that an exception of the HTTP client means."""
+    """Convert an exception of the HTTP client to a failure."""
     cause = getattr(error, "os_error", None)
     words = f"{target.host}: {cause or error or type(error).__name__}"
     if isinstance(cause, ForbiddenAddress):
@@ -286,7 +286,7 @@ def _failure_of(target: URL, error: Exception) -> FetchFailure:
 
 
 def _decompressor(response: aiohttp.ClientResponse) -> "zlib._Decompress | None":
-    """For servers that compress although the request asked them not to."""
+    """Return a decompressor if the server compressed the body although the request asked it not to, else None."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return None
@@ -296,7 +296,7 @@ def _decompressor(response: aiohttp.ClientResponse) -> "zlib._Decompress | None"
 
 
 def _retry_after(headers: Headers) -> float | None:
-    """The seconds of a Retry-After header, which is a number or a date; None if there is none that can be read."""
+    """Return the seconds in a Retry-After header, which is a number or a date. None if there is no valid header."""
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return min(float(value[:9]), MAX_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""Owners' rules for crawlers: robots.txt (RFC 9309) and the X-Robots-Tag header."""
+"""Obeys the rules of website owners for crawlers: robots.txt (RFC 9309) and the X-Robots-Tag header."""
 
 import asyncio
 import re
@@ -9,44 +9,44 @@ from dataclasses import dataclass
 
 from protego import Protego
 
-LIMIT = 500 * 1024  # bytes of a robots.txt that are read, the least that RFC 9309 2.5 asks for
-RULES_SECONDS = 24 * 3600.0  # for which rules are cached (RFC 9309 2.4)
-FAILURE_SECONDS = 300.0  # for which a robots.txt that could not be read is not requested again
-CACHE_BYTES = 16 * LIMIT  # of all the texts whose rules are cached
+LIMIT = 500 * 1024  # bytes of a robots.txt that are read, the minimum that RFC 9309 2.5 requires
+RULES_SECONDS = 24 * 3600.0  # time for which rules are cached (RFC 9309 2.4)
+FAILURE_SECONDS = 300.0  # time for which a robots.txt that could not be read is not requested again
+CACHE_BYTES = 16 * LIMIT  # the most bytes of all texts whose rules are cached
 
 OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}
 USER_AGENT = re.compile(r"\s*user[- ]?agent\s*:?\s*([^#]*)", re.IGNORECASE)
 LINE = re.compile(r"\r\n|\r|\n")
 AGENT = "imagen-dataset"
-# Owners who exclude img2dataset mean this kind of crawler, and do not know its name yet.
+# Owners who exclude img2dataset mean this kind of crawler too, but do not know our name yet.
 OUR_NAMES = (AGENT, "img2dataset")
 DIRECTIVES_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of one origin. Without `rules` everything is allowed; with a `failure` nothing is, for now."""
+    """The rules of one origin. Without `rules`, everything is allowed. With a `failure`, nothing is allowed for now."""
 
     rules: Protego | None = None
     failure: tuple[str, str, bool] | None = None  # a fetch's status, its error text, and whether it is transient
     size: int = 0
 
     def allow(self, url: str) -> bool:
-        """Whether the rules let us fetch a URL of the origin."""
+        """Return whether the rules allow us to fetch a URL of the origin."""
         return self.rules is None or self.rules.can_fetch(url, AGENT)
 
 
 def parse(body: bytes) -> Rules:
-    """The rules in a robots.txt; bytes beyond `LIMIT` are ignored."""
+    """Parse the rules in a robots.txt. Bytes beyond `LIMIT` are ignored."""
     text = _merge_other_agents(body[:LIMIT].decode("utf-8", "replace").removeprefix("\ufeff"))
     return Rules(Protego.parse(text), size=len(text)) if text else Rules()
 
 
 def _merge_other_agents(text: str) -> str:
-    """The same rules for us, with all other agents under one name.
+    """Rename all other agents to one name. This does not change the rules for us.
 
-    The parser stores every rule once for each agent of its group: a small file with many agents and many rules would
-    take all memory.
+    The parser stores each rule once per agent in its group. So a small file with many agents and many rules could use
+    up all memory.
     """
     lines = []
     for line in LINE.split(text):
@@ -63,7 +63,7 @@ def _merge_other_agents(text: str) -> str:
 
 
 class RobotsCache:
-    """The rules of recently requested origins. Each robots.txt is read once, however many fetches wait for it.
+    """Caches the rules of recently requested origins. Each robots.txt is read once, however many fetches wait for it.
 
     Args:
         read: reads and parses the robots.txt of an origin such as `https://example.org`.
@@ -76,7 +76,7 @@ class RobotsCache:
         self._reading: dict[str, asyncio.Task[Rules]] = {}
 
     async def rules(self, origin: str) -> Rules:
-        """The rules of an origin, from the cache if they are fresh."""
+        """Return the rules of an origin, from the cache if they have not expired."""
         entry = self._cache.get(origin)
         if entry and entry[0] > time.monotonic():
             self._cache.move_to_end(origin)
@@ -99,7 +99,7 @@ class RobotsCache:
         return rules
 
     async def close(self) -> None:
-        """Cancel the reads that still run."""
+        """Cancel the reads that are still running."""
         tasks = list(self._reading.values())
         for task in tasks:
             task.cancel()
@@ -107,12 +107,12 @@ class RobotsCache:
 
 
 def _memory(rules: Rules) -> int:
-    """Roughly the bytes that cached rules take."""
+    """Estimate the bytes of memory that cached rules take."""
     return rules.size + 1000
 
 
 def opt_out_directive(tags: Iterable[str]) -> str | None:
-    """The first directive of some X-Robots-Tag headers that opts out of use by us, or None.
+    """Return the first directive in X-Robots-Tag headers that opts out of our use, or None.
 
     A header may address one crawler: `imagen-dataset: noai`. Headers for other crawlers are ignored.
     """

@@ -1,7 +1,7 @@
-"""The lake: a folder or bucket prefix that holds Delta tables, and how their rows are read and appended.
+"""The lake: a folder or object-store prefix with Delta tables, and the code that reads and appends their rows.
 
-Belongs here: storage, tables, schemas, file names, SQL over tables. Does not belong here: what a stage does with rows.
-Start with `lake.py`, then `table.py`. `from data.lake import Lake` is the public face.
+Belongs here: storage, tables, schemas, file names, SQL over tables. Does not belong here: the work of any stage.
+Start with `lake.py`, then `table.py`. Other packages import it by `from data.lake import Lake`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Append rows to a table: many that it may have already, or one that follows from its current rows."""
+"""Appends rows to a table: many rows, some of which may be there already, or one row made from the current rows."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ SELECT_MISSING = """
 
 
 def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int, list[pa.Table]]) -> Counter[str]:
-    """Append the rows whose id the table lacks. If several rows have the same id, the first is appended.
+    """Append the rows whose id is not in the table yet. Of several rows with the same id, the first is appended.
 
     Args:
-        parts: The rows of each bucket, with the schema's columns and `of`: what a row is counted under.
+        parts: The rows of each bucket, with the schema's columns and a column `of`, by which appended rows are counted.
 
     Returns:
         The number of appended rows for each value of `of`.
@@ -48,7 +48,7 @@ def append_missing(lake: Lake, name: str, schema: pa.Schema, parts: Mapping[int,
 
 
 def append_missing_rows(lake: Lake, name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> int:
-    """Append those rows whose id the table lacks, and return how many there were."""
+    """Append the rows whose id is not in the table yet, and return their number."""
     if not rows:
         return 0
     table = pa.Table.from_pylist(rows, schema).append_column("of", pa.nulls(len(rows), pa.string()))
@@ -64,13 +64,14 @@ def append_row(
     make_row: Callable[[Table], dict[str, Any]],
     metadata: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {},
 ) -> dict[str, Any]:
-    """Append one row that follows from a table's current rows.
+    """Append one row that is made from a table's current rows.
 
-    The row is committed only to the state that it was made from. If another process commits first, it is made again.
+    The row is committed only on top of the table state that it was made from. If another process commits first, the row
+    is made again.
 
     Args:
-        make_row: Returns the row, with an `id`, for the current state of the table. What it raises ends the append.
-        metadata: Returns the record that the commit carries.
+        make_row: Returns the row, with an `id`, for the current state of the table. Its exceptions end the append.
+        metadata: Returns the record to store with the commit.
 
     Returns:
         The row as it was committed.
@@ -88,7 +89,7 @@ def append_row(
 
 
 def split_by_bucket(rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
-    """Split rows by their buckets. Buckets come in order; rows of a bucket keep their order."""
+    """Split rows by bucket. Buckets are yielded in order, and the rows of a bucket keep their order."""
     order = np.argsort(buckets, kind="stable")
     rows = rows.take(pa.array(order))
     present, first = np.unique(buckets[order], return_index=True)

@@ -1,4 +1,4 @@
-"""A lake: a folder or bucket prefix that holds the tables, and `lake.json` with what was fixed when it was made."""
+"""A lake: a folder or object-store prefix with the tables, and `lake.json` with the settings fixed at its creation."""
 
 import json
 import threading
@@ -60,7 +60,7 @@ class LakeConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake at a URL. Holds no connection; each method reads or writes the store.
+    """A lake at a URL. It keeps no connection open; each method reads or writes the store.
 
     Example:
         >>> lake = Lake.open("lake")
@@ -76,7 +76,7 @@ class Lake:
 
         Raises:
             LakeNotFound: The folder does not exist or is empty.
-            NotALake: The folder holds something else, or `lake.json` is damaged.
+            NotALake: The folder contains something else, or `lake.json` is damaged.
             LakeTooNew: A later version of this project made the lake.
             LakeError: The store can't be reached.
         """
@@ -106,10 +106,10 @@ class Lake:
 
     @classmethod
     def make(cls, url: str, buckets: int = DEFAULT_BUCKETS, hosts: dict[str, str] | None = None) -> "Lake":
-        """Make a lake in an empty folder or prefix, after a test that the store keeps concurrent commits.
+        """Make a lake in an empty folder or prefix, after testing that the store does not lose concurrent commits.
 
         Args:
-            buckets: Number of buckets of each table, a power of two. It can't be changed later.
+            buckets: Number of buckets in each table, a power of two. It can't be changed later.
             hosts: Hosts that may be fetched from a private address, as name → address:port.
 
         Raises:
@@ -130,7 +130,7 @@ class Lake:
 
     @classmethod
     def open_or_make(cls, url: str, buckets: int = DEFAULT_BUCKETS) -> "Lake":
-        """Open the lake, or make it if the folder does not exist or is empty. Raises what `open` and `make` raise."""
+        """Open the lake, or make it if the folder does not exist or is empty. Raises like `open` and `make`."""
         try:
             return cls.open(url)
         except LakeNotFound:
@@ -141,12 +141,12 @@ class Lake:
         storage.write(storage.join(self.url, MARKER), self.config.model_dump_json(indent=2).encode())
 
     def allow_host(self, name: str, address: str) -> None:
-        """Allow downloads from a host at a private address, `address:port`."""
+        """Allow downloads from a host at a private address, given as `address:port`."""
         self.config.hosts[name] = address
         self.save()
 
     def snapshot(self) -> "Lake":
-        """A read-only view of the lake: each table is opened once, and stays at the version it had then."""
+        """Return a read-only view of the lake. Each table is opened once, and stays at the version that it had then."""
         return ReadOnlySnapshot(self.url, self.config)
 
     @property
@@ -155,11 +155,11 @@ class Lake:
         return range(self.config.buckets)
 
     def table_url(self, name: str) -> str:
-        """The URL of a table, whether it exists or not."""
+        """Return the URL of a table, whether the table exists or not."""
         return storage.join(self.url, name)
 
     def table_names(self) -> list[str]:
-        """The names of all tables. Tables of one kind share a folder, as in scores/picture-facts-1."""
+        """List the names of all tables. Tables of one kind share a folder, as in scores/picture-facts-1."""
         names = []
         for name in storage.folders(self.url):
             subfolders = storage.folders(self.table_url(name))
@@ -171,7 +171,7 @@ class Lake:
         return names
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
-        """Open a table at a version, by default the newest; None if the table was never made.
+        """Open a table at a version, by default the newest. Returns None if the table was never made.
 
         Args:
             key: The columns that identify a row.
@@ -198,7 +198,7 @@ class Lake:
         return table
 
     def table_or_make(self, name: str, schema: pa.Schema, key: Sequence[str] = ("id",)) -> Table:
-        """Open a table, or make it if it does not exist. Columns of the schema that it lacks are added."""
+        """Open a table, or make it if it does not exist. Columns of the schema that the table lacks are added."""
         table = self.find(name, key=key) or Table.make(name, self.table_url(name), schema, key)
         table.add_missing_columns(schema)
         return table
@@ -206,16 +206,16 @@ class Lake:
 
 @dataclass(frozen=True)
 class ReadOnlySnapshot(Lake):
-    """A lake whose tables are opened once, at first use, and stay at the version that they had then."""
+    """A lake whose tables are opened once, at first use, and then stay at the same version."""
 
     opened: dict[tuple[str, int | None], Table] = field(default_factory=dict)
 
     def snapshot(self) -> Lake:
-        """This snapshot itself."""
+        """Return this snapshot itself."""
         return self
 
     def find(self, name: str, version: int | None = None, key: Sequence[str] = ("id",)) -> Table | None:
-        """Open a table, or return it as it was opened before; None if it was never made."""
+        """Open a table, or return the table as opened earlier. Returns None if the table was never made."""
         if (name, version) not in self.opened:
             table = super().find(name, version, key)
             if table is None:
@@ -225,13 +225,13 @@ class ReadOnlySnapshot(Lake):
 
 
 def probe_store(url: str) -> None:
-    """Test that a store keeps concurrent commits: a few writers commit to a temporary table at the same time.
+    """Test that a store does not lose concurrent commits: several writers commit to a temporary table simultaneously.
 
-    A store without an atomic put-if-absent loses commits silently. One conditional put is not enough as a test: some
-    stores answer a single one correctly and let two concurrent ones both succeed.
+    A store without an atomic put-if-absent loses commits silently. One conditional put is not a sufficient test. Some
+    stores handle a single conditional put correctly, but let two concurrent ones both succeed.
 
     Raises:
-        UnsafeStore: Fewer rows are in the table than were committed.
+        UnsafeStore: The table has fewer rows than were committed.
     """
     probe_url = storage.join(url, PROBE_PREFIX + uuid.uuid4().hex)
     start = threading.Barrier(PROBE_WRITERS)

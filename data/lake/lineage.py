@@ -1,4 +1,4 @@
-"""What a dataset version records of its origin: recipe, table versions that were read, and the version of the code."""
+"""The lineage record of a dataset version: its recipe, the table versions that were read, and the code version."""
 
 import subprocess
 from functools import lru_cache
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def lineage(recipe: dict[str, Any], recipe_hash: str, inputs: dict[str, int]) -> dict[str, Any]:
-    """The lineage record of a dataset version; `inputs` maps each table that was read to its version."""
+    """Make the lineage record of a dataset version. `inputs` maps each table that was read to its version."""
     return {"recipe": recipe, "recipe_hash": recipe_hash, "inputs": inputs, "code": code_version()}
 
 
 @lru_cache(maxsize=1)
 def code_version() -> dict[str, str | None]:
-    """The package's version, and the commit if the code runs from a git checkout, else None."""
+    """Return the package's version and the git commit. The commit is None if the code does not run from a checkout."""
     folder = Path(__file__).parent
     git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:

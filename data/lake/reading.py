@@ -1,4 +1,4 @@
-"""Read selected rows of a table by id and file, a bounded number at a time."""
+"""Reads selected rows of a table, given their ids and files. At most a bounded number of rows is in memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from data.lake.lake import Lake
 from data.lake.schemas import IMAGES
 from data.lake.shard_file import open_files
 
-READ_AHEAD = 256  # rows per read: bounds the memory, not the result
+READ_AHEAD = 256  # rows per read: bounds the memory, and does not change the result
 
 
 def read_pictures(lake: Lake, rows: pa.Table) -> Iterator[bytes]:
@@ -38,6 +38,6 @@ def read_rows(lake: Lake, table: str, schema: pa.Schema, columns: list[str], row
 
 
 def id_filter(ids: Sequence[str]) -> pc.Expression:
-    """A filter for sorted ids. It bounds the range too: Arrow skips row groups by a range, but not by many ids."""
+    """Make a filter for sorted ids. It also bounds their range, because Arrow can't skip row groups by many ids."""
     id = pc.field("id")
     return (id >= ids[0]) & (id <= ids[-1]) & id.isin(pa.array(ids, pa.string()))

@@ -1,4 +1,4 @@
-"""The id of a pair, the bucket of an id, and the schemas of the tables that a build fills."""
+"""Computes the id of a pair and the bucket of an id, and defines the schemas of the tables that a build fills."""
 
 import hashlib
 
@@ -11,8 +11,8 @@ PAIRS = pa.schema(
         "caption": pa.string(),
         "source": pa.string(),
         "first_seen": pa.timestamp("us", tz="UTC"),
-        "extra": pa.string(),  # JSON object of the source's other columns; null if the recipe carries none
-        "sha256": pa.string(),  # of the bytes at the URL, according to the source
+        "extra": pa.string(),  # JSON object with other columns of the source; null if the recipe asks for none
+        "sha256": pa.string(),  # hash of the bytes at the URL, according to the source
         "replaces": pa.string(),  # the id of the pair that had the URL's earlier picture
     }
 )
@@ -31,7 +31,7 @@ REJECTS = pa.schema(
     {
         "id": pa.string(),
         "file": pa.string(),
-        "row": pa.int64(),  # from 1; the line number in text files; null: the whole file
+        "row": pa.int64(),  # from 1; the line number in text files; null if the whole file is rejected
         "reason": pa.string(),
         "content": pa.string(),
     }
@@ -49,7 +49,7 @@ FETCHES = pa.schema(
         "final_url": pa.string(),
         "etag": pa.string(),
         "last_modified": pa.string(),
-        "replaced_by": pa.string(),  # the id of the pair that holds the URL's new picture
+        "replaced_by": pa.string(),  # the id of the pair with the URL's new picture
     }
 )
 IMAGES = pa.schema(
@@ -62,13 +62,13 @@ IMAGES = pa.schema(
         "original_width": pa.int32(),
         "original_height": pa.int32(),
         "original_bytes": pa.int64(),
-        "sha256": pa.string(),  # of the bytes as fetched
+        "sha256": pa.string(),  # hash of the fetched bytes
     }
 )
 VERDICTS = pa.schema({"id": pa.string(), "kept": pa.bool_(), "reasons": pa.list_(pa.string())})
 EMBEDDINGS = pa.schema(
     {
-        "id": pa.string(),  # of the text, not of a pair
+        "id": pa.string(),  # id of the text, not of a pair
         "embedding": pa.binary(),  # length x dim numbers of two bytes, little-endian; null if there is an error
         "length": pa.int32(),
         "truncated": pa.bool_(),  # the text was longer than the encoder reads
@@ -78,20 +78,20 @@ EMBEDDINGS = pa.schema(
 
 
 def pair_id(url: str, caption: str) -> str:
-    """The id of a pair: SHA-256 of URL, zero byte and caption, its first 16 bytes in hex."""
+    """Return the id of a pair: the first 16 bytes, in hex, of the SHA-256 of URL, zero byte and caption."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode()))).hexdigest()[:32]
 
 
 def changed_pair_id(url: str, caption: str, sha256: str) -> str:
-    """The id of a pair whose picture changed at its URL: the new picture's SHA-256 is hashed too."""
+    """Return the id of a pair whose picture changed at its URL. The new picture's SHA-256 is hashed too."""
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
 
 
 def text_id(caption: str) -> str:
-    """The id of a text, which pairs with the same caption share: SHA-256, its first 16 bytes in hex."""
+    """Return the id of a text: the first 16 bytes of its SHA-256, in hex. Pairs with equal captions share it."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def bucket_of(id: str, buckets: int) -> int:
-    """The bucket of an id: its leading bits. `buckets` is a power of two up to 65,536."""
+    """Return the bucket of an id, which is given by its leading bits. `buckets` is a power of two up to 65,536."""
     return int(id[:4], 16) * buckets >> 16

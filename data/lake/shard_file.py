@@ -1,4 +1,4 @@
-"""Write and open the immutable Parquet files of a table. A file belongs to the table only once a commit adds it."""
+"""Writes and opens the immutable Parquet files of a table. A file is not part of the table until a commit adds it."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data.lake import storage
 
-BINARY_ROW_GROUP = 128  # rows: so that one picture can be read without a thousand others
+BINARY_ROW_GROUP = 128  # rows; small, so that one picture can be read without a thousand others
 TEXT_ROW_GROUP = 65_536
 
 
@@ -32,7 +32,7 @@ def write_file(table_url: str, bucket: int, rows: pa.Table, row_group: int | Non
 
     Args:
         rows: At least one row; the column `id` is required.
-        row_group: Rows per row group; by default fewer if the rows hold pictures or other bytes.
+        row_group: Rows per row group. The default is smaller if the rows contain pictures or other bytes.
     """
     rows = rows.sort_by("id")
     content = encode(rows, row_group)
@@ -42,7 +42,7 @@ def write_file(table_url: str, bucket: int, rows: pa.Table, row_group: int | Non
 
 
 def encode(rows: pa.Table, row_group: int | None = None) -> bytes:
-    """Encode rows, sorted by id, as Parquet with statistics of `id` alone. The same rows give the same bytes."""
+    """Encode rows as Parquet, sorted by id, with statistics only for `id`. The same rows always give the same bytes."""
     binary = any(pa.types.is_binary(column.type) or pa.types.is_struct(column.type) for column in rows.schema)
     buffer = io.BytesIO()
     pq.write_table(
@@ -57,7 +57,7 @@ def encode(rows: pa.Table, row_group: int | None = None) -> bytes:
 
 
 def digest(content: bytes) -> str:
-    """The name of a file: a hash of its content. The same rows get the same name, and damage can be detected."""
+    """Return the hash of a file's content, used as its name. Equal rows get equal names, and damage can be detected."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

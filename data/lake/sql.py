@@ -1,4 +1,4 @@
-"""DuckDB queries over Arrow tables and datasets, and quoting of names and texts in their SQL."""
+"""Runs DuckDB queries over Arrow tables and datasets, and quotes names and texts for SQL."""
 
 import os
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ import pyarrow.ipc
 
 
 def query(sql: str, /, **tables: object) -> pa.Table:
-    """Run SQL in DuckDB. Rows come in any order unless the SQL orders them.
+    """Run SQL in DuckDB. The result is in no particular order unless the SQL orders it.
 
     Args:
-        tables: Arrow tables and datasets, under the names that the SQL uses.
+        tables: Arrow tables and datasets, keyed by the names that the SQL uses.
 
     Example:
         >>> query("SELECT count(*) AS rows FROM pairs", pairs=lake.table("pairs").dataset())
@@ -26,22 +26,22 @@ def query(sql: str, /, **tables: object) -> pa.Table:
 
 @cache
 def _database(process: int) -> duckdb.DuckDBPyConnection:
-    """The database of this process: opening one takes ten times as long as a small query."""
+    """Return this process's database. It is cached, because opening one takes ten times as long as a small query."""
     database = duckdb.connect()
     database.execute("SET preserve_insertion_order = false")
     return database
 
 
 def quote_name(name: str) -> str:
-    """The name of a column or table as an SQL identifier, in double quotes."""
+    """Quote the name of a column or table as a SQL identifier, in double quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote_text(text: str) -> str:
-    """A text as an SQL literal: `it's` becomes `'it''s'`."""
+    """Quote a text as a SQL literal: `it's` becomes `'it''s'`."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def quote_texts(texts: Iterable[str]) -> str:
-    """Texts as SQL literals, separated by commas."""
+    """Quote texts as SQL literals, separated by commas."""
     return ", ".join(map(quote_text, texts))

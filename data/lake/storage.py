@@ -1,7 +1,8 @@
-"""The same file operations for a folder on disk and for a prefix on object storage: any fsspec URL.
+"""File operations that work the same on local folders and on object storage, for any fsspec URL.
 
-Credentials and endpoints come from the environment, as s3fs and the AWS tools read them (AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...). `delta_options` configures deltalake's own client alike.
+Credentials and endpoints are environment variables, as for s3fs and the AWS tools (AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...). `delta_options` configures deltalake's own client in the same
+way.
 """
 
 import os
@@ -22,9 +23,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
-S3_TRIES = 4  # of botocore; s3fs itself repeats requests after transient errors
+S3_TRIES = 4  # tries by botocore; s3fs itself repeats requests after transient errors
 DELTA_RETRIES = 10
-CLIENT_TRIES = 6  # of deltalake's client, which retries after a 5xx but not when a response is cut off
+CLIENT_TRIES = 6  # calls of deltalake's client, which itself retries after a 5xx but not when a response is cut off
 UNREACHABLE = (OSError, ValueError, ImportError, BotoCoreError)  # raised by a store that is missing or refuses access
 
 
@@ -33,7 +34,7 @@ Result = TypeVar("Result")
 
 @lru_cache(maxsize=32)
 def filesystem(protocol: str) -> Any:
-    """The fsspec filesystem of a protocol. It is cached per process, so that connections are reused."""
+    """Return the fsspec filesystem for a protocol. It is cached per process, so that connections are reused."""
     if protocol == "s3":
         retries = {"retries": {"max_attempts": S3_TRIES, "mode": "standard"}}
         return fsspec.filesystem("s3", config_kwargs=retries, use_listings_cache=False)
@@ -64,28 +65,28 @@ def resolve_path(folder: Path, path: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """Remove user, password and query (which may hold a signature) from a URL, so that it can be shown."""
+    """Remove user, password and query (which may contain a signature) from a URL, so that it can be shown."""
     url = re.sub(r"(?<=://)[^/@\s]+@", "", url)
     return re.sub(r"^(https?://[^?\s]+)\?\S*", r"\1", url)
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL names a place on this machine's disk."""
+    """Return whether a URL names a path on this machine's disk."""
     return isinstance(split_url(url)[0], LocalFileSystem)
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder exists, according to the store and not to a cached listing."""
+    """Return whether a file or folder exists. This asks the store instead of using a cached listing."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     return bool(fs.exists(path))
 
 
 def is_empty(url: str, ignored_prefix: str | None = None) -> bool:
-    """Whether a URL holds nothing: the folder does not exist, or it has no entries.
+    """Return whether a folder does not exist or has no entries.
 
     Args:
-        ignored_prefix: Entries whose names begin so do not count.
+        ignored_prefix: Entries whose names begin with this prefix do not count.
     """
     fs, path = split_url(url)
     if not fs.exists(path):
@@ -97,7 +98,7 @@ def is_empty(url: str, ignored_prefix: str | None = None) -> bool:
 
 
 def folders(url: str) -> list[str]:
-    """The names of the folders directly below a URL, sorted."""
+    """List the names of the folders directly below a URL, sorted."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     entries = fs.ls(path, detail=True) if fs.exists(path) else []
@@ -105,12 +106,12 @@ def folders(url: str) -> list[str]:
 
 
 def files(url: str) -> list[str]:
-    """The paths of all files below a URL, relative to it, sorted."""
+    """List the paths of all files below a URL, relative to the URL and sorted."""
     return [path for path, _, _ in list_details(url)]
 
 
 def list_details(url: str) -> Iterator[tuple[str, int, float]]:
-    """Yield every file below a URL, sorted: relative path, size in bytes, and time of writing in seconds since 1970."""
+    """Yield each file below a URL, sorted by path: relative path, size in bytes, and time of writing as a Unix time."""
     fs, path = split_url(url)
     fs.invalidate_cache()
     start = len(path.rstrip("/")) + 1
@@ -126,13 +127,13 @@ def read(url: str, limit: int | None = None) -> bytes:
 
 
 def open_to_read(url: str, block_size: int | None = None) -> Any:
-    """Open a file for sequential reading; it can seek. On object storage each request fetches `block_size` bytes."""
+    """Open a seekable file for sequential reading. On object storage, each request fetches `block_size` bytes."""
     fs, path = split_url(url)
     return fs.open(path, "rb", block_size=block_size)
 
 
 def write(url: str, content: bytes) -> None:
-    """Write a file atomically: a reader sees all of it or nothing. On disk it is synced before this returns."""
+    """Write a file atomically: a reader sees all of it or nothing. On disk, the file is synced before this returns."""
     fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)
@@ -149,9 +150,10 @@ def write(url: str, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(url: str) -> Iterator[Path]:
-    """Write a file of any size atomically, by a path on disk.
+    """Write a file of any size atomically.
 
-    Yields a path to write to. When the block ends without an exception, the file is moved or uploaded to the URL.
+    Yields a path on disk to write to. When the block ends without an exception, the file is moved or uploaded to the
+    URL.
     """
     fs, path = split_url(url)
     if not isinstance(fs, LocalFileSystem):
@@ -162,7 +164,7 @@ def atomic_file(url: str) -> Iterator[Path]:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")  # overwrites what a killed process may have left
+    part = target.with_name(f".{target.name}.part")  # overwrites a file that a killed process may have left
     try:
         yield part
         with part.open("rb") as file:
@@ -179,14 +181,14 @@ def size(url: str) -> int:
 
 
 def remove(url: str) -> None:
-    """Remove a file, or a folder with all that it holds. Does nothing if it does not exist."""
+    """Remove a file, or a folder with all its contents. Does nothing if it does not exist."""
     fs, path = split_url(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def arrow_filesystem(url: str) -> pafs.FileSystem:
-    """The pyarrow filesystem of a URL: pyarrow's own for a disk, a wrapper of fsspec's for the others."""
+    """Return the pyarrow filesystem for a URL: pyarrow's own for a disk, and a wrapper around fsspec's for others."""
     fs, _ = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem()
@@ -194,7 +196,7 @@ def arrow_filesystem(url: str) -> pafs.FileSystem:
 
 
 def open_ranges(url: str) -> pa.NativeFile:
-    """Open a file for random access. Only the requested bytes are fetched; fsspec by itself would read ahead."""
+    """Open a file for random access. Only the requested bytes are fetched, whereas fsspec itself would read ahead."""
     fs, path = split_url(url)
     if isinstance(fs, LocalFileSystem):
         return pafs.LocalFileSystem().open_input_file(path)
@@ -202,12 +204,12 @@ def open_ranges(url: str) -> pa.NativeFile:
 
 
 def delta_url(url: str) -> str:
-    """The URL in the form that deltalake accepts."""
+    """Return the URL in the form that deltalake accepts."""
     return split_url(url)[1] if is_local(url) else url
 
 
 def delta_options(url: str) -> dict[str, str]:
-    """deltalake's storage options: commits by conditional put, and plain http if the endpoint is plain http."""
+    """Return storage options for deltalake: commit by conditional put, and allow plain http if the endpoint uses it."""
     if is_local(url):
         return {}
     options = {"conditional_put": "etag", "max_retries": str(DELTA_RETRIES)}
@@ -217,11 +219,11 @@ def delta_options(url: str) -> dict[str, str]:
 
 
 def with_retries(url: str, request: Callable[[], Result]) -> Result:
-    """Call deltalake, and repeat the call when a store on the network fails to answer; pauses grow to 3 seconds.
+    """Call deltalake, and repeat the call if a store on the network fails to answer. Pauses grow to 3 seconds.
 
     Raises:
-        CommitFailedError, TableNotFoundError: At once, since a repetition would not help.
-        DeltaError, OSError: At once on a disk; after the last of CLIENT_TRIES on the network.
+        CommitFailedError, TableNotFoundError: Raised immediately, since a repetition would not help.
+        DeltaError, OSError: Raised immediately for a disk, and after the last of CLIENT_TRIES for a network store.
     """
     for attempt in range(CLIENT_TRIES - 1):
         try:

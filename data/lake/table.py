@@ -1,9 +1,9 @@
-"""A Delta table of a lake: files that workers wrote are committed here, so that each row lands exactly once.
+"""A Delta table of a lake. Commits the files that workers wrote, so that each row is in the table exactly once.
 
-Each commit carries the table's next transaction number. If two processes commit on the same state, the store accepts
-one; the other reads what was added since its plan, leaves out files whose rows the table has by now, and tries again.
-Files that are not committed do not exist for readers: those of a killed or retried worker are orphans, and their rows
-are still pending.
+Each commit contains the table's next transaction number. If two processes commit on the same state, the store accepts
+only one of the commits. The other process then reads the files added since its plan. It leaves out those of its own
+files whose rows are in the table by now, and tries again. Readers do not see files that are not committed. The
+uncommitted files of a killed or retried worker are orphans, and their rows are still pending.
 """
 
 import json
@@ -27,21 +27,21 @@ from data.lake import storage
 from data.lake.shard_file import ShardFile, open_files
 
 TRANSACTION = "imagen"  # the application id of every table's transactions
-COMMIT_TRIES = 200  # before a commit gives up; after each lost race somebody else has committed
+COMMIT_TRIES = 200  # before a commit gives up; each lost race means that another process has committed
 METADATA = "imagen"  # the key of our record in a commit's metadata
 READERS = 16  # files whose footers are read at once
 
 
 @dataclass
 class Table:
-    """A table at the version at which it was opened; `refresh` moves it to the newest.
+    """A table at the version at which it was opened. `refresh` moves it to the newest version.
 
     Attributes:
-        key: The columns that identify a row; no two rows of the table share their values.
-        planned_files: The files that the caller's plan is based on, and those that it added.
+        key: The columns that identify a row. No two rows of the table have the same values in these columns.
+        planned_files: The files that the caller's plan is based on, and the files that the caller added.
         last_transaction: The newest transaction whose files are all in `planned_files` or `foreign_files`.
-        foreign_files: Files that others added since the plan.
-        extra_columns: Columns that the files are read with although the table lacks them; their values are null.
+        foreign_files: Files that other processes added since the plan.
+        extra_columns: Columns that are added as nulls on reading, because the table lacks them.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Table:
 
     @classmethod
     def open(cls, name: str, url: str, version: int | None = None, key: Sequence[str] = ("id",)) -> "Table | None":
-        """Open a table at a version, by default the newest; None if the table was never made."""
+        """Open a table at a version, by default the newest. Returns None if the table was never made."""
         try:
             target, options = storage.delta_url(url), storage.delta_options(url)
             state = storage.with_retries(url, lambda: DeltaTable(target, version=version, storage_options=options))
@@ -80,8 +80,8 @@ class Table:
             storage_options=storage.delta_options(url),
             commit_properties=CommitProperties(max_commit_retries=0),  # else a repeated commit becomes version 1
             configuration={
-                "delta.dataSkippingStatsColumns": "id",  # so that the log holds no captions or URLs
-                "delta.logRetentionDuration": "interval 3650 days",  # the log holds the lineage
+                "delta.dataSkippingStatsColumns": "id",  # so that the log contains no captions or URLs
+                "delta.logRetentionDuration": "interval 3650 days",  # the log contains the lineage
                 "delta.deletedFileRetentionDuration": "interval 3650 days",
             },
         )
@@ -98,21 +98,21 @@ class Table:
 
     @property
     def version(self) -> int:
-        """The version of the state that is open."""
+        """The table's version that is open."""
         return self.state.version()
 
     @property
     def transaction(self) -> int:
-        """The number of the newest transaction of the state that is open; 0 before the first."""
+        """The number of the newest transaction in the open version; 0 before the first transaction."""
         return self.state.transaction_version(TRANSACTION) or 0
 
     def refresh(self) -> None:
-        """Move to the newest version. The caller's plan must be made again."""
+        """Move to the newest version. The caller must make its plan again."""
         storage.with_retries(self.url, self.state.update_incremental)
         self.__post_init__()
 
     def add_missing_columns(self, schema: pa.Schema) -> None:
-        """Add columns of the schema that the table lacks, because an earlier release made it; their values are null."""
+        """Add columns of the schema that the table lacks because an earlier release made it. Their values are null."""
         for _ in range(COMMIT_TRIES):
             missing = [column for column in schema if column.name not in self.schema().names]
             if not missing:
@@ -129,7 +129,7 @@ class Table:
                 self.refresh()
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file of this version: path → (bucket, number of rows)."""
+        """Return every file of this version, as path → (bucket, number of rows)."""
         if self._files[0] != self.version:
             actions = pa.table(self.state.get_add_actions(flatten=True))
             columns = (actions[name].to_pylist() for name in ("path", "partition.bucket", "num_records"))
@@ -138,51 +138,54 @@ class Table:
         return self._files[1]
 
     def file_sizes(self) -> dict[str, int]:
-        """Every file of this version: path → size in bytes."""
+        """Return every file of this version, as path → size in bytes."""
         actions = pa.table(self.state.get_add_actions(flatten=True))
         return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
 
     def count_rows(self) -> int:
-        """The number of rows, from the log alone."""
+        """Return the number of rows. This reads only the log."""
         return sum(rows for _, rows in self.files().values())
 
     def mean_row_bytes(self) -> int:
-        """The mean stored size of a row in bytes, at least 1."""
+        """Return the mean stored size of a row in bytes, at least 1."""
         return sum(self.file_sizes().values()) // max(1, self.count_rows()) or 1
 
     def schema(self) -> pa.Schema:
-        """The schema of the Delta table, with the partition column `bucket`."""
+        """Return the schema of the Delta table, with the partition column `bucket`."""
         return pa.schema(self.state.schema())
 
     def dataset(self, bucket: int | None = None, paths: Iterable[str] | None = None) -> pads.Dataset:
-        """The rows of one bucket, of given files, or of all, to be scanned by pyarrow or DuckDB; without `bucket`."""
+        """Return the rows of one bucket, of given files, or of the whole table, to be scanned by pyarrow or DuckDB.
+
+        The partition column `bucket` is left out.
+        """
         if paths is None:
             paths = [path for path, (path_bucket, _) in self.files().items() if bucket in (None, path_bucket)]
         return open_files(self.url, paths, self.file_schema())
 
     def last_record(self) -> dict[str, Any]:
-        """The record of the newest commit that carries one, of the last 20 commits; else empty."""
+        """Return the newest record among the last 20 commits, or an empty record if none of them has one."""
         return next((record for _, _, record in self.records(limit=20)), {})
 
     def records(self, limit: int | None = None) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """Yield version, time in milliseconds and record of each commit that carries a record, newest first.
+        """Yield version, time in milliseconds and record of each commit that has a record, newest first.
 
         Args:
-            limit: How many commits to look at; by default all.
+            limit: The number of commits to look at; by default all.
         """
         for commit in storage.with_retries(self.url, lambda: self.state.history(limit)):
             if METADATA in commit:
                 yield commit["version"], commit["timestamp"], json.loads(commit[METADATA])
 
     def file_schema(self) -> pa.Schema:
-        """The schema of the files: no partition column, and plain types instead of Arrow's view types."""
+        """Return the schema of the files. It has no partition column, and plain types instead of Arrow's view types."""
         columns = [column for column in self.schema() if column.name != "bucket"]
         fields = [pa.field(column.name, _plain_type(column.type)) for column in columns]
         names = {field.name for field in fields}
         return pa.schema([*fields, *(field for field in self.extra_columns if field.name not in names)])
 
     def read_with_files(self, bucket: int, columns: Sequence[str]) -> pa.Table:
-        """Read columns of a bucket's rows, and `file`: the path of the file that holds the row."""
+        """Read columns of a bucket's rows, and `file`, the path of the file that contains the row."""
         table = self.dataset(bucket).to_table(columns=[*columns, "__filename"])
         start = len(storage.split_url(self.url)[1]) + 1
         paths = pc.utf8_slice_codeunits(table["__filename"], start=start)
@@ -191,8 +194,8 @@ class Table:
     def find_rows(self, ids: Iterable[str], columns: Sequence[str]) -> pa.Table:
         """Read columns of the rows with given ids.
 
-        Only files, and of them only row groups, whose range of ids may contain one of them are read. pyarrow's own
-        filter uses the statistics for a few dozen ids, and for more than that reads everything.
+        Only files and row groups whose range of ids may contain a given id are read. pyarrow's own filter uses these
+        statistics only for a few dozen ids. For more ids, it reads everything.
         """
         wanted = sorted(set(ids))
 
@@ -217,16 +220,16 @@ class Table:
         return part.to_table(columns=list(columns), filter=pc.field("id").isin(pa.array(wanted)))
 
     def append(self, files: Sequence[ShardFile], metadata: dict[str, Any] | None = None) -> list[ShardFile]:
-        """Commit files, retrying when other commits come first.
+        """Commit files, and retry if another process commits first.
 
-        Files that share a row, by `key`, with files that others added since the plan are left out. A file that is in
-        the table already counts as landed, so a repeated commit is harmless.
+        A file is left out if other processes have added a row with the same `key` since the plan. A file that is in the
+        table already counts as committed, so a repeated commit is harmless.
 
         Args:
-            metadata: The record that the commit carries.
+            metadata: The record to store with the commit.
 
         Returns:
-            Those of the files that are in the table when this returns.
+            Those of the given files that are in the table now.
 
         Raises:
             CommitFailedError: COMMIT_TRIES races in a row were lost, or the store refuses the commit.
@@ -248,10 +251,10 @@ class Table:
         raise CommitFailedError(f"{self.name}: lost {COMMIT_TRIES} races in a row")
 
     def replace(self, add: Sequence[ShardFile], remove: Iterable[str], metadata: dict[str, Any]) -> bool:
-        """Add files and remove others in one commit, on the state that is open.
+        """Add files and remove others in one commit on the open version.
 
         Returns:
-            False, with nothing changed, if somebody else committed first.
+            False if another process committed first; then nothing is changed.
         """
         present = self.files()
         return self._commit(add, {path: present[path][0] for path in remove}, metadata)
@@ -283,7 +286,7 @@ class Table:
         return True
 
     def _without_foreign_rows(self, files: list[ShardFile]) -> list[ShardFile]:
-        """Select the files that share no row with files that others added since the plan."""
+        """Select the files that share no row with files that other processes added since the plan."""
         present = self.files() if self.foreign_files else {}
         buckets = {file.bucket for file in files}
         overlapping = [path for path in self.foreign_files if path in present and present[path][0] in buckets]
@@ -298,13 +301,13 @@ class Table:
 
 
 def _id_range(group: Any) -> tuple[str, str]:
-    """The smallest and the largest id of a row group."""
+    """Return the smallest and the largest id in a row group."""
     statistics = group.statistics["id"]
     return statistics["min"], statistics["max"]
 
 
 def _plain_type(type: pa.DataType) -> pa.DataType:
-    """The plain type of one of Delta's view or large types: files are read and joined in plain types."""
+    """Return the plain type for one of Delta's view or large types. Files are read and joined with plain types."""
     if pa.types.is_string_view(type) or pa.types.is_large_string(type):
         return pa.string()
     if pa.types.is_binary_view(type) or pa.types.is_large_binary(type):

@@ -1,5 +1,6 @@
-"""Functions on pictures: checking, resizing, perceptual hashes, near-duplicates, contact sheets. None touches a lake.
+"""Functions on pictures: checking, resizing, perceptual hashes, near-duplicates, contact sheets.
 
-Belongs here: functions of bytes, pixels and vectors. Does not belong here: fetching pictures, scoring them with models.
+Belongs here: functions that take bytes, pixels or vectors. None of them reads or writes a lake. Does not belong here:
+fetching pictures, or scoring them with models.
 Start with `prepare.py`.
 """

@@ -1,7 +1,7 @@
-"""Convert pictures that the resizer would get wrong to upright 8-bit RGB, as an uncompressed BMP.
+"""Converts pictures that the resizer would handle wrongly to upright 8-bit RGB, as an uncompressed BMP.
 
-Orientation, 16 bits, CMYK, palettes, transparency and animation are handled here, some rows at a time, so that memory
-stays near that of one decoded picture.
+This covers orientation, 16 bits, CMYK, palettes, transparency and animation. Rows are converted in strips, so that
+memory use stays close to the size of one decoded picture.
 """
 
 import struct
@@ -17,7 +17,7 @@ PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 ORIENTATION = 0x0112
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 STRIP = 1 << 20  # pixels converted at once
-# By EXIF orientation: the view of an upright array in which the stored rows are filled in their order.
+# EXIF orientation → the view of an upright array into which the stored rows are copied in their order.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -28,12 +28,12 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda upright: np.rot90(upright, -1),
 }
 
-# A broken picture is an error of its own row; the codec's messages on stderr would name no URL.
+# A broken picture is reported as the error of its row. The codec's messages on stderr would not name the URL.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def is_plain(image: Image.Image, body: bytes) -> bool:
-    """Whether the resizer handles a picture: 8-bit RGB or grey, no transparency, upright, one frame."""
+    """Return whether the resizer can handle a picture: 8-bit RGB or grey, no transparency, upright, one frame."""
     if image.mode not in ("RGB", "L") or image.has_transparency_data:
         return False
     if image.format in ("JPEG", "MPO"):
@@ -46,7 +46,7 @@ def is_plain(image: Image.Image, body: bytes) -> bool:
 
 
 def decode_reduced(body: bytes, divisor: int) -> bytes:
-    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, as a BMP. This takes less time than a full decoding.
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size to a BMP. This is faster than decoding it in full.
 
     Raises:
         PictureError: The picture can't be decoded.
@@ -58,11 +58,11 @@ def decode_reduced(body: bytes, divisor: int) -> bytes:
 
 
 def to_bitmap(image: Image.Image, body: bytes) -> bytes:
-    """Convert a picture to a BMP: upright, transparency on white, 8-bit RGB.
+    """Convert a picture to a BMP that is upright and 8-bit RGB, with transparent pixels on white.
 
     Args:
         image: The opened picture.
-        body: The same picture as fetched.
+        body: The fetched bytes of the same picture.
 
     Raises:
         PictureError: The picture can't be decoded.
@@ -88,7 +88,7 @@ def to_bitmap(image: Image.Image, body: bytes) -> bytes:
 
 
 def _blank_bitmap(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """A BMP of 24 bits per pixel, and the view of its pixels: height × width × (blue, green, red), from the top."""
+    """Return a blank 24-bit BMP, and a view of its pixels: height × width × (blue, green, red), top row first."""
     stride = -(-width * 3 // 4) * 4
     header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + height * stride, 0, 54, 40, width, -height, 1, 24, *[0] * 6)
     bitmap = np.zeros(54 + height * stride, np.uint8)
@@ -97,7 +97,7 @@ def _blank_bitmap(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation of a picture that is not upright; None if it is."""
+    """Return the EXIF orientation of a picture that is not upright, or None if it is upright."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
         return orientation if orientation in TURNS else None
@@ -106,7 +106,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _strips(image: Image.Image) -> Iterator[Image.Image]:
-    """Yield a decoded picture from the top, some rows at a time, in 8 bits per channel."""
+    """Yield a decoded picture in strips of rows from the top, with 8 bits per channel."""
     value_range = _value_range(image)
     for start, end in _row_ranges(image.size):
         strip = image.crop((0, start, image.width, end))
@@ -118,9 +118,9 @@ def _strips(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def _strips_by_opencv(body: bytes, image: Image.Image) -> Iterator[Image.Image]:
-    """As `_strips`, decoded by OpenCV.
+    """Yield strips like `_strips`, but decode the picture with OpenCV.
 
-    Pillow reads only the high byte of a 16-bit PNG, and needs three times the memory for WebP.
+    Pillow reads only the high byte of a 16-bit PNG, and needs three times as much memory for WebP.
     """
     decoded = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.shape[1::-1] != image.size:
@@ -135,17 +135,17 @@ def _strips_by_opencv(body: bytes, image: Image.Image) -> Iterator[Image.Image]:
 
 
 def _row_ranges(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The first row and the end of each strip of a picture."""
+    """Yield the first row of each strip of a picture, and the row after its last one."""
     width, height = size
     rows = max(1, STRIP // width)
     return ((start, min(start + rows, height)) for start in range(0, height, rows))
 
 
 def _value_range(image: Image.Image) -> tuple[float, float] | None:
-    """The values that become black and white in a grey picture of more than 8 bits; None for other pictures.
+    """Return the values that become black and white in a grey picture of more than 8 bits. None for other pictures.
 
-    For 16 bits these are the ends of the range. 32-bit integers and floats have no standard range: the smallest and the
-    largest value of the picture are used.
+    For 16 bits, these are the ends of the range. 32-bit integers and floats have no standard range, so the smallest and
+    the largest value in the picture are used.
     """
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0
@@ -163,7 +163,7 @@ def _value_range(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """The picture as RGB, transparent pixels on white."""
+    """Convert the picture to RGB, with transparent pixels on white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")

@@ -1,8 +1,8 @@
-"""Pairs of vectors that are near each other, found by clusters instead of comparing all pairs.
+"""Finds all pairs of vectors that are near each other, without comparing every pair.
 
-faiss clusters the vectors by k-means, as SemDeDup does. Two near vectors lie in one cluster, or both close to the
-border of two; how close follows from their distance. So every near pair is found wherever the centres are, and an
-increment, which moves the centres, never changes which pairs are found.
+faiss clusters the vectors by k-means, as SemDeDup does. Two near vectors are either in one cluster, or both close to
+the border between two clusters. Their distance gives a bound on how close they are to that border. So all near pairs
+are found, wherever the cluster centres are. New vectors move the centres, but never change which pairs are found.
 """
 
 import math
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 CENTRES = 2.0  # times the square root of the number of vectors
-VECTORS_PER_CENTRE = 64  # that k-means learns from
+VECTORS_PER_CENTRE = 64  # the most vectors per centre that k-means is trained on
 ITERATIONS = 8
-TOLERANCE = 1e-3  # of matrix products, whose last digits depend on their shapes; each candidate is confirmed exactly
+TOLERANCE = 1e-3  # for matrix products, whose last digits depend on their shapes; candidates are confirmed exactly
 MIN_CENTRE_DISTANCE = 1e-2  # closer centres are treated as this far apart: rounding would hide their border
 
 
@@ -24,7 +24,7 @@ def near_vector_pairs(vectors: np.ndarray, distance: float) -> np.ndarray:
         vectors: n × size, each of length 1.
 
     Returns:
-        Row numbers of the pairs, pairs × 2, the smaller number first; sorted.
+        The row numbers of the pairs (pairs × 2), sorted. In each pair, the smaller number is first.
     """
     candidates = [np.empty((0, 2), np.int64)]
     if not len(vectors):
@@ -46,7 +46,7 @@ def near_vector_pairs(vectors: np.ndarray, distance: float) -> np.ndarray:
 
 
 def _cluster(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster vectors by k-means. Returns the centres, and the number of the nearest centre of each vector."""
+    """Cluster vectors by k-means. Returns the centres, and for each vector the number of its nearest centre."""
     import faiss
 
     count, size = vectors.shape
@@ -66,13 +66,13 @@ def _cluster(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _candidates(
     clusters: list[np.ndarray], centres: np.ndarray, reach: float
 ) -> Iterator[tuple[int, np.ndarray, int, np.ndarray]]:
-    """Yield candidate rows of one cluster and of another, or of the same one.
+    """Yield two clusters, or the same cluster twice, each with those of its rows that may be near rows of the other.
 
-    Two vectors at a Euclidean distance of at most `reach` are both among the candidates of one pair of clusters.
+    For any two vectors at a Euclidean distance of at most `reach`, one yielded pair of clusters contains both.
     """
     squares = (centres**2).sum(1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * centres @ centres.T, MIN_CENTRE_DISTANCE**2))
-    # The distance from the border between two clusters to the row of the first that is nearest to it.
+    # For two clusters a and b: the distance from the border between them to the nearest row of a.
     border = np.full(apart.shape, np.inf, np.float32)
     for number, cluster in enumerate(clusters):
         if len(cluster):

@@ -1,11 +1,11 @@
-"""A contact sheet: several pictures with their captions as one picture."""
+"""Draws a contact sheet: one picture that shows several pictures with their captions."""
 
 import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-CELL = 128  # pixels; smaller pictures are enlarged to it
+CELL = 128  # pixels; smaller pictures are enlarged to this size
 GAP, LINE, INK = 8, 15, "#222222"
 
 

@@ -1,7 +1,7 @@
-"""Sets of known hashes: cryptographic ones for exact lookup, perceptual ones for lookup within a distance.
+"""Sets of known hashes: cryptographic hashes for exact lookup, and perceptual hashes for lookup within a distance.
 
-A set takes the bytes of its hashes and no more (32 MB per million of SHA-256). A lookup takes microseconds; in a
-perceptual set about a millisecond per million hashes.
+In memory, a set is as large as its hashes: 32 MB for a million SHA-256 hashes. An exact lookup takes microseconds. A
+lookup in a perceptual set takes about a millisecond per million hashes.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class DigestSet:
 
     Args:
         width: Bytes per hash.
-        packed: All hashes one after the other. The buffer is kept, and sorted in place.
+        packed: All hashes, concatenated. The set keeps this buffer, and sorts it in place.
     """
 
     def __init__(self, width: int, packed: bytearray) -> None:
@@ -25,7 +25,7 @@ class DigestSet:
 
     @classmethod
     def from_hex(cls, width: int, hexes: Iterable[str]) -> "DigestSet":
-        """The set of hashes that are written in hex."""
+        """Make a set from hashes that are written in hex."""
         return cls(width, bytearray.fromhex("".join(hexes)))
 
     def __len__(self) -> int:
@@ -38,10 +38,10 @@ class DigestSet:
 
 
 class PerceptualHashSet:
-    """A set of 64-bit perceptual hashes. `hash in hashes` is true if one differs in at most `distance` bits.
+    """A set of 64-bit perceptual hashes. `hash in hashes` is true if one differs from it in at most `distance` bits.
 
     Args:
-        packed: All hashes one after the other, big-endian.
+        packed: All hashes, concatenated, big-endian.
     """
 
     def __init__(self, packed: bytes | bytearray, distance: int) -> None:
@@ -50,7 +50,7 @@ class PerceptualHashSet:
 
     @classmethod
     def from_hex(cls, hexes: Iterable[str], distance: int) -> "PerceptualHashSet":
-        """The set of hashes that are written in hex, 16 digits each."""
+        """Make a set from hashes that are written in hex, with 16 digits each."""
         return cls(bytes.fromhex("".join(hexes)), distance)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Open a fetched picture without decoding it, and refuse what its header and structure show to be harmful or broken."""
+"""Opens a fetched picture without decoding it, and refuses one whose header or structure is harmful or broken."""
 
 import io
 import warnings
@@ -6,17 +6,17 @@ import warnings
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-MAX_SCANS = 100  # of a JPEG: each is decoded over the whole picture, and ten are usual
+MAX_SCANS = 100  # scans of a JPEG: each is decoded over the whole picture, and ten are usual
 
-# Pixels are counted here, against the settings. Pillow warns at another number.
+# This module compares the number of pixels with the limit in the settings. Pillow would warn at another number.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module="PIL")
-# The C library keeps freed blocks of Pillow's default 16 MB, hundreds of MB in all; larger blocks it returns.
+# The C library keeps freed blocks of 16 MB, Pillow's default, hundreds of MB in all. It returns larger blocks.
 Image.core.set_block_size(64 << 20)
 
 
 class PictureError(Exception):
-    """A body that can't become a picture.
+    """Raised for a fetched body that can't be made into a picture.
 
     Args:
         status: not_an_image, broken_image or too_many_pixels.
@@ -32,10 +32,10 @@ class PictureError(Exception):
 
 
 def open_picture(body: bytes, max_pixels: int) -> Image.Image:
-    """Open a picture: its header is read and no pixel is decoded.
+    """Open a picture: read its header, but decode no pixels.
 
     Args:
-        max_pixels: The most pixels; those of a 16-bit PNG count twice.
+        max_pixels: The largest allowed number of pixels. Pixels of a 16-bit PNG count twice.
 
     Raises:
         PictureError: The body is not a picture, its header is broken, or it has too many pixels.
@@ -60,9 +60,9 @@ def open_picture(body: bytes, max_pixels: int) -> Image.Image:
 
 
 def check_structure(image: Image.Image, body: bytes) -> None:
-    """Check what the header does not show: the scans of a JPEG, and the lengths of a PNG's chunks.
+    """Check the number of scans in a JPEG and the lengths of a PNG's chunks, which the header does not show.
 
-    OpenCV allocates as much memory as a PNG chunk claims to have.
+    OpenCV would allocate as much memory as a PNG chunk claims to need.
 
     Raises:
         PictureError: A JPEG has more than MAX_SCANS scans, or a PNG chunk is longer than the body.
@@ -78,7 +78,10 @@ def check_structure(image: Image.Image, body: bytes) -> None:
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:
-    """The size in a WebP header, else 0, 0. Pillow's reader allocates memory for all pixels when it opens the file."""
+    """Return the size in a WebP header, or 0, 0 for other formats.
+
+    The size is needed before Pillow opens a WebP file, because opening it allocates memory for all pixels.
+    """
     if body[:4] != b"RIFF" or body[8:12] != b"WEBP" or len(body) < 30:
         return 0, 0
     if body[12:16] == b"VP8X":

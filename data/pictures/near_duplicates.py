@@ -1,9 +1,9 @@
-"""Near-duplicates without comparing all pairs: which rows are alike, and which of them are kept.
+"""Finds near-duplicates without comparing every pair of rows, and decides which of them are kept.
 
-Hashes and thumbnails are compared only if they share a key: for hashes a band of bits, of which one must be equal;
-for thumbnails the sides of fixed random planes on which they lie (SimHash). Vectors are compared by clusters
-(clusters.py). Whether two rows are found alike never depends on other rows, so an increment does not change earlier
-results. Of rows that are alike the first is kept; a row that is like a dropped row only is kept too.
+Hashes and thumbnails are compared only if they share a key. A key of a hash is one band of its bits. A key of a
+thumbnail says on which sides of fixed random planes it is (SimHash). Vectors are compared by clusters (clusters.py).
+Whether two rows are found to be alike never depends on other rows, so new rows do not change earlier results. Of two
+rows that are alike, the first is kept. A row that is alike only to dropped rows is kept too.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,20 +12,20 @@ from itertools import pairwise
 
 import numpy as np
 
-# Mean difference of thumbnails in grey levels up to which re-encodings and slight crops of a picture stay.
+# Re-encodings and slight crops of a picture stay within this mean difference between thumbnails, in grey levels.
 THUMBNAIL_DISTANCE = 3.7
 BANDS, BITS = 32, 24  # planes of SimHash; at an angle of 0.2 radians 99.9 % share a band (docs/log.md)
 CHUNK = 1 << 16  # pairs compared at once
 
-Pairs = np.ndarray  # n × 2 row numbers, the smaller first
-PairTest = Callable[[np.ndarray, np.ndarray], np.ndarray]  # row numbers of two lists → whether each two are alike
+Pairs = np.ndarray  # n × 2 row numbers, the smaller one first
+PairTest = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two lists of rows → for each two of them, are they alike?
 PairFinder = Callable[[np.ndarray], Pairs]  # values → the pairs of rows that are alike
 
 
 def find_leaders(values: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
-    """Find for each row its leader: the first kept row that is like it, or -1 if the row itself is kept.
+    """Find the leader of each row: the first kept row that it is alike to, or -1 if the row itself is kept.
 
-    Equal values are passed to `find_pairs` once: a placeholder picture that occurs a million times costs nothing.
+    Equal values are passed to `find_pairs` only once, so a placeholder picture that occurs a million times is cheap.
     """
     _, first, inverse = _unique_rows(values)
     order = np.argsort(first)
@@ -38,7 +38,7 @@ def find_leaders(values: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
 
 
 def near_known(values: np.ndarray, known: np.ndarray, find_pairs: PairFinder) -> np.ndarray:
-    """Whether each row is like any of the known values: an array of bool."""
+    """Return an array of bool: for each row, whether it is alike to any of the known values."""
     _, first, inverse = _unique_rows(values)
     pairs = find_pairs(np.concatenate([known, values[first]]))
     across = pairs[(pairs[:, 0] < len(known)) & (pairs[:, 1] >= len(known))]
@@ -48,14 +48,17 @@ def near_known(values: np.ndarray, known: np.ndarray, find_pairs: PairFinder) ->
 
 
 def _unique_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """numpy's `unique` over rows: the distinct rows, the first number of each, and of each row which of them it is."""
+    """Apply numpy's `unique` to rows.
+
+    Returns the distinct rows, the number of the first row equal to each, and each row's index among the distinct rows.
+    """
     packed = np.ascontiguousarray(values.reshape(len(values), -1))
     keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
     return np.unique(keys, return_index=True, return_inverse=True)
 
 
 def leaders_of_pairs(count: int, pairs: Pairs) -> np.ndarray:
-    """Find for each of `count` rows the first kept row that is paired with it, or -1 if the row itself is kept."""
+    """Find, for each of `count` rows, the first kept row that is paired with it, or -1 if the row itself is kept."""
     leaders = np.full(count, -1, np.int64)
     order = np.lexsort((pairs[:, 0], pairs[:, 1]))
     for earlier, later in pairs[order].tolist():
@@ -67,7 +70,7 @@ def leaders_of_pairs(count: int, pairs: Pairs) -> np.ndarray:
 def near_hash_pairs(hashes: np.ndarray, distance: int) -> Pairs:
     """Find all pairs of 64-bit hashes that differ in at most `distance` bits.
 
-    The bits are split into `distance` + 1 bands; two such hashes agree in at least one of them.
+    The bits are split into `distance` + 1 bands, so that two such hashes have at least one equal band.
     """
     hashes = hashes.astype(np.uint64)
     edges = np.linspace(0, 64, distance + 2).round().astype(int)
@@ -90,7 +93,10 @@ def near_thumbnail_pairs(thumbnails: np.ndarray, distance: float) -> Pairs:
 
 
 def _simhash(vectors: np.ndarray) -> list[np.ndarray]:
-    """One key per band for each vector: on which sides of the band's planes it lies. Only its direction matters."""
+    """Return one array of keys per band. A vector's key says on which side of each of the band's planes it is.
+
+    Only the direction of a vector matters, not its length.
+    """
     weights = 1 << np.arange(BITS, dtype=np.int64)
     return [(vectors @ planes > 0) @ weights for planes in _planes(vectors.shape[1])]
 
@@ -102,7 +108,7 @@ def _planes(size: int) -> list[np.ndarray]:
 
 
 def _confirmed_pairs(keys: list[np.ndarray], are_near: PairTest) -> Pairs:
-    """The pairs of rows that share one of their keys and pass the test, each once, sorted."""
+    """Return the pairs of rows that share at least one key and pass the test. Each pair occurs once; sorted."""
     confirmed = [np.empty((0, 2), np.int64)]
     for key in keys:
         for pairs in _pairs_of_equal_keys(key):
@@ -113,7 +119,7 @@ def _confirmed_pairs(keys: list[np.ndarray], are_near: PairTest) -> Pairs:
 
 
 def _pairs_of_equal_keys(key: np.ndarray) -> Iterator[Pairs]:
-    """Yield every pair of rows with the same key: first neighbours in sorted order, then rows two apart, and so on."""
+    """Yield all pairs of rows with the same key: first neighbours in sorted order, then rows two apart, and so on."""
     order = np.argsort(key, kind="stable")
     ordered = key[order]
     step, places = 1, np.flatnonzero(ordered[1:] == ordered[:-1])

@@ -1,9 +1,9 @@
-"""Turn a fetched body into the picture that is stored: upright, 8 bits per channel, resized by img2dataset's resizer.
+"""Turns a fetched body into the picture that is stored: upright, 8 bits per channel, resized by img2dataset's resizer.
 
-The resizer gets most pictures as they are; they are decoded once, without the interpreter's lock. A JPEG of at least
-twice the wanted size is decoded at a fraction of it, in a third of the time. Pictures that the resizer would get wrong
-are converted first (bitmap.py). Pixels are counted from the header (header.py), and large pictures are decoded one at
-a time, so that memory is bounded.
+Most pictures go to the resizer as fetched. It decodes them once and releases the interpreter's lock. A JPEG of at least
+twice the wanted size is decoded at reduced size, in a third of the time. Pictures that the resizer would handle wrongly
+are converted first (bitmap.py). To bound memory, pixels are counted from the header (header.py), and large pictures are
+decoded one at a time.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class PictureSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A stored picture, and what it was made from. The original size is that of the upright original."""
+    """A stored picture, with the size and hash of its original. The original size is that of the upright original."""
 
     bytes: bytes
     format: str
@@ -59,7 +59,7 @@ class Picture:
     original_width: int
     original_height: int
     original_bytes: int
-    sha256: str  # of the body as fetched
+    sha256: str  # hash of the body as fetched
 
 
 def prepare(body: bytes, settings: PictureSettings) -> Picture:
@@ -115,7 +115,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _check_enlarged_size(width: int, height: int, settings: PictureSettings) -> None:
-    """Refuse a thin picture that would have too many pixels once its smaller side is enlarged."""
+    """Refuse a narrow picture that would have too many pixels after its smaller side is enlarged."""
     if settings.resize_mode in ("keep_ratio", "center_crop") and not settings.resize_only_if_bigger:
         scale = settings.image_size / min(width, height)
         if width * height * scale**2 > settings.max_pixels:
@@ -123,7 +123,7 @@ def _check_enlarged_size(width: int, height: int, settings: PictureSettings) -> 
 
 
 def _jpeg_divisor(image: Image.Image, settings: PictureSettings) -> int:
-    """The largest divisor by which a JPEG can be decoded and is still at least the wanted size; 0 if there is none."""
+    """Return the largest divisor by which a JPEG can be reduced and not be smaller than wanted. 0 if there is none."""
     if settings.resize_mode == "no" or image.format not in ("JPEG", "MPO") or image.mode != "RGB":
         return 0
     by_smaller_side = settings.resize_mode in ("keep_ratio", "center_crop")
@@ -139,7 +139,7 @@ def _resizer(size: int, mode: str, only_if_bigger: bool, encode_format: str, qua
 
 @lru_cache(maxsize=1)
 def _resizer_module() -> Any:
-    """Load img2dataset's resizer alone: its package imports wandb and pandas, seconds at the start of every worker."""
+    """Load only img2dataset's resizer. Its package imports wandb and pandas, which takes seconds in each worker."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     package = importlib.util.find_spec("img2dataset")
     if package is None or not package.submodule_search_locations:
@@ -150,6 +150,6 @@ def _resizer_module() -> Any:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # It redirects the process's stdout and stderr to /dev/null for each picture; with threads they would stay there.
+    # The resizer redirects stdout and stderr to /dev/null for each picture. With threads, they would stay there.
     module.SuppressStdoutStderr = nullcontext  # type: ignore[attr-defined]
     return module

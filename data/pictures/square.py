@@ -1,4 +1,4 @@
-"""Make pictures square and of one size, by cropping or padding."""
+"""Makes pictures square and resizes them to the same size, by cropping or padding."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -17,9 +17,9 @@ def square(picture: "Tensor", side: int, fit: Fit) -> "Tensor":  # 3 h w, uint8
     Args:
         picture: 3 × height × width, uint8.
         side: The side of the result in pixels.
-        fit: `crop` keeps the middle, and may cut off what the caption describes; `pad` repeats the pixels at the edge.
+        fit: `crop` keeps the middle, so it may cut off things in the caption. `pad` repeats the pixels at the edge.
     """
-    import torch  # here: configurations need only `Fit`, and torch takes seconds to load
+    import torch  # imported here, because configurations need only `Fit` and torch takes seconds to load
 
     if picture.shape[1:] == (side, side):  # such as the resized copies of a dataset
         return picture.contiguous()

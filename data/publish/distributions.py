@@ -1,10 +1,10 @@
-"""Distributions of numeric columns in named groups of rows: quantiles, histograms, Kolmogorov-Smirnov distance.
+"""Computes distributions of numeric columns in groups of rows: quantiles, histograms, Kolmogorov-Smirnov distance.
 
-DuckDB counts each value, rounded to five significant digits, per group and column, in a temporary file. Every statistic
-is computed from these counts. No row reaches Python, so memory depends on the number of distinct rounded values of one
-column, not on the number of rows.
+DuckDB counts how often each value occurs in each group, with values rounded to five significant digits. The counts are
+in a temporary file, and every statistic is computed from them. No row reaches Python, so memory depends on the number
+of distinct rounded values in one column, not on the number of rows.
 
-A group ("part" in SQL) is for example `kept`, `dropped` or `before`. A column is called a fact, as in recipes.
+A group is called a part; examples are `kept`, `dropped` and `before`. A column is called a fact, as in recipes.
 """
 
 import math
@@ -22,16 +22,16 @@ from data.lake.sql import quote_name, quote_text
 
 BINS = 40
 CENTRAL_QUANTILES = (0.01, 0.99)
-OUTLIER_SPANS = 2.0  # spans between the central quantiles; values farther out than this share the outermost bin
-MEMORY_LIMIT = "2GB"  # DuckDB spills to its file beyond it
+OUTLIER_SPANS = 2.0  # in spans between the central quantiles; values farther out are counted in the outermost bin
+MEMORY_LIMIT = "2GB"  # beyond this limit, DuckDB spills to its file
 MERGE_AFTER = 5_000_000  # rows added to the counts before duplicates of a value are merged
-# Five digits are enough to tell scores apart, and they bound the number of distinct values.
+# Five digits are enough to distinguish scores, and they bound the number of distinct values.
 ROUNDED = "CASE WHEN value = 0 THEN 0 WHEN isfinite(value) THEN round(value, 4 - floor(log10(abs(value)))::INTEGER) END"
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts per bin for each part. The outermost bins also hold the values beyond their outer edge."""
+    """Counts per bin for each part. The outermost bins also count the values beyond their outer edge."""
 
     edges: list[float]  # one more than there are bins
     counts: dict[str, list[int]]  # part → count of each bin
@@ -41,7 +41,7 @@ class Histogram:
 
 
 class Distributions:
-    """Value counts of some facts, per part. Use it as a context manager: closing it deletes the temporary file.
+    """Counts of the values of some facts, per part. Use it as a context manager, which deletes the temporary file.
 
     Example:
         >>> with Distributions(["width"]) as distributions:
@@ -70,8 +70,8 @@ class Distributions:
 
         Args:
             sql: a query whose rows have `part` and the columns `facts`.
-            facts: columns to count; those that this object was not made for are ignored.
-            tables: Arrow tables and datasets that the query names.
+            facts: columns to count. Columns that this object was not made for are ignored.
+            tables: Arrow tables and datasets, keyed by their names in the query.
         """
         columns = [fact for fact in self.facts if fact in set(facts)]
         if not columns:
@@ -92,15 +92,15 @@ class Distributions:
             self._merge()
 
     def known_count(self, fact: str, part: str) -> int:
-        """The number of rows of a part in which the fact has a finite value."""
+        """Return the number of rows of a part in which the fact has a finite value."""
         return int(self._value_counts(fact).of_part(part).sum())
 
     def unknown_count(self, fact: str, part: str) -> int:
-        """The number of rows of a part in which the fact is null or not finite."""
+        """Return the number of rows of a part in which the fact is null or not finite."""
         return self._value_counts(fact).unknown.get(part, 0)
 
     def quantiles(self, fact: str, part: str, shares: Sequence[float]) -> list[float]:
-        """For each share, the smallest value below or at which this share of the known values lies.
+        """Return a quantile for each share: the smallest value that at least this share of known values don't exceed.
 
         Returns:
             One value for each share, or an empty list if no value is known.
@@ -110,7 +110,9 @@ class Distributions:
         return _quantiles(counts.values, times, shares) if times.any() else []
 
     def ks_distance(self, fact: str, first: str, second: str) -> float | None:
-        """The Kolmogorov-Smirnov distance of two parts: the largest gap between their cumulative distributions.
+        """Return the Kolmogorov-Smirnov distance between two parts.
+
+        This is the largest difference between their cumulative distributions.
 
         Returns:
             A number from 0 (equal) to 1, or None if one of the parts has no known value.
@@ -123,7 +125,7 @@ class Distributions:
         return round(float(np.abs(first_shares - second_shares).max()), 6)
 
     def histogram(self, fact: str, parts: Sequence[str], bins: int = BINS) -> Histogram | None:
-        """Bins of equal width over the range of all parts without its outliers; None if no value is known."""
+        """Return a histogram of equal bins over the range of all parts without outliers. None if no value is known."""
         counts = self._value_counts(fact)
         times = sum((counts.of_part(part) for part in parts), np.zeros(len(counts.values), np.int64))
         values, times = counts.values[times > 0], times[times > 0]
@@ -174,19 +176,19 @@ class Distributions:
 
 @dataclass(frozen=True)
 class _ValueCounts:
-    """The distinct values of one fact, ascending, and how often each occurs in each part."""
+    """The distinct values of one fact in ascending order, with the count of each value in each part."""
 
     values: np.ndarray
     times: dict[str, np.ndarray]  # part → count of each value
     unknown: dict[str, int]  # part → rows without a finite value
 
     def of_part(self, part: str) -> np.ndarray:
-        """The count of each value in a part."""
+        """Return the count of each value in a part."""
         return self.times.get(part, np.zeros(len(self.values), np.int64))
 
 
 def _range_without_outliers(values: np.ndarray, times: np.ndarray) -> tuple[float, float]:
-    """The range of the values, cut where it reaches beyond OUTLIER_SPANS on a side."""
+    """Return the range of the values, limited on each side to OUTLIER_SPANS."""
     left, right = _quantiles(values, times, CENTRAL_QUANTILES)
     low, high = float(values[0]), float(values[-1])
     reach = OUTLIER_SPANS * (right - left) or high - low
@@ -194,7 +196,7 @@ def _range_without_outliers(values: np.ndarray, times: np.ndarray) -> tuple[floa
 
 
 def _quantiles(values: np.ndarray, times: np.ndarray, shares: Sequence[float]) -> list[float]:
-    """Quantiles of ascending values, given how often each occurs; at least one must occur."""
+    """Return quantiles of ascending values, given the count of each value. At least one count must be above 0."""
     cumulative = np.cumsum(times)
     ranks = [max(1, math.ceil(share * int(cumulative[-1]))) for share in shares]
     return [float(value) for value in values[np.searchsorted(cumulative, ranks)]]

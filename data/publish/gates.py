@@ -1,6 +1,6 @@
 """Gates: conditions that the selected rows must meet before they are published as a version.
 
-A closed gate stops the version and nothing else. Fetched pictures and scores stay in the lake, and the version before
+A closed gate only prevents the new version. Fetched pictures and scores stay in the lake, and the previous version
 stays current.
 """
 
@@ -28,7 +28,7 @@ class Rows(_GateSettings):
 
 
 class KeptShare(_GateSettings):
-    """Bounds for the share of kept pairs. Pairs that could not be fetched do not count: the recipe is not the cause."""
+    """Bounds for the share of kept pairs. Pairs without a picture do not count, as the recipe is not the cause."""
 
     min: float = Field(0.0, ge=0, le=1, description="smallest kept share of the pairs with a picture")
     max: float = Field(1.0, ge=0, le=1, description="largest kept share of the pairs with a picture")
@@ -61,7 +61,7 @@ def pass_gates(lake: Lake, gates: Gates, publish: Publish) -> None:
     """Check the rows that would be published now.
 
     Raises:
-        GateClosed: a gate is closed; the message names every failed check with its figure and its bound.
+        GateClosed: a gate is closed. The message names every failed check with its number and its bound.
     """
     before = newest_version(lake, publish.dataset)
     failures = list(_failures(lake, gates, publish, before))
@@ -93,7 +93,7 @@ def _failures(lake: Lake, gates: Gates, publish: Publish, before: Version | None
 
 
 def _count_kept(lake: Lake, dataset: str) -> tuple[int, int]:
-    """The number of pairs that are kept, and of those that have a picture."""
+    """Return the number of kept pairs, and the number of pairs with a picture."""
     row = query(
         "SELECT count(*) FILTER (kept) AS kept, "
         f"count(*) FILTER (kept OR NOT starts_with(reasons[1], '{NOT_FETCHED}')) AS pictures FROM verdicts",
@@ -116,7 +116,10 @@ def _drift_failures(lake: Lake, bound: float, publish: Publish, before: Version)
 
 
 def _count_nulls(lake: Lake, publish: Publish, columns: tuple[str, ...] | None) -> dict[str, int]:
-    """Nulls in each of some columns of the selected rows, or in all but the picture, which is never null."""
+    """Count nulls in each given column of the selected rows.
+
+    Without given columns, all columns are counted except for the picture, which is never null.
+    """
     nulls: dict[str, int] = {}
     for bucket in lake.buckets:
         rows = publish.selected_rows(bucket)

@@ -1,12 +1,12 @@
-"""A dataset's columns in Hugging Face's terms: for the metadata of Parquet files and the front matter of a card."""
+"""Describes a dataset's columns as Hugging Face features, in the metadata of Parquet files and in a dataset card."""
 
 import json
 from typing import Any
 
 import pyarrow as pa
 
-HF_DTYPES = {"float": "float32", "double": "float64", "halffloat": "float16"}  # where Arrow's name differs
-METADATA_KEY = b"imagen"  # of our own entry in a Parquet file's schema metadata, beside Hugging Face's
+HF_DTYPES = {"float": "float32", "double": "float64", "halffloat": "float16"}  # types that Arrow names differently
+METADATA_KEY = b"imagen"  # key of our own entry in a Parquet file's schema metadata, next to Hugging Face's entry
 SIZE_CATEGORIES = (
     "n<1K",
     "1K<n<10K",
@@ -21,27 +21,27 @@ SIZE_CATEGORIES = (
 
 
 def picture_columns(schema: pa.Schema) -> list[str]:
-    """The columns that hold pictures: `image` and its smaller copies."""
+    """Return the columns that contain pictures: `image` and its smaller copies."""
     return [field.name for field in schema if pa.types.is_struct(field.type)]
 
 
 def hf_metadata(schema: pa.Schema) -> dict[str, str]:
-    """Parquet schema metadata that makes the `datasets` library decode pictures instead of returning structs."""
+    """Return Parquet schema metadata that makes the `datasets` library decode pictures instead of returning structs."""
     return {"huggingface": json.dumps({"info": {"features": hf_features(schema)}})}
 
 
 def hf_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """Column name → feature, in the form of `datasets.Features.to_dict()`."""
+    """Return the feature of each column, in the form of `datasets.Features.to_dict()`."""
     return {field.name: _feature(field) for field in schema}
 
 
 def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
-    """The features in the shorter form that a dataset card's front matter has."""
+    """Return the features in the shorter form that is used in a dataset card's front matter."""
     return [{"name": name, **_card_feature(feature)} for name, feature in hf_features(schema).items()]
 
 
 def size_category(rows: int) -> str:
-    """The Hub's size category for a number of rows.
+    """Return the Hub's size category for a number of rows.
 
     Example:
         >>> size_category(2_500)

@@ -1,7 +1,7 @@
-"""Publish kept pairs as a dataset version: a version of the table `datasets/<name>`, ready for training.
+"""Publishes kept pairs as a dataset version: a version of the table `datasets/<name>`, ready for training.
 
-Publishing is incremental: a file is written again only if one of its rows was removed or changed, and unchanged rows
-cost nothing. It is atomic: one commit makes the version, and the commit's metadata holds its lineage.
+Publishing is incremental: a file is written again only if one of its rows was removed or changed. It is atomic: one
+commit makes the version, and the commit's metadata contains its lineage.
 """
 
 import json
@@ -32,7 +32,7 @@ SAMPLE = [  # the columns that every dataset has
     pa.field("height", pa.int32()),
     pa.field("sha256", pa.string()),
 ]
-MAX_EMBEDDING_BYTES = 1 << 29  # joined into one file: T5-XXL embeddings are far larger than the pictures
+MAX_EMBEDDING_BYTES = 1 << 29  # bytes of embeddings in one file: T5-XXL embeddings are far larger than the pictures
 
 
 class EmbeddingSource(NamedTuple):
@@ -40,12 +40,12 @@ class EmbeddingSource(NamedTuple):
 
     table: str
     dtype: str
-    text_column: str = "caption"  # whose texts are embedded
+    text_column: str = "caption"  # the column of texts that are embedded
 
 
 @dataclass
 class Publication:
-    """A planned version: which files of the current version to remove, which rows to write, and the row counts."""
+    """A planned version: the files of the current version to remove, the rows to write, and the row counts."""
 
     table: Table
     shards: list[Shard] = field(default_factory=list)  # rows to write
@@ -69,7 +69,7 @@ class Publish:
     dataset: str
     scores: Mapping[str, Scorer]  # name in the recipe → scorer whose facts become columns
     embeddings: Mapping[str, EmbeddingSource] = field(default_factory=dict)  # encoder's name in the recipe → table
-    sizes: tuple[PictureSettings, ...] = ()  # of smaller copies of the pictures
+    sizes: tuple[PictureSettings, ...] = ()  # settings of smaller copies of the pictures
     name: str = "publish"
 
     @property
@@ -79,27 +79,30 @@ class Publish:
 
     @property
     def score_columns(self) -> list[str]:
-        """The columns <score>_<fact> of all scores."""
+        """The columns <score>_<fact> of all scores. A fact is a column that a scorer computes."""
         return [f"{name}_{fact}" for name, scorer in self.scores.items() for fact in scorer.facts]
 
     @property
     def numeric_columns(self) -> list[str]:
-        """The score columns that hold numbers."""
+        """The score columns that contain numbers."""
         return [f.name for f in self.schema() if f.name in self.score_columns and not pa.types.is_string(f.type)]
 
     @property
     def copy_columns(self) -> dict[str, PictureSettings]:
-        """The columns of smaller copies of the pictures, each with its settings."""
+        """The columns with smaller copies of the pictures, each with its settings."""
         return {f"image_{settings.image_size}": settings for settings in self.sizes}
 
     @property
     def compared_columns(self) -> list[str]:
-        """The columns whose values decide whether a published row has changed."""
+        """The columns that are compared to find out whether a published row has changed."""
         return ["sha256", *self.score_columns]
 
     @property
     def derived_content(self) -> dict[str, Any]:
-        """What determines embedding and copy columns; a commit records it, so that the next build can compare."""
+        """The tables and settings that determine the columns of embeddings and of smaller copies.
+
+        Each commit records them, so that the next build can compare them with its own.
+        """
         copies = {name: settings.model_dump(mode="json") for name, settings in self.copy_columns.items()}
         tables = {name: source.table for name, source in self.embeddings.items()}
         texts = {name: source.text_column for name, source in self.embeddings.items()}
@@ -108,7 +111,7 @@ class Publish:
         return content | ({"texts": other_texts} if other_texts else {})
 
     def schema(self) -> pa.Schema:
-        """The schema of the dataset's files: sample, smaller copies, scores, then embeddings with their lengths."""
+        """Return the schema of the dataset's files: SAMPLE, smaller copies, scores, embeddings and their lengths."""
         scored = [
             scorer.columns.field(fact).with_name(f"{name}_{fact}")
             for name, scorer in self.scores.items()
@@ -123,7 +126,7 @@ class Publish:
         """Compare the selected rows with the current version. Makes the dataset's table if it does not exist.
 
         Args:
-            shard_rows: rows of a written file, at most; fewer where embeddings are large.
+            shard_rows: the most rows in a written file. Files have fewer rows if embeddings are large.
         """
         table = self.lake.table_or_make(self.table, self.schema())
         publication, snapshot = Publication(table), self.lake.snapshot()
@@ -136,7 +139,10 @@ class Publish:
         return publication
 
     def selected_rows(self, bucket: int, lake: Lake | None = None) -> pa.Table:
-        """The kept pairs of a bucket with their scores, without the picture; `file` is the file of `images` with it."""
+        """Return the kept pairs of a bucket with their scores, but without pictures.
+
+        The column `file` names the file of `images` that contains the picture.
+        """
         lake = lake or self.lake
         columns = "".join(f", {n}.{c} AS {n}_{c}" for n, scorer in self.scores.items() for c in scorer.facts)
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = pairs.id" for name in self.scores)
@@ -151,7 +157,7 @@ class Publish:
         )
 
     def work(self, shard: Shard) -> ShardResult:
-        """Write one file of the dataset, in a worker: read the pictures, make copies, join embeddings."""
+        """Write one file of the dataset: read the pictures, make smaller copies, join embeddings. Runs in a worker."""
         pictures = list(read_pictures(self.lake, shard.rows))
         columns = {name: shard.rows[name] for name in shard.rows.column_names if name != "file"}
         columns["image"] = _picture_column(pictures)
@@ -171,7 +177,7 @@ class Publish:
         """Make the version in one commit.
 
         Returns:
-            The version's number, or None, with nothing changed, if another process published since the plan.
+            The version's number, or None if another process has published since the plan. Then nothing is changed.
         """
         files = [result.files[self.table] for result in written]
         counts = {name: getattr(publication, name) for name in ("kept", "added", "removed", "changed")}
@@ -180,11 +186,14 @@ class Publish:
         return None
 
     def _unchanged_condition(self, record: Mapping[str, Any]) -> str:
-        """SQL over `selected` and `published` that is true where a published row would be written the same again.
+        """Return a SQL condition over `selected` and `published`: a published row would be written again identically.
 
-        An encoder's vectors of a text never change. So an embedding column is unchanged if the version before, of
-        which `record` is the commit's record, joined it from the same table, and every row with a text has vectors.
-        Smaller copies are unchanged if their settings are.
+        An encoder's vectors for a text never change. So an embedding column is unchanged if the previous version took
+        it from the same table, and the row has vectors or no text. Smaller copies are unchanged if their settings are
+        unchanged.
+
+        Args:
+            record: the commit record of the previous version.
         """
         published_copies, copies = record.get("copies", {}), self.derived_content["copies"]
         if {name: published_copies.get(name) for name in copies} != copies:

@@ -1,4 +1,4 @@
-"""The published versions of a dataset, each with the record (counts and lineage) of the commit that made it."""
+"""Lists the published versions of a dataset. Each has the record (counts and lineage) of the commit that made it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any
 from data.errors import DatasetNotFound, DatasetVersionNotFound
 from data.lake.lake import Lake
 
-RECENT = 20  # commits to look through for the newest version; one of them made it, if there is a version
+RECENT = 20  # commits to search for the newest version; one of them made it, if there is a version
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,21 @@ class Version:
     """One published version of a dataset."""
 
     dataset: str
-    version: int  # of the table `datasets/<dataset>`
-    at: datetime  # when it was published, UTC
+    version: int  # version of the table `datasets/<dataset>`
+    at: datetime  # time of publication, UTC
     record: dict[str, Any]  # counts of rows, recipe and its hash, table versions read, code
 
 
 def datasets(lake: Lake) -> list[str]:
-    """The names of the lake's datasets."""
+    """List the names of the lake's datasets."""
     return [name.removeprefix("datasets/") for name in lake.table_names() if name.startswith("datasets/")]
 
 
 def newest_version(lake: Lake, dataset: str, below: int | None = None) -> Version | None:
-    """The newest version of a dataset, or the newest with a number below `below`; None if there is none."""
+    """Return the newest version of a dataset, or None if there is none.
+
+    With `below`, only versions with a smaller number count.
+    """
     table = lake.find(f"datasets/{dataset}")
     if table is None:
         return None
@@ -37,7 +40,7 @@ def newest_version(lake: Lake, dataset: str, below: int | None = None) -> Versio
 
 
 def versions(lake: Lake, dataset: str) -> list[Version]:
-    """Every version of a dataset, newest first; empty if its first build has not published yet.
+    """List all versions of a dataset, newest first. Empty if its first build has not published yet.
 
     Raises:
         DatasetNotFound: the lake has no dataset of this name.
@@ -49,7 +52,7 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
 
 
 def version_of(lake: Lake, dataset: str, number: int | None = None) -> Version:
-    """The version with a number, or the newest.
+    """Return the version with the given number, or the newest version if no number is given.
 
     Raises:
         DatasetNotFound: the lake has no dataset of this name.

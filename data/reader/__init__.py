@@ -1,7 +1,7 @@
-"""A dataset version as a torch dataset: deterministic order, ranks and workers, exact resume.
+"""Reads a dataset version as a torch dataset, in deterministic order, with several ranks and workers and exact resume.
 
-Not here: batches and tensors of a training (imagen/train). Start with `reader.py`.
-`from data.reader import Reader, merge_states` is the public face.
+Not here: the batches and tensors of training (imagen/train). Start with `reader.py`. Other packages import
+`from data.reader import Reader, merge_states`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""The order of an epoch's samples, and how its positions are shared among ranks and workers. Nothing here reads files.
+"""Defines the order of samples in an epoch, and divides its positions among ranks and workers. Reads no files.
 
-An epoch of n samples has the positions 0 to n - 1. Which sample is at a position depends only on the row counts of the
-files, the seed and the epoch; the number of ranks and workers does not matter. Positions that have still to be read
-are kept as a list of spans, which can be cut into contiguous shares of equal size and joined again.
+An epoch of n samples has the positions 0 to n - 1. The sample at a position depends only on the row counts of the
+files, the seed and the epoch, and not on the number of ranks and workers. Positions that have not been read yet are
+stored as a list of spans. Spans can be cut into contiguous shares of equal size, and joined again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-UNIT_ROWS = 128  # rows that are read together: a row group of a published file
+UNIT_ROWS = 128  # rows that are read together, the size of a row group in a published file
 IntArray = npt.NDArray[np.int64]
 Spans = list[tuple[int, int]]  # half-open ranges of positions, disjoint and ascending
 
@@ -20,38 +20,38 @@ Spans = list[tuple[int, int]]  # half-open ranges of positions, disjoint and asc
 class Unit(NamedTuple):
     """Neighbouring rows of one file that are read together."""
 
-    file: int  # its index among the files
-    first: int  # its first row
+    file: int  # index of the file
+    first: int  # first row
     rows: int
 
 
 class Piece(NamedTuple):
-    """Consecutive samples of one block: the units to read, and where among them each sample is."""
+    """Consecutive samples of one block: the units to read, and the position of each sample in these units."""
 
     units: list[Unit]
-    unit_indices: list[int]  # of each sample: the index of its unit in `units`
-    rows: list[int]  # of each sample: its row within its unit
+    unit_indices: list[int]  # for each sample, the index of its unit in `units`
+    rows: list[int]  # for each sample, its row within its unit
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of one epoch's samples: units are shuffled, then samples within blocks of about `mix` samples."""
+    """The order of one epoch's samples. Units are shuffled, and then samples in blocks of about `mix` samples."""
 
     units: IntArray  # units x (file, first row, rows)
     block_units: IntArray  # index of each block's first unit, then the number of units
     block_starts: IntArray  # first position of each block, then the number of positions
-    seeds: tuple[int, int] | None  # seed and epoch; None: samples stay in the order of the files
+    seeds: tuple[int, int] | None  # seed and epoch; None if samples stay in the order of the files
 
     @classmethod
     def of_epoch(cls, file_rows: Sequence[int], seed: int, epoch: int, shuffle: bool, mix: int) -> "Order":
-        """The order of an epoch.
+        """Make the order of an epoch.
 
         Args:
-            file_rows: the number of rows of each file.
-            seed: of the shuffle; together with `epoch` it decides the order.
+            file_rows: the number of rows in each file.
+            seed: the seed of the shuffle, which decides the order together with `epoch`.
             epoch: the epoch's number, from 0.
             shuffle: False keeps the order of the files and of their rows.
-            mix: samples of a block; blocks end with a unit, so they can be larger by less than one unit.
+            mix: samples per block. Blocks contain whole units, so they can be larger by less than one unit.
         """
         units = _split_into_units(np.asarray(file_rows, np.int64))
         if shuffle:
@@ -66,7 +66,7 @@ class Order:
         return int(self.block_starts[-1])
 
     def pieces(self, spans: Spans) -> Iterator[Piece]:
-        """The samples at the positions of some spans, in order; each piece lies within one block."""
+        """Yield the samples at the positions in some spans, in order. Each piece is within one block."""
         for start, stop in spans:
             block = int(np.searchsorted(self.block_starts, start, "right")) - 1
             while start < stop:
@@ -75,7 +75,7 @@ class Order:
                 start, block = block_end, block + 1
 
     def _piece(self, block: int, start: int, stop: int) -> Piece:
-        """The samples from `start` to `stop`, counted within a block."""
+        """Return the samples from `start` to `stop` of a block, counted from the start of the block."""
         units = self.units[self.block_units[block] : self.block_units[block + 1]]
         offsets = np.concatenate([[0], np.cumsum(units[:, 2])])
         order = np.arange(offsets[-1]) if self.seeds is None else _permutation(offsets[-1], *self.seeds, block + 1)
@@ -87,12 +87,12 @@ class Order:
 
 
 def count_positions(spans: Spans) -> int:
-    """The number of positions in some spans."""
+    """Return the number of positions in some spans."""
     return sum(stop - start for start, stop in spans)
 
 
 def slice_spans(spans: Spans, start: int, stop: int) -> Spans:
-    """The positions with index `start` to `stop` (excluded) among all positions of the spans.
+    """Return the positions with index `start` to `stop` (excluded) among all positions in the spans.
 
     Example:
         >>> slice_spans([(0, 3), (10, 20)], 2, 5)
@@ -108,10 +108,10 @@ def slice_spans(spans: Spans, start: int, stop: int) -> Spans:
 
 
 def share_of_spans(spans: Spans, part: int, parts: int, drop_remainder: bool = False) -> Spans:
-    """Share number `part` when the positions are split into `parts` contiguous shares, as equal as possible.
+    """Split the positions into `parts` contiguous shares of nearly equal size, and return share number `part`.
 
-    Shares are disjoint, together have every position, and differ in size by at most one. With `drop_remainder` they
-    have the same size, and the last positions, fewer than `parts`, are in none of them.
+    Shares are disjoint, together contain every position, and differ in size by at most one. With `drop_remainder`, all
+    shares have the same size. Then the last positions, fewer than `parts`, are in none of them.
     """
     total = count_positions(spans)
     total -= total % parts if drop_remainder else 0
@@ -119,7 +119,7 @@ def share_of_spans(spans: Spans, part: int, parts: int, drop_remainder: bool = F
 
 
 def join_spans(shares: Iterable[Spans]) -> Spans:
-    """All positions of several shares, as few spans as possible.
+    """Join several shares into as few spans as possible.
 
     Raises:
         ValueError: a position is in two shares.
@@ -135,7 +135,7 @@ def join_spans(shares: Iterable[Spans]) -> Spans:
 
 
 def _split_into_units(file_rows: IntArray) -> IntArray:
-    """Split each file's rows into units of UNIT_ROWS; a file's last unit may be shorter.
+    """Split each file's rows into units of UNIT_ROWS. The last unit of a file may be shorter.
 
     Returns:
         units x (file, first row, rows)
@@ -147,5 +147,8 @@ def _split_into_units(file_rows: IntArray) -> IntArray:
 
 
 def _permutation(n: int, seed: int, epoch: int, stream: int) -> IntArray:
-    """A permutation by numpy's legacy generator, whose streams are frozen: checkpoints outlive numpy versions."""
+    """Return a permutation from numpy's legacy generator. This generator is the same in all versions of numpy.
+
+    So a checkpoint can be used with a later version.
+    """
     return np.random.RandomState([seed, epoch, stream]).permutation(int(n)).astype(np.int64)

@@ -1,10 +1,11 @@
-"""A dataset version as a torch dataset: each sample of an epoch once over all ranks and workers, resumable anywhere.
+"""Reads a dataset version as a torch dataset, which can be resumed at any sample.
 
-The version, the seed and the epoch decide the order (`data/reader/order.py`). Each rank, and each of its workers, reads
-an equal, contiguous share. A state holds the positions that a worker has still to read. A `StatefulDataLoader` keeps
-its workers' states; `merge_states` merges those of all ranks, so that another number of ranks and workers can go on.
+In an epoch, all ranks and workers together read each sample once. The version, the seed and the epoch decide the order
+(`data/reader/order.py`). Each rank, and each of its workers, reads an equal, contiguous share. A state contains the
+positions that a worker has not read yet. A `StatefulDataLoader` saves the states of its workers. `merge_states` merges
+the states of all ranks, so that a different number of ranks and workers can resume.
 
-A worker holds at most two blocks of `mix` samples, encoded as they are stored; one of them is being read ahead.
+A worker has at most two blocks of `mix` samples in memory, still encoded. One of the blocks is being read ahead.
 """
 
 import hashlib
@@ -28,43 +29,43 @@ from data.reader.states import IDENTITY_KEYS, STATE_KEYS, State, spans_left
 Sample = dict[str, Any]
 
 READ_THREADS = 4
-# Indices into the memory that a reader shares with its copies in workers: the epoch that was set, how many states were
-# loaded, and the loader's iteration (0: none) that took the loaded state.
+# Indices into the memory that a reader shares with its copies in workers: the epoch that was set, the number of states
+# that were loaded, and the loader's iteration that used the loaded state (0 if none has).
 EPOCH, LOADS, ITERATION = range(3)
 
 
 @dataclass
 class Stream:
-    """The positions that one worker reads, and how many samples it has yielded."""
+    """The positions that one worker reads, and the number of samples that it has yielded."""
 
     epoch: int
     spans: Spans
-    place: dict[str, Any]  # rank, world, worker, workers, and `deal`: a hash of what was shared among them
+    place: dict[str, Any]  # rank, world, worker, workers, and `deal`: a hash of the positions divided among them
     yielded: int = 0
 
     @property
     def left(self) -> Spans:
-        """The positions that are still to be read."""
+        """Return the positions that have not been read yet."""
         return slice_spans(self.spans, self.yielded, count_positions(self.spans))
 
 
 class Reader(IterableDataset):
-    """The samples of a dataset version as dictionaries. Use it alone, in a `DataLoader` or in a `StatefulDataLoader`.
+    """Yields the samples of a dataset version as dictionaries.
 
-    Call `set_epoch` before each epoch; otherwise every iteration has the same order. `state_dict` and
-    `load_state_dict` resume in the middle of an epoch.
+    Use it alone, in a `DataLoader` or in a `StatefulDataLoader`. Call `set_epoch` before each epoch; otherwise every
+    iteration has the same order. To resume in the middle of an epoch, use `state_dict` and `load_state_dict`.
 
     Args:
-        lake: the lake that holds the dataset.
-        dataset: its name.
-        version: its version; the newest by default.
-        columns: what a sample has: id, caption, image, scores, and embeddings by the encoder's name in the recipe.
-        seed: of the shuffle.
+        lake: the lake that contains the dataset.
+        dataset: the dataset's name.
+        version: the dataset's version; by default the newest.
+        columns: the columns of a sample: id, caption, image, scores, and embeddings (by the encoder's name).
+        seed: the seed of the shuffle.
         shuffle: False keeps the order of the files.
-        rank: this process's rank; by default that of torch.distributed or torchrun, else 0.
-        world: the number of ranks, with the same default, else 1.
-        drop_uneven: give every rank the same number of samples; the remainder of an epoch is dropped.
-        mix: samples per shuffle block: units of 128 neighbouring rows are shuffled, then the samples within each block.
+        rank: this process's rank; by default the rank from torch.distributed or torchrun, else 0.
+        world: the number of ranks; by default the number from torch.distributed or torchrun, else 1.
+        drop_uneven: give every rank the same number of samples, and drop the remainder of an epoch.
+        mix: samples per shuffle block. Units of 128 neighbouring rows are shuffled, then the samples within each block.
 
     Raises:
         DatasetNotFound: the lake has no such dataset.
@@ -116,7 +117,7 @@ class Reader(IterableDataset):
         self._stream: Stream | None = None
 
     def __len__(self) -> int:
-        """The number of samples of an epoch on this rank."""
+        """Return the number of samples in an epoch on this rank."""
         return count_positions(share_of_spans([(0, sum(self.rows))], self.rank, self.world, self.drop_uneven))
 
     @property
@@ -126,7 +127,7 @@ class Reader(IterableDataset):
         return int(pending["epoch"] if pending else self._shared[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration. A loaded state of another epoch is dropped."""
+        """Choose the epoch of the next iteration. A loaded state from another epoch is discarded."""
         self._shared[EPOCH] = epoch
         if self._loaded and self._loaded["epoch"] != epoch:
             self._loaded = None
@@ -139,10 +140,10 @@ class Reader(IterableDataset):
         return self._samples(self._stream)
 
     def state_dict(self) -> State:
-        """The positions that the current iteration has still to read, as JSON values.
+        """Return the positions that the current iteration has not read yet, as JSON values.
 
         Raises:
-            StateMismatch: the samples are read by workers; take the state of a `StatefulDataLoader` instead.
+            StateMismatch: workers read the samples. Take the state of a `StatefulDataLoader` instead.
         """
         if get_worker_info() is None and self._shared[ITERATION]:
             raise StateMismatch("only the workers know their positions: take the state_dict() of a StatefulDataLoader")
@@ -157,10 +158,10 @@ class Reader(IterableDataset):
         """Make the next iteration read the rest of an epoch.
 
         Args:
-            state: this rank and worker's own state, or a merged one, which is shared among all ranks and workers.
+            state: the state of this same rank and worker, or a merged state, which all ranks and workers share.
 
         Raises:
-            StateMismatch: it is no reader's state, or that of another dataset version, seed or order.
+            StateMismatch: it is not a reader's state, or is from another dataset version, seed or order.
         """
         if not set(STATE_KEYS) <= set(state):
             raise StateMismatch("this is not a reader's state: merge the states of loaders with merge_states([...])")
@@ -176,23 +177,24 @@ class Reader(IterableDataset):
             self._loads = int(self._shared[LOADS])
 
     def _pending_state(self) -> State | None:
-        """The loaded state, or None if an iteration has used it.
+        """Return the loaded state, or None if an iteration has used it already.
 
-        The reader in the main process is copied into workers and is not told that they start, so the workers note
+        The reader in the main process is copied into workers, and does not learn when they start. So the workers note
         their iteration in shared memory.
         """
         worker, iteration = get_worker_info(), self._shared[ITERATION]
         if worker is None:
             return None if iteration else self._loaded
         if self._loaded_in == os.getpid():
-            return self._loaded  # the loader loaded it in this worker alone
+            return self._loaded  # the loader loaded it only in this worker
         return None if iteration and iteration != _iteration_id(worker) else self._loaded
 
     def _start_stream(self) -> Stream:
         """Choose the positions that this worker reads in an iteration.
 
         Raises:
-            StateMismatch: the loaded state is of another rank or worker, or came after persistent workers had started.
+            StateMismatch: the loaded state is from another rank or worker, or persistent workers had started before it
+                was loaded.
         """
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -236,7 +238,7 @@ class Reader(IterableDataset):
 def _read_ahead(
     read: Callable[[Unit], dict[str, Column]], pieces: Iterable[Piece]
 ) -> Iterator[tuple[Piece, list[dict[str, Column]]]]:
-    """Each piece with the columns of its units. While the caller uses one piece, threads read the next."""
+    """Yield each piece with the columns of its units. While the caller uses one piece, threads read the next one."""
     waiting: deque[tuple[Piece, list[Future[dict[str, Column]]]]] = deque()
     pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-ahead")
 
@@ -255,11 +257,11 @@ def _read_ahead(
         for _, units in waiting:
             for unit in units:
                 unit.cancel()
-        pool.shutdown(wait=False)  # its own cancel_futures fails while the interpreter shuts down
+        pool.shutdown(wait=False)  # the argument cancel_futures would fail while the interpreter shuts down
 
 
 def _rank_and_world(rank: int | None, world: int | None) -> tuple[int, int]:
-    """The arguments, or what torch.distributed says, or torchrun's environment, or rank 0 of 1."""
+    """Return rank and world size, from the arguments, torch.distributed, or torchrun's environment, else 0 and 1."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         default_rank, default_world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     else:
@@ -271,13 +273,13 @@ def _rank_and_world(rank: int | None, world: int | None) -> tuple[int, int]:
 
 
 def _raise_on_first_sample(error: StateMismatch) -> Iterator[Sample]:
-    """Raise the error at the first sample: raised any sooner, it would end a loader's worker without a message."""
+    """Raise the error at the first sample. Raised earlier, it would end a loader's worker without a message."""
     raise error
     yield
 
 
 def _iteration_id(worker: Any) -> int:
-    """A number that all workers of one iteration of a loader share, and that differs in the next iteration."""
+    """Return a number that is the same in all workers of one iteration of a loader, and different in the next one."""
     return int(worker.seed - worker.id)
 
 

@@ -1,7 +1,7 @@
-"""Rows of published files as training samples. Only requested columns are read, and values are decoded when used.
+"""Reads rows of published files as training samples. Only requested columns are read, and values are decoded on use.
 
 A picture is a uint8 tensor [3, height, width] in RGB. An embedding is a tensor [length, dim] in its stored dtype. Other
-values are Python objects. A null is None.
+values are Python objects. A null becomes None.
 """
 
 import json
@@ -21,20 +21,20 @@ from data.lake import storage
 from data.publish.hf_features import METADATA_KEY, picture_columns
 from data.reader.order import Unit
 
-OPEN_FILES = 64  # kept open with their footers
+OPEN_FILES = 64  # files that are kept open with their footers
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Column(Protocol):
-    """One column of a unit's rows; indexing decodes the value of a row."""
+    """One column of a unit's rows. Indexing decodes the value of a row."""
 
     def __getitem__(self, row: int, /) -> Any: ...
 
 
 def readable_columns(schema: pa.Schema) -> dict[str, list[str]]:
-    """The columns that a sample can have, each with the Parquet columns that it is read from.
+    """Return the columns that a sample can have, each with the Parquet columns that it is read from.
 
-    An encoder's two columns, such as t5_embedding and t5_length, become one by the encoder's name: t5.
+    An encoder's two columns, such as t5_embedding and t5_length, become one column with the encoder's name, t5.
     """
     encoders: dict[str, list[str]] = {}
     for column in schema.names:
@@ -51,10 +51,10 @@ def readable_columns(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 class DatasetFiles:
-    """The files of a dataset version. Several threads may read at once; the most recently used files stay open."""
+    """The files of a dataset version. Several threads may read concurrently. The most recently used files stay open."""
 
     def __init__(self, url: str, paths: Sequence[str], columns: Mapping[str, list[str]]) -> None:
-        """`columns` are the requested ones, as `readable_columns` returns them."""
+        """Prepare to read the requested `columns`, which have the form of `readable_columns`."""
         self.url, self.paths, self.columns = url, paths, columns
         self._parquet_columns = [part for parts in columns.values() for part in parts]
         self._is_remote = not storage.is_local(url)
@@ -65,7 +65,7 @@ class DatasetFiles:
         """Read the requested columns of a unit's rows.
 
         Raises:
-            DatasetVersionNotFound: the file was removed since.
+            DatasetVersionNotFound: the file has been removed.
         """
         source, footer = self._open_file(unit.file)
         file = pq.ParquetFile(source, metadata=footer, pre_buffer=self._is_remote)
@@ -84,7 +84,7 @@ class DatasetFiles:
         return {name: self._column(name, rows, embeddings.get(name, {}), unit) for name in self.columns}
 
     def _column(self, name: str, rows: pa.Table, embedding: dict[str, Any], unit: Unit) -> Column:
-        """One requested column; `embedding` is what the file's metadata has of the encoder: dtype and dim."""
+        """Make one requested column. `embedding` is the encoder's dtype and dim from the file's metadata."""
         parts = [part.partition(".")[0] for part in self.columns[name]]
         if not set(parts) <= set(rows.column_names):
             return [None] * unit.rows  # the column was added to the dataset after this file was written
@@ -111,12 +111,12 @@ class DatasetFiles:
         with self._lock:
             self._open[file] = opened
             if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)  # it closes when the last thread that reads it is done
+                self._open.popitem(last=False)  # the file closes when the last thread that reads it is done
         return opened
 
 
 class _BinaryColumn:
-    """A column of byte strings as views of one buffer, without a Python object for each row."""
+    """A column of byte strings as views into one buffer, without a Python object for each row."""
 
     def __init__(self, array: pa.BinaryArray) -> None:
         _, offsets, content = array.buffers()
@@ -126,12 +126,12 @@ class _BinaryColumn:
         self.is_valid = array.is_valid().to_pylist()
 
     def bytes(self, row: int) -> Any:
-        """A row's bytes as a uint8 array."""
+        """Return a row's bytes as a uint8 array."""
         return self.content[self.offsets[row] : self.offsets[row + 1]]
 
 
 class PictureColumn(_BinaryColumn):
-    """Encoded pictures. Indexing decodes one as uint8 [3, height, width] in RGB, or raises SampleDamaged."""
+    """A column of encoded pictures. Indexing decodes one to uint8 [3, height, width] RGB, or raises SampleDamaged."""
 
     def __init__(self, array: pa.BinaryArray, path: str, first_row: int) -> None:
         super().__init__(array)
@@ -148,7 +148,7 @@ class PictureColumn(_BinaryColumn):
 
 
 class EmbeddingColumn(_BinaryColumn):
-    """Embeddings as raw bytes. Indexing returns one as a tensor [length, dim]."""
+    """A column of embeddings as raw bytes. Indexing returns one as a tensor [length, dim]."""
 
     def __init__(self, array: pa.BinaryArray, lengths: list[int], dtype: torch.dtype, dim: int | None) -> None:
         super().__init__(array)

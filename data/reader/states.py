@@ -1,4 +1,4 @@
-"""Reader states, and how the states of all ranks and workers are merged into one that any number of them can load."""
+"""Merges the reader states of all ranks and workers into one, which any number of ranks and workers can load."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,21 +13,22 @@ STATE_KEYS = (*IDENTITY_KEYS, "epoch", "stream", "left")
 
 
 def spans_left(state: State) -> Spans:
-    """The positions that a state has still to be read; JSON turned its tuples into lists."""
+    """Return the positions in a state that have not been read yet, as tuples, which JSON had turned into lists."""
     return [(start, stop) for start, stop in state["left"]]
 
 
 def merge_states(states: Iterable[Any]) -> State:
-    """Merge the states of all ranks and workers of one run into the state of the epoch as a whole.
+    """Merge the states of all ranks and workers of one run into one state for the whole epoch.
 
-    Load the result into the readers of any number of ranks and workers before they start. Together they then read what
-    is left of the epoch, each sample once.
+    Load the result into the readers of any number of ranks and workers before they start. Together they then read the
+    rest of the epoch, each sample once.
 
     Args:
-        states: one state of each rank: of its reader, or of its `StatefulDataLoader`, which holds those of its workers.
+        states: one state per rank: the state of its reader, or of its `StatefulDataLoader`, which contains the states
+            of its workers.
 
     Raises:
-        StateMismatch: the states are of different runs, one is missing, two overlap, or there is none.
+        StateMismatch: the states are from different runs, one is missing, two overlap, or there is none.
 
     Example:
         >>> reader.load_state_dict(merge_states([torch.load(path) for path in state_files]))
@@ -66,10 +67,10 @@ def _check_complete(reader_states: list[State]) -> None:
 
 
 def _find_reader_states(state: Any) -> Iterator[State]:
-    """Every reader state inside nested lists and dictionaries, such as the state of a loader.
+    """Find every reader state in nested lists and dictionaries, such as the state of a loader.
 
     Raises:
-        StateMismatch: a loader takes snapshots of its workers less often than every step, so its state is too old.
+        StateMismatch: a loader's state is too old, because it does not take a snapshot of its workers at every step.
     """
     if isinstance(state, list | tuple):
         for item in state:

@@ -1,6 +1,7 @@
-"""The dataset card: `README.md` beside the dataset's table, in the form of the Hugging Face Hub.
+"""Renders the dataset card: `README.md` in the folder of the dataset's table, in the format of the Hugging Face Hub.
 
-Its front matter names the current version's files, so that `datasets.load_dataset` loads the table's folder as it is.
+Its front matter names the files of the current version, so that `datasets.load_dataset` can load the table's folder
+directly.
 """
 
 from functools import lru_cache
@@ -30,12 +31,12 @@ class CardSettings(BaseModel):
 
 
 def render_card(summary: VersionSummary, settings: CardSettings, url: str, mark: str) -> str:
-    """The card as Markdown with front matter.
+    """Render the card as Markdown with front matter.
 
     Args:
         summary: the version to describe.
         settings: the recipe's `card`.
-        url: of the dataset's table, for the code that loads it.
+        url: the URL of the dataset's table, shown in the example code.
         mark: a line that identifies version and settings; see `data/report/write.py`.
     """
     record = summary.version.record
@@ -58,7 +59,7 @@ def render_card(summary: VersionSummary, settings: CardSettings, url: str, mark:
 
 
 def front_matter(summary: VersionSummary, settings: CardSettings) -> dict[str, Any]:
-    """The card's metadata. It names each file: a pattern would also match the files of other versions."""
+    """Make the card's metadata. It names each file, because a pattern would also match the files of other versions."""
     rows = summary.version.record["kept"]
     metadata: dict[str, Any] = {"license": settings.license} if settings.license else {}
     metadata |= {
@@ -80,18 +81,18 @@ def front_matter(summary: VersionSummary, settings: CardSettings) -> dict[str, A
 
 
 def settings_as_written(settings: dict[str, Any]) -> dict[str, Any]:
-    """A recipe or configuration for display: without unset values, secrets in URLs, and the recipe's `card`."""
+    """Prepare a recipe or configuration for display. Unset values, secrets in URLs and the `card` are removed."""
     shown = _without_unset(settings)
     return {name: value for name, value in shown.items() if name != "card" and value != {}}
 
 
 def as_yaml(value: Any) -> str:
-    """YAML in the order of the keys, without wrapping long lines."""
+    """Write a value as YAML, in the order of its keys and without wrapping long lines."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def table_cell(text: object) -> str:
-    """A text as one line with Markdown's table and HTML characters escaped."""
+    """Return a text as one line, in which the special characters of Markdown tables and HTML are escaped."""
     return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -108,7 +109,7 @@ def _template() -> Template:
 
 
 def _describe_columns(summary: VersionSummary) -> list[dict[str, str]]:
-    """For each column its name, type and, if it is a score, its distribution."""
+    """Describe each column by its name, its type and, if it is a score, its distribution."""
     scores = {score.fact: score for score in summary.scores}
     columns = []
     for column, feature in zip(summary.columns, card_features(summary.columns), strict=True):
@@ -118,7 +119,7 @@ def _describe_columns(summary: VersionSummary) -> list[dict[str, str]]:
 
 
 def _describe_distribution(score: ScoreSummary | None) -> dict[str, str]:
-    """Smallest value, median, largest value and a histogram in block characters, of the kept rows."""
+    """Describe kept rows by smallest value, median, largest value and a histogram in block characters."""
     if score is None or score.histogram is None or not score.deciles:
         return {"low": "", "median": "", "high": "", "bars": ""}
     counts = score.histogram.counts["kept"]

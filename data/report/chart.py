@@ -1,4 +1,4 @@
-"""Line charts as SVG, for a page or a file of their own: losses over steps, one metric over another."""
+"""Draws line charts as SVG, for a page or a separate file, such as losses over steps or one metric over another."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +15,12 @@ STYLE += (
     ".curve{fill:none;stroke-width:1.8}.range{stroke-width:1;opacity:.45}.ring{fill:none;stroke:#b3261e;stroke-width:2}"
 )
 
-Scale = Callable[[float], float]  # from a value to a coordinate of the drawing
+Scale = Callable[[float], float]  # converts a value to a coordinate in the drawing
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve. Label, intervals and ring are drawn only for curves with dots."""
+    """A point of a curve. Its label, intervals and ring are drawn only if the curve has dots."""
 
     x: float
     y: float
@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line through points; `dots` marks each point."""
+    """A named line through points. With `dots`, each point is marked."""
 
     name: str
     points: Sequence[Point]
@@ -43,7 +43,7 @@ def draw_chart(curves: Sequence[Curve], x_name: str, y_name: str, log: bool = Fa
     """Draw curves over common axes. Names and labels are escaped.
 
     Args:
-        curves: at least one point in all.
+        curves: the curves, which have at least one point in total.
         x_name: label of the x axis.
         y_name: label of the y axis.
         log: make the y axis logarithmic, if all values are above 0.
@@ -64,7 +64,7 @@ def _interval_ends(intervals: Iterable[tuple[float, float] | None]) -> list[floa
 
 
 def _axis(values: Sequence[float], start: float, stop: float, log: bool = False) -> tuple[Scale, list[float]]:
-    """The scale of an axis that runs between two coordinates, and the round values at its ticks."""
+    """Return the scale of an axis between two coordinates, and the round values at its ticks."""
     low, high = min(values), max(values)
     if low == high:
         low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
@@ -78,7 +78,7 @@ def _axis(values: Sequence[float], start: float, stop: float, log: bool = False)
 
 
 def round_step(smallest: float) -> float:
-    """The smallest step of the form 1, 2 or 5 times a power of ten that is at least `smallest`."""
+    """Return the smallest step of at least `smallest` that is 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(smallest))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= smallest)
 
@@ -122,7 +122,7 @@ def _draw_curve(curve: Curve, colour: str, x_scale: Scale, y_scale: Scale) -> Ma
 
 
 def _draw_legend(curves: Sequence[Curve]) -> Markup:
-    """The curves' names in a row above them; nothing for a single curve."""
+    """Draw the curves' names in a row above the chart. A single curve has no legend."""
     parts, x = [], LEFT
     for number, curve in enumerate(curves if len(curves) > 1 else ()):
         colour = COLOURS[number % len(COLOURS)]

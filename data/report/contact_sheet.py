@@ -1,4 +1,4 @@
-"""A contact sheet of a dataset as one PNG: some kept pictures, and some dropped ones with the reason."""
+"""Draws a contact sheet of a dataset as one PNG: some kept pictures, and some dropped pictures with the reason."""
 
 import textwrap
 from collections import Counter
@@ -17,7 +17,7 @@ INK, GREEN, RED = "#222222", "#1a7f37", "#cf222e"
 
 
 class Cell(NamedTuple):
-    """A picture on the sheet; a kept one has no reason."""
+    """A picture on the sheet. A kept picture has no reason."""
 
     picture: Image.Image
     caption: str
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 def write_contact_sheet(lake: Lake, dataset: str, out: Path, kept: int = 12, dropped: int = 6) -> None:
-    """Draw the first pairs by id, kept ones before dropped ones, and write them to `out`, whose folder is made."""
+    """Draw the first pairs by id, kept pairs before dropped ones, and write the sheet to `out`. Its folder is made."""
     cells = [*_pick_cells(lake, dataset, True, kept), *_pick_cells(lake, dataset, False, dropped)]
     rows = -(-len(cells) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (CELL + 12) + 12, rows * (CELL + TEXT + 12) + 12), "white")
@@ -45,8 +45,8 @@ def write_contact_sheet(lake: Lake, dataset: str, out: Path, kept: int = 12, dro
 
 
 def _pick_cells(lake: Lake, dataset: str, kept: bool, count: int) -> list[Cell]:
-    """Kept or dropped pairs. Reasons take turns, so that a frequent one does not fill the sheet."""
-    ranked: list[tuple[int, Cell]] = []  # each cell with its rank among those of its reason
+    """Pick kept or dropped pairs. Reasons take turns, so that a frequent reason does not fill the sheet."""
+    ranked: list[tuple[int, Cell]] = []  # each cell with its rank among the cells with the same reason
     ranks = Counter[str | None]()
     for bucket in lake.buckets:
         rows = query(

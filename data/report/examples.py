@@ -1,4 +1,7 @@
-"""Example rows for the report: kept ones, and dropped ones for each reason, with thumbnails; at most MAX_EXAMPLES."""
+"""Picks example rows with thumbnails for the report: kept rows, and dropped rows for each reason.
+
+There are at most MAX_EXAMPLES examples in total.
+"""
 
 import base64
 import io
@@ -23,38 +26,39 @@ MAX_EXAMPLES = 60
 MAX_KEPT = 18
 MAX_PER_REASON = 6
 THUMBNAIL_SIDE = 160  # pixels
-CAPTION_LENGTH, URL_LENGTH = 300, 200  # characters; longer ones are truncated
+CAPTION_LENGTH, URL_LENGTH = 300, 200  # characters; longer texts are truncated
 
 
 @dataclass(frozen=True)
 class Example:
-    """One pair as the report shows it."""
+    """One pair in the report."""
 
     thumbnail: str | None  # a data: URI; None if the picture can't be decoded
     caption: str
     url: str
-    reasons: list[str]  # why it was dropped
+    reasons: list[str]  # reasons why the pair was dropped
     facts: dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class ExampleGroup:
-    """Examples of the kept pairs, or of those that one step of the funnel dropped."""
+    """Examples of the kept pairs, or of the pairs that one step of the funnel dropped."""
 
     step: str
-    rows: int  # pairs in all, of which the examples are some
+    rows: int  # number of all pairs of the group, including the examples
     samples: list[Example]
 
 
 def pick_examples(lake: Lake, selection: Selection, facts: list[str]) -> list[ExampleGroup]:
-    """Pick kept pairs, then dropped ones for each step in the order of the funnel.
+    """Pick kept pairs, then dropped pairs for each step, in the order of the funnel.
 
-    Each group has its smallest ids. Ids are hashes, so this is a random sample, and the same one in every call.
+    From each group, the pairs with the smallest ids are picked. Ids are hashes, so this is a random sample, but every
+    call picks the same one.
 
     Args:
         lake: the lake to read.
-        selection: whose verdicts to use.
-        facts: the values to show with each pair.
+        selection: the selection whose verdicts are used.
+        facts: the facts (such as scores) whose values are shown with each pair.
     """
     labels = step_labels(selection)
     rows = query(
@@ -76,7 +80,7 @@ def pick_examples(lake: Lake, selection: Selection, facts: list[str]) -> list[Ex
 
 
 def _read_examples(lake: Lake, selection: Selection, facts: list[str], ids: list[str]) -> dict[str, Example]:
-    """Id → example."""
+    """Read the examples, keyed by id."""
     ids_of_bucket: dict[int, list[str]] = {}
     for id in sorted(ids):
         ids_of_bucket.setdefault(bucket_of(id, lake.config.buckets), []).append(id)
@@ -104,7 +108,7 @@ def _read_examples(lake: Lake, selection: Selection, facts: list[str], ids: list
 
 
 def truncate_text(text: str, length: int) -> str:
-    """The text, or its start and an ellipsis if it is longer than `length` characters."""
+    """Return the text, or its start and an ellipsis if it is longer than `length` characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

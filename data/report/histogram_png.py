@@ -1,4 +1,4 @@
-"""The report's histograms as one PNG, for places that can show a picture but no HTML, such as a flow run's page."""
+"""Draws the report's histograms as one PNG, for places that show pictures but no HTML, such as a flow run's page."""
 
 import io
 
@@ -14,7 +14,10 @@ KEPT, DROPPED, CUT = "#1f7a5c", "#e3a977", "#b3261e"
 
 
 def draw_histograms(summary: VersionSummary) -> bytes | None:
-    """A histogram of each fact that has more than one value, those with a threshold first; None if there is none."""
+    """Draw a histogram of each fact (such as a score) with more than one value. None if there is no such fact.
+
+    Facts with a threshold come first.
+    """
     plots = [(score, score.histogram) for score in summary.scores if score.histogram]
     plots = [(score, histogram) for score, histogram in plots if histogram.low < histogram.high]
     plots.sort(key=lambda plot: not plot[0].thresholds)

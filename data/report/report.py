@@ -1,6 +1,6 @@
-"""`report.html`: one self-contained page about a dataset version, for people who check what was kept and what was not.
+"""Renders `report.html`: a self-contained page about a dataset version, to check which pairs were kept and dropped.
 
-Captions, URLs and reasons are untrusted text: the template escapes all values and makes no links of them, and the
+Captions, URLs and reasons are untrusted text. So the template escapes all values and makes no links from them, and the
 page's content security policy forbids scripts and requests.
 """
 
@@ -19,15 +19,15 @@ from data.select.facts import NOT_FETCHED
 from data.select.funnel import FunnelStep
 from data.select.thresholds import Threshold
 
-WIDTH, HEIGHT = 320, 84  # of a histogram's bars, in units of its drawing
+WIDTH, HEIGHT = 320, 84  # size of a histogram's area of bars, in units of its drawing
 LABEL_LINE = 11  # height of a threshold's label
 TICKS = 5
-MAX_CUTS = 6  # thresholds drawn for one fact: one for each of a hundred languages would hide the bars
+MAX_CUTS = 6  # thresholds drawn for one fact; thresholds for a hundred languages would hide the bars
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a histogram: kept pairs below, dropped ones on top."""
+    """A bar of a histogram, with kept pairs at the bottom and dropped pairs on top."""
 
     x: float
     width: float
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Label:
-    """A label at a place on the x axis. Labels of thresholds are stacked by `line`."""
+    """A label at a position on the x axis. Labels of thresholds are on several lines, given by `line`."""
 
     x: float
     text: str
@@ -48,17 +48,17 @@ class Label:
 
 @dataclass(frozen=True)
 class Plot:
-    """A histogram's drawing."""
+    """The drawing of a histogram."""
 
     bars: list[Bar]
     cuts: list[Label]  # thresholds
     more_cuts: int  # thresholds that are not drawn
     ticks: list[Label]
-    outliers: str  # the extreme values that the outermost bars also hold; empty if there are none
+    outliers: str  # the extreme values that are counted in the outermost bars; empty if there are none
 
 
 def render_report(summary: VersionSummary, groups: list[ExampleGroup], mark: str) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
         summary: the version to describe.
@@ -93,7 +93,7 @@ def render_report(summary: VersionSummary, groups: list[ExampleGroup], mark: str
 
 
 def plot_histogram(histogram: Histogram, cuts: list[Threshold]) -> Plot:
-    """Lay out the bars, thresholds and ticks of a histogram with the parts `kept` and `dropped`."""
+    """Lay out the bars, thresholds and ticks of a histogram that has the parts `kept` and `dropped`."""
     first, last = histogram.edges[0], histogram.edges[-1]
     counts = list(zip(histogram.counts["kept"], histogram.counts["dropped"], strict=True))
     largest = max(kept + dropped for kept, dropped in counts)
@@ -126,14 +126,14 @@ def plot_histogram(histogram: Histogram, cuts: list[Threshold]) -> Plot:
 
 
 def format_number(value: float | None) -> str:
-    """A number for display: three significant digits, or a whole number with separators of thousands."""
+    """Format a number for display, with three significant digits or as a whole number with thousands separators."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
 def format_bytes(size: float) -> str:
-    """A size for display, in decimal units.
+    """Format a size in bytes for display, in decimal units.
 
     Example:
         >>> format_bytes(123_456)
@@ -165,12 +165,12 @@ def _template() -> Template:
 
 
 def _bar_edge_of(cut: Threshold) -> float:
-    """Where to draw a threshold among whole numbers: at the left edge of the first bar on its right side."""
+    """Return where to draw a threshold among whole numbers: the left edge of the first bar to the right of it."""
     return math.floor(cut.value) + 1 if cut.keeps_above != cut.keeps_equal else math.ceil(cut.value)
 
 
 def _tick_values(histogram: Histogram) -> list[float]:
-    """Round numbers within the range of the axis."""
+    """Choose round numbers within the range of the axis."""
     first, last = histogram.edges[0], histogram.edges[-1]
     step = round_step((last - first) / TICKS)
     step = max(1.0, step) if histogram.is_integer else step
@@ -179,7 +179,7 @@ def _tick_values(histogram: Histogram) -> list[float]:
 
 
 def _merge_not_fetched(steps: list[FunnelStep]) -> list[FunnelStep]:
-    """The funnel with all reasons for not being fetched as one step."""
+    """Merge all steps for pictures that were not fetched into one step of the funnel."""
     not_fetched = [step for step in steps if step.name.startswith(NOT_FETCHED)]
     if not not_fetched:
         return steps

@@ -1,6 +1,7 @@
-"""What card and report show of a version that was just published: funnel, scores, and change since the version before.
+"""Summarises a newly published version for card and report: funnel, scores, and changes since the previous version.
 
-All figures are computed by SQL, one bucket at a time.
+A fact is a number per pair, such as a score or the picture's width. All numbers are computed by SQL, one bucket at a
+time.
 """
 
 from collections import Counter
@@ -28,44 +29,44 @@ DECILES = tuple(n / 10 for n in range(11))  # with the smallest and the largest 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """The distribution of one fact over all pairs with a picture, compared with the version before."""
+    """The distribution of one fact over all pairs with a picture, compared with the previous version."""
 
     fact: str
     thresholds: list[Threshold]
     histogram: Histogram | None  # its parts are `kept` and `dropped`; None if no value is known
     unknown: int  # pairs without a value
     deciles: list[float]  # of the kept pairs; empty if no value is known
-    deciles_before: list[float]  # of the version before; empty if there is none
-    ks_distance: float | None  # Kolmogorov-Smirnov distance from the version before
+    deciles_before: list[float]  # of the previous version; empty if there is none
+    ks_distance: float | None  # Kolmogorov-Smirnov distance from the previous version
 
 
 @dataclass(frozen=True)
 class VersionSummary:
-    """A dataset version with the figures that describe it."""
+    """A dataset version with the numbers that describe it."""
 
     version: Version
     before: Version | None
-    steps: list[FunnelStep]  # of the funnel
+    steps: list[FunnelStep]  # steps of the funnel
     scores: list[ScoreSummary]
     columns: pa.Schema
     files: list[str]  # paths within the table, ordered by their random names
     bytes: int
-    added: dict[str, int]  # why added rows were not in the version before → rows
-    removed: dict[str, int]  # why removed rows are not in this version → rows
-    comparison_error: str | None = None  # why there is no comparison with the version before
+    added: dict[str, int]  # reason why added rows were not in the previous version → number of rows
+    removed: dict[str, int]  # reason why removed rows are not in this version → number of rows
+    comparison_error: str | None = None  # reason why there is no comparison with the previous version
 
 
 def summarize_version(
     lake: Lake, selection: Selection, publish: Publish, version: Version, before: Version | None
 ) -> VersionSummary:
-    """Compute the figures of the current version.
+    """Compute the numbers that describe the current version.
 
     Args:
         lake: a snapshot of the lake in which `version` is current.
-        selection: the recipe's selection, whose verdicts made the version.
-        publish: the stage that published it.
+        selection: the recipe's selection, by whose verdicts the version was made.
+        publish: the stage that published the version.
         version: the version to describe.
-        before: the version to compare with; if its files are gone, the summary says so.
+        before: the version to compare with. If its files are gone, the summary says so.
     """
     table = lake.table(publish.table, version.version)
     sizes = table.file_sizes()
@@ -95,16 +96,18 @@ def summarize_version(
 def fact_queries(
     lake: Lake, selection: Selection, facts: list[str], columns: str
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """For each bucket a query for facts of all pairs, joined with their verdicts. Columns of the source become numbers.
+    """Yield one query per bucket for facts of all pairs, joined with their verdicts.
+
+    Columns of the source are converted to numbers.
 
     Args:
         lake: the lake to read.
-        selection: whose facts and verdicts to read.
+        selection: the selection whose facts and verdicts are read.
         facts: the facts to select.
         columns: further SQL expressions to select, over `facts` and `verdicts`.
 
     Returns:
-        SQL, and the tables that it names.
+        The SQL, and the tables that it names.
     """
     inputs, verdicts = selection.inputs(lake), lake.table(selection.table)
     whole_tables = read_whole_lake(inputs, facts)
@@ -147,7 +150,7 @@ def _summarize_scores(
 def _count_changes(
     lake: Lake, selection: Selection, table: Table, table_before: Table, before: Version
 ) -> tuple[Counter[str], Counter[str]]:
-    """Added rows by the verdicts of the version before, and removed rows by those of now."""
+    """Count added rows by their previous verdicts, and removed rows by their present verdicts."""
     step = step_sql(step_labels(selection))
     verdicts = lake.table(selection.table)
     version_read = before.record["inputs"].get(selection.table)
@@ -165,7 +168,7 @@ def _count_changes(
 
 
 def _count_missing(rows: object, other_rows: object, why: str, verdicts: object) -> dict[str, int]:
-    """The ids of `rows` that are not in `other_rows`, counted by the SQL expression `why` over their verdicts."""
+    """Count the ids in `rows` that are not in `other_rows`, grouped by the SQL expression `why` over their verdicts."""
     counts = query(
         f"SELECT {why} AS why, count(*) AS times FROM (SELECT id FROM rows ANTI JOIN other_rows USING (id)) "
         "LEFT JOIN verdicts USING (id) GROUP BY why",

@@ -1,8 +1,9 @@
-"""Writing the pages beside a published version: card (`README.md`), report, and the report's histograms as a PNG.
+"""Writes the pages of a published version next to its table: card (`README.md`), report, and histograms as a PNG.
 
-They are written after the version's commit and can't undo it; Delta ignores them. Card and report are written last, and
-start with a mark that identifies version and settings. So a build can tell cheaply whether the pages are missing, as
-after an interrupted build, or outdated, as after a change of the recipe's `card`. Otherwise it writes nothing.
+The pages are written after the version's commit, so an error in them can't undo it. Delta ignores these files. Card and
+report are written last, and start with a marker line that identifies version and settings. So a build can tell cheaply
+whether the pages are missing (after an interrupted build) or outdated (after a change of the recipe's `card`).
+Otherwise nothing is written.
 """
 
 import hashlib
@@ -22,13 +23,13 @@ from data.report.summary import summarize_version
 from data.select.selection import Selection
 
 PAGE_FORMAT = 3  # of both pages; pages of another format are written again
-HEAD = 200  # bytes of a page that hold the mark
+HEAD = 200  # bytes at the start of a page that contain the marker
 
 
 def write_pages(lake: Lake, settings: CardSettings, selection: Selection, publish: Publish, version: int) -> None:
     """Write the pages of the current version, unless they are up to date.
 
-    If another build has published since, nothing is written: that build describes its own version.
+    If another build has published since, nothing is written, because that build describes its own version.
     """
     url = lake.table_url(publish.table)
     digest = hashlib.sha256(f"{PAGE_FORMAT} {settings.model_dump_json()}".encode()).hexdigest()[:12]
@@ -49,24 +50,24 @@ def write_pages(lake: Lake, settings: CardSettings, selection: Selection, publis
 
 
 def read_histograms(lake: Lake, dataset: str) -> bytes | None:
-    """The histograms of a dataset's newest version as PNG; None if there are none."""
+    """Read the histograms of a dataset's newest version as PNG. None if there are none."""
     url = storage.join(lake.table_url(f"datasets/{dataset}"), HISTOGRAMS)
     return storage.read(url) if storage.exists(url) else None
 
 
 def report_url(lake: Lake, dataset: str) -> str:
-    """The URL of a dataset's report, whether it exists or not."""
+    """Return the URL of a dataset's report, whether the report exists or not."""
     return storage.join(lake.table_url(f"datasets/{dataset}"), REPORT)
 
 
 def record_build(lake: Lake, dataset: str, version: int) -> None:
-    """Record that a build has finished now, also one that changed nothing: it shows that the dataset is up to date."""
+    """Record that a build has just finished. A build that changed nothing counts too: the dataset is up to date."""
     record = {"version": version, "at": datetime.now(UTC).isoformat()}
     storage.write(storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD), json.dumps(record).encode())
 
 
 def last_build_at(lake: Lake, dataset: str) -> datetime | None:
-    """When a build of the dataset last finished; None if none has."""
+    """Return the time when a build of the dataset last finished, or None if none has finished."""
     url = storage.join(lake.table_url(f"datasets/{dataset}"), LAST_BUILD)
     return datetime.fromisoformat(json.loads(storage.read(url))["at"]) if storage.exists(url) else None
 

@@ -1,8 +1,10 @@
-"""Scorers: facts about pictures and captions, one small class in a file for each subject. For a scorer of your own:
-`from data.scorers import PictureScorer, CaptionScorer, VectorScorer, Describer`, see docs/scorers.md.
+"""Scorers compute facts about pictures and captions, such as sharpness or language. Each subject has its own file.
 
-Belongs here: scorers, the stages that run them, the weights that they load. Not: thresholds on scores (data/select).
-Start with `scorer.py`, the classes that scorers derive from; then `pixels.py`, a simple scorer.
+A fact is a column that a scorer computes. Your own scorer derives from `PictureScorer`, `CaptionScorer`, `VectorScorer`
+or `Describer`, which can be imported from this package (see docs/scorers.md).
+
+Belongs here: scorers, the stages that run them, and the code that loads weights. Does not belong here: thresholds on
+scores (data/select). Start with `scorer.py`, the base classes; then read `pixels.py`, a simple scorer.
 """
 
 from typing import TYPE_CHECKING

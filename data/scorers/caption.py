@@ -1,7 +1,7 @@
-"""Scores of a caption's text: length, language, share of letters, repetition, markup, profanity, personal data.
+"""Scores a caption's text: length, language, share of letters, repetition, markup, profanity, personal data.
 
-The language comes from fastText's lid.176, as in DataComp's basic filter (the compressed model, unless another one is
-set): `language` is the most probable one, `english` the probability of English.
+The language is detected by fastText's lid.176, as in DataComp's basic filter. By default, the compressed model is used.
+The column `language` is the most probable language, and `english` is the probability of English.
 """
 
 import importlib.util
@@ -58,7 +58,7 @@ class Caption(CaptionScorer):
             "english": pa.float32(),
             "alphabetic": pa.float32(),  # share of letters among all characters but spaces
             "repetition": pa.float32(),  # share of words that occurred before in the caption
-            "remains": pa.int32(),  # how many pieces of HTML, markup and URLs
+            "remains": pa.int32(),  # number of pieces of HTML, markup and URLs
             "profanity": pa.int32(),
             "pii": pa.int32(),  # e-mail addresses, phone numbers, payment cards, IP addresses
         }
@@ -70,7 +70,7 @@ class Caption(CaptionScorer):
     profane: tuple[str, ...] = Field((), description="words that count as profanity, besides the built-in list")
 
     def read(self, caption: str) -> dict[str, Any]:
-        """The caption's scores by column."""
+        """Return the caption's scores, keyed by column."""
         words = [word.lower() for word in WORD.findall(caption)]
         characters = "".join(caption.split())
         language, probability, english = self._language(caption)
@@ -89,7 +89,7 @@ class Caption(CaptionScorer):
         }
 
     def _language(self, caption: str) -> tuple[str | None, float, float]:
-        """The most probable language, its probability, and that of English."""
+        """Return the most probable language, its probability, and the probability of English."""
         text = " ".join(caption.split())
         if not text:
             return None, 0.0, 0.0
@@ -101,7 +101,7 @@ class Caption(CaptionScorer):
 
 
 def count_personal_data(text: str) -> int:
-    """How many e-mail addresses, payment cards, IP addresses and phone numbers are in a text; none counts twice."""
+    """Count the e-mail addresses, payment cards, IP addresses and phone numbers in a text. None counts twice."""
     count = 0
     for pattern in (EMAIL, CARD, IP_ADDRESS, PHONE):
         matches = [m for m in pattern.finditer(text) if pattern is not CARD or _has_valid_checksum(m[0])]
@@ -112,7 +112,7 @@ def count_personal_data(text: str) -> int:
 
 
 def _has_valid_checksum(number: str) -> bool:
-    """Whether a number passes Luhn's check, as every payment card's does."""
+    """Return whether a number passes the Luhn check, as the number of every payment card does."""
     digits = [int(digit) for digit in reversed(number) if digit.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
     return any(digits) and (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -1,7 +1,7 @@
-"""Captioners: describe pictures by any image-to-text model of `transformers`. `built-in` is the tiny one of the world.
+"""Captions pictures with any image-to-text model of `transformers`. `built-in` is the tiny model of the built-in world.
 
-Models come from a folder or the hub, as safetensors and without code of their own. A chat model gets `prompt` as a
-question; for any other model, `prompt` is how its captions begin.
+Models are loaded from a folder or the Hugging Face hub. They must be safetensors without custom code. A chat model gets
+`prompt` as a question. The captions of any other model begin with `prompt`.
 """
 
 import re
@@ -26,7 +26,7 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class Captioner(Describer):
-    """Writes a caption of each picture by greedy decoding; null where the model generates nothing."""
+    """Writes a caption for each picture by greedy decoding. The caption is null if the model generates no text."""
 
     runs_by = frozenset({"model", "batch_size", "device"})
 
@@ -50,12 +50,12 @@ class Captioner(Describer):
 
     @cached_property
     def folder(self) -> Path | None:
-        """The model's folder; None if `model` is a name of the hub."""
+        """The model's folder; None if `model` is a hub id."""
         return pretrained.local_folder(self.model, BUILT_IN)
 
     @cached_property
     def id(self) -> str:
-        """Names the settings that change a caption, and the model by a digest of all its files."""
+        """The id: the settings that change a caption, and a digest of all files of the model."""
         name = re.sub(r"[^a-z0-9]+", "-", Path(self.model).name.lower()).strip("-")
         files = pretrained.captioner_files(weights_folder(self.model))
         return f"{super().id}-{name}-{pretrained.digest_files(files)[:8]}"
@@ -66,11 +66,11 @@ class Captioner(Describer):
         return self.batch_size
 
     def look(self, picture: Image.Image) -> Image.Image:
-        """The picture itself: the model's processor prepares whole batches."""
+        """Return the picture unchanged, because the model's processor prepares whole batches."""
         return picture
 
     def score_batch(self, batch: list[Any]) -> Columns:
-        """A caption of each picture. A batch is padded to its full size, so captions do not depend on the others."""
+        """Caption each picture. Batches are padded to full size, so a caption does not depend on the other pictures."""
         padded = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
         captions = load(self.model, self.precision, self.device).describe(padded, self.prompt, self.max_tokens)
         return {"text": [caption or None for caption in captions[: len(batch)]]}
@@ -113,12 +113,12 @@ class LoadedCaptioner:
             self.tokenizer.padding_side = "left"  # generation continues from the end of the prompt
 
     def describe(self, pictures: Sequence[Image.Image], prompt: str | None, max_tokens: int) -> list[str]:
-        """A caption of each picture, each in one line.
+        """Return a caption for each picture, on one line.
 
         Args:
-            pictures: all of them are one batch.
-            prompt: the question for a chat model; for another model how captions begin; None for the usual.
-            max_tokens: longest caption, in tokens.
+            pictures: one batch of pictures.
+            prompt: the question for a chat model, or the beginning of another model's captions; None for the default.
+            max_tokens: the most tokens of a caption.
         """
         batch = self._prepare([picture.convert("RGB") for picture in pictures], prompt)
         inputs = {name: value.to(self.device) for name, value in batch.items() if hasattr(value, "to")}
@@ -136,7 +136,7 @@ class LoadedCaptioner:
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def _prepare(self, pictures: list[Image.Image], prompt: str | None) -> Any:
-        """The model's inputs for pictures and a prompt."""
+        """Return the model's inputs for pictures and a prompt."""
         if self.is_chat_model:
             question = {"type": "text", "text": prompt or QUESTION}
             chats = []
@@ -158,10 +158,10 @@ class LoadedCaptioner:
 
 
 def weights_folder(model: str) -> Path:
-    """The folder with all files of a captioner; a model of the hub is downloaded.
+    """Return the folder with all files of a captioner. A model from the hub is downloaded first.
 
     Args:
-        model: `built-in`, a folder, or a name of the hub.
+        model: `built-in`, a folder, or a hub id.
 
     Raises:
         ModelError: there is no such model, or a part of it is missing.
@@ -180,7 +180,7 @@ def weights_folder(model: str) -> Path:
 
 @lru_cache(maxsize=2)
 def load(model: str, precision: str = "fp32", device: str = "auto") -> LoadedCaptioner:
-    """The model on its device, loaded once in a process.
+    """Load the model onto its device, once per process.
 
     Raises:
         ModelError: there is no such model, or `transformers` can't load it.

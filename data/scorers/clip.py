@@ -1,7 +1,7 @@
-"""CLIP scores, by any open_clip model: vectors of pictures, and the similarity of a picture and its caption.
+"""Scores from any open_clip model: vectors of pictures, and the similarity between a picture and its caption.
 
-The image tower runs once on each picture and its vectors are stored (`ClipVectors`). The cosine with the caption
-(`ClipScore`) and the heads in heads.py are computed from these vectors.
+The image tower runs once on each picture, and its vectors are stored (`ClipVectors`). The cosine similarity with the
+caption (`ClipScore`) and the heads in heads.py are computed from these stored vectors.
 """
 
 import re
@@ -23,7 +23,7 @@ BUILT_IN = Path(__file__).parent.parent / "world" / "models" / "clip"
 
 
 class ClipModel(Scorer):
-    """Settings of a CLIP model. Only the model's weights and its precision are part of a scorer's id."""
+    """Settings of a CLIP model. Of these settings, only the weights and the precision are part of a scorer's id."""
 
     model: str = Field(
         description="'built-in', an open_clip architecture (ViT-L-14), or a folder with open_clip_config.json"
@@ -50,14 +50,14 @@ class ClipModel(Scorer):
 
     @cached_property
     def model_id(self) -> str:
-        """Names the model by its weights: `vit-l-14-3f9a02bc`."""
+        """The model's name and a digest of its weights, such as `vit-l-14-3f9a02bc`."""
         model = Path(self.model).name if self.folder else self.model
         name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
         return f"{name}-{self.weights_digest[:8]}" + ("" if self.precision == "fp32" else f"-{self.precision}")
 
     @cached_property
     def weights_digest(self) -> str:
-        """The SHA-256 of the weights' file.
+        """The SHA-256 of the file with the weights.
 
         Raises:
             ModelError: there are no such weights.
@@ -66,23 +66,23 @@ class ClipModel(Scorer):
 
     @property
     def id(self) -> str:
-        """Names the scorer, and the model by its weights."""
+        """The scorer's id, which contains a digest of the model's weights."""
         return f"{super().id}-{self.model_id}"
 
     def vectors(self, flipped: bool = False) -> "ClipVectors":
-        """The scorer that stores this model's vectors of pictures, or of mirrored pictures."""
+        """Return the scorer that stores this model's vectors of pictures, or of mirrored pictures if `flipped`."""
         settings = {name: getattr(self, name) for name in ClipModel.model_fields if name != "scorer"}
         return ClipVectors(**settings, flipped=flipped)
 
     def load(self) -> "LoadedClip":
-        """The model on its device, loaded once in a process."""
+        """Load the model onto its device, once per process."""
         return _load(self.model, self.pretrained, self.precision, self.device)
 
     def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Vectors of captions (n d), float32.
+        """Encode captions to vectors (n d), float32.
 
-        Each different caption is encoded once, in batches that are always full, so that its vector does not depend on
-        the other captions.
+        Each distinct caption is encoded once. Batches are padded to full size, so that a caption's vector does not
+        depend on the other captions.
         """
         distinct = list(dict.fromkeys(captions))
         vectors: dict[str, np.ndarray] = {}
@@ -104,23 +104,24 @@ class ClipModel(Scorer):
 
 
 class ClipVectors(ClipModel, PictureVectors):
-    """The image tower: a vector of length 1 of each picture, as little-endian float16."""
+    """Runs the image tower: computes a vector of length 1 for each picture, stored as little-endian float16."""
 
     flipped: bool = Field(False, description="mirror the picture first, which makes text in it unreadable")
 
     def look(self, picture: Image.Image) -> Any:
-        """The picture as the model's input."""
+        """Convert the picture to the model's input."""
         return self.load().transform(ImageOps.mirror(picture) if self.flipped else picture)
 
     def score_batch(self, batch: list[Any]) -> Columns:
-        """The vectors of a batch."""
+        """Compute the vectors of a batch."""
         return {"vector": pack_vectors(self.load().encode_pictures(batch, self.batch_size))}
 
 
 class ClipScore(ClipModel, VectorScorer):
-    """The cosine of picture and caption.
+    """Scores a pair by the cosine similarity between its picture and its caption.
 
-    With `flip` also that of the mirrored picture, which text in the picture cannot raise.
+    With `flip`, the similarity of the mirrored picture is added. Text in a picture cannot raise this second score,
+    because mirrored text is unreadable.
     """
 
     columns = pa.schema({"score": pa.float32(), "flipped": pa.float32()})
@@ -129,25 +130,25 @@ class ClipScore(ClipModel, VectorScorer):
 
     @property
     def facts(self) -> list[str]:
-        """The score, and with `flip` that of the mirrored picture."""
+        """The score, and with `flip` the score of the mirrored picture."""
         return ["score", "flipped"] if self.flip else ["score"]
 
     def inputs(self) -> tuple[PictureScorer, ...]:
-        """The vectors of the pictures, and with `flip` those of the mirrored pictures."""
+        """Return the scorer of the pictures' vectors, and with `flip` also that of the mirrored pictures' vectors."""
         return (self.vectors(), self.vectors(flipped=True)) if self.flip else (self.vectors(),)
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        """The cosines of pictures and captions."""
+        """Return the cosine similarity between each picture and its caption."""
         texts = self.texts(captions)
         cosines = [np.round((pictures * texts).sum(1), 5).tolist() for pictures in vectors]
         return {"score": cosines[0], "flipped": cosines[1] if self.flip else [None] * len(captions)}
 
 
 class LoadedClip:
-    """An open_clip model on its device, with its own tokenizer and preprocessing.
+    """An open_clip model on its device, with its tokenizer and preprocessing.
 
     Raises:
-        ModelError: open_clip can't load it.
+        ModelError: open_clip can't load the model.
     """
 
     def __init__(self, model: str, pretrained: str | None, precision: str, device: str) -> None:
@@ -170,11 +171,11 @@ class LoadedClip:
 
     @property
     def temperature(self) -> float:
-        """The model's logit scale, by which cosines are multiplied before a softmax."""
+        """The model's logit scale, by which cosine similarities are multiplied before a softmax."""
         return float(self.model.logit_scale.detach().exp())
 
     def encode_pictures(self, tensors: list[Any], batch_size: int) -> np.ndarray:
-        """Vectors of preprocessed pictures (n d), float32.
+        """Encode preprocessed pictures to vectors (n d), float32.
 
         A batch is padded to its full size, so that a vector does not depend on the other pictures.
         """
@@ -186,7 +187,7 @@ class LoadedClip:
         return vectors[: len(tensors)]
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Vectors of texts (n d), float32."""
+        """Encode texts to vectors (n d), float32."""
         with self.torch.inference_mode():
             encoded = self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True)
         vectors: np.ndarray = encoded.float().cpu().numpy()
@@ -199,7 +200,7 @@ def _load(model: str, pretrained: str | None, precision: str, device: str) -> Lo
 
 
 def resolve_device(device: str) -> str:
-    """The device that `auto` means: `cuda` if there is one, else `cpu`. Other names are returned as they are."""
+    """Return the name of the device. `auto` becomes `cuda` if there is a GPU, else `cpu`; other names are unchanged."""
     import torch
 
     if device != "auto":
@@ -208,7 +209,7 @@ def resolve_device(device: str) -> str:
 
 
 def _download_weights(model: str, tag: str) -> Path:
-    """The file of open_clip's published weights, from the hub's cache or from the hub."""
+    """Return the file with weights that open_clip publishes, from the hub's cache or downloaded from the hub."""
     import open_clip
 
     config = open_clip.get_pretrained_cfg(model, tag)

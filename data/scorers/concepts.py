@@ -1,4 +1,4 @@
-"""Which concepts of a list a caption mentions, for balancing a dataset by them (MetaCLIP, arXiv 2309.16671)."""
+"""Finds the concepts that a caption mentions. A dataset can be balanced by them (MetaCLIP, arXiv 2309.16671)."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ WORD = re.compile(r"\w+")
 
 
 class Concepts(CaptionScorer):
-    """Lists the concepts of a file that occur in a caption, by whole words and without case."""
+    """Finds which concepts from a list file occur in a caption. Matches whole words and ignores case."""
 
     columns = pa.schema({"matched": pa.list_(pa.string())})
     runs_by: ClassVar[frozenset[str]] = frozenset({"file"})
@@ -25,12 +25,12 @@ class Concepts(CaptionScorer):
 
     @property
     def id(self) -> str:
-        """Names the list by a digest of its content, not by its path."""
+        """The scorer's id, which contains a digest of the list's content instead of its path."""
         _, digest, _ = _read_concepts(self.file)
         return f"{super().id}-{digest[:8]}"
 
     def read(self, caption: str) -> dict[str, Any]:
-        """The caption's concepts, sorted."""
+        """Return the concepts that occur in the caption, sorted."""
         concepts, _, most_words = _read_concepts(self.file)
         words = WORD.findall(caption.lower())
         phrases = set()
@@ -41,7 +41,7 @@ class Concepts(CaptionScorer):
 
 @lru_cache(maxsize=2)
 def _read_concepts(file: str) -> tuple[frozenset[str], str, int]:
-    """The concepts of a file, its digest, and the number of words of the longest."""
+    """Return the concepts in a file, the file's digest, and the number of words in the longest concept."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Small heads over a picture's CLIP vector: how beautiful it is, whether it is safe to show, whether it is watermarked.
+"""Small heads that score a picture from its CLIP vector: aesthetics, safety (is it safe to show?), and watermarks.
 
-A head is a file of linear layers (`weights`: .safetensors, .pth or .pt) such as LAION's published ones. Without a file,
-safety and watermark are classified zero-shot, by two lists of prompts.
+A head is a file of linear layers (`weights`: .safetensors, .pth or .pt), such as those that LAION publishes. Without a
+file, safety and watermark are classified zero-shot: the vector is compared with two lists of prompts.
 """
 
 import re
@@ -22,7 +22,7 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Head(ClipModel, VectorScorer):
-    """Linear layers over the vectors of a CLIP model."""
+    """Scores pictures by linear layers over the vectors of a CLIP model."""
 
     runs_by: ClassVar[frozenset[str]] = ClipModel.runs_by | {"weights"}
 
@@ -31,18 +31,18 @@ class Head(ClipModel, VectorScorer):
 
     @property
     def id(self) -> str:
-        """Names the scorer, its CLIP model, and its weights by their digest."""
+        """The scorer's id, which contains the CLIP model and a digest of the head's weights."""
         return super().id + (f"-{_digest_weights(self.weights)[:8]}" if self.weights else "")
 
     def inputs(self) -> tuple[PictureScorer, ...]:
-        """The vectors of the CLIP model."""
+        """Return the scorer of the CLIP model's vectors."""
         return (self.vectors(),)
 
     def run_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """The head's output (n) for vectors (n d).
+        """Return the head's output (n) for vectors (n d).
 
         Raises:
-            ModelError: the file can't be read, or is made for vectors of another size.
+            ModelError: the head's file can't be read, or was made for vectors of another size.
         """
         assert self.weights is not None
         layers = _read_layers(self.weights)
@@ -58,19 +58,22 @@ class Head(ClipModel, VectorScorer):
 
 
 class Aesthetic(Head):
-    """LAION's aesthetic score, about 1 to 10: by its linear head, or by its later one of several linear layers."""
+    """LAION's aesthetic score, about 1 to 10, from LAION's linear head or its later head with several linear layers."""
 
     columns = pa.schema({"score": pa.float32()})
 
     weights: str = Field(description="file of the head's layers, e.g. sa_0_4_vit_l_14_linear.pth")
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        """The aesthetic scores."""
+        """Return the aesthetic scores."""
         return {"score": np.round(self.run_layers(vectors[0]), 4).tolist()}
 
 
 class ZeroShot(Head):
-    """The probability that a picture matches `prompts` rather than `others`; by a head's sigmoid if it has weights."""
+    """The probability that a picture matches `prompts` rather than `others`.
+
+    With `weights`, the probability is instead the sigmoid of the head's output.
+    """
 
     columns = pa.schema({"probability": pa.float32()})
 
@@ -78,7 +81,7 @@ class ZeroShot(Head):
     others: tuple[str, ...] = Field(min_length=1, description="texts of the opposite class")
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        """The probabilities."""
+        """Return the probabilities."""
         if self.weights:
             probability = 1 / (1 + np.exp(-self.run_layers(vectors[0])))
         else:
@@ -134,7 +137,7 @@ def _digest_weights(weights: str) -> str:
 
 @lru_cache(maxsize=8)
 def _read_layers(weights: str) -> Layers:
-    """The weight and bias of each linear layer of a file, in the order of their numbers."""
+    """Read the weight and bias of each linear layer in a file, ordered by the numbers in the parameters' names."""
     import torch
     from safetensors.torch import load_file
 
@@ -158,5 +161,5 @@ def _read_layers(weights: str) -> Layers:
 
 
 def _layer_numbers(name: str) -> list[int]:
-    """The numbers in a parameter's name, by which layers are ordered."""
+    """Return the numbers in a parameter's name, by which layers are ordered."""
     return [int(digits) for digits in re.findall(r"\d+", name)]

@@ -1,8 +1,8 @@
-"""What duplicates are recognised by: a perceptual hash of 64 bits, as lists of known pictures use it, and a thumbnail.
+"""Computes a perceptual hash and a thumbnail of each picture, by which duplicates are recognised.
 
-The hash ignores colour and changes when a picture is cropped. The thumbnail of 8 x 8 pixels has colour and changes
-little by cropping; it tells near duplicates from pictures that only have the same composition
-(data/pictures/near_duplicates.py).
+The hash has 64 bits, and is the kind that published lists of known pictures use. It ignores colour and changes when a
+picture is cropped. The thumbnail of 8 x 8 pixels has colour, and cropping changes it only a little. It distinguishes
+near duplicates from pictures that merely have the same composition (data/pictures/near_duplicates.py).
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ class PerceptualHash(PictureScorer):
     columns = pa.schema({"hash": pa.string(), "thumbnail": pa.binary()})
 
     def look(self, picture: Image.Image) -> dict[str, Any]:
-        """The picture's hash and thumbnail."""
+        """Compute the picture's hash and thumbnail."""
         pixels = np.asarray(picture)
         thumbnail = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         return {"hash": f"{perceptual_hash(picture):016x}", "thumbnail": thumbnail.tobytes()}

@@ -1,4 +1,4 @@
-"""Measurements of a picture's pixels: sharpness, brightness, contrast, entropy, border, colourfulness."""
+"""Measures a picture's pixels: sharpness, brightness, contrast, entropy, border, colourfulness."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.scorers.scorer import PictureScorer
 
-SIDE = 256  # pixels of the longer side at which pictures are measured, so that their sizes do not matter
+SIDE = 256  # larger pictures are reduced to this longer side, in pixels, so that their sizes hardly matter
 BORDER_TOLERANCE = 6  # grey levels within which a border counts as one colour
 
 
@@ -18,17 +18,17 @@ class PictureFacts(PictureScorer):
 
     columns = pa.schema(
         {
-            "blur": pa.float32(),  # variance of the Laplacian: low is blurred
+            "blur": pa.float32(),  # variance of the Laplacian: low for a blurred picture
             "brightness": pa.float32(),  # mean, 0 to 1
             "contrast": pa.float32(),  # standard deviation, 0 to 0.5
-            "entropy": pa.float32(),  # of the grey levels, 0 to 8 bits: low is empty
-            "border": pa.float32(),  # share of the area that is a frame of one colour
-            "colour": pa.float32(),  # mean distance from grey, 0 to 1; 0 is a picture in grey
+            "entropy": pa.float32(),  # of the grey levels, 0 to 8 bits: low for an empty picture
+            "border": pa.float32(),  # share of the area taken up by a border of one colour
+            "colour": pa.float32(),  # mean distance from grey, 0 to 1; 0 for a picture in grey
         }
     )
 
     def look(self, picture: Image.Image) -> dict[str, Any]:
-        """The picture's measurements by column."""
+        """Return the picture's measurements, keyed by column."""
         scale = min(1.0, SIDE / max(picture.size))
         size = (max(3, round(picture.width * scale)), max(3, round(picture.height * scale)))
         pixels = cv2.resize(np.asarray(picture), size, interpolation=cv2.INTER_AREA)
@@ -47,7 +47,7 @@ class PictureFacts(PictureScorer):
 
 
 def border_share(pixels: np.ndarray) -> float:
-    """The share of a picture's area that is a border in the colour of its corner.
+    """Return the share of a picture's area taken up by a border of one colour, that of the top-left pixel.
 
     Args:
         pixels: h w 3, uint8.

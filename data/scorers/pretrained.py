@@ -1,7 +1,7 @@
-"""The files of pretrained models and their digests, without loading a model or importing torch.
+"""Finds the files of pretrained models and their digests, without loading a model or importing torch.
 
-Every plan needs the digests, and reading 40 GB takes minutes. So the digest of a large file is read once: in the hub's
-cache it is the file's name (its SHA-256), for any other file it is noted in the user's cache folder.
+Every plan needs the digests, and reading 40 GB takes minutes. So the digest of a large file is computed only once and
+noted in the user's cache folder. A file in the hub's cache needs no note, because its name is its SHA-256.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from pathlib import Path
 from data.errors import ModelError
 from data.lake import storage
 
-SMALL = 64 << 20  # bytes of a file that is read so fast that its digest is not noted
-WEIGHTS = (  # what `transformers` loads, in its order of preference: one file, or an index and shards
+SMALL = 64 << 20  # bytes; a smaller file is read so fast that its digest is not noted
+WEIGHTS = (  # the files that `transformers` loads, in its order of preference: one file, or an index and shards
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
 )
@@ -25,14 +25,14 @@ SETTINGS_FILES = ("config.json", "tokenizer_config.json", *TOKENIZER)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CAPTIONER_TOKENIZERS = (*TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model")  # a captioner has one of these
 CAPTIONER_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # and one of these
-CAPTIONER_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # all that is read of its folder
+CAPTIONER_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # all files that are read in its folder
 
 
 def local_folder(model: str, built_in: Path) -> Path | None:
-    """The folder of a model that a recipe names by a path; None if it is not a folder.
+    """Return the folder of a model that a recipe names by a path, or None if the name is not a folder.
 
     Args:
-        model: a recipe's name of a model: `built-in`, a path, or a name of the hub.
+        model: the model's name in a recipe: `built-in`, a path, or a hub id.
         built_in: the folder that `built-in` means.
     """
     path = built_in if model == "built-in" else Path(model)
@@ -40,14 +40,14 @@ def local_folder(model: str, built_in: Path) -> Path | None:
 
 
 def digest_file(path: Path) -> str:
-    """The SHA-256 of a file's content, as hex digits. A large file is read only once, until it changes.
+    """Return the SHA-256 of a file's content, as hex digits. A large file is read again only after it has changed.
 
     Raises:
         OSError: the file can't be read.
     """
     file = path.resolve()
     if file.parent.name == "blobs" and _is_digest(file.name):
-        return file.name  # a link of the hub's cache, whose files are named by their digests
+        return file.name  # the target of a link in the hub's cache, whose files are named by their digests
     stat = file.stat()
     if stat.st_size < SMALL:
         return _read_digest(file)
@@ -58,18 +58,18 @@ def digest_file(path: Path) -> str:
         if _is_digest(noted):
             return noted
     digest = _read_digest(file)
-    with suppress(OSError):  # where the cache can't be written, the file is read again the next time
+    with suppress(OSError):  # if the cache can't be written, the file is read again the next time
         storage.write(str(note), digest.encode())
     return digest
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """One digest of several files, by their names and contents."""
+    """Return one digest of the names and contents of several files."""
     return hashlib.sha256("".join(f"{path.name} {digest_file(path)}\n" for path in paths).encode()).hexdigest()
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The weights, configuration and tokenizer of a `transformers` model; empty if any of them is missing."""
+    """List the weights, configuration and tokenizer of a `transformers` model. Empty if any of them is missing."""
     weights: list[Path] = []
     for single, index, _ in WEIGHTS:
         weights = _weight_files(folder, single, index)
@@ -82,7 +82,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def captioner_files(folder: Path) -> list[Path]:
-    """All files of an image-to-text model of `transformers`; empty if a part of it is missing."""
+    """List all files of an image-to-text model of `transformers`. Empty if a part of the model is missing."""
     files = sorted(path for pattern in CAPTIONER_FILES for path in folder.glob(pattern))
     names = {path.name for path in files}
     needed = (("config.json",), CAPTIONER_PROCESSORS, CAPTIONER_TOKENIZERS)
@@ -93,19 +93,23 @@ def captioner_files(folder: Path) -> list[Path]:
 
 
 def fetch_captioner(model: str) -> Path:
-    """The folder of a captioner from the hub; downloaded if the cache lacks a part, without pickles and code.
+    """Return the folder of a captioner from the hub. Pickles and code are never downloaded.
+
+    The captioner is downloaded if the hub's cache lacks a part of it.
 
     Raises:
-        ModelError: it can't be downloaded.
+        ModelError: the captioner can't be downloaded.
     """
     return _fetch(model, captioner_files, lambda: list(CAPTIONER_FILES))
 
 
 def fetch_model(model: str) -> Path:
-    """The folder of a model from the hub; downloaded if the cache lacks a part. With a full cache, no request is sent.
+    """Return the folder of a model from the hub.
+
+    The model is downloaded if the hub's cache lacks a part of it. If the cache is complete, no request is sent.
 
     Raises:
-        ModelError: it can't be downloaded.
+        ModelError: the model can't be downloaded.
     """
 
     def patterns() -> list[str]:
@@ -119,7 +123,7 @@ def fetch_model(model: str) -> Path:
 
 
 def _fetch(model: str, files_of: Callable[[Path], list[Path]], patterns: Callable[[], list[str]]) -> Path:
-    """The folder of a model: from the cache if `files_of` finds it complete there, else downloaded by patterns."""
+    """Return a model's folder: in the cache if `files_of` finds it complete, else after downloading `patterns`."""
     from huggingface_hub import snapshot_download
 
     with suppress(FileNotFoundError):  # never downloaded
@@ -138,7 +142,7 @@ def _not_fetched(model: str, error: OSError) -> ModelError:
 
 
 def _weight_files(folder: Path, single: str, index: str) -> list[Path]:
-    """A model's single file of weights, or the shards that its index names; empty if it has neither."""
+    """List a model's single file of weights, or the shards that its index names. Empty if it has neither."""
     if (folder / single).is_file():
         return [folder / single]
     if (folder / index).is_file():

@@ -1,4 +1,4 @@
-"""Finds a scorer's class by its short name, or by the dotted path of any class."""
+"""Finds the class of a scorer by its short name, or by its dotted path."""
 
 import importlib
 from typing import Any
@@ -16,12 +16,12 @@ SCORERS = {
     "watermark": "data.scorers.heads.Watermark",
     "captioner": "data.scorers.captioner.Captioner",
 }
-MOVED = {  # modules of 0.1.0 that recipes name in dotted paths: where they are now
+MOVED = {  # modules of 0.1.0 that recipes name in dotted paths → their names now
     "data.scorers.picture": "data.scorers.pixels",
     "imagen.evaluate.extractors": "imagen.metrics.extractors",
     "imagen.evaluate.shapes": "imagen.metrics.shapes",
 }
-RENAMED = {  # modules of 0.1.0 that a user's scorer may import: where they are now; `data.score` is still there
+RENAMED = {  # modules of 0.1.0 that a user's scorer may import → their names now; `data.score` still exists
     "data.picture": "data.pictures.prepare",
     "data.scorers.picture": "data.scorers.pixels",
     "data.weights": "data.scorers.pretrained",
@@ -29,7 +29,7 @@ RENAMED = {  # modules of 0.1.0 that a user's scorer may import: where they are 
 
 
 def scorer_class(name: str) -> type[Scorer]:
-    """The class of a scorer that a recipe names.
+    """Return the class of a scorer that a recipe names.
 
     Args:
         name: a key of `SCORERS`, or the dotted path of a class such as `my_scorers.Squareness`.

@@ -1,8 +1,9 @@
-"""The classes that scorers derive from. A score is a fact about a picture or a caption, computed once by each scorer.
+"""The base classes of scorers. A score is a fact about a picture or a caption, and each scorer computes it only once.
 
-Pictures are read and decoded once for all picture scorers that lack them; one such scorer stores CLIP vectors. Vector
-scorers compute from these vectors, and caption scorers from the text: neither reads a picture, so a new head over old
-pictures is cheap. Not here: the stages that run scorers (stages.py), and thresholds (data/select).
+A picture is read and decoded once for all picture scorers that have not scored it yet. One kind of picture scorer
+stores CLIP vectors. Vector scorers compute from these vectors, and caption scorers from the text. Neither kind reads a
+picture, so adding a head over existing vectors is cheap. Not here: the stages that run scorers (stages.py), and
+thresholds (data/select).
 """
 
 import hashlib
@@ -17,20 +18,20 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 DECODE_AHEAD = 128  # pictures that are decoded before they are needed
-SCORER_ERRORS = (OSError, ValueError, SyntaxError)  # what a scorer raises, in words, where it can't score a picture
+SCORER_ERRORS = (OSError, ValueError, SyntaxError)  # errors of one picture; their text becomes the row's error
 RENAMED = {"say": "score_batch", "at_once": "max_batch", "sees": "inputs"}  # methods by their names in 0.1.0
 
 Columns = dict[str, Sequence[Any]]
 
 
 class Scorer(BaseModel):
-    """Settings, the columns of its table, and an id. Cheap to make and to pickle: the first batch loads the model.
+    """A scorer has settings, the columns of its table, and an id. It is cheap to create and to pickle.
 
-    Derive from one of the classes below, not from this one.
+    Its model is loaded only with the first batch. Derive your scorer from one of the classes below, not from this one.
 
     Attributes:
-        columns: the columns that it computes, with their types.
-        version: of its arithmetic. Another version has another table, for which all rows are pending.
+        columns: the columns that the scorer computes, with their types.
+        version: the version of its arithmetic. A new version has a new table, for which all rows are pending.
         runs_by: settings that do not change the scores, such as the device, and so are not part of the id.
     """
 
@@ -44,7 +45,7 @@ class Scorer(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Give a method that was renamed both names, so that scorers written for 0.1.0 go on working."""
+        """Give each renamed method both names, so that scorers written for 0.1.0 still work."""
         for old, new in RENAMED.items():
             if old in vars(cls):
                 setattr(cls, new, vars(cls)[old])
@@ -53,7 +54,7 @@ class Scorer(BaseModel):
 
     @property
     def id(self) -> str:
-        """Names the class, its version, and a digest of all settings that change the scores."""
+        """The scorer's id: its class, its version, and a digest of all settings that change the scores."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
         settings = self.model_dump_json(exclude={"scorer", *self.runs_by}, exclude_defaults=True)
         digest = "" if settings == "{}" else f"-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
@@ -61,7 +62,7 @@ class Scorer(BaseModel):
 
     @cached_property
     def table(self) -> str:
-        """The table of its scores."""
+        """The name of the table that stores the scores."""
         return f"scores/{self.id}"
 
     @property
@@ -71,36 +72,39 @@ class Scorer(BaseModel):
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of its table: the id, its columns, and why there is no score."""
+        """The schema of the scorer's table: the row's id, the scorer's columns, and the error if there is no score."""
         return pa.schema([("id", pa.string()), *self.columns, ("error", pa.string())])
 
 
 class PictureScorer(Scorer):
-    """Scores pictures. A simple scorer needs only `look`; one with a model prepares there and runs in `score_batch`."""
+    """Scores pictures. A simple scorer overrides only `look`.
+
+    A scorer with a model prepares the picture in `look`, and runs the model in `score_batch`.
+    """
 
     @property
     def max_batch(self) -> int:
-        """How many pictures `score_batch` gets at once; the last batch of a shard may be smaller."""
+        """The number of pictures that `score_batch` gets at once. The last batch of a shard may be smaller."""
         return DECODE_AHEAD
 
     def look(self, picture: Image.Image) -> Any:
         """Look at one RGB picture; called in a thread, before `score_batch`.
 
         Returns:
-            The picture's scores by column; or, if `score_batch` is overridden, what that needs of the picture.
+            The picture's scores, keyed by column. If `score_batch` is overridden, its input for this picture instead.
 
         Raises:
-            ValueError: no score for this picture. The text becomes the row's error.
+            ValueError: this picture can't be scored. The text becomes the row's error.
         """
         raise NotImplementedError
 
     def score_batch(self, batch: list[Any]) -> Columns:
-        """The columns for what `look` returned, of one or more pictures."""
+        """Return the columns for a batch of one or more pictures, from the values that `look` returned for them."""
         return {name: [row[name] for row in batch] for name in self.columns.names}
 
 
 class PictureVectors(PictureScorer):
-    """Computes a vector of each picture, stored as float16, by a model that runs on a batch at a time."""
+    """Computes a vector for each picture by a model that runs on batches. Vectors are stored as float16."""
 
     columns = pa.schema({"vector": pa.binary()})
 
@@ -108,7 +112,7 @@ class PictureVectors(PictureScorer):
 
     @cached_property
     def table(self) -> str:
-        """The table of its vectors."""
+        """The name of the table that stores the vectors."""
         return f"embeddings/{self.id}"
 
     @property
@@ -118,23 +122,23 @@ class PictureVectors(PictureScorer):
 
 
 class Describer(PictureScorer):
-    """Writes a text about each picture that is kept. Expensive: runs after selection, so criteria cannot use it."""
+    """Writes a text about each kept picture. It is slow and runs after selection, so criteria cannot use the text."""
 
     columns = pa.schema({"text": pa.string()})
 
 
 class VectorScorer(Scorer):
-    """Scores pictures by vectors that picture scorers have stored, and by their captions."""
+    """Scores pairs from their captions and from the vectors of their pictures that picture scorers have stored."""
 
     def inputs(self) -> tuple[PictureScorer, ...]:
-        """The scorers whose vectors `judge` gets, in this order."""
+        """Return the scorers whose vectors are passed to `judge`, in this order."""
         raise NotImplementedError
 
     def judge(self, vectors: list[np.ndarray], captions: list[str]) -> Columns:
-        """The columns for n pictures.
+        """Return the columns for n pictures.
 
         Args:
-            vectors: for each scorer of `inputs`, its vectors (n d), float32.
+            vectors: the vectors (n d) of each scorer in `inputs`, float32.
             captions: the n captions.
         """
         raise NotImplementedError
@@ -144,16 +148,16 @@ class CaptionScorer(Scorer):
     """Scores captions, one at a time."""
 
     def read(self, caption: str) -> dict[str, Any]:
-        """The caption's scores by column."""
+        """Return the caption's scores, keyed by column."""
         raise NotImplementedError
 
 
 def pack_vectors(vectors: np.ndarray) -> list[bytes]:
-    """Vectors (n d) as a table stores them: float16, little-endian."""
+    """Convert vectors (n d) to the bytes that a table stores: little-endian float16."""
     return [vector.astype("<f2").tobytes() for vector in vectors]
 
 
 def unpack_vectors(vectors: Sequence[bytes | None]) -> np.ndarray:
-    """The inverse of `pack_vectors`: an array (n d), float32. None of the vectors may be null."""
+    """Convert stored vectors back to an array (n d), float32. None of the vectors may be null."""
     joined = b"".join(vector for vector in vectors if vector is not None)
     return np.frombuffer(joined, "<f2").reshape(len(vectors), -1).astype(np.float32)

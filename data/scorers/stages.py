@@ -1,4 +1,4 @@
-"""The stages that run scorers: over pictures, over stored vectors, and over captions. Each scorer has its own table."""
+"""The stages that run scorers on pictures, on stored vectors, and on captions. Each scorer has its own table."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -27,15 +27,17 @@ from data.scorers.scorer import (
     unpack_vectors,
 )
 
-THREADS = 2  # that decode the next pictures while a model runs
+THREADS = 2  # threads that decode the next pictures while a model runs
 
 
 @dataclass(frozen=True)
 class ScorePictures:
-    """The stage: `images` to a table for each picture scorer. Each picture is read and decoded once for all of them.
+    """The stage that runs picture scorers on the table `images`, and fills one table per scorer.
+
+    Each picture is read and decoded once for all scorers.
 
     Attributes:
-        kept_by: a dataset's name: only pictures that it keeps are scored. By default all are.
+        kept_by: the name of a dataset. Only pictures that this dataset keeps are scored; by default all pictures are.
     """
 
     lake: Lake
@@ -45,11 +47,11 @@ class ScorePictures:
     ordered_commits: bool = False
 
     def outputs(self, lake: Lake) -> list[Table]:
-        """The tables of the scorers, in their order."""
+        """Return the tables of the scorers, in the order of the scorers."""
         return [lake.table_or_make(scorer.table, scorer.schema) for scorer in self.scorers]
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pictures that some scorer has not scored; `todo` holds the indices of these scorers."""
+        """Return the pictures that at least one scorer has not scored. `todo` lists the indices of these scorers."""
         scores = {f"scores{n}": table.dataset(bucket) for n, table in enumerate(outputs)}
         todo = ", ".join(f"CASE WHEN {name}.id IS NULL THEN {n} END" for n, name in enumerate(scores))
         joins = "".join(f" LEFT JOIN {name} ON {name}.id = images.id" for name in scores)
@@ -67,7 +69,7 @@ class ScorePictures:
         )
 
     def work(self, shard: Shard) -> ShardResult:
-        """Score a shard's pictures, decoding the next ones in threads while a model runs."""
+        """Score a shard's pictures. While a model runs, threads decode the next pictures."""
         batches = [_ScorerBatches(scorer) for scorer in self.scorers]
         ids, todos = shard.rows["id"].to_pylist(), shard.rows["todo"].to_pylist()
         with ThreadPoolExecutor(THREADS, "look") as pool:
@@ -83,7 +85,7 @@ class ScorePictures:
 
 @dataclass(frozen=True)
 class _OneScorerStage:
-    """What the stages of a single scorer share."""
+    """The common part of stages that run a single scorer."""
 
     lake: Lake
     scorer: Any
@@ -96,12 +98,12 @@ class _OneScorerStage:
 
 @dataclass(frozen=True)
 class ScoreVectors(_OneScorerStage):
-    """The stage: stored vectors and captions to the table of a vector scorer. It reads no picture."""
+    """The stage that runs a vector scorer on stored vectors and captions. It reads no pictures."""
 
     scorer: VectorScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pairs that have all vectors but no score yet, with the files that hold the vectors."""
+        """Return the pairs that have all vectors but no score yet, with the files that contain the vectors."""
         inputs = {
             f"vectors{n}": lake.table_or_make(scorer.table, scorer.schema).read_with_files(bucket, ["id"])
             for n, scorer in enumerate(self.scorer.inputs())
@@ -117,7 +119,7 @@ class ScoreVectors(_OneScorerStage):
         )
 
     def work(self, shard: Shard) -> ShardResult:
-        """Score a shard's pairs. A pair without a vector gets the error of the vector's scorer."""
+        """Score a shard's pairs. If a pair has no vector, its error is the one that the vector's scorer recorded."""
         rows = shard.rows
         packed: list[list[bytes | None]] = []
         errors: list[str | None] = [None] * rows.num_rows
@@ -138,7 +140,7 @@ class ScoreVectors(_OneScorerStage):
     def _read_vectors(
         self, scorer: PictureScorer, rows: pa.Table, file_column: str
     ) -> tuple[list[bytes | None], list[str | None]]:
-        """The vectors of some rows as they are stored, and the error where there is none."""
+        """Read the packed vectors of some rows, and the error of each row that has no vector."""
         rows_with_files = pa.table({"id": rows["id"], "file": rows[file_column]})
         parts = list(read_rows(self.lake, scorer.table, scorer.schema, ["vector", "error"], rows_with_files))
         table = pa.concat_tables(parts) if parts else pa.table({"vector": [], "error": []})
@@ -147,12 +149,12 @@ class ScoreVectors(_OneScorerStage):
 
 @dataclass(frozen=True)
 class ScoreCaptions(_OneScorerStage):
-    """The stage: `pairs` to the table of a caption scorer. It does not wait for pictures."""
+    """The stage that runs a caption scorer on the table `pairs`. It does not wait for pictures."""
 
     scorer: CaptionScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """The pairs whose captions have no score."""
+        """Return the pairs whose captions have no score yet."""
         return query(
             "SELECT id, caption FROM pairs ANTI JOIN scores USING (id) ORDER BY id",
             pairs=lake.table_or_make("pairs", PAIRS).dataset(bucket),
@@ -169,17 +171,17 @@ class ScoreCaptions(_OneScorerStage):
 
 @dataclass
 class _ScorerBatches:
-    """The rows of one picture scorer in a shard, scored in batches of the size that it asks for."""
+    """Collects one picture scorer's rows of a shard, and scores them in batches of the scorer's preferred size."""
 
     scorer: PictureScorer
     ids: list[str] = field(default_factory=list)
     errors: list[str | None] = field(default_factory=list)
-    batch: list[Any] = field(default_factory=list)  # what `look` returned, not yet scored
+    batch: list[Any] = field(default_factory=list)  # results of `look` that are not scored yet
     scored: list[int] = field(default_factory=list)  # indices of the rows without an error
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, id: str, look: Any) -> None:
-        """Add what `look` returned or raised for one picture; a full batch is scored at once."""
+        """Add the result or the exception of `look` for one picture. A full batch is scored immediately."""
         self.ids.append(id)
         self.errors.append(str(look) if isinstance(look, Exception) else None)
         if not isinstance(look, Exception):
@@ -200,7 +202,7 @@ class _ScorerBatches:
 
 
 def _look(picture: bytes, scorers: list[PictureScorer]) -> list[Any]:
-    """What each scorer's `look` returns for a picture, or the exception that it raises."""
+    """Return, for each scorer, the result of its `look` on a picture, or the exception that `look` raised."""
     try:
         image = decode(picture)
     except SCORER_ERRORS as error:
@@ -220,7 +222,7 @@ def _add_looks(batches: list[_ScorerBatches], id: str, todo: list[int], looks: "
 
 
 def _rows(scorer: Scorer, ids: Any, errors: list[str | None], scored: list[int], scores: Mapping[str, Any]) -> pa.Table:
-    """A scorer's rows: its scores at the indices in `scored`, nulls elsewhere."""
+    """Return the rows of a scorer's table: scores at the indices in `scored`, and nulls elsewhere."""
     columns: dict[str, list[Any]] = {name: [None] * len(errors) for name in scorer.columns.names}
     for name, values in scores.items():
         for index, value in zip(scored, values, strict=True):

@@ -1,8 +1,9 @@
-"""What a recipe can ask of a pair: small declarative models that compile to SQL, each with a reason for what it drops.
+"""The criteria by which a recipe selects pairs, as small declarative models. Every dropped pair gets a reason.
 
-Row criteria (`Bounds`, `AnyOf`, `Sample`) judge each row by itself. Set criteria (`Top`, `Unique`, `Holdout` and
-`Balance`) judge the rows that passed all criteria before them. In a recipe the key chooses the criterion: it is a fact,
-or any_of, unique, sample or holdout.
+A fact is a column of a scorer, a property of the picture or the caption, or a column of the source. Row criteria
+(`Bounds`, `AnyOf`, `Sample`) compile to SQL and judge each row by its own facts. Set criteria (`Top`, `Unique`,
+`Holdout` and `Balance`) judge the rows that passed all criteria before them. In a recipe, the key of a criterion is the
+name of a fact, or any_of, unique, sample or holdout.
 """
 
 from collections.abc import Iterable
@@ -28,15 +29,18 @@ class Criterion(BaseModel):
 
     @property
     def label(self) -> str:
-        """The criterion's name in the funnel; its reasons begin with it."""
+        """The criterion's name in the funnel. The criterion's reasons begin with this name."""
         return self.fact
 
     def required_facts(self) -> Iterable[str]:
-        """The facts that it uses."""
+        """Return the facts that the criterion uses."""
         return [self.fact]
 
     def external_state(self) -> Any:
-        """The state of what it reads outside the lake, as JSON values: all is judged again when this changes."""
+        """Return the state of the files that the criterion reads outside the lake, as JSON values.
+
+        When this state changes, all pairs are judged again.
+        """
         return None
 
 
@@ -44,12 +48,12 @@ class RowCriterion(Criterion):
     """Judges each row by its own facts."""
 
     def reason_sql(self) -> str:
-        """SQL over the facts of a row: why it is dropped, or null if it is not."""
+        """Return a SQL expression over a row's facts. Its value is the reason to drop the row, or NULL to keep it."""
         raise NotImplementedError
 
 
 class SetCriterion(Criterion):
-    """Judges all rows that passed the criteria before it. Judgement has a query for each kind."""
+    """Judges all rows that passed the criteria before it. The class `Judgement` runs the queries of each kind."""
 
 
 class Bounds(RowCriterion):
@@ -77,11 +81,14 @@ class Bounds(RowCriterion):
         return self
 
     def required_facts(self) -> Iterable[str]:
-        """The fact, and the one that chooses the bound."""
+        """Return the judged fact, and the fact that chooses the bound if there is one."""
         return [self.fact, *([self.by] if self.by else [])]
 
     def reason_sql(self) -> str:
-        """SQL: the first bound that the fact misses, or that the fact is unknown; null if all bounds hold."""
+        """Return a SQL expression for the reason: the fact is unknown, or the first bound that its value misses.
+
+        The expression is NULL if the value is within all bounds.
+        """
         column, number = quote_name(self.fact), number_sql(self.fact)
         is_numeric = self.one_of is None and self.none_of is None
         cases = [f"WHEN {number if is_numeric else column} IS NULL THEN {quote_text(f'{self.label} unknown')}"]
@@ -101,7 +108,7 @@ class Bounds(RowCriterion):
         return f"CASE {' '.join(cases)} END"
 
     def _case_of_value(self, sign: str, limit: float, value: str, bound: dict[str, float]) -> str:
-        """The case of a bound that holds for one value of another fact."""
+        """Return the SQL case for a bound that applies only where another fact has the given value."""
         assert self.by is not None
         by = f"coalesce({quote_name(self.by)}, '')"
         listed = [key for key in bound if key != OTHER]
@@ -114,16 +121,16 @@ class Bounds(RowCriterion):
 
 
 class AnyOf(RowCriterion):
-    """Keeps a row if all bounds of at least one option hold."""
+    """Keeps a row if its facts are within all bounds of at least one option."""
 
     options: tuple[dict[str, Bounds], ...] = Field(min_length=1, description="alternatives: bounds by their facts")
 
     def required_facts(self) -> Iterable[str]:
-        """The facts of all options."""
+        """Return the facts that any of the options uses."""
         return [fact for option in self.options for bounds in option.values() for fact in bounds.required_facts()]
 
     def reason_sql(self) -> str:
-        """SQL: a reason that names the facts of all options, or null if one of the options holds."""
+        """Return a SQL expression for a reason that names the facts of all options. NULL if one option is met."""
         options = []
         for option in self.options:
             holds = " AND ".join(f"({bounds.reason_sql()}) IS NULL" for bounds in option.values())
@@ -133,7 +140,10 @@ class AnyOf(RowCriterion):
 
 
 class Sample(RowCriterion):
-    """Keeps a row with a probability that depends on its source (or another fact). A pair's draw never changes."""
+    """Keeps a row with a probability that depends on its source (or another fact).
+
+    The random number drawn for a pair never changes.
+    """
 
     weights: dict[str, float] = Field(
         min_length=1, description="share that is kept, by the fact's value; 'other' for all further values, else 1"
@@ -147,11 +157,11 @@ class Sample(RowCriterion):
         return f"sample by {self.by}"
 
     def required_facts(self) -> Iterable[str]:
-        """The fact that chooses the share."""
+        """Return the fact that chooses the share."""
         return [self.by]
 
     def reason_sql(self) -> str:
-        """SQL: that the row was not drawn, or null."""
+        """Return a SQL expression: the reason that the row was not drawn, or NULL if it was."""
         cases = " ".join(
             f"WHEN {quote_text(value)} THEN {share!r}" for value, share in self.weights.items() if value != OTHER
         )
@@ -161,10 +171,11 @@ class Sample(RowCriterion):
 
 
 class Top(SetCriterion):
-    """Keeps the best share of the rows, of all or for each value of another fact. Ties are broken by id.
+    """Keeps the rows with the highest values, up to a given share of all rows. Ties are broken by id.
 
-    The first version that uses a cut pins it: later rows are compared with that cut, so no pair is dropped because
-    others came. `imagen build --repin` makes a new cut.
+    With `per`, the share is taken separately for each value of another fact. The lowest kept value is the cut. The
+    first dataset version that uses a cut pins it, and later rows are compared with the same cut. So new pairs never
+    cause an old pair to be dropped. `imagen build --repin` computes a new cut.
     """
 
     top: float = Field(gt=0, le=1, description="share that is kept, of the rows that passed the criteria before")
@@ -176,16 +187,16 @@ class Top(SetCriterion):
         return f"best {self.top:.4g} of {self.fact}"
 
     def required_facts(self) -> Iterable[str]:
-        """The fact, and the one that groups."""
+        """Return the ranked fact, and the fact that groups the rows if there is one."""
         return [self.fact, *([self.per] if self.per else [])]
 
     def kept_count(self, rows: int) -> int:
-        """How many of `rows` rows are kept: the share, rounded up."""
+        """Return how many of `rows` rows are kept. Fractions are rounded up."""
         return -int(-rows * Fraction(str(self.top)) // 1)
 
 
 class Unique(SetCriterion):
-    """Keeps one row of each group of duplicates: the first seen, ties broken by id."""
+    """Keeps one row of each group of duplicates: the one seen first. Ties are broken by id."""
 
     by: Literal["content", "hash", "look", "meaning"] = Field(
         description="what is compared. content: bytes; hash: perceptual hashes; look: thumbnails; meaning: CLIP vectors"
@@ -193,7 +204,7 @@ class Unique(SetCriterion):
     distance: float | None = Field(
         None,
         ge=0,
-        description="largest distance of duplicates. hash: bits of 64; look: grey levels; meaning: 1 - cosine",
+        description="largest distance between duplicates. hash: bits of 64; look: grey levels; meaning: 1 - cosine",
     )
     of: str | None = Field(None, description="score that has the hashes (phash) or the vectors (clip)")
     same_caption: bool = Field(False, description="duplicates must have the same caption too; only with distance 0")
@@ -211,30 +222,34 @@ class Unique(SetCriterion):
 
     @property
     def max_distance(self) -> float:
-        """The largest distance of duplicates; by default what re-encoding, rescaling and slight cropping change."""
+        """The largest distance at which two rows count as duplicates.
+
+        The default tolerates re-encoding, rescaling and slight cropping (except for `content`, which needs identical
+        bytes).
+        """
         default = {"content": 0.0, "hash": 3.0, "look": THUMBNAIL_DISTANCE, "meaning": 0.01}[self.by]
         return default if self.distance is None else self.distance
 
     @property
     def column(self) -> str:
-        """The fact that is compared."""
+        """The fact whose values are compared."""
         phash, clip = self.of or "phash", self.of or "clip"
         columns = {"hash": f"{phash}_hash", "look": f"{phash}_thumbnail", "meaning": f"{clip}_vectors_vector"}
         return columns.get(self.by, "sha256")
 
     def required_facts(self) -> Iterable[str]:
-        """The fact that is compared, and the caption if that counts."""
+        """Return the fact that is compared, and `caption` if duplicates must have the same caption too."""
         return [self.column, *(["caption"] if self.same_caption else [])]
 
 
 class Holdout(SetCriterion):
-    """Drops what is in an evaluation set: pictures similar to its pictures, and pairs with one of its captions."""
+    """Drops pairs whose picture is similar to one in an evaluation set, or whose caption is in such a set."""
 
     sets: tuple[str, ...] = Field(
         min_length=1, description="files of evaluation sets: pictures, .parquet or .txt; globs and folders too"
     )
     by: Literal["look", "hash"] = Field("look", description="how pictures are compared, as in `unique`")
-    distance: float | None = Field(None, ge=0, description="largest distance of similar pictures, as in `unique`")
+    distance: float | None = Field(None, ge=0, description="largest distance between similar pictures, as in `unique`")
     of: str = Field("phash", description="score that has the thumbnails and hashes")
     captions: bool = Field(True, description="drop the captions of the sets too; case and punctuation are ignored")
 
@@ -245,28 +260,32 @@ class Holdout(SetCriterion):
 
     @property
     def max_distance(self) -> float:
-        """The largest distance of similar pictures; by default what re-encoding and slight cropping change."""
+        """The largest distance at which two pictures count as similar.
+
+        The default tolerates re-encoding and slight cropping.
+        """
         default = {"hash": 3.0, "look": THUMBNAIL_DISTANCE}[self.by]
         return default if self.distance is None else self.distance
 
     @property
     def column(self) -> str:
-        """The fact that is compared."""
+        """The fact whose values are compared."""
         return f"{self.of}_{'thumbnail' if self.by == 'look' else 'hash'}"
 
     def required_facts(self) -> Iterable[str]:
-        """The fact that is compared, and the caption."""
+        """Return the fact that is compared, and `caption`."""
         return [self.column, "caption"]
 
     def external_state(self) -> Any:
-        """The files of the sets, with their sizes."""
+        """Return the files of the evaluation sets, with their sizes."""
         return list_set_files(self.sets)
 
 
 class Balance(SetCriterion):
-    """MetaCLIP's balancing (arXiv 2309.16671): of a concept with more than `most` rows, about `most` rows are drawn.
+    """Limits how often each concept occurs, by the balancing of MetaCLIP (arXiv 2309.16671).
 
-    The fact is a list of concepts. A row is kept if it is drawn for any of its concepts; its draws never change.
+    The fact is a list of concepts. For a concept that occurs in more than `most` rows, about `most` of these rows are
+    drawn. A row is kept if it is drawn for at least one of its concepts. Its random numbers never change.
     """
 
     most: int = Field(ge=1, description="rows of a concept above which they are drawn")
@@ -279,7 +298,7 @@ class Balance(SetCriterion):
 
 
 def criterion_class(value: dict[str, Any]) -> type[Criterion]:
-    """The class of a recipe's criterion: by its key (`fact`) or, if the key is the name of a fact, by its fields."""
+    """Return the class of a recipe's criterion. If its key (`fact`) is the name of a fact, its fields decide."""
     by_key: dict[Any, type[Criterion]] = {"any_of": AnyOf, "unique": Unique, "sample": Sample, "holdout": Holdout}
     key = value.get("fact")
     if key in by_key:
@@ -290,7 +309,9 @@ def criterion_class(value: dict[str, Any]) -> type[Criterion]:
 
 
 def add_fact_keys(criteria: Any) -> Any:
-    """Copy each key of an entry of `select` into its criterion, as `fact`. Other values are left to validation.
+    """Copy the key of each criterion in `select` into the criterion itself, as `fact`.
+
+    Values that are not criteria stay as they are, and validation reports them.
 
     Example:
         >>> add_fact_keys({"side": {"min": 256}})
@@ -307,17 +328,18 @@ def add_fact_keys(criteria: Any) -> Any:
 
 
 def draw_sql(*purpose: str, salt: str = "''") -> str:
-    """SQL: a uniform number from 0 to 1 that is always the same for a pair and a purpose.
+    """Return a SQL expression for a uniform random number from 0 to 1.
 
-    The id is hashed again: ids are uniform too, but they choose the bucket.
+    The number is always the same for the same pair and purpose. It is a hash of the pair's id and the purpose: ids are
+    uniform too, but they already choose the pair's bucket.
 
     Args:
         purpose: texts, such as the criterion and its seed.
-        salt: SQL of a further text.
+        salt: SQL expression for a further text that is hashed.
     """
     return f"(('0x' || md5(id || {quote_texts(purpose)} || {salt})[1:13])::BIGINT / 4503599627370496.0)"
 
 
 def number_sql(fact: str) -> str:
-    """SQL: a fact as a number. Columns of the source are text."""
+    """Return a SQL expression for a fact as a number. Columns of the source are stored as text, so they are cast."""
     return f"TRY_CAST({quote_name(fact)} AS DOUBLE)" if fact.startswith(EXTRA_PREFIX) else quote_name(fact)

@@ -1,4 +1,7 @@
-"""SQL for the facts that criteria can use besides scores: columns of pairs and pictures, counts of captions."""
+"""SQL expressions for the facts that are not scores: columns of pairs and pictures, and counts of equal captions.
+
+A fact is a value of a row that a criterion can use.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -22,7 +25,7 @@ FACTS = {
     "caption_seen": "coalesce(often.times, 1)",
     "fetch_status": "coalesce(last.status, 'ok')",
 }
-# How often each caption occurs in the lake, of those that occur more than once.
+# How often a caption occurs in the lake, for each caption that occurs more than once.
 CAPTION_COUNTS = (
     "SELECT md5(caption) AS digest, count(*) AS times FROM pairs WHERE id NOT IN (SELECT id FROM replaced) "
     "GROUP BY ALL HAVING times > 1"
@@ -37,14 +40,15 @@ NORMALIZED_CAPTION = "trim(lower(regexp_replace(caption, '[^\\p{L}\\p{N}]+', ' '
 
 
 def read_whole_lake(inputs: Mapping[str, Table], facts: Iterable[str]) -> dict[str, pa.Table]:
-    """The tables over all buckets that the facts of a single bucket need, by their names in SQL.
+    """Compute the tables over the whole lake that are needed for the facts of any single bucket.
 
     Args:
         inputs: the tables of `Selection.inputs`.
-        facts: the facts that are used; captions are counted only if one of them needs it.
+        facts: the facts that are used. Captions are counted only if one of these facts is a count.
 
     Returns:
-        `replaced`, the pairs that another pair has replaced; and `often`, how often captions occur.
+        Two tables keyed by their names in SQL. `replaced` has the pairs that another pair has replaced, and `often` has
+        the number of occurrences of each repeated caption.
     """
     pairs = inputs["pairs"].dataset()
     replaced = query(REPLACED, events=query(EVENTS, pairs=pairs, fetches=inputs["fetches"].dataset()))
@@ -55,6 +59,6 @@ def read_whole_lake(inputs: Mapping[str, Table], facts: Iterable[str]) -> dict[s
 
 
 def extra_sql(fact: str) -> str:
-    """SQL for a column of the source that is kept in a pair's `extra`, as text."""
+    """Return a SQL expression for a column of the source, which the column `extra` of a pair stores as text."""
     key = fact.removeprefix(EXTRA_PREFIX).replace('"', '\\"')
     return "json_extract_string(pairs.extra, " + quote_text(f'$."{key}"') + ")"

@@ -10,7 +10,7 @@ from data.select.selection import Selection
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """One row of the funnel: a criterion, the pairs that are left after it, and those that it dropped."""
+    """One row of the funnel: a criterion, the number of pairs left after it, and the number that it dropped."""
 
     name: str
     left: int
@@ -18,18 +18,18 @@ class FunnelStep:
 
 
 def step_labels(selection: Selection) -> list[str]:
-    """The names of the steps that are criteria, in order."""
+    """Return the names of those steps of the funnel that are criteria, in order."""
     return list(dict.fromkeys(criterion.label for criterion in selection.criteria))
 
 
 def step_sql(labels: list[str]) -> str:
-    """SQL over a verdict: the name of the step that dropped the pair, or 'kept'.
+    """Return a SQL expression over a verdict: the name of the step that dropped the pair, or 'kept'.
 
-    A verdict may be older than the criteria in `labels`: a reason of another criterion gives that reason without its
-    figures.
+    A verdict may be older than the criteria in `labels`. If none of them gave the reason, the name of the step is the
+    reason without its numbers.
 
     Args:
-        labels: the names of the steps, as `step_labels` gives them.
+        labels: the names of the steps, as `step_labels` returns them.
     """
     cases = ["WHEN starts_with(reasons[1], 'replaced by') THEN 'replaced'"]
     for label in sorted(labels, key=len)[::-1]:  # the longest first: one label may begin with another
@@ -39,11 +39,11 @@ def step_sql(labels: list[str]) -> str:
 
 
 def funnel(lake: Lake, selection: Selection) -> list[FunnelStep]:
-    """The funnel of a dataset's newest verdicts.
+    """Compute the funnel from a dataset's newest verdicts.
 
     Returns:
-        The steps in order: all pairs, why pictures could not be fetched (the most frequent first), replaced pairs, and
-        the criteria. A pair counts for its first reason only.
+        The steps in order: all pairs, the reasons for missing pictures (the most frequent first), replaced pairs, and
+        the criteria. A pair with several reasons counts only for the first of them.
     """
     labels = step_labels(selection)
     rows = query(

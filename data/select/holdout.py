@@ -1,8 +1,8 @@
-"""Evaluation sets: the pictures and captions that a dataset must not contain, read from files.
+"""Reads evaluation sets: the pictures and captions that a dataset must not contain.
 
-A set is picture files, Parquet files with an `image` or a `caption` column (as published datasets have them), or text
-files with one caption a line; paths are folders or globs of any fsspec URL. Sets are small: they are read whole, once
-in a process.
+A set consists of picture files, Parquet files with an `image` or a `caption` column (as in published datasets), or text
+files with one caption per line. It is named by a folder, a file or a glob, on any store that fsspec supports. Sets are
+small, so each process reads them whole, and only once.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ AS_KEPT = PictureSettings(image_size=512)  # so that sets are compared in the fo
 
 @dataclass(frozen=True)
 class HoldoutSet:
-    """What is held out: thumbnails (n 192) and perceptual hashes (n) of pictures, and captions."""
+    """Evaluation sets in memory: thumbnails (n 192) and perceptual hashes (n) of their pictures, and their captions."""
 
     thumbnails: np.ndarray
     hashes: np.ndarray
@@ -35,7 +35,7 @@ class HoldoutSet:
 
 
 def list_set_files(sets: tuple[str, ...]) -> list[tuple[str, int]]:
-    """The files of some sets with their sizes in bytes, in order.
+    """List the files of evaluation sets with their sizes in bytes, in the order of the sets.
 
     Raises:
         SourceError: a set does not exist or can't be reached.
@@ -55,10 +55,10 @@ def list_set_files(sets: tuple[str, ...]) -> list[tuple[str, int]]:
 
 @lru_cache(maxsize=4)
 def read_holdout(files: tuple[tuple[str, int], ...]) -> HoldoutSet:
-    """Read evaluation sets; cached in the process.
+    """Read evaluation sets. The results are cached in the process.
 
     Args:
-        files: the result of `list_set_files`. The sizes make a changed file another key of the cache.
+        files: the result of `list_set_files`. Sizes are part of the cache key: a file that changed size is read again.
 
     Raises:
         SourceError: a file or a picture in it can't be read.
@@ -79,7 +79,7 @@ def read_holdout(files: tuple[tuple[str, int], ...]) -> HoldoutSet:
 
 
 def _entries(file: str) -> Iterator[tuple[bytes | None, str | None]]:
-    """The pictures and captions of one file, either of which may be missing."""
+    """Yield the entries of one file, each with a picture, a caption or both."""
     ending = PurePosixPath(file).suffix.lower()
     try:
         content = storage.read(file)

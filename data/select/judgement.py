@@ -1,7 +1,8 @@
-"""Applies a dataset's criteria to all pairs, and keeps `verdicts/<dataset>` up to date. It reads no pictures.
+"""Applies a dataset's criteria to all pairs, and keeps the table `verdicts/<dataset>` up to date.
 
-Row criteria give their reasons independently of each other. Set criteria (the best, one of each, so many of each) judge
-the rows that passed all criteria before them.
+A verdict says whether the dataset keeps a pair, with all reasons to drop it. No pictures of the lake are read, only
+their facts: scores and other columns. Row criteria judge each row independently of each other. Set criteria (`Top`,
+`Unique`, `Holdout` and `Balance`) judge only the rows that passed all criteria before them.
 """
 
 from collections.abc import Mapping
@@ -37,18 +38,19 @@ from data.select.selection import Cuts, Selection
 
 
 class Judgement(AbstractContextManager["Judgement"]):
-    """The verdicts for all pairs: one pass over their facts, bucket by bucket, then one query for each set criterion.
+    """Computes the verdicts for all pairs.
 
-    DuckDB holds for each pair its id, its reasons, and the facts that set criteria use.
+    Row criteria are applied in one pass over the pairs' facts, bucket by bucket. Then each set criterion is applied to
+    all pairs that are left. Meanwhile DuckDB keeps the id, the reasons and the facts for set criteria of each pair.
 
     Args:
         buckets: the lake's buckets.
         selection: the criteria.
         inputs: the tables of `Selection.inputs`.
-        pinned: the cuts of the verdicts before, which still apply; empty to make all cuts anew.
+        pinned: the cuts of the previous verdicts, which still apply; empty to compute all cuts anew.
 
     Attributes:
-        cuts: the cuts that were used: pinned ones and new ones.
+        cuts: the cuts that were used, both pinned and new. A cut is the last value and id that a `Top` criterion keeps.
 
     Example:
         with Judgement(lake.buckets, selection, selection.inputs(lake), {}) as judgement:
@@ -72,7 +74,7 @@ class Judgement(AbstractContextManager["Judgement"]):
         self.sql.close()
 
     def verdicts(self, bucket: int) -> pa.Table:
-        """The rows of `verdicts/<dataset>` of one bucket, by id. Reasons are in the order of the criteria."""
+        """Return one bucket's rows of `verdicts/<dataset>`, sorted by id. Reasons are in the order of the criteria."""
         rows = self.sql.sql(
             f"WITH row_drops AS (SELECT id, drops FROM judged WHERE bucket = {bucket}), "
             "more AS (SELECT id, list(struct_pack(position := position, reason := reason)) AS drops "
@@ -84,7 +86,7 @@ class Judgement(AbstractContextManager["Judgement"]):
         return rows.to_arrow_table().cast(VERDICTS)
 
     def _judge_rows(self, buckets: range, inputs: Mapping[str, Table]) -> None:
-        """Make the table `judged`: for each pair what row criteria drop it for, and the facts that set criteria use."""
+        """Make the table `judged`: each pair with the reasons from row criteria and the facts that set criteria use."""
         criteria = list(enumerate(self.selection.criteria, start=1))
         reasons = [(0, FETCH_REASON)]
         for position, criterion in criteria:
@@ -130,14 +132,14 @@ class Judgement(AbstractContextManager["Judgement"]):
         """Drop some of the rows that passed so far.
 
         Args:
-            position: the criterion's.
-            reason: SQL of the reason.
-            rows: what follows `SELECT id, reason`: SQL from `FROM` on.
+            position: the criterion's position.
+            reason: SQL expression for the reason.
+            rows: the rest of the query `SELECT id, position, reason`, beginning with `FROM`.
         """
         self.sql.execute(f"INSERT INTO set_drops SELECT id, {position}, {reason} {rows}")
 
     def _drop_unknown(self, position: int, reason: str, value: str) -> None:
-        """Drop the rows where a value is null, which a criterion cannot judge."""
+        """Drop the rows that a criterion cannot judge because the given value is NULL."""
         self._drop(position, quote_text(reason), f"FROM passed WHERE {value} IS NULL")
 
     def _apply_top(self, position: int, criterion: Top) -> None:
@@ -224,7 +226,7 @@ class Judgement(AbstractContextManager["Judgement"]):
 
 
 def _comparison(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndarray, PairFinder]:
-    """The values of a column as an array, and the function that finds pairs of similar ones."""
+    """Return a column's values as an array, and the function that finds all pairs of similar values in it."""
     if criterion.by == "hash":
         hashes = np.array([int(value, 16) for value in values], np.uint64)
         return hashes, partial(near_hash_pairs, distance=int(criterion.max_distance))
@@ -235,15 +237,15 @@ def _comparison(criterion: Unique | Holdout, values: list[Any]) -> tuple[np.ndar
 
 
 def select(lake: Lake, selection: Selection, repin: bool = False) -> bool:
-    """Bring the verdicts of a dataset up to date, in one atomic commit; files without a changed row stay.
+    """Bring the verdicts of a dataset up to date, in one atomic commit. Buckets without a changed row keep their files.
 
     Args:
         lake: the lake.
         selection: the dataset's criteria.
-        repin: make the cuts of `Top` criteria anew.
+        repin: compute the cuts of `Top` criteria anew.
 
     Returns:
-        False if the verdicts were up to date: same criteria, and same versions of all tables that they read.
+        False if the verdicts were up to date already: same criteria, and same versions of all tables that were read.
     """
     while True:  # until no other writer was faster
         verdicts = lake.table_or_make(selection.table, VERDICTS)

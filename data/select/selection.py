@@ -1,7 +1,6 @@
-"""The criteria of a dataset, the tables that they read, and the fingerprint that says whether verdicts are up to date.
+"""The criteria of a dataset, the tables that they read, and a fingerprint that shows whether verdicts are up to date.
 
-Scores are facts, thresholds are opinions: a changed criterion (criteria.py) changes only the verdicts. How they are
-computed is in judgement.py.
+If a criterion (criteria.py) changes, only the verdicts are computed anew (judgement.py), and never the scores.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from data.scorers.scorer import Scorer
 from data.select.criteria import EXTRA_PREFIX, Criterion
 from data.select.facts import FACTS, extra_sql
 
-Cuts = dict[str, dict[str, list[Any]]]  # for each `Top` by fingerprint, for each group: the last kept value and id
+Cuts = dict[str, dict[str, list[Any]]]  # fingerprint up to a `Top` → group → the last kept value and id
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Selection:
     Attributes:
         dataset: the dataset's name.
         criteria: in the order of the recipe.
-        scores: the scorers by their names in the recipe, and `<name>_vectors` for those whose vectors can be used.
+        scores: the scorers, keyed by their names in the recipe; and the scorers of usable vectors as `<name>_vectors`.
     """
 
     dataset: str
@@ -42,11 +41,11 @@ class Selection:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with every criterion, scorer and evaluation set, and with nothing else."""
+        """A hash that changes whenever a criterion, a scorer or an evaluation set changes, and only then."""
         return self.fingerprint_until(len(self.criteria))
 
     def fingerprint_until(self, count: int) -> str:
-        """The fingerprint of the first `count` criteria, over all scorers."""
+        """Return the fingerprint of the first `count` criteria together with all scorers."""
         criteria = [
             [type(criterion).__name__, criterion.model_dump(mode="json"), criterion.external_state()]
             for criterion in self.criteria[:count]
@@ -55,21 +54,21 @@ class Selection:
         return hashlib.sha256(json.dumps([criteria, tables]).encode()).hexdigest()
 
     def tables(self) -> dict[str, str]:
-        """The tables that are read, by their names in SQL."""
+        """Return the paths of the tables that are read, keyed by their names in SQL."""
         tables = {name: name for name in ("pairs", "images", "fetches")}
         return tables | {name: scorer.table for name, scorer in self.scores.items()}
 
     def inputs(self, lake: Lake) -> dict[str, Table]:
-        """The same tables, opened; those that do not exist yet are made."""
+        """Open the tables that are read, keyed by their names in SQL. Tables that do not exist yet are made."""
         tables = {"pairs": lake.table_or_make("pairs", PAIRS), "images": lake.table_or_make("images", IMAGES)}
         tables["fetches"] = lake.table_or_make("fetches", FETCHES, ("id", "attempt"))
         return tables | {name: lake.table_or_make(scorer.table, scorer.schema) for name, scorer in self.scores.items()}
 
     def facts_sql(self, facts: Iterable[str]) -> str:
-        """SQL that gives one row for each pair, with its fetch status and some facts.
+        """Return a SQL query with one row for each pair: its fetch status and the given facts.
 
-        It reads the tables of `tables()` and of `read_whole_lake`; tables of scores without one of these facts are
-        not read.
+        The query reads the tables of `tables()` and of `read_whole_lake`, but no table of scores that has none of these
+        facts.
         """
         wanted = set(facts)
         columns = [f"{sql} AS {fact}" for fact, sql in FACTS.items() if fact in wanted]

@@ -1,4 +1,4 @@
-"""The thresholds of a recipe on numbers, to be drawn over the distributions of their facts."""
+"""The numeric thresholds of a recipe, which plots draw over the distribution of each fact."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ BOUND_KINDS = {"min": (True, True), "above": (True, False), "max": (False, True)
 
 @dataclass(frozen=True)
 class Threshold:
-    """A number that divides the values of a fact into kept and dropped ones.
+    """A number that separates the kept values of a fact from the dropped ones.
 
     Attributes:
-        fact: whose values it divides.
-        value: where.
-        label: what a plot shows, such as `min 0.28 (en)`.
-        keeps_above: whether the values above it are kept, or those below.
-        keeps_equal: whether an equal value is kept.
-        group: the value of another fact for which alone it applies; empty if it applies to all rows.
+        fact: the fact whose values it separates.
+        value: the threshold itself.
+        label: the text in a plot, such as `min 0.28 (en)`.
+        keeps_above: True if values above the threshold are kept, False if values below it are.
+        keeps_equal: True if a value equal to the threshold is kept.
+        group: the threshold applies only to rows with this value of another fact; empty if it applies to all rows.
     """
 
     fact: str
@@ -32,11 +32,11 @@ class Threshold:
 
 
 def thresholds(selection: Selection, cuts: Cuts) -> dict[str, list[Threshold]]:
-    """All thresholds by their facts, those for all rows first.
+    """Return the thresholds of each fact. Thresholds for all rows come before those for one group of rows.
 
     Args:
         selection: the criteria.
-        cuts: the cuts of `Top` criteria, from the record of the verdicts.
+        cuts: the cuts of `Top` criteria, as recorded with the verdicts.
     """
     by_fact: dict[str, list[Threshold]] = {}
     for position, criterion in enumerate(selection.criteria, start=1):

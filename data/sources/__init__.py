@@ -1,5 +1,5 @@
-"""Where pairs come from: files of URLs and captions, tars and Parquet files with pictures, and their ingestion.
+"""Reads pairs from sources (files of URLs and captions, tars and Parquet files with pictures) into the lake.
 
-Each file format is a file here. Does not belong here: fetching the pictures (data/fetch). Start with `sources.py`,
+Each file format has its own module. Does not belong here: fetching the pictures (data/fetch). Start with `sources.py`,
 then `ingest.py`.
 """

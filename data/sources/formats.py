@@ -1,4 +1,4 @@
-"""The file formats of sources: which one a file has, by its name, and how errors of reading it are reported."""
+"""Recognises the format of a source's file by its name, and reports errors in reading the file."""
 
 import csv
 import tarfile
@@ -29,21 +29,21 @@ FORMAT_ERRORS = (pa.ArrowException, tarfile.TarError, EOFError, UnicodeError, cs
 
 
 def format_suffix(url: str) -> str:
-    """The suffix that names the format of a file: `.csv` for `pairs.csv.gz`."""
+    """Return the suffix that names the format of a file, such as `.csv` for `pairs.csv.gz`."""
     path = PurePosixPath(url.lower())
     return PurePosixPath(path.stem).suffix if compression_of(url) else path.suffix
 
 
 def can_be_read(url: str) -> bool:
-    """Whether the name of a file is that of a known format. Only line formats may be compressed."""
+    """Return whether a file's name has the suffix of a known format. Only line-based formats may be compressed."""
     return format_suffix(url) in (LINE_READERS if compression_of(url) else READERS)
 
 
 def read_rows(url: str, layout: Layout, batch: int = BATCH) -> Generator[Rows, None, None]:
-    """Yield all rows of a file in order, about `batch` at a time, each either valid or rejected.
+    """Yield all rows of a file in order, about `batch` at a time. Each row is either valid or rejected.
 
     Raises:
-        SourceError: The format is unknown, a column is missing, or the file is broken; rows before that were yielded.
+        SourceError: The format is unknown, a column is missing, or the file is broken. All earlier rows were yielded.
         SourceUnreachable: The store does not answer.
     """
     if not can_be_read(url):
@@ -56,7 +56,7 @@ def read_rows(url: str, layout: Layout, batch: int = BATCH) -> Generator[Rows, N
 
 @contextmanager
 def source_errors(url: str) -> Iterator[None]:
-    """Turn errors of libraries into a SourceError that names the file, or SourceUnreachable if the store fails."""
+    """Convert errors of libraries to a SourceError that names the file, or to SourceUnreachable if the store fails."""
     try:
         yield
     except SourceError:
@@ -73,10 +73,10 @@ def peek_rows(url: str, layout: Layout, rows: int) -> tuple[int, list[Reject]]:
     """Read the start of a file.
 
     Args:
-        rows: How many rows to read. For a Parquet file only the footer is read.
+        rows: The number of rows to read. In a Parquet file, only the footer is read.
 
     Returns:
-        The number of valid rows (for a Parquet file, of all rows), and the rejected rows.
+        The number of valid rows (or of all rows in a Parquet file), and the rejected rows.
 
     Raises:
         SourceError: A column is missing, or the file can't be read.

@@ -1,8 +1,8 @@
-"""Read the files of sources into the lake: new pairs into `pairs`, rows that can't be read into `rejects`.
+"""Reads the files of sources into the lake: new pairs into `pairs`, and rows that can't be read into `rejects`.
 
-Each file is read once: it is noted in `files`, and a noted file is not opened again. It is noted after its pairs are
-committed, so a build that was killed reads it again and finds its pairs in the lake. New rows are buffered over many
-files and committed together, because small files slow down every later reader.
+Each file is read once: it is noted in the table `files`, and a noted file is not opened again. A file is noted after
+its pairs are committed. So if a build is killed before that, the next build reads the file again and finds its pairs in
+the lake. New rows from many files are buffered and committed together, because small files slow down all later reads.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from data.sources.rows import Reject
 from data.sources.sources import Source, SourceFile, ingested_file_ids, list_files
 from data.sources.spill import SpillBuffer
 
-ROWS_PER_FILE = 100_000  # per bucket, that are buffered before they are committed
-MAX_BUFFER_BYTES = 16 << 30  # of buffered rows, for any number of buckets; a third of it on this machine's disk
-MAX_REJECTS = 10_000  # of one file that are stored; all are counted
+ROWS_PER_FILE = 100_000  # rows per bucket that are buffered before they are committed
+MAX_BUFFER_BYTES = 16 << 30  # of buffered rows, for any number of buckets; on disk they take a third of it
+MAX_REJECTS = 10_000  # rejected rows of one file that are stored; all of them are counted
 
 IDS = """
     SELECT left(sha256(url || chr(0) || caption), 32) AS id, ('0x' || left(id, 4))::INTEGER * {buckets} >> 16 AS bucket
@@ -39,9 +39,9 @@ class IngestSummary:
     """The counts of one ingestion.
 
     Attributes:
-        rows: Rows that were read, rejected ones included.
+        rows: Rows that were read, including rejected rows.
         new: Pairs that were added to the lake.
-        unreadable: Rejected rows, and files that broke off.
+        unreadable: Rejected rows, and files that could not be read to their end.
         files_read: Files that were read.
         files_skipped: Files that had been read before.
     """
@@ -73,10 +73,10 @@ class IngestBuffer:
     """Rows and files that wait to be committed together.
 
     Attributes:
-        started: When the ingestion started: `first_seen` of its pairs.
-        rows_by_bucket: The rows that wait.
+        started: The time when the ingestion started, stored as `first_seen` of its pairs.
+        rows_by_bucket: The rows that wait, keyed by bucket.
         files: The files that were read to their end since the last commit.
-        new: The number of pairs that each file added, by the file's id.
+        new: The number of pairs that each file added, keyed by the file's id.
     """
 
     lake: Lake
@@ -106,7 +106,7 @@ class IngestBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether enough rows wait for a commit."""
+        """Return whether enough rows are buffered for a commit."""
         buffered = self.rows_by_bucket
         return buffered.size >= MAX_BUFFER_BYTES or buffered.rows >= ROWS_PER_FILE * self.lake.config.buckets
 
@@ -128,12 +128,12 @@ class IngestBuffer:
 
 @dataclass
 class IngestPreview:
-    """The counts of an ingestion that would read the sources now.
+    """The counts that an ingestion of the sources would give now.
 
     Attributes:
         files: Files that were not read before.
-        rows: Their valid rows.
-        new: Those whose pair the lake lacks. A pair that occurs twice in the sources counts twice.
+        rows: Valid rows in these files.
+        new: Those of these rows whose pair is not in the lake. A pair that occurs twice in the sources counts twice.
     """
 
     files: int = 0
@@ -147,7 +147,7 @@ def preview_ingest(
     """Read the new files of the sources without writing anything.
 
     Args:
-        on_new: Called with each batch of rows that the lake lacks, with their columns `id` and `source`.
+        on_new: Called with the columns `id` and `source` of each batch of rows that are not in the lake.
     """
     ingested, pairs, preview = ingested_file_ids(lake), lake.find("pairs"), IngestPreview()
     present = pa.table({"id": pa.array([], pa.string())}) if pairs is None else pairs.dataset()
@@ -167,10 +167,10 @@ def preview_ingest(
 
 
 def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSummary:
-    """Add the pairs that the lake lacks, from files that were not read before.
+    """Add the pairs that are not in the lake yet, from files that were not read before.
 
-    Can be repeated and interrupted at any time: no pair is added twice, and no file is skipped before its pairs are
-    committed. Memory is bounded for files of any size.
+    This can be repeated, and interrupted at any time. No pair is added twice, and no file is skipped before its pairs
+    are committed. Memory is bounded for files of any size.
 
     Args:
         now: Stored as `first_seen` of the new pairs.
@@ -204,7 +204,7 @@ def ingest(lake: Lake, sources: tuple[Source, ...], now: datetime) -> IngestSumm
 
 
 def _read_file(file: SourceFile, source: str, buffer: IngestBuffer) -> FileTally:
-    """Read a file to its end. If it is broken, the rows before that count, and a reject without row number is added."""
+    """Read a file to its end. If it is broken, earlier rows are kept, and a reject without a row number is added."""
     tally = FileTally(file)
     try:
         for valid, rejects in read_rows(file.url, file.layout):

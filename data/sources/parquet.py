@@ -1,4 +1,7 @@
-"""Pairs in Parquet files: rows in pieces of bounded size, however large the row groups are, and where pictures are."""
+"""Reads pairs from Parquet files in batches of bounded size, however large the row groups are.
+
+If the file contains pictures, their locations are read instead of the pictures.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +16,14 @@ from data.lake import storage
 from data.sources.rows import Layout, Rows, check_columns, parse_table
 
 BUFFER = 1 << 20  # bytes of a column per read from a disk
-REMOTE_BUFFER = 4 << 20  # the same from object storage, where every read is a request
+REMOTE_BUFFER = 4 << 20  # bytes of a column per read from object storage, where every read is a request
 
 
 def read_parquet(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    """Yield the rows of a Parquet file, `batch` at a time; with pictures inside, also where each of them is.
+    """Yield the rows of a Parquet file, `batch` at a time. If it contains pictures, rows include their locations.
 
     Raises:
-        SourceError: A column is missing, or does not hold text.
+        SourceError: A column is missing, or does not contain text.
     """
     with open_parquet(url) as file:
         schema, metadata = file.schema_arrow, file.metadata
@@ -41,7 +44,7 @@ def read_parquet(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
 
 @contextmanager
 def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file that is read a buffer at a time instead of by whole column chunks."""
+    """Open a Parquet file so that it is read one buffer at a time, instead of by whole column chunks."""
     fs, path = storage.split_url(url)
     if storage.is_local(url):
         with pq.ParquetFile(path, buffer_size=BUFFER) as file:
@@ -52,10 +55,10 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
 
 
 def parquet_columns(url: str, layout: Layout, schema: pa.Schema) -> tuple[bool, list[str]]:
-    """Whether the file holds pictures, and the names of the other columns to read.
+    """Return whether the file contains pictures, and the names of the other columns to read.
 
     Raises:
-        SourceError: A column is missing, or does not hold text.
+        SourceError: A column is missing, or does not contain text.
     """
     has_pictures = layout.image in schema.names and _is_picture(schema.field(layout.image).type)
     check_columns(url, layout, schema.names, has_pictures)
@@ -68,14 +71,14 @@ def parquet_columns(url: str, layout: Layout, schema: pa.Schema) -> tuple[bool, 
 
 
 def _is_text(type: pa.DataType) -> bool:
-    """Whether a column may hold text. Some writers store text as bytes, without the annotation."""
+    """Return whether a column may contain text. Some writers store text as bytes, without marking it as text."""
     if pa.types.is_dictionary(type):
         return _is_text(type.value_type)
     return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_binary(type))
 
 
 def _is_picture(type: pa.DataType) -> bool:
-    """Whether a column may hold pictures: bytes, or bytes with a path as Hugging Face writes them."""
+    """Return whether a column may contain pictures: bytes, or bytes with a path as Hugging Face writes them."""
     if pa.types.is_struct(type):
         return type.get_field_index("bytes") >= 0 and _is_picture(type.field("bytes").type)
     return pa.types.is_binary(type) or pa.types.is_large_binary(type)
@@ -84,9 +87,9 @@ def _is_picture(type: pa.DataType) -> bool:
 def _picture_locations(
     url: str, column: str, metadata: pq.FileMetaData, starts: np.ndarray, first: int, end: int
 ) -> pa.Table:
-    """Where the pictures of rows `first` to `end` are: file, column, row group, and row in it.
+    """Return the locations of the pictures in rows `first` to `end`: file, column, row group, and row in the row group.
 
-    The size of the row group shows later whether the file has changed.
+    The size of the row group is recorded too. It shows later whether the file has changed.
     """
     numbers = np.arange(first, end)
     groups = np.searchsorted(starts, numbers, side="right") - 1

@@ -1,7 +1,7 @@
-"""The columns of published large sets of pairs: which holds what, and which extra columns are carried along.
+"""Presets for large published sets of pairs: the names of their URL and caption columns, and the extra columns to keep.
 
-Extra columns that a release lacks are left out, because releases of one set differ: the first of LAION has LICENSE and
-NSFW, later ones have punsafe, pwatermark and hash.
+Extra columns that a release lacks are left out, because releases of one set differ. For example, the first release of
+LAION has LICENSE and NSFW, and later ones have punsafe, pwatermark and hash.
 """
 
 from data.sources.rows import Layout

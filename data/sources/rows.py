@@ -1,6 +1,6 @@
-"""The rows of a source's file: valid ones with a URL and a caption, and rejected ones with the reason.
+"""Checks the rows of a source's file. A row is valid if it has a URL and a caption, and otherwise rejected.
 
-The texts of reasons are stored in the table `rejects`.
+The reason for each rejection is stored in the table `rejects`.
 """
 
 import json
@@ -18,7 +18,7 @@ from data.lake.sql import query, quote_text
 
 BATCH = 65_536  # rows in memory while a file is read
 REJECT_CHARACTERS = 2_000  # characters of a rejected row that are stored
-LOCATION = "_at"  # the key in `extra` of the location of a picture that the source itself holds
+LOCATION = "_at"  # the key in `extra` for the location of a picture that the source itself contains
 ROW_SCHEMA = pa.schema(
     {"row": pa.int64(), "url": pa.string(), "caption": pa.string(), "extra": pa.string(), "sha256": pa.string()}
 )
@@ -29,15 +29,15 @@ TYPES = {int: "a number", float: "a number", bool: "true or false", list: "a lis
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns of a source hold what, and how its text files are written.
+    """The roles of a source's columns, and the syntax of its text files.
 
     Attributes:
         url: The column of URLs.
         caption: The column of captions.
-        sha256: The column of hashes of the pictures' bytes, in hex; None if there is none.
-        image: The column of pictures, if the file holds them.
-        extra: Further columns to carry along.
-        names: The names of the columns of a CSV or TSV without a header.
+        sha256: The column with the SHA-256 of each picture's bytes, in hex; None if there is none.
+        image: The column of pictures, if the file contains pictures.
+        extra: Further columns to keep in `extra`.
+        names: The names of the columns in a CSV or TSV without a header.
         quoted: Whether quotes enclose fields in a CSV or TSV.
         lenient: Whether `sha256` and extra columns may be missing.
     """
@@ -52,7 +52,7 @@ class Layout:
     lenient: bool = False
 
     def extra_of(self, columns: Sequence[str]) -> list[str]:
-        """The extra columns among the columns of a file."""
+        """Return those of a file's columns that are extra columns."""
         reserved = {self.url, self.caption, self.sha256, self.image, LOCATION}
         wanted = columns if self.extra == "all" else [name for name in self.extra if name in columns]
         return [name for name in wanted if name not in reserved]
@@ -61,7 +61,7 @@ class Layout:
 class Reject(NamedTuple):
     """A rejected row."""
 
-    row: int | None  # its number, from 1; the line number in text files; None if the whole file is rejected
+    row: int | None  # the row's number, from 1; the line number in text files; None if the whole file is rejected
     reason: str
     content: str  # the start of the row
 
@@ -75,12 +75,12 @@ class Rows(NamedTuple):
 
 @dataclass
 class RowCollector:
-    """Collects rows that are read one at a time. Each is checked, and either valid or rejected."""
+    """Collects rows that are read one at a time. Each row is checked, and is then either valid or rejected."""
 
     layout: Layout
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    _extra_names: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # by the keys of the last row
+    _extra_names: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # keyed by the last row's keys
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.rejects)
@@ -90,8 +90,8 @@ class RowCollector:
 
         Args:
             row: The number of the row, from 1.
-            fields: Its values by column.
-            location: Where its picture is, if the source holds it.
+            fields: The row's values, keyed by column.
+            location: The location of the row's picture, if the source contains it.
         """
         try:
             self._add(row, fields, location)
@@ -111,15 +111,15 @@ class RowCollector:
         extra = {name: fields[name] for name in self._extra_names[names] if fields[name] not in (None, "")}
         if location is not None:
             extra[LOCATION] = location
-        sha256 = fields.get(layout.sha256) if layout.sha256 and location is None else None  # holds for the URL's bytes
+        sha256 = fields.get(layout.sha256) if layout.sha256 and location is None else None  # hash of the URL's bytes
         self.rows.append((row, url, caption or "", as_json(extra) if extra else None, parse_sha256(sha256)))
 
     def reject(self, row: int, reason: str, content: str) -> None:
-        """Add a rejected row; of its content the start is kept."""
+        """Add a rejected row. Only the start of its content is kept."""
         self.rejects.append(Reject(row, reason, truncate(content)))
 
     def take(self) -> Rows:
-        """Return the rows that were added since the last call, and forget them."""
+        """Return the rows that were added since the last call, and clear them."""
         columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in ROW_SCHEMA]
         arrays = [pa.array(list(column), field.type) for column, field in zip(columns, ROW_SCHEMA, strict=True)]
         batch = Rows(pa.Table.from_arrays(arrays, schema=ROW_SCHEMA), self.rejects)
@@ -128,11 +128,11 @@ class RowCollector:
 
 
 def parse_table(table: pa.Table, layout: Layout, first: int, locations: pa.Table | None = None) -> Rows:
-    """Check the rows of a table; each is either valid or rejected.
+    """Check the rows of a table. Each row is either valid or rejected.
 
     Args:
         first: The number of the first row.
-        locations: Where the picture of each row is, if the source holds them.
+        locations: The location of each row's picture, if the source contains pictures.
     """
     undecodable: dict[int, str] = {}
     texts = {}
@@ -166,7 +166,7 @@ def parse_table(table: pa.Table, layout: Layout, first: int, locations: pa.Table
 
 
 def decode_column(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
-    """Decode a column to text. Returns it, and the places of the values that are not UTF-8, which become null."""
+    """Decode a column to text. Returns the text, and the indices of values that are not UTF-8, which become null."""
     array = _one_array(column)
     try:
         text = array.cast(pa.string())
@@ -185,7 +185,7 @@ def decode_column(column: pa.ChunkedArray) -> tuple[pa.Array, list[int]]:
 
 
 def encode_extras(columns: pa.Table, locations: pa.Table | None) -> pa.Array:
-    """Encode the extra columns, and the locations under the key LOCATION, as one JSON object per row.
+    """Encode the extra columns as one JSON object per row, with the location of a picture under the key LOCATION.
 
     All values are null if there are neither extra columns nor locations.
     """
@@ -209,7 +209,7 @@ def encode_extras(columns: pa.Table, locations: pa.Table | None) -> pa.Array:
 
 
 def check_columns(url: str, layout: Layout, names: Sequence[str], has_pictures: bool = False) -> None:
-    """Check that a file has the columns that it needs. One that holds pictures needs no URLs.
+    """Check that a file has the required columns. A file that contains pictures needs no URLs.
 
     Args:
         names: The columns of the file.
@@ -231,14 +231,14 @@ def check_columns(url: str, layout: Layout, names: Sequence[str], has_pictures: 
 
 
 def required_text_error(field_name: str, value: Any) -> str | None:
-    """Why a value is not a text with content; None if it is."""
+    """Return why a value is not a non-empty text, or None if it is one."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"no {field_name}"
     return text_error(field_name, value)
 
 
 def text_error(field_name: str, value: Any) -> str | None:
-    """Why a value is neither null nor text; None if it is."""
+    """Return why a value is not a text, or None if it is a text or null."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -252,7 +252,7 @@ def text_error(field_name: str, value: Any) -> str | None:
 
 
 def parse_sha256(value: Any) -> str | None:
-    """A SHA-256 in lower-case hex; None if the value is not one."""
+    """Return a SHA-256 in lower-case hex, or None if the value is not a SHA-256."""
     return value.lower() if isinstance(value, str) and DIGEST.fullmatch(value) else None
 
 
@@ -266,7 +266,7 @@ def as_json(value: Any) -> str:
 
 
 def truncate(content: str) -> str:
-    """The start of a text, as it is stored of a rejected row."""
+    """Return the start of a text, in the length that is stored for a rejected row."""
     return content[:REJECT_CHARACTERS].encode(errors="replace").decode()
 
 
@@ -284,18 +284,18 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _readable(value: pa.ChunkedArray) -> str | None:
-    """The only text of a column, with replacement characters where it is not UTF-8."""
+    """Return the only text in a column. Bytes that are not UTF-8 become replacement characters."""
     raw = _one_array(value).cast(pa.binary())[0].as_py()
     return None if raw is None else raw.decode(errors="replace")
 
 
 def _finite_sql(column: str, type: pa.DataType) -> str:
-    """SQL of a column with null instead of NaN and infinity, which JSON does not have."""
+    """Return a SQL expression for a column, with null instead of NaN and infinity, which JSON does not have."""
     return f"CASE WHEN isfinite({column}) THEN {column} END" if pa.types.is_floating(type) else column
 
 
 def _json_ready(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A column in a type that DuckDB encodes as JSON: bytes are decoded to text, 16-bit floats become 32-bit."""
+    """Convert a column to a type that DuckDB can encode as JSON. Bytes become text, and 16-bit floats become 32-bit."""
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
     if pa.types.is_float16(column.type):
         return column.cast(pa.float32())

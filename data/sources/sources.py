@@ -1,6 +1,6 @@
-"""Sources of a recipe: files of URLs and captions, or of pictures with captions, by path or glob at any fsspec URL.
+"""The sources of a recipe: files of URLs with captions or of pictures with captions, given as fsspec paths or globs.
 
-How a file is read is in formats.py, how its pairs get into the lake in ingest.py.
+formats.py reads the files, and ingest.py adds their pairs to the lake.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from data.sources.rows import LOCATION, Layout
 
 PEEK_ROWS = 100  # rows of each new file that are checked before anything is written
 CHECK_THREADS = 16  # files checked at the same time
-HIDDEN = re.compile(r"/[._]")  # files in a folder that tools keep for themselves
-# The entries of a store's file information that change when the file does; the first that is present is used.
+HIDDEN = re.compile(r"/[._]")  # matches the hidden files that tools keep in a folder
+# Entries of a store's file information that change when the file changes. The first entry that is present is used.
 TOKEN_KEYS = ("generation", "etag", "ETag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class Columns(BaseModel):
-    """Which columns of the source hold what."""
+    """The names of the source's columns for URLs, captions and so on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,14 +64,14 @@ class Source(BaseModel):
     quoted: bool = Field(True, description="whether quotes enclose fields in a CSV or TSV")
 
     def resolved_from(self, folder: Path) -> "Source":
-        """The source with its path resolved against a folder, unless it is absolute or a URL."""
+        """Return the source with its path resolved against a folder, unless the path is absolute or a URL."""
         if fsspec.core.split_protocol(self.path)[0] is not None or Path(self.path).is_absolute():
             return self
         return self.model_copy(update={"path": str(folder / self.path)})
 
     @property
     def layout(self) -> Layout:
-        """The columns of the preset, overridden by those of the recipe."""
+        """Return the columns of the preset, overridden by those in the recipe."""
         base = PRESETS[self.preset] if self.preset else Layout()
         columns = self.columns.model_dump(include=self.columns.model_fields_set)
         csv_options = self.model_dump(include=self.model_fields_set & {"names", "quoted"})
@@ -81,15 +81,15 @@ class Source(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a source, as its store described it when it was listed."""
+    """A file of a source, as described by its store when the files were listed."""
 
     url: str
-    token: str  # changes when the file does
+    token: str  # changes when the file changes
     layout: Layout
 
     @property
     def id(self) -> str:
-        """A hash of URL, token and columns: a file that changed, or is read by other columns, is read again."""
+        """A hash of URL, token and columns. So a file is read again if it has changed, or with other columns."""
         layout = self.layout
         parts = (self.url, self.token, layout.url, layout.caption, layout.sha256, layout.image, layout.names)
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
@@ -99,7 +99,7 @@ def list_files(source: Source) -> list[SourceFile]:
     """List the files of a source, sorted by path.
 
     Raises:
-        SourceError: There is none.
+        SourceError: The source has no files.
         SourceUnreachable: The store does not answer.
     """
     try:
@@ -136,7 +136,7 @@ def check_sources(sources: Iterable[Source], lake: Lake | None = None) -> None:
 
 
 def open_checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake:
-    """Open the lake, or make it, after the sources have been checked: a wrong source leaves no empty lake behind."""
+    """Check the sources, then open the lake or make it. So a wrong source does not leave an empty lake behind."""
     try:
         lake = Lake.open(url)
     except LakeNotFound:
@@ -147,7 +147,7 @@ def open_checked_lake(url: str, sources: Iterable[Source], buckets: int) -> Lake
 
 
 def ingested_file_ids(lake: Lake) -> set[str]:
-    """The ids of the files that the lake has read."""
+    """Return the ids of the files that were read into the lake."""
     table = lake.find("files")
     return set() if table is None else set(table.dataset().to_table(columns=["id"])["id"].to_pylist())
 
@@ -161,10 +161,10 @@ def _check_file(file: SourceFile) -> int:
 
 
 def _file_infos(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
-    """The store's information on each file, by path; None if nothing exists there.
+    """Return the store's information on each file, keyed by path, or None if the path does not exist.
 
-    In a folder only files of one format count: Parquet if there are any, else tars, else text files, because a folder
-    may hold metadata in CSV beside its Parquet files.
+    In a folder, only files of one format count: Parquet if there are any, else tars, else text files. The reason is
+    that a folder may contain metadata as CSV next to its Parquet files.
     """
     fs.invalidate_cache()
     try:
@@ -184,8 +184,8 @@ def _file_infos(fs: Any, path: str) -> dict[str, dict[str, Any]] | None:
 
 
 def _token(info: dict[str, Any]) -> str:
-    """A text that changes when the file does: its size, and the first of TOKEN_KEYS."""
+    """Return a text that changes when the file changes. It contains the file's size and the first of TOKEN_KEYS."""
     stamps = [str(info[key]) for key in TOKEN_KEYS if info.get(key)]
     if not stamps and info.get("size") is None:
-        return uuid.uuid4().hex  # nothing shows whether it changed, so it is always read
+        return uuid.uuid4().hex  # nothing shows whether the file has changed, so it is always read
     return f"{info.get('size')}-{stamps[0] if stamps else ''}"

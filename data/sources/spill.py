@@ -1,6 +1,6 @@
-"""A buffer of rows by bucket: in memory while they are few, then in temporary files on this machine's disk.
+"""A buffer of rows keyed by bucket. It is in memory while small, and then in temporary files on this machine's disk.
 
-With it a bucket's files in the lake are large however many buckets there are, and memory stays bounded.
+With the buffer, the lake gets large files per bucket, however many buckets there are, and memory stays bounded.
 """
 
 import tempfile
@@ -13,17 +13,17 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.ipc
 
-IN_MEMORY = 128 << 20  # bytes that are held in memory before they are written to a file
+IN_MEMORY = 128 << 20  # bytes that are kept in memory before they are written to a file
 
 
 class SpillBuffer(Mapping[int, list[pa.Table]], AbstractContextManager["SpillBuffer"]):
-    """Tables by bucket, those of a bucket in the order in which they were added.
+    """Maps each bucket to its tables, in the order in which they were added.
 
     Use it in a `with` block, which removes the temporary files.
 
     Attributes:
         rows: The number of rows in the buffer.
-        size: Their uncompressed size in bytes.
+        size: The uncompressed size of these rows in bytes.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class SpillBuffer(Mapping[int, list[pa.Table]], AbstractContextManager["SpillBuf
         return len({*self._in_memory, *self._on_disk})
 
     def _spill(self) -> None:
-        """Write what is in memory to one file, with a record batch per bucket."""
+        """Write the rows in memory to one file, with one record batch per bucket."""
         path = Path(self._folder.name) / f"{self.rows}.arrow"
         schema = next(iter(self._in_memory.values()))[0].schema
         options = pa.ipc.IpcWriteOptions(compression="zstd")

@@ -1,6 +1,6 @@
-"""Webdataset tars: members that share a name up to its first dot are one pair, with its picture.
+"""Reads webdataset tars. Members whose names are equal up to the first dot form one pair with its picture.
 
-Only headers and the small text members are read. Pictures are not read; their locations in the tar are noted.
+Only headers and the small text members are read. Pictures are not read, but their locations in the tar are recorded.
 """
 
 import json
@@ -24,10 +24,10 @@ class Sample:
     """The members of a tar that belong to one pair.
 
     Attributes:
-        key: Their common name, with the folder.
+        key: The common part of their names, with the folder.
         picture: The first picture.
-        texts: The contents of the text members, by kind: `txt` or `json`.
-        broken: Why the sample can't be used.
+        texts: The contents of the text members, keyed by kind: `txt` or `json`.
+        broken: The reason why the sample can't be used; None if it can be.
     """
 
     key: str
@@ -39,8 +39,8 @@ class Sample:
 def read_tar(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
     """Yield the rows of a tar, about `batch` at a time.
 
-    Other samples may lie between the members of one, up to as many as a batch has. If the tar is broken, the samples
-    before that are yielded, then the error is raised.
+    Between the members of one sample there may be other samples, but at most as many as a batch has rows. If the tar is
+    broken, the samples before the broken part are yielded, and then the error is raised.
     """
     collector, samples, numbers = RowCollector(layout), dict[str, Sample](), count(1)
     try:
@@ -71,7 +71,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Split a member's name into key and kind: `dir/0001.seg.png` into `dir/0001` and `seg.png`."""
+    """Split a member's name into key and kind, such as `dir/0001.seg.png` into `dir/0001` and `seg.png`."""
     folder, slash, file = name.rpartition("/")
     start, _, kind = file.partition(".")
     return (folder + slash + start if start else ""), kind.lower()
@@ -114,7 +114,7 @@ def _add_sample(collector: RowCollector, row: int, url: str, sample: Sample) -> 
 
 
 def _fields(sample: Sample, layout: Layout) -> dict[str, Any]:
-    """The columns of a sample: those of its JSON member, and the text member as the caption."""
+    """Return the columns of a sample: the fields of its JSON member, and its text member as the caption."""
     if sample.broken:
         raise ValueError(sample.broken)
     fields = json.loads(sample.texts["json"], parse_constant=lambda _: None) if "json" in sample.texts else {}

@@ -1,7 +1,7 @@
-"""Pairs in CSV, TSV and JSON lines, compressed or not.
+"""Reads pairs from CSV, TSV and JSON lines, compressed or not.
 
-The files are read line by line instead of by Arrow's readers: a line that can't be read is rejected and the next one is
-read, where Arrow would give up the whole file.
+The files are read line by line instead of by Arrow's readers. If a line can't be read, only this line is rejected,
+whereas Arrow would reject the whole file.
 """
 
 import codecs
@@ -23,7 +23,7 @@ from data.sources.rows import Layout, RowCollector, Rows, check_columns
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 MAX_LINE_BYTES = 1 << 20  # the rest of a longer line is skipped
 READ_AHEAD = 4 << 20  # bytes per request to a store
-DECOMPRESS_BUFFER = 64 << 10  # bytes; where a file breaks off, up to as many before that are lost
+DECOMPRESS_BUFFER = 64 << 10  # bytes; if a file breaks off, up to this many bytes before that point are lost
 FILE_NAME = "file_name"  # the column of Hugging Face's image folders: a picture beside the table
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 MAX_NUMBER_CHARACTERS = 30  # longer texts of digits are names
@@ -31,7 +31,7 @@ LENIENT = json.JSONDecoder(parse_constant=lambda _: None)  # NaN, which some wri
 
 
 def read_csv(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
-    """Yield the rows of a CSV or TSV, about `batch` at a time. Numbers in extra columns become numbers.
+    """Yield the rows of a CSV or TSV, about `batch` at a time. Texts of numbers in extra columns become numbers.
 
     Raises:
         SourceError: A column is missing.
@@ -76,10 +76,10 @@ def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
     """Yield the rows of JSON lines, about `batch` at a time.
 
     Raises:
-        SourceError: No row of the first batch has a column that is needed.
+        SourceError: A required column is missing in all rows of the first batch.
     """
     collector, required = RowCollector(layout), {layout.url, layout.caption}
-    names: dict[str, None] = {}  # a set in order: the keys that were seen
+    names: dict[str, None] = {}  # the keys that were seen so far, as an ordered set
 
     def collect_rows() -> Iterator[None]:
         for number, line in enumerate(read_lines(url), 1):
@@ -107,7 +107,7 @@ def read_json_lines(url: str, layout: Layout, batch: int) -> Iterator[Rows]:
 def _batches(collector: RowCollector, rows: Iterator[None], batch: int) -> Iterator[Rows]:
     """Run `rows` to its end, and yield the collected rows in batches.
 
-    If `rows` raises an error, the rows before that are yielded first.
+    If `rows` raises an error, the rows collected before the error are yielded first.
 
     Args:
         rows: An iterator that adds a row to the collector at each step.
@@ -125,7 +125,7 @@ def _batches(collector: RowCollector, rows: Iterator[None], batch: int) -> Itera
 
 
 def _rows_and_errors(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], csv.Error | None]]:
-    """Yield each row of a CSV reader, or the error of a row that can't be parsed: the reader continues after it."""
+    """Yield each row of a CSV reader, or the error for a row that can't be parsed. The reader continues after it."""
     while True:
         try:
             yield next(reader), None
@@ -136,12 +136,12 @@ def _rows_and_errors(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], c
 
 
 def compression_of(url: str) -> str | None:
-    """The compression of a file by its name, as pyarrow calls it; None if it is not compressed."""
+    """Return pyarrow's name for the compression that a file's name indicates. None if the file is not compressed."""
     return COMPRESSIONS.get(PurePosixPath(url.lower()).suffix)
 
 
 def read_lines(url: str) -> Iterator[bytes]:
-    """Yield the lines of a text file, decompressed, each cut at MAX_LINE_BYTES; without a byte order mark."""
+    """Yield the decompressed lines of a text file, without a byte order mark. Lines are cut at MAX_LINE_BYTES."""
     compression = compression_of(url)
     with storage.open_to_read(url, READ_AHEAD) as file:
         raw = file if compression is None else pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)
@@ -154,7 +154,7 @@ def read_lines(url: str) -> Iterator[bytes]:
 
 
 def _add(collector: RowCollector, row: int, url: str, fields: dict[str, Any]) -> None:
-    """Add a row. If it names a picture beside its file instead of a URL, that is the location of its picture."""
+    """Add a row. If it names a picture file next to the table instead of a URL, this file is its picture's location."""
     file_name = fields.get(FILE_NAME)
     if collector.layout.url in fields or not isinstance(file_name, str):
         collector.add(row, fields)
@@ -169,7 +169,7 @@ def _add(collector: RowCollector, row: int, url: str, fields: dict[str, Any]) ->
 
 
 def _parse_number(text: str) -> str | int | float:
-    """The number that a text is in decimal notation, else the text itself."""
+    """Convert a text in decimal notation to a number. Other texts are returned unchanged."""
     if len(text) > MAX_NUMBER_CHARACTERS or not NUMBER.fullmatch(text):
         return text
     return float(text) if {".", "e", "E"} & set(text) else int(text)

@@ -1,4 +1,4 @@
-"""Explaining, checking and cleaning what a lake holds: diff of versions, history of a pair, verify, forget, vacuum.
+"""Explains, checks and cleans the content of a lake: diff of versions, history of a pair, verify, forget, vacuum.
 
 Not here: building (data/build). Start with `diff.py`.
 """

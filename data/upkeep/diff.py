@@ -1,4 +1,4 @@
-"""The difference between two versions of a dataset: rows added and removed with the reasons, and shifts of scores."""
+"""Compares two versions of a dataset: rows added and removed with the reasons, and changed distributions of scores."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclass
 class Shift:
-    """How the distribution of a score differs between the versions."""
+    """The difference in the distribution of one score between the two versions."""
 
     score: str
     before: list[float]  # QUANTILES in the first version
@@ -29,15 +29,15 @@ class Shift:
 
 @dataclass
 class Diff:
-    """The difference between a first and a second version, with `before` − `out` + `into` = `after`."""
+    """The difference between a first and a second version. Always `before` − `out` + `into` = `after`."""
 
     before: int = 0  # rows of the first version
     after: int = 0  # rows of the second version
     into: int = 0  # rows that only the second has
     out: int = 0  # rows that only the first has
     changed: int = 0  # rows of both with another score or another picture
-    why_in: dict[str, int] = field(default_factory=dict)  # why the first version lacks rows of the second → rows
-    why_out: dict[str, int] = field(default_factory=dict)  # why the second version lacks rows of the first → rows
+    why_in: dict[str, int] = field(default_factory=dict)  # reason why the first version lacks rows → number of rows
+    why_out: dict[str, int] = field(default_factory=dict)  # reason why the second version lacks rows → number of rows
     shifts: list[Shift] = field(default_factory=list)
     into_ids: list[str] = field(default_factory=list)
     out_ids: list[str] = field(default_factory=list)
@@ -71,13 +71,13 @@ def diff(lake: Lake, dataset: str, first: int, second: int) -> Diff:
 
 
 def _compare_bucket(tables: list[Table], bucket: int) -> list[dict[str, Any]]:
-    """The rows of a bucket, grouped by whether they were in the first version, are in the second, and have changed.
+    """Group the rows of a bucket by three flags: in the first version, in the second version, changed.
 
-    A group has its number of rows, and the ids of those that only one version has.
+    Each group has its number of rows, and the ids of the rows that only one version has.
     """
     schemas = [table.file_schema() for table in tables]
     columns = [name for name in schemas[0].names if name in schemas[1].names]
-    ignored = {"id", *picture_columns(schemas[0])}  # sha256 differs where a picture does
+    ignored = {"id", *picture_columns(schemas[0])}  # if a picture differs, its sha256 differs too
     facts = [name for name in columns if name not in ignored and not name.endswith("_embedding")]
     same = " AND ".join(f'a."{fact}" IS NOT DISTINCT FROM b."{fact}"' for fact in facts)
     return query(
@@ -94,7 +94,7 @@ def _ids_of(groups: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _count_reasons(lake: Lake, version: Version, ids: list[str], bucket: int) -> Counter[str]:
-    """Why a version does not have some pairs of a bucket, by the verdicts that it was made of."""
+    """Count the reasons why a version lacks some pairs of a bucket, according to the verdicts that it was made from."""
     name = f"verdicts/{version.dataset}"
     verdicts = lake.table(name, version.record["inputs"][name])
     rows = query(
@@ -110,12 +110,12 @@ def _count_reasons(lake: Lake, version: Version, ids: list[str], bucket: int) ->
 
 
 def _without_pair(reason: str) -> str:
-    """A reason without the id of the pair that a duplicate refers to."""
+    """Remove from a reason the id of the pair of which this one is a duplicate."""
     return reason.partition(": same as ")[0].partition(": like ")[0]
 
 
 def _compare_scores(tables: list[Table], buckets: range) -> list[Shift]:
-    """The shift of every score that both versions have values of."""
+    """Compute the shift of every score for which both versions have values."""
     schemas = [table.file_schema() for table in tables]
     scores = [f.name for f in schemas[1] if pa.types.is_floating(f.type) and f.name in schemas[0].names]
     columns = ", ".join(map(quote_name, scores))

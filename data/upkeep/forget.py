@@ -1,8 +1,8 @@
-"""Forget pairs: delete them from every table and from the files of old versions, and keep them from coming back.
+"""Forgets pairs: deletes them from every table and from the files of old versions, and prevents them from coming back.
 
-First the pairs go on the blocklist, as hashes. Then each table gets a commit without their rows, and every older file
-that holds one is rewritten in place without it, so old versions stay readable, less the forgotten rows. The table
-`pairs` comes last: if `forget` is interrupted, running it again finds the same pairs.
+First the pairs are added to the blocklist, as hashes. Then each table gets a commit without their rows. Older files
+that contain such rows are rewritten in place without them. So old versions stay readable, but without the forgotten
+rows. The table `pairs` is changed last. So if `forget` is interrupted, running it again finds the same pairs.
 """
 
 import json
@@ -43,7 +43,7 @@ TABLES_WITHOUT_PAIRS = ("files", "blocklist", MODELS_TABLE)
 
 @dataclass
 class ForgetResult:
-    """What `forget` deleted, and which dataset versions and models contained it."""
+    """The rows and files that `forget` changed, and the dataset versions and models that contained forgotten pairs."""
 
     pairs: list[str]  # ids
     rows: dict[str, int] = field(default_factory=dict)  # table → rows deleted from its current version
@@ -57,12 +57,12 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forge
 
     Args:
         lake: the lake.
-        kind: what `what` is: a pair's id, a URL, a domain (with its subdomains), or the SHA-256 of a picture.
+        kind: the kind of `what`: a pair's id, a URL, a domain (with its subdomains), or the SHA-256 of a picture.
         what: the value to match.
-        reason: kept with the blocklist's entry.
+        reason: the reason to store in the blocklist.
 
     Raises:
-        PairNotFound: no pair matches; nothing was changed.
+        PairNotFound: no pair matches. Nothing was changed.
     """
     pairs = find_pairs(lake, kind, what)
     add(lake, [Entry(kind, what, reason)])
@@ -81,7 +81,7 @@ def forget(lake: Lake, kind: Kind, what: str, reason: str = "asked to") -> Forge
 
 
 def find_pairs(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
-    """The pairs that match: id → URL and caption. A URL also matches other spellings of the same address.
+    """Find the pairs that match, as id → URL and caption. A URL also matches other spellings of the same address.
 
     Raises:
         PairNotFound: no pair matches.
@@ -111,7 +111,7 @@ def find_pairs(lake: Lake, kind: Kind, what: str) -> dict[str, tuple[str, str]]:
 
 
 def rewritten_files(lake: Lake) -> dict[str, str]:
-    """The files that `forget` has rewritten: table and path → digest of the present content."""
+    """List the files that `forget` has rewritten, as table and path → digest of the present content."""
     url, digests = storage.join(lake.url, FORGET_NOTES), dict[str, str]()
     notes = [json.loads(storage.read(storage.join(url, name))) for name in storage.files(url)]
     for note in sorted(notes, key=lambda note: note["at"]):
@@ -121,18 +121,18 @@ def rewritten_files(lake: Lake) -> dict[str, str]:
 
 @dataclass
 class RowMatcher:
-    """Matches the rows of a table that have one of some ids, or whose `content` contains one of some URLs."""
+    """Matches the rows of a table that have one of the given ids, or whose `content` contains one of the given URLs."""
 
     ids: list[str] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `mask` needs."""
+        """The columns of a table that `mask` reads."""
         return ["id"] if self.ids else ["content"]
 
     def mask(self, rows: pa.Table) -> Any:
-        """A boolean for each row: whether it matches."""
+        """Return a boolean for each row: whether the row matches."""
         if self.ids:
             return pc.is_in(rows["id"], pa.array(self.ids))
         content = pc.fill_null(rows["content"], "")
@@ -143,7 +143,7 @@ class RowMatcher:
 
 
 def _matcher_for(table: str, pairs: dict[str, tuple[str, str]], texts: list[str]) -> RowMatcher:
-    """Rejects are found by URL, embeddings also by the ids of their texts, all other rows by the pair's id."""
+    """Make the matcher for a table. Rejects match by URL, embeddings also by text id, other rows by the pair's id."""
     if table == "rejects":
         return RowMatcher(urls=[url for url, _ in pairs.values()])
     text_ids = [text_id(text) for text in texts] if table.startswith("embeddings/") else []
@@ -153,8 +153,8 @@ def _matcher_for(table: str, pairs: dict[str, tuple[str, str]], texts: list[str]
 def _forget_in_table(
     lake: Lake, name: str, matcher: RowMatcher, result: ForgetResult, rewritten: dict[str, str]
 ) -> None:
-    """Delete matching rows from a table's current version and from the files of all older ones."""
-    while True:  # a running build may have committed such rows in the meantime
+    """Delete matching rows from a table's current version, and from the files of all older versions."""
+    while True:  # a running build may have committed such rows during this time
         table = lake.table(name)
         current, add_files, remove, deleted = table.files(), list[ShardFile](), list[str](), 0
         for path, rest, count in _matching_files(lake, table, list(current), matcher):
@@ -177,14 +177,14 @@ def _forget_in_table(
         storage.write(storage.join(table.url, path), content)
         rewritten[f"{name}/{path}"] = digest(content)
     if name.startswith("datasets/") and result.rows.get(name):
-        for page in (REPORT, CARD):  # they show samples; the next build writes them again
+        for page in (REPORT, CARD):  # these pages show samples; the next build writes them again
             storage.remove(storage.join(table.url, page))
 
 
 def _matching_files(
     lake: Lake, table: Table, paths: list[str], matcher: RowMatcher
 ) -> Iterator[tuple[str, pa.Table, int]]:
-    """The files with matching rows: path, the rows that don't match, and the number of those that do."""
+    """Yield the files with matching rows: path, the rows that don't match, and the number of matching rows."""
     buckets = {f"bucket={bucket_of(id, lake.config.buckets)}" for id in matcher.ids}
     for path in paths:
         if buckets and path.partition("/")[0] not in buckets:
@@ -199,10 +199,10 @@ def _matching_files(
 
 
 def _written_captions(lake: Lake, ids: Iterable[str]) -> list[str]:
-    """The captions that captioners wrote for some pairs.
+    """Read the captions that captioners wrote for some pairs.
 
-    Embeddings are found by their text, so this must be read before the captioners' tables forget it; in the order of
-    names, tables of embeddings come before those of scores.
+    Embeddings are found by their text, so these texts must be read before they are deleted from the captioners' tables.
+    Tables are processed in the order of their names, so tables of embeddings come before tables of scores.
     """
     tables = [lake.table(name) for name in lake.table_names() if name.startswith("scores/")]
     texts: set[str | None] = set()
@@ -213,12 +213,12 @@ def _written_captions(lake: Lake, ids: Iterable[str]) -> list[str]:
 
 
 def _versions_with(lake: Lake, ids: set[str]) -> list[str]:
-    """The dataset versions that have any of some pairs."""
+    """Return the dataset versions that contain at least one of some pairs."""
     names = []
     for table_name in lake.table_names():
         if not table_name.startswith("datasets/"):
             continue
-        dataset, has_pair = table_name.removeprefix("datasets/"), dict[str, bool]()  # has_pair: by file
+        dataset, has_pair = table_name.removeprefix("datasets/"), dict[str, bool]()  # has_pair: keyed by file
         for version in reversed(versions(lake, dataset)):
             table = lake.table(table_name, version.version)
             for path in table.files():
@@ -241,7 +241,7 @@ def _models_trained_on(lake: Lake, versions: list[str]) -> list[str]:
 
 
 def _remove_grids(lake: Lake, versions: list[str]) -> None:
-    """Remove the sample grids of trainings on some dataset versions, and the pages with them: they show captions."""
+    """Remove the sample grids of trainings on some dataset versions, and the pages with them, which show captions."""
     for name in storage.folders(storage.join(lake.url, TRAINING_FOLDER)):
         folder = storage.join(lake.url, TRAINING_FOLDER, name)
         record = storage.join(folder, TRAINING_RECORD)

@@ -1,4 +1,4 @@
-"""Vacuum: remove files that no version of a table refers to, left behind by workers that failed or lost a race."""
+"""Vacuum: removes files that no table version refers to. They are left by workers that failed or lost a race."""
 
 import json
 import time
@@ -15,7 +15,7 @@ MIN_AGE = 24 * 3600.0  # seconds; a running build may be about to commit a young
 
 @dataclass
 class VacuumResult:
-    """The files that were removed, or that would be in a dry run."""
+    """The files that were removed. In a dry run, these are the files that would be removed."""
 
     files: int = 0
     bytes: int = 0
@@ -27,7 +27,7 @@ def vacuum(lake: Lake, older_than: float = MIN_AGE, dry_run: bool = False) -> Va
 
     Args:
         lake: the lake to clean.
-        older_than: age in seconds below which files are kept.
+        older_than: the minimum age in seconds of files that are removed.
         dry_run: count the files without removing them.
     """
     result, limit = VacuumResult(), time.time() - older_than
@@ -50,7 +50,7 @@ def vacuum(lake: Lake, older_than: float = MIN_AGE, dry_run: bool = False) -> Va
 
 
 def _referenced_paths(table: Table) -> set[str]:
-    """Every path that any commit has added. Lakes never truncate a table's log, so it has all of them."""
+    """Return every path that any commit has added. The log has all paths, because lakes never truncate it."""
     paths, log = set(table.files()), storage.join(table.url, DELTA_LOG)
     for name in storage.files(log):
         if name.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Verify a dataset version: repeat its selection from the table versions in its lineage, and check its files' bytes."""
+"""Verifies a dataset version: repeats its selection from the table versions in its lineage, and checks its files."""
 
 import re
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ DUPLICATE_OF = re.compile(r": (?:same as|like) ([0-9a-f]{32})$")  # the end of a
 
 @dataclass
 class VerifyResult:
-    """How a version differs from what its lineage says; all lists but the last two are empty if it does not."""
+    """The differences between a version and its lineage. If there are none, all lists except the last two are empty."""
 
     version: int
-    rows: int = 0  # that were compared
+    rows: int = 0  # rows that were compared
     files: int = 0
     missing: list[str] = field(default_factory=list)  # pairs that the recipe keeps and the version lacks
     extra: list[str] = field(default_factory=list)  # pairs that the version has and the recipe does not keep
@@ -40,7 +40,7 @@ class VerifyResult:
 
     @property
     def same(self) -> bool:
-        """Whether the version is what its lineage says."""
+        """Whether the version agrees with its lineage."""
         return not (self.missing or self.extra or self.damaged or self.absent)
 
 
@@ -67,7 +67,7 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> VerifyResult:
             elif state == "damaged":
                 result.damaged.append(path)
     readable = {*paths} - {*result.absent, *result.damaged}
-    reasons: dict[str, str] = {}  # of the pairs that differ: why one of the two selections dropped them
+    reasons: dict[str, str] = {}  # id of a pair that differs → reason why one of the two selections dropped it
     for bucket, verdicts, recorded_verdicts in _repeat_selection(lake, version):
         kept = set(verdicts.filter(verdicts["kept"])["id"].to_pylist())
         bucket_paths = [path for path, (of, _) in table.files().items() if of == bucket and path in readable]
@@ -82,15 +82,15 @@ def verify(lake: Lake, dataset: str, number: int | None = None) -> VerifyResult:
 
 
 def _reasons_of(verdicts: pa.Table, ids: list[str]) -> dict[str, str]:
-    """Id → first reason, for those of some pairs that were dropped."""
+    """Return the first reason of each dropped pair among some ids, keyed by id."""
     rows = verdicts.filter(pc.is_in(verdicts["id"], pa.array(ids, pa.string()))).to_pylist()
     return {row["id"]: row["reasons"][0] for row in rows if row["reasons"]}
 
 
 def _set_regrouped_apart(lake: Lake, result: VerifyResult, reasons: dict[str, str]) -> None:
-    """Move pairs from missing and extra to regrouped if the pair of which they are a duplicate was forgotten.
+    """Move pairs from missing and extra to regrouped if they are duplicates of a forgotten pair.
 
-    Without that pair, another duplicate is kept instead of it. So this also holds for duplicates of a regrouped pair.
+    Without the forgotten pair, another one of its duplicates is kept. So duplicates of a regrouped pair are moved too.
     """
     duplicate_of = {id: match[1] for id, reason in reasons.items() if (match := DUPLICATE_OF.search(reason))}
     known = set(lake.table("pairs").find_rows(duplicate_of.values(), ["id"])["id"].to_pylist())
@@ -103,7 +103,7 @@ def _set_regrouped_apart(lake: Lake, result: VerifyResult, reasons: dict[str, st
 
 
 def _repeat_selection(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Table, Table]]:
-    """For each bucket the verdicts of a version's recipe over its inputs, and the table of verdicts recorded then."""
+    """Yield each bucket with the verdicts of the version's recipe on its inputs, and the table of recorded verdicts."""
     recipe, inputs_read = Recipe.model_validate(version.record["recipe"]), version.record["inputs"]
     selection = Selection(recipe.name, recipe.criteria, recipe.selection_scorers)
     inputs = {}
@@ -121,7 +121,7 @@ def _repeat_selection(lake: Lake, version: Version) -> Iterator[tuple[int, pa.Ta
 
 
 def _state_of_file(table: Table, rewritten: dict[str, str], path: str) -> str | None:
-    """None if a file is as it was written, else `absent`, `rewritten` (by `forget`) or `damaged`.
+    """Return None if a file is unchanged since it was written, else `absent`, `rewritten` (by `forget`) or `damaged`.
 
     A file's name is the digest of its original content.
     """

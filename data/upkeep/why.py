@@ -1,4 +1,4 @@
-"""The history of a pair: its source, every attempt to fetch it, its scores, and its verdict in each dataset version."""
+"""Finds a pair's history: its source, every attempt to fetch it, its scores, its verdict in each dataset version."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,23 +20,23 @@ class Verdict:
     dataset: str
     version: int
     kept: bool
-    reasons: list[str]  # why it was dropped
+    reasons: list[str]  # reasons why the pair was dropped
 
 
 @dataclass
 class PairHistory:
-    """All that a lake knows of a pair."""
+    """Everything that a lake knows about a pair."""
 
-    pair: Row  # its row of `pairs`
+    pair: Row  # the pair's row in `pairs`
     fetches: list[Row] = field(default_factory=list)  # every attempt, in order
-    image: Row | None = None  # its row of `images`, without the picture
-    scores: dict[str, Row] = field(default_factory=dict)  # table of the scorer → its values
+    image: Row | None = None  # the pair's row in `images`, without the picture
+    scores: dict[str, Row] = field(default_factory=dict)  # table of a scorer → the pair's scores in it
     verdicts: list[Verdict] = field(default_factory=list)
-    like: list[Row] = field(default_factory=list)  # pairs that are duplicates of it, or it of them
+    like: list[Row] = field(default_factory=list)  # pairs of which it is a duplicate, or that are duplicates of it
 
 
 def why(lake: Lake, key: str) -> list[PairHistory]:
-    """The history of a pair by its id, or of all pairs with a URL.
+    """Return the history of the pair with an id, or of all pairs with a URL.
 
     Raises:
         PairNotFound: there is no such pair.
@@ -71,7 +71,7 @@ def _history_of(lake: Lake, pair: Row) -> PairHistory:
 
 
 def _verdicts(lake: Lake, dataset: str, id: str, bucket: int) -> list[Verdict]:
-    """The verdicts on a pair in all versions of a dataset, oldest first."""
+    """Return the verdicts on a pair in all versions of a dataset, oldest first."""
     verdicts = []
     for version in reversed(versions(lake, dataset)):
         table = lake.table(f"verdicts/{dataset}", version.record["inputs"].get(f"verdicts/{dataset}"))
@@ -81,7 +81,7 @@ def _verdicts(lake: Lake, dataset: str, id: str, bucket: int) -> list[Verdict]:
 
 
 def _duplicates(lake: Lake, history: PairHistory, tables: list[str]) -> list[Row]:
-    """The pairs that were kept instead of this one, and those that were dropped as duplicates of it."""
+    """Return the pairs that were kept instead of this pair, and the pairs that were dropped as duplicates of it."""
     last_words = {reason.rpartition(" ")[2] for verdict in history.verdicts for reason in verdict.reasons}
     ids = {word for word in last_words if _is_id(word)}
     for name in tables:
@@ -92,7 +92,7 @@ def _duplicates(lake: Lake, history: PairHistory, tables: list[str]) -> list[Row
 
 
 def _rows(lake: Lake, name: str, id: str, bucket: int, excluded: str | None = None) -> list[Row]:
-    """The rows of a pair in a table; none if the table does not exist."""
+    """Return the rows of a pair in a table. Empty if the table does not exist."""
     table = lake.find(name)
     return _rows_of(table, id, bucket, excluded) if table else []
 

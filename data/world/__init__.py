@@ -1,5 +1,6 @@
-"""The built-in world: pictures of coloured shapes with captions, deliberate faults and a faulty origin server, and tiny
-models trained on such pictures. It lets tests and `imagen demo` run without a network.
+"""The built-in world: synthetic pictures of coloured shapes with captions, and tiny models trained on such pictures.
 
-No stage reads the world's labels, and the rest of data/ uses only its models' folders. Start with `scene.py`.
+The data has deliberate faults, and so has the server that the pictures are fetched from. The world lets tests and
+`imagen demo` run without a network. No stage reads the world's labels, and the rest of data/ uses only the folders of
+its models. Start with `scene.py`.
 """

@@ -1,7 +1,7 @@
-"""Find the shapes in a picture from its pixels, and check whether a caption is true of it.
+"""Finds the shapes in a picture from its pixels, and checks whether a caption is true of the picture.
 
-This uses no trained model and no labels. Saturated or dark pixels are assigned to the nearest colour, connected pixels
-of a colour form a shape, and its outline is compared with those of all kinds.
+This uses no trained model and no labels. Saturated or dark pixels are assigned to the nearest colour, and connected
+pixels of one colour form a shape. The outline of the shape is compared with the outlines of all kinds of shapes.
 """
 
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from data.world.draw import Pixels, paint
 from data.world.grammar import claim_of
 from data.world.scene import COLOURS, KINDS, SIZES, Phrase, Shape, is_true, matches
 
-MIN_CHROMA = 75  # of 255; pixels with less are background
+MIN_CHROMA = 75  # of 255; pixels with less chroma are background
 MAX_BLACK = 75  # of 255; the brightest channel of a black pixel
 MIN_AREA = 0.006  # of the squared short side; smaller components are noise
-MIN_SQUARENESS = 0.5  # shorter by longer side of a shape's bounding box
-MIN_OVERLAP = 0.55  # of an outline with that of its kind
+MIN_SQUARENESS = 0.5  # shorter side divided by longer side of a shape's bounding box
+MIN_OVERLAP = 0.55  # between a shape's outline and that of its kind
 CORE = np.ones((5, 5), np.uint8)  # erodes a shape to pixels that are not mixed with another colour
 MIN_CORE = 12  # pixels
 TEMPLATE = 32  # pixels of the side of compared outlines
@@ -30,14 +30,14 @@ WORKING_SIDE = 128  # pixels; pictures are resized to this short side
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a caption is true of a picture, and if not, why."""
+    """Says whether a caption is true of a picture, and if not, gives the reasons."""
 
     true: bool
     reasons: list[str] = field(default_factory=list)
 
 
 def find_shapes(image: Image.Image) -> list[Shape]:
-    """Every shape in a picture, with positions in its pixels."""
+    """Find every shape in a picture. Positions are in pixels of this picture."""
     original = image.convert("RGB")
     scale = min(original.size) / WORKING_SIDE
     size = (max(1, round(original.width / scale)), max(1, round(original.height / scale)))
@@ -65,7 +65,7 @@ def find_shapes(image: Image.Image) -> list[Shape]:
 
 
 def caption_is_true(image: Image.Image, caption: str) -> Verdict:
-    """Whether the picture shows what the caption says."""
+    """Check whether the picture shows what the caption says."""
     claim = claim_of(caption)
     if claim is None:
         return Verdict(False, [f"the caption names no shapes, or says something else too: {caption!r}"])
@@ -86,13 +86,13 @@ def _phrase_text(phrase: Phrase) -> str:
 
 
 def _assign_colours(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel's colour: 0 for the background, else 1 + the colour's index in COLOURS.
+    """Assign a number to each pixel: 0 for the background, else 1 + the index of its colour in COLOURS.
 
-    Where two colours meet, pixels of a small picture mix them and may look like a third. So the tones that occur are
-    measured in the cores of shapes, away from edges; then each pixel is assigned to the nearest of these tones.
+    Where two colours meet in a small picture, pixels mix both and may look like a third colour. So the tones in the
+    picture are first measured in the cores of shapes, away from edges. Then each pixel gets the nearest of these tones.
 
     Returns:
-        The colours of all pixels, and those of the pixels in cores, with 0 elsewhere.
+        The colours of all pixels, and an array that has only the colours of the pixels in cores, and 0 elsewhere.
     """
     bright = picture.max(-1).astype(int)
     chroma = bright - picture.min(-1)
@@ -117,7 +117,7 @@ def _assign_colours(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fill_covered_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Fill holes that another shape covers. The hole of a ring shows background and stays."""
+    """Fill holes that another shape covers. The hole of a ring shows background, so it is not filled."""
     outside = np.pad(mask, 1).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 2)
     hole = (outside[1:-1, 1:-1] == 0) & ~mask
@@ -127,7 +127,7 @@ def _fill_covered_holes(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def _best_kind(mask: np.ndarray, extent: int) -> tuple[str, float]:
-    """The kind whose outline overlaps best with a mask, and the overlap (intersection over union)."""
+    """Return the kind whose outline overlaps best with a mask, and the overlap (intersection over union)."""
     small = cv2.resize(mask.astype(np.float32), (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_LINEAR)
     outlines = _outlines(min(extent, SHARP))
     overlaps = [float(np.minimum(small, outline).sum() / np.maximum(small, outline).sum()) for outline in outlines]
@@ -137,7 +137,7 @@ def _best_kind(mask: np.ndarray, extent: int) -> tuple[str, float]:
 
 @lru_cache(maxsize=SHARP)
 def _outlines(extent: int) -> list[np.ndarray]:
-    """The outline of every kind at an extent in pixels, blurred: a small star has lost its tips."""
+    """Return the outline of every kind of shape, blurred as at this extent in pixels: a small star loses its tips."""
     outlines = []
     side = 2 * max(extent, 4)
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Drawing scenes: antialiased shapes on a pale background of one of four kinds."""
+"""Draws scenes: antialiased shapes on a pale background of one of four kinds."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ Pixels = np.ndarray  # h w 3, uint8, RGB
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Pixels:
-    """Draw a scene; tones and background vary with `rng`."""
+    """Draw a scene. Tones and background are random, given by `rng`."""
     picture = draw_background(scene, rng)
     for shape in sorted(scene.shapes, key=lambda shape: -shape.extent):  # a shape inside another comes on top
         tone = np.clip(np.array(COLOURS[shape.colour]) + rng.integers(-10, 11, 3), 0, 255)
@@ -23,7 +23,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 
 def silhouette(scene: Scene) -> np.ndarray:
-    """The mask of a scene's shapes: 255 inside, 0 outside, antialiased (h w, uint8)."""
+    """Return the mask of a scene's shapes: 255 inside, 0 outside, antialiased (h w, uint8)."""
     covered = np.zeros((scene.height, scene.width, 3), np.uint8)
     for shape in scene.shapes:
         paint(covered, shape, (255, 255, 255))
@@ -55,7 +55,7 @@ def draw_background(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 
 def _pale_tone(rng: np.random.Generator) -> np.ndarray:
-    """A light colour with little chroma, so that a background can't be mistaken for a shape."""
+    """Return a light colour with little chroma, so that a background can't be mistaken for a shape."""
     return rng.uniform(205, 240) + rng.uniform(-13, 13, 3)
 
 
@@ -72,7 +72,7 @@ def paint(picture: Pixels, shape: Shape, tone: tuple[int, ...]) -> None:
 
 
 def _corners(kind: str, x: float, y: float, half: float) -> np.ndarray:
-    """The corners of a shape in cv2's fixed-point coordinates."""
+    """Return the corners of a shape in cv2's fixed-point coordinates."""
     unit: list[tuple[float, float]]
     if kind == "square":
         unit = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
@@ -107,5 +107,5 @@ def _circle(x: float, y: float, radius: float) -> np.ndarray:
 
 
 def _point(x: float, y: float) -> tuple[int, int]:
-    """A point in cv2's fixed-point coordinates."""
+    """Convert a point to cv2's fixed-point coordinates."""
     return round(x * 2**SHIFT), round(y * 2**SHIFT)

@@ -1,4 +1,4 @@
-"""The language of the world: captions with varied wording from scenes, and from captions back to their claims."""
+"""The language of the built-in world: writes captions of scenes in varied wording, and parses captions to claims."""
 
 import math
 import re
@@ -55,7 +55,7 @@ _RELATION_OF = {word: (name, False) for name, words in RELATION_WORDS.items() fo
 
 
 def _alternatives(words: list[str]) -> str:
-    """A pattern for one of some words, longer ones first."""
+    """Return a regular expression that matches any of some words. Longer words are tried first."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
@@ -66,7 +66,7 @@ FILLERS = {*" ".join(OPENINGS).split(), *["and", "with", "is", "are", "on", "in"
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """A true caption with random wording: all shapes of a scene, and the relation of the first two."""
+    """Write a true caption in random wording. It names all shapes in a scene and the relation between the first two."""
     phrases = [_random_phrase(rng, shape.kind, shape.colour, shape.size) for shape in scene.shapes]
     text = phrases[0]
     if len(phrases) > 1:
@@ -82,9 +82,9 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def plain_caption(scene: Scene) -> str:
-    """The caption of a scene with fixed wording: every shape in full, and the relation that shows most clearly.
+    """Write the caption of a scene in fixed wording. It describes every shape in full, and the clearest relation.
 
-    It follows from the picture alone, so a captioner can learn to write it.
+    This caption can be derived from the picture alone, so a captioner can learn to write it.
     """
     first, *rest = sorted(scene.shapes, key=lambda shape: (shape.x, shape.y))
     caption = _plain_phrase(first)
@@ -106,12 +106,15 @@ def _plain_phrase(shape: Shape) -> str:
 
 
 def _clarity(relation: str, a: Shape, b: Shape) -> float:
-    """How clear a relation is: for a direction the pixels by which it is off the diagonal; `inside` is clearest."""
+    """Measure how clear a relation is. A direction is clearer the farther it is from the diagonal, in pixels.
+
+    The relation `inside` is always the clearest.
+    """
     return math.inf if relation == "inside" else abs(abs(b.x - a.x) - abs(b.y - a.y))
 
 
 def _random_phrase(rng: np.random.Generator, kind: str, colour: str, size: str) -> str:
-    """A shape in random words, in one of four cases without its size."""
+    """Describe a shape in random words. One in four descriptions leaves out the size."""
     words = [colour, str(rng.choice(KIND_WORDS[kind]))]
     if rng.random() < 0.75:
         words.insert(0, str(rng.choice(SIZE_WORDS[size])))
@@ -119,12 +122,14 @@ def _random_phrase(rng: np.random.Generator, kind: str, colour: str, size: str) 
 
 
 def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
+    """Put "a" or "an" before the words."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def claim_of(caption: str) -> Claim | None:
-    """What a caption claims; None if it has a word that is not of this language, or no shape, or more than three.
+    """Parse a caption to its claim.
+
+    Returns None if the caption has a word that is not in this language, or no shape, or more than three shapes.
 
     Example:
         >>> claim_of("a small red circle above a blue box")
@@ -150,6 +155,6 @@ def claim_of(caption: str) -> Claim | None:
 
 
 def gibberish(rng: np.random.Generator) -> str:
-    """Random letters as words."""
+    """Make words from random letters."""
     letters = list("abcdefghijklmnopqrstuvwxyz")
     return " ".join("".join(rng.choice(letters, rng.integers(3, 9))) for _ in range(rng.integers(4, 9)))

@@ -1,7 +1,8 @@
-"""Make a built-in world: pictures, `pairs.parquet`, the origin's behaviour for each URL, and labels for evaluation.
+"""Makes a built-in world: pictures, `pairs.parquet`, the server's behaviour for each URL, and labels for evaluation.
 
-The same seed gives the same bytes, with any number of processes: each picture has its own random generator. A pair has
-at most one fault, in the shares of FAULTS. Pictures in an unusual format (UNUSUAL_FORMATS) are not faults.
+The same seed gives the same bytes with any number of processes, because each picture has its own random generator. A
+pair has at most one fault, and FAULTS gives the share of each fault. A picture in an unusual format (UNUSUAL_FORMATS)
+is not a fault.
 """
 
 import hashlib
@@ -42,8 +43,8 @@ FAULTS = {
 }
 UNUSUAL_SHARE, REDIRECT_SHARE = 0.04, 0.01
 UNUSUAL_FORMATS = (*(f"exif{n}" for n in range(2, 9)), "png16", "cmyk", "palette", "alpha")
-# The origin's behaviours for the fault `fetch`. As many pairs as each of them has get `heals`, which is no fault: the
-# picture comes at the second request.
+# The server's behaviours for the fault `fetch`. Each behaviour gets the same number of pairs. The same number of pairs
+# also gets `heals`, which is not a fault: the second request returns the picture.
 FETCH_FAULTS = (
     *("not_found", "gone", "unavailable", "timeout", "drip", "reset", "truncated", "html", "huge", "bomb"),
     *("redirect_loop", "redirect_private"),
@@ -52,30 +53,30 @@ PRIVATE_URLS = (
     *("http://10.0.0.7/x.jpg", "http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:9/x.jpg"),
     *("http://[::1]:9/x.jpg", "http://localhost:9/x.jpg", "http://0x7f000001:9/x.jpg", "http://2130706433:9/x.jpg"),
 )
-UNFINISHED = '{"unfinished": true}\n'  # content of world.json while a world is made: it may be made again
+UNFINISHED = '{"unfinished": true}\n'  # content of world.json until a world is finished; such a world may be replaced
 CHUNK = 25  # pictures that a process draws at a time
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
 class PairSpec:
-    """What kind of pair to make."""
+    """The specification of a pair to make."""
 
     number: int
     fault: str | None = None  # a key of FAULTS
-    behaviour: str = "ok"  # of the origin; see BEHAVIOURS in origin.py
+    behaviour: str = "ok"  # of the server; see BEHAVIOURS in origin.py
     unusual_format: str | None = None  # one of UNUSUAL_FORMATS
-    original: int | None = None  # of a duplicate: the number of the pair that it copies
+    original: int | None = None  # for a duplicate, the number of the pair that it copies
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnPair:
-    """A pair whose picture is written."""
+    """A pair whose picture has been written."""
 
     spec: PairSpec
     url: str
     caption: str
-    path: str  # of the URL
+    path: str  # the path in the URL
     file: str | None  # relative to the world's folder
     content_type: str
     scene: Scene
@@ -88,17 +89,17 @@ def make_world(
     on_drawn: Callable[[int], None] = lambda count: None,
     processes: int | None = None,
 ) -> None:
-    """Make a world in an empty folder, or in place of another world. It counts as a world only when it is finished.
+    """Make a world in an empty folder, or replace another world. The folder counts as a world only when it is finished.
 
     Args:
-        out: the folder; it is made if it does not exist.
+        out: the folder, which is made if it does not exist.
         pairs: the number of pairs.
         seed: decides every byte, together with `pairs`.
         on_drawn: called with the number of pictures that were drawn since the last call.
-        processes: that draw; by default one for each core.
+        processes: the number of processes that draw; by default one per core.
 
     Raises:
-        WorldError: the folder holds something else.
+        WorldError: the folder contains something else.
     """
     if out.exists() and any(out.iterdir()) and not (out / "world.json").exists():
         raise WorldError(f"{out} is not empty and is not a world. Choose another folder with --out")
@@ -120,13 +121,13 @@ def make_world(
 
 
 def has_world(folder: Path, pairs: int, seed: int) -> bool:
-    """Whether a folder has the finished world of this size and seed."""
+    """Return whether a folder contains the finished world of this size and seed."""
     marker = folder / "world.json"
     return marker.exists() and json.loads(marker.read_text()) == {"format": FORMAT, "pairs": pairs, "seed": seed}
 
 
 def plan_pairs(pairs: int, seed: int) -> list[PairSpec]:
-    """Assign faults, unusual formats and redirects to pairs: in exact shares, in random order."""
+    """Assign faults, unusual formats and redirects to pairs, in exact shares and random order."""
     rng = np.random.default_rng([seed, 1])
     order = [int(number) for number in rng.permutation(pairs)]
     faults = [fault for fault, share in FAULTS.items() for _ in range(round(share * pairs))]
@@ -141,7 +142,7 @@ def plan_pairs(pairs: int, seed: int) -> list[PairSpec]:
         elif fault == "opt_out":
             behaviour = "noai"
         elif fault in ("exact_duplicate", "near_duplicate"):
-            # An exact duplicate has the same bytes, so its original is none of the first, which have unusual formats.
+            # An exact duplicate copies the bytes, so the first pairs, with unusual formats, can't be its original.
             original = good[int(rng.integers(unusual, len(good)))]
         specs[number] = PairSpec(number, None if behaviour == "heals" else fault, behaviour, None, original)
     for index, number in enumerate(good):
@@ -182,7 +183,10 @@ def _draw_pair(out: Path, seed: int, spec: PairSpec) -> DrawnPair:
 
 
 def _draw_picture(seed: int, number: int, extreme: bool) -> tuple[Scene, str, np.ndarray, str, int]:
-    """Scene, caption, pixels, format and quality of a picture. They depend on seed and number only, for duplicates."""
+    """Return a picture's scene, caption, pixels, format and quality.
+
+    They depend only on the seed and the number, so that duplicates can be made from them.
+    """
     rng = np.random.default_rng([seed, 0, number])
     width = int(rng.integers(200, 601))
     height = int(np.clip(width * rng.uniform(1 / 1.6, 1.6), 200, 600))
@@ -196,7 +200,7 @@ def _draw_picture(seed: int, number: int, extreme: bool) -> tuple[Scene, str, np
 
 
 def _choose_caption(seed: int, spec: PairSpec, scene: Scene, true_caption: str, rng: np.random.Generator) -> str:
-    """The true caption, or a wrong one if that is the pair's fault."""
+    """Return the true caption, or a wrong caption if that is the pair's fault."""
     if spec.fault == "swapped":
         while True:
             other = np.random.default_rng([seed, 3, int(rng.integers(2**40))])
@@ -212,7 +216,7 @@ def _choose_caption(seed: int, spec: PairSpec, scene: Scene, true_caption: str, 
 
 
 def _near_duplicate(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The image with its edges cropped by up to 2 %, made smaller."""
+    """Crop the edges of an image by up to 2 %, and make it smaller."""
     margins = rng.uniform(0.004, 0.02, 4)
     width, height = image.size
     left, top = round(margins[0] * width), round(margins[1] * height)
@@ -235,11 +239,11 @@ def _encode(image: Image.Image, format: str, quality: int) -> bytes:
 
 
 def _encode_unusual(image: Image.Image, scene: Scene, unusual_format: str) -> tuple[str, bytes]:
-    """File extension and bytes of a picture that a careless reader would show rotated, washed out or inverted."""
+    """Return file extension and bytes of a picture that a careless decoder shows rotated, washed out or inverted."""
     buffer = io.BytesIO()
     if unusual_format.startswith("exif"):
         orientation = int(unusual_format[4:])
-        inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Pillow's transpose that a reader undoes
+        inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Pillow's transpose that a decoder undoes
         exif = Image.Exif()
         exif[0x0112] = orientation
         image.transpose(Image.Transpose(inverse)).save(buffer, "JPEG", quality=92, exif=exif)
@@ -261,14 +265,14 @@ def _encode_unusual(image: Image.Image, scene: Scene, unusual_format: str) -> tu
 
 
 def _png16(pixels: np.ndarray) -> bytes:
-    """A 16-bit RGB PNG, which Pillow can't write."""
+    """Encode a 16-bit RGB PNG, which Pillow can't write."""
     height, width, _ = pixels.shape
     rows = np.hstack([np.zeros((height, 1), np.uint8), pixels.astype(">u2").view(np.uint8).reshape(height, -1)])
     return _png(width, height, 16, 2, zlib.compress(rows.tobytes(), 3))
 
 
 def _decompression_bomb(side: int = 30_000) -> bytes:
-    """A PNG of a hundred kilobytes that decompresses to nearly a gigapixel."""
+    """Make a PNG of a hundred kilobytes that decompresses to nearly a gigapixel."""
     compressor = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
     compressed = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
@@ -276,7 +280,7 @@ def _decompression_bomb(side: int = 30_000) -> bytes:
 
 
 def _png(width: int, height: int, depth: int, colour_type: int, compressed: bytes) -> bytes:
-    """A PNG file around compressed rows."""
+    """Make a PNG file from compressed rows."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -286,7 +290,7 @@ def _png(width: int, height: int, depth: int, colour_type: int, compressed: byte
 
 
 def _write_tables(out: Path, drawn: list[DrawnPair]) -> None:
-    """Write the pairs, their labels and the origin's pages."""
+    """Write the tables of pairs, of their labels and of the server's pages."""
     pairs = {"url": [pair.url for pair in drawn], "caption": [pair.caption for pair in drawn]}
     pq.write_table(pa.table(pairs), out / "pairs.parquet")
     url_of = {pair.spec.number: pair.url for pair in drawn}
@@ -310,7 +314,7 @@ def _write_tables(out: Path, drawn: list[DrawnPair]) -> None:
 
 
 def _pages_of(pair: DrawnPair) -> list[dict[str, str | None]]:
-    """The page of a pair's URL, after the page to which it redirects, if it does."""
+    """Return the server's page for a pair's URL. If this page is a redirect, its target page comes first."""
     page = {"path": pair.path, "file": pair.file, "behaviour": pair.spec.behaviour, "content_type": pair.content_type}
     if pair.spec.behaviour == "redirect_private":
         return [{**page, "location": PRIVATE_URLS[pair.spec.number % len(PRIVATE_URLS)]}]

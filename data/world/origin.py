@@ -1,9 +1,10 @@
-"""The origin of a built-in world: which response each URL gets, including the deliberate faults.
+"""The origin of a built-in world: the logic of the web server that its pictures are fetched from.
 
-`origin.parquet` names for each path its file and its behaviour. `GET /.stats` returns request counts. The table is read
-once and pictures are cached in memory, so one process serves several thousand pictures a second and is no bottleneck.
+It decides the response to each URL, including the deliberate faults. `origin.parquet` names the file and the behaviour
+for each path. `GET /.stats` returns request counts. The table is read once and pictures are cached in memory. So one
+process serves several thousand pictures per second, and is not a bottleneck.
 
-Not here: the server and the process that run it (server.py).
+Not here: the server and the process that run the origin (server.py).
 """
 
 import asyncio
@@ -49,7 +50,7 @@ class Page:
 
 @dataclass
 class Stats:
-    """Counts of what the origin was asked for, as `GET /.stats` returns them."""
+    """Counts of the requests to the origin, as returned by `GET /.stats`."""
 
     connections: int = 0
     pictures: int = 0  # requests for pictures
@@ -59,7 +60,7 @@ class Stats:
     paths: Counter[str] = field(default_factory=Counter)  # requests for each path
 
     def to_json(self) -> bytes:
-        """The counts as the body of a response."""
+        """Return the counts as the body of a response."""
         return json.dumps({**vars(self), "paths": dict(self.paths)}).encode()
 
 
@@ -68,13 +69,13 @@ class ConnectionClosed(Exception):
 
 
 class Origin:
-    """The pages of a world and the behaviours by which they are answered. It opens no sockets."""
+    """The pages of a world, and the behaviours that answer requests for them. Opens no sockets."""
 
     def __init__(self, folder: str | Path) -> None:
         """Read the world in a folder.
 
         Raises:
-            WorldError: the folder has no finished world.
+            WorldError: the folder contains no finished world.
         """
         self.folder = Path(folder)
         try:
@@ -140,7 +141,7 @@ class Origin:
         return None
 
     def _read(self, file: str, modified_ns: int) -> tuple[bytes, str]:
-        """A file's bytes and ETag. The time of modification is a key of the cache: a changed file is read again."""
+        """Return a file's bytes and ETag. The modification time is part of the cache key, so changes are noticed."""
         body = (self.folder / file).read_bytes()
         return body, f'"{hashlib.md5(body).hexdigest()}"'
 
@@ -153,7 +154,7 @@ class Origin:
         return self._body_and_etag(page)[0]
 
     async def ok(self, page: Page, writer: asyncio.StreamWriter, headers: str = "") -> None:
-        """The picture with its ETag, and further headers."""
+        """Send the picture with its ETag and additional headers."""
         body, etag = self._body_and_etag(page)
         await _send(writer, 200, page.content_type or "image/jpeg", body, f"ETag: {etag}\r\n{headers}")
 
@@ -166,7 +167,7 @@ class Origin:
         await _send(writer, 410, "text/plain", b"gone\n")
 
     async def heals(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """500 at the first request, then the picture."""
+        """Answer the first request with 500, and later requests with the picture."""
         if self.stats.paths[page.path] == 1:
             return await _send(writer, 500, "text/plain", b"try again\n")
         return await self.ok(page, writer)
@@ -208,11 +209,11 @@ class Origin:
         await asyncio.sleep(0.05)  # so that the bytes leave before the connection ends
 
     async def html(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """A page of HTML with status 200 instead of the picture."""
+        """Send a page of HTML with status 200 instead of the picture."""
         await _send(writer, 200, "text/html", b"<!doctype html><html><body>This picture has moved.</body></html>\n")
 
     async def huge(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """Send HUGE_BYTES without a Content-Length, so that a client finds out only by counting."""
+        """Send HUGE_BYTES without a Content-Length, so that a client must count the bytes to notice."""
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = bytes(65_536)
         for _ in range(HUGE_BYTES // len(chunk)):
@@ -226,18 +227,18 @@ class Origin:
         await _send(writer, 302, "text/plain", b"", f"Location: {target}\r\n")
 
     async def limited(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """429 with the page's location as the seconds of Retry-After."""
+        """Answer with 429. The page's location gives the seconds of Retry-After."""
         await _send(writer, 429, "text/plain", b"slower\n", f"Retry-After: {page.location}\r\n")
 
     async def garbled(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """Headers that are not text, with status 500, or the page's location as the status."""
+        """Send headers that are not text. The page's location gives the status, by default 500."""
         body, status = self._body(page), (page.location or "500").encode()
         head = b"HTTP/1.1 " + status + b' \xff\xfe\r\nETag: "\xff\xfe"\r\nContent-Type: \xff\r\nLast-Modified: \xfd\r\n'
         writer.write(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
 
     async def noai(self, page: Page, writer: asyncio.StreamWriter) -> None:
-        """The picture, with a header that opts out of training."""
+        """Send the picture with a header that opts out of training."""
         await self.ok(page, writer, "X-Robots-Tag: noai\r\n")
 
 
@@ -276,7 +277,7 @@ async def _send(writer: asyncio.StreamWriter, status: int, content_type: str, bo
 
 
 def _header_value(head: bytes, name: str) -> str:
-    """The value of a request's header; empty if it has none."""
+    """Return the value of a header in a request, or an empty text if the request lacks it."""
     for line in head.decode("latin-1").split("\r\n")[1:]:
         if line.lower().startswith(f"{name.lower()}:"):
             return line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""Prompts in the world's language, and how many pictures show what their prompt says."""
+"""Prompts in the language of the built-in world, and a count of the pictures that show what their prompt says."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from data.world.check import find_shapes
 from data.world.grammar import KIND_WORDS, OPENINGS, RELATION_WORDS, SIZE_WORDS, claim_of, with_article
 from data.world.scene import COLOURS, KINDS, Claim, Phrase, is_true
 
-# Category of prompts → their number. `new together` has two shapes in one colour, which no scene of a world has.
+# Category of prompts → number of prompts. `new together` has two shapes in one colour, which no scene of a world has.
 SUITE = {"one shape": 40, "size": 40, "two shapes": 30, "relation": 40, "three shapes": 20, "new together": 30}
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How many pictures show what their prompt says."""
+    """Counts of the pictures that show what their prompt says."""
 
     prompts: int
     right: int  # pictures with the shapes, colours and relation of the prompt
@@ -24,12 +24,12 @@ class Alignment:
 
     @property
     def share(self) -> float:
-        """The share of right pictures, from 0 to 1."""
+        """The share of correct pictures, from 0 to 1."""
         return self.right / self.prompts
 
 
 def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int = 1) -> list[str]:
-    """Distinct prompts that are not in `seen`, such as the captions of a training.
+    """Make distinct prompts that are not in `seen`, which may be the captions of a training set.
 
     Args:
         seen: texts to avoid.
@@ -50,7 +50,7 @@ def unseen_prompts(seen: Container[str], count: int, seed: int = 0, shapes: int 
 
 
 def shapes_prompts(seed: int = 0) -> list[tuple[str, str]]:
-    """The prompts of the suite `shapes`, each with its category; 200 distinct ones in all."""
+    """Make the 200 distinct prompts of the suite `shapes`, each with its category."""
     rng, category_of = np.random.default_rng(seed), dict[str, str]()
     for category, count in SUITE.items():
         total = len(category_of) + count
@@ -60,7 +60,7 @@ def shapes_prompts(seed: int = 0) -> list[tuple[str, str]]:
 
 
 def _suite_prompt(rng: np.random.Generator, category: str) -> str:
-    """A random prompt of a category."""
+    """Make a random prompt of a category."""
     shapes = {"two shapes": 2, "relation": 2, "new together": 2, "three shapes": 3}.get(category, 1)
     colours = [str(colour) for colour in rng.choice(list(COLOURS), shapes, replace=False)]
     if category == "new together":
@@ -77,14 +77,14 @@ def _suite_prompt(rng: np.random.Generator, category: str) -> str:
 
 
 def _random_phrase(rng: np.random.Generator) -> str:
-    """A random shape in random words, perhaps without a size."""
+    """Describe a random shape in random words, possibly without a size."""
     kind, colour, size = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, ["", *SIZE_WORDS]))
     word = str(rng.choice(SIZE_WORDS[size])) + " " if size else ""
     return with_article(f"{word}{colour} {rng.choice(KIND_WORDS[kind])}")
 
 
 def measure_alignment(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Alignment:
-    """Check each picture against its prompt by its pixels."""
+    """Check each picture against its prompt. Only the pixels of the picture are used."""
     right = sized = 0
     for picture, prompt in zip(pictures, prompts, strict=True):
         claim = claim_of(prompt)

@@ -1,4 +1,7 @@
-"""Scenes: one to three shapes with colour, size and position, and relations between them. Geometry only, no pixels."""
+"""Scenes: one to three shapes with colour, size and position, and the relations between them.
+
+This module has only the geometry. Pixels are drawn in draw.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +52,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """What a caption says about one shape; a size that it does not mention is None."""
+    """What a caption says about one shape. The size is None if the caption does not mention it."""
 
     kind: str
     colour: str
@@ -58,14 +61,14 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a caption says: its shapes, and the relation of the first two if it mentions one."""
+    """What a caption says: its shapes, and the relation between the first two if the caption mentions one."""
 
     phrases: tuple[Phrase, ...]
     relation: str | None = None
 
 
 def relation_holds(relation: str, a: Shape, b: Shape) -> bool:
-    """Whether a relation holds between two shapes: a is left of, above or inside b."""
+    """Return whether a relation between two shapes is true: a is left of, above or inside b."""
     dx, dy = b.x - a.x, b.y - a.y
     if relation == "inside":
         return a.extent < b.extent and max(abs(dx), abs(dy)) + a.extent / 2 <= b.extent / 2
@@ -74,13 +77,13 @@ def relation_holds(relation: str, a: Shape, b: Shape) -> bool:
 
 
 def matches(phrase: Phrase, shape: Shape) -> bool:
-    """Whether a phrase describes a shape."""
+    """Return whether a phrase describes a shape."""
     same = (phrase.kind, phrase.colour) == (shape.kind, shape.colour)
     return same and phrase.size in (None, shape.size)
 
 
 def is_true(claim: Claim, shapes: Sequence[Shape]) -> bool:
-    """Whether distinct shapes exist that match the claim's phrases and have its relation."""
+    """Return whether distinct shapes exist that match the claim's phrases and are in the claimed relation."""
     for chosen in permutations(shapes, len(claim.phrases)):
         if not all(map(matches, claim.phrases, chosen)):
             continue
@@ -90,9 +93,9 @@ def is_true(claim: Claim, shapes: Sequence[Shape]) -> bool:
 
 
 def random_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
-    """A random scene that a caption can describe exactly.
+    """Make a random scene that a caption can describe exactly.
 
-    Shapes don't touch and have different colours, and a relation of the first two clearly holds.
+    Shapes don't touch and have different colours, and the first two are clearly in one of the relations.
     """
     while True:
         count = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
@@ -103,7 +106,7 @@ def random_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 
 def _choose_attributes(rng: np.random.Generator, count: int, relation: str) -> list[tuple[str, str, str]]:
-    """Kind, colour and size of each shape."""
+    """Choose the kind, colour and size of each shape."""
     kinds = [str(rng.choice(KINDS)) for _ in range(count)]
     colours = [str(colour) for colour in rng.choice(list(COLOURS), count, replace=False)]
     sizes = [str(rng.choice(list(SIZES))) for _ in range(count)]
@@ -116,7 +119,7 @@ def _choose_attributes(rng: np.random.Generator, count: int, relation: str) -> l
 def _place(
     rng: np.random.Generator, width: int, height: int, attributes: list[tuple[str, str, str]], relation: str
 ) -> tuple[Shape, ...] | None:
-    """Place the shapes at random; None if they find no room."""
+    """Place the shapes at random. Returns None if there is not enough room."""
     short = min(width, height)
     for _ in range(PLACEMENTS):
         shapes: list[Shape] = []
@@ -139,7 +142,10 @@ def _place(
 
 
 def _is_unambiguous(shapes: list[Shape], relation: str, gap: float) -> bool:
-    """Whether shapes are apart by a gap, but for one inside another, and the first two are clearly in the relation."""
+    """Return whether the shapes are separated by a gap and the first two are clearly in the relation.
+
+    A shape that is inside another one needs no gap to it.
+    """
     for i, a in enumerate(shapes):
         for j, b in enumerate(shapes[i + 1 :], i + 1):
             if relation == "inside" and (i, j) == (0, 1):

@@ -1,6 +1,6 @@
-"""The HTTP server of a built-in world on the loopback interface: in a thread, in the foreground, or as a process.
+"""The HTTP server of a built-in world, on the loopback interface. Runs in a thread, in the foreground or as a process.
 
-Not here: how requests are answered (origin.py).
+Not here: the answers to requests (origin.py).
 """
 
 import argparse
@@ -20,14 +20,14 @@ from typing import Any, Self
 from data.errors import WorldError
 from data.world.origin import Origin, Stats
 
-READY = "serving"  # the first word that a server process prints when it accepts connections
+READY = "serving"  # the first word that a server process prints once it accepts connections
 MAX_HEAD_BYTES = 16_384
 
-Certificate = tuple[str | Path, str | Path]  # files of the certificate chain and of its key
+Certificate = tuple[str | Path, str | Path]  # the file with the certificate chain, and the file with its key
 
 
 class OriginServer:
-    """A server in a thread of this process, which stops at the end of the `with` block.
+    """A server in a thread of this process. It stops at the end of the `with` block.
 
     Example:
         >>> with OriginServer("world") as server:
@@ -35,15 +35,15 @@ class OriginServer:
     """
 
     def __init__(self, folder: str | Path, port: int = 0, certificate: Certificate | None = None) -> None:
-        """Prepare a server; it starts when the `with` block is entered.
+        """Prepare a server. It starts when the `with` block is entered.
 
         Args:
-            folder: a world.
-            port: 0 chooses a free one.
-            certificate: makes it serve HTTPS.
+            folder: the folder of a world.
+            port: the port; 0 chooses a free port.
+            certificate: if given, the server uses HTTPS.
 
         Raises:
-            WorldError: the folder has no finished world; on entering the block, that the port can't be used.
+            WorldError: the folder contains no finished world. Entering the block raises it if the port can't be used.
         """
         self._origin = Origin(folder)
         self._port = port
@@ -56,12 +56,12 @@ class OriginServer:
 
     @property
     def stats(self) -> Stats:
-        """What was asked of the server so far."""
+        """Return the counts of requests to the server so far."""
         return self._origin.stats
 
     @property
     def url(self) -> str:
-        """The root URL, once it has started."""
+        """The root URL. It is known once the server has started."""
         return f"{'https' if self._certificate else 'http'}://{self.address}"
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class OriginServer:
             raise self._error
 
     async def run(self, on_ready: Callable[[str], None] | None = None) -> None:
-        """Serve until stopped, in the main thread also by SIGINT or SIGTERM. `on_ready` gets the URL."""
+        """Serve until stopped, or until SIGINT or SIGTERM in the main thread. Calls `on_ready` with the URL."""
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         connections: set[asyncio.Task[Any]] = set()
 
@@ -95,7 +95,7 @@ class OriginServer:
             assert task
             connections.add(task)
             task.add_done_callback(connections.discard)
-            with suppress(asyncio.CancelledError):  # asyncio would print a traceback for each when the server stops
+            with suppress(asyncio.CancelledError):  # else asyncio prints a traceback for each when the server stops
                 await self._origin.handle_connection(reader, writer)
 
         try:
@@ -129,7 +129,7 @@ def serve(folder: str | Path, port: int = 0, certificate: Certificate | None = N
     """Serve in the foreground until SIGINT or SIGTERM. The first line on standard output ends with the URL.
 
     Raises:
-        WorldError: the folder has no finished world, or the port can't be used.
+        WorldError: the folder contains no finished world, or the port can't be used.
     """
 
     def print_url(url: str) -> None:
@@ -143,7 +143,7 @@ def serve(folder: str | Path, port: int = 0, certificate: Certificate | None = N
 
 @dataclass
 class OriginProcess:
-    """A server in a process of its own. It stops at the end of a `with` block, and when the parent process ends."""
+    """A server in a separate process. It stops at the end of a `with` block, and when the parent process ends."""
 
     process: subprocess.Popen[str]
     url: str
@@ -169,7 +169,7 @@ def start_process(folder: str | Path, port: int = 0, certificate: Certificate | 
     """Start a server process and wait until it accepts connections.
 
     Raises:
-        WorldError: it did not start.
+        WorldError: the server did not start.
     """
     command = [sys.executable, "-m", "data.world.server", str(folder), "--port", str(port), "--with-parent"]
     if certificate:
@@ -185,13 +185,13 @@ def start_process(folder: str | Path, port: int = 0, certificate: Certificate | 
 
 
 def _exit_with_parent() -> None:
-    """Exit when the process that holds the other end of standard input ends: nobody writes to that pipe."""
+    """Exit when the parent process ends. Standard input is a pipe from the parent, and nothing is written to it."""
     os.read(0, 1)  # not sys.stdin, whose lock would still be held when the interpreter shuts down
     os._exit(0)
 
 
 def main() -> None:
-    """The command `python -m data.world.server`."""
+    """Run the command `python -m data.world.server`."""
     parser = argparse.ArgumentParser(prog="python -m data.world.server", description="Serve a built-in world.")
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=0, help="port; 0 chooses a free one")

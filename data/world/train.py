@@ -1,9 +1,10 @@
-"""Train the tiny models of the built-in world, and save them in the formats of open_clip and transformers.
+"""Trains the tiny models of the built-in world, and saves them in the formats of open_clip and transformers.
 
-CLIP trains with SigLIP's pairwise loss (arXiv 2303.15343) on scenes drawn for it. Besides the captions of a batch it
-sees hard negatives: captions with one attribute changed, foreign ones, gibberish, single words. An auxiliary head that
-predicts the shapes in a picture and in a caption speeds training up and is discarded. T5's encoder trains to classify
-what a caption claims; its heads are discarded too. The captioner trains on the same pictures, in train_captioner.py.
+CLIP is trained with SigLIP's pairwise loss (arXiv 2303.15343) on newly drawn scenes. Besides the captions of a batch,
+it sees hard negatives: captions with one attribute changed, foreign captions, gibberish, and single words. An auxiliary
+head predicts the shapes in a picture and in a caption. It speeds up training and is then discarded. T5's encoder is
+trained to classify what a caption claims, and its heads are discarded too. The captioner is trained on the same
+pictures, in train_captioner.py.
 """
 
 import json
@@ -30,12 +31,12 @@ from data.world.scene import COLOURS, KINDS, RELATIONS, SIZES, Claim, Scene, ran
 from data.world.train_captioner import optimizer_step, train_captioner
 
 MODELS = ("clip", "t5", "captioner")
-SEED_SPACE = 1_000_003  # begins the seeds of this file, so that no picture of a world is trained on
+SEED_SPACE = 1_000_003  # begins the seeds of this file, so that no picture of a world is used in training
 PICTURES, STEPS, BATCH = 16_000, 900, 128
 T5_STEPS, T5_BATCH = 600, 128
 CONTEXT = 24  # tokens
 LEARNING_RATE = 2e-3
-SHAPE_CLASSES = [(kind, colour) for kind in KINDS for colour in COLOURS]  # of the auxiliary head
+SHAPE_CLASSES = [(kind, colour) for kind in KINDS for colour in COLOURS]  # classes of the auxiliary head
 
 CLIP_CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -44,7 +45,7 @@ CLIP_CONFIG: dict[str, Any] = {
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": 0,  # set from the tokenizer
-            "hf_tokenizer_name": "tokenizer",  # beside the model; open_clip looks in the model's own folder
+            "hf_tokenizer_name": "tokenizer",  # next to the model; open_clip looks in the model's own folder
             "width": 96,
             "heads": 4,
             "layers": 2,
@@ -75,14 +76,15 @@ FOREIGN_NEGATIVES = (  # worlds have other foreign captions
 def train_models(
     out: Path, seed: int = 0, log: Callable[[str], None] = lambda line: None, only: Sequence[str] = MODELS
 ) -> None:
-    """Train models and save each in a folder of its name.
+    """Train models, and save each in a folder with its name.
 
-    CLIP and T5 share torch's generator. So T5 alone starts from other weights than T5 after CLIP, as it is shipped.
+    CLIP and T5 share torch's random generator. So T5 trained alone starts from other weights than the shipped T5, which
+    was trained after CLIP.
 
     Args:
-        out: the parent of the models' folders.
-        seed: decides everything but the order of floating-point sums.
-        log: called with a line about every hundredth step.
+        out: the folder that contains the models' folders.
+        seed: decides everything except the order of floating-point sums.
+        log: called with a line of text about every hundredth step.
         only: the names of the models to train.
     """
     tokenizer = train_tokenizer(seed)
@@ -99,7 +101,7 @@ def train_models(
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each word of the grammar; other words are `<unk>`."""
+    """Make a tokenizer with one token for each word of the grammar. Other words become `<unk>`."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -124,12 +126,12 @@ def train_clip(
     """Train CLIP and save it as an open_clip model.
 
     Args:
-        out: its folder.
-        tokenizer: of the captions.
+        out: the model's folder.
+        tokenizer: the tokenizer of the captions.
         pictures: n 64 64 3, uint8.
-        scenes: that the pictures show.
-        seed: of batches and captions.
-        log: called with a line about every hundredth step.
+        scenes: the scenes in the pictures.
+        seed: the seed of batches and captions.
+        log: called with a line of text about every hundredth step.
     """
     config = json.loads(json.dumps(CLIP_CONFIG))
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
@@ -155,7 +157,7 @@ def train_clip(
         images = model.encode_image((Tensor(pictures[chosen]).permute(0, 3, 1, 2) / 255 - mean) / std)
         texts = model.encode_text(tokens)
         shapes, caption_shapes = picture_shapes[chosen], torch.stack([shapes_of_claim(claim_of(c)) for c in captions])
-        # A caption whose shapes are all in another picture may be true of it: such pairs have no weight.
+        # A caption whose shapes are all in another picture may be true of that picture, so such pairs have no weight.
         may_be_true = (caption_shapes @ shapes.T >= caption_shapes.sum(1, keepdim=True)).T
         is_own = torch.eye(BATCH)
         weight = torch.cat([torch.where(is_own > 0, 6.0, 1.0 - may_be_true.float()), 1 + 5 * is_own], 1)
@@ -171,7 +173,7 @@ def train_clip(
 
 
 def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
-    """Random pictures as the models get them (n 64 64 3, uint8), and their scenes."""
+    """Draw random pictures in the models' input format (n 64 64 3, uint8), and return them with their scenes."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         drawn = list(pool.map(_draw_picture, [seed] * count, range(count), chunksize=200))
     return np.stack([picture for picture, _ in drawn]), [scene for _, scene in drawn]
@@ -179,7 +181,7 @@ def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
 
 def _draw_picture(seed: int, number: int) -> tuple[np.ndarray, Scene]:
     rng = np.random.default_rng([SEED_SPACE, seed, 1, number])
-    width = int(rng.integers(110, 330))  # smaller than a world's: as sharp after the resize, and faster to draw
+    width = int(rng.integers(110, 330))  # smaller than in a world: as sharp after resizing, and faster to draw
     height = int(np.clip(width * rng.uniform(1 / 1.65, 1.65), 110, 330))
     scene = random_scene(rng, width, height)
     picture = Image.fromarray(draw(scene, rng))
@@ -187,7 +189,7 @@ def _draw_picture(seed: int, number: int) -> tuple[np.ndarray, Scene]:
 
 
 def false_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that is false of the scene: foreign, gibberish, too short, or with a wrong colour or kind."""
+    """Make a caption that is false of the scene: foreign, gibberish, too short, or with a wrong colour or kind."""
     choice = rng.random()
     if choice < 0.10:
         return str(rng.choice(FOREIGN_NEGATIVES)) if rng.random() < 0.5 else gibberish(rng)
@@ -205,14 +207,14 @@ def false_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def shapes_of_scene(scene: Scene) -> Tensor:
-    """1 for each class of shape in a scene, else 0."""
+    """Return a vector with 1 for each class of shape in a scene, and 0 elsewhere."""
     present = torch.zeros(len(SHAPE_CLASSES))
     present[[SHAPE_CLASSES.index((shape.kind, shape.colour)) for shape in scene.shapes]] = 1
     return present
 
 
 def shapes_of_claim(claim: Claim | None) -> Tensor:
-    """1 for each class of shape that a claim names, else 0."""
+    """Return a vector with 1 for each class of shape that a claim names, and 0 elsewhere."""
     named = torch.zeros(len(SHAPE_CLASSES))
     if claim is not None:
         named[[SHAPE_CLASSES.index((phrase.kind, phrase.colour)) for phrase in claim.phrases]] = 1
@@ -220,7 +222,7 @@ def shapes_of_claim(claim: Claim | None) -> Tensor:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:  # n CONTEXT
-    """Token ids, padded or truncated to CONTEXT."""
+    """Convert texts to token ids, padded or truncated to CONTEXT."""
     padded = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")
     return padded.input_ids
 
@@ -230,7 +232,8 @@ def train_t5(
 ) -> None:
     """Train T5's encoder and save it.
 
-    Heads that attend to its token embeddings classify kind, colour and size of each shape, and the relation.
+    Heads that attend to the encoder's token embeddings classify the kind, colour and size of each shape, and the
+    relation.
     """
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -269,7 +272,10 @@ def train_t5(
 
 
 def classes_of_claim(claim: Claim | None) -> list[int]:
-    """A claim as class numbers: kind, colour and size of each of three shapes, and the relation; 0 if not mentioned."""
+    """Convert a claim to class numbers: kind, colour and size of each of three shapes, and the relation.
+
+    A number is 0 if the claim does not mention this property.
+    """
     assert claim is not None
     classes = []
     for index in range(3):

@@ -1,8 +1,8 @@
-"""Train the tiny captioner of the built-in world, a SegFormer with a GPT-2, in the format of `transformers`.
+"""Trains the tiny captioner of the built-in world, a SegFormer with a GPT-2, in the format of `transformers`.
 
-It trains on the pictures that CLIP trains on, degraded as generated and published ones are: smaller, blurred,
-compressed, noisy. Its targets are captions with fixed wording, which follow from a picture alone. An auxiliary head
-that predicts the shape at each of the encoder's vectors speeds training up and is discarded.
+It is trained on the same pictures as CLIP. They are degraded like generated and published pictures: smaller, blurred,
+compressed, noisy. The targets are captions in fixed wording, which can be derived from a picture alone. An auxiliary
+head predicts the shape at each of the encoder's vectors. It speeds up training and is then discarded.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ from data.world.scene import COLOURS, KINDS, SIZES, Scene
 
 SIDE, CONTEXT = 64, 32  # pixels, tokens
 STEPS, BATCH, LEARNING_RATE = 1_800, 64, 2e-3
-AUXILIARY_WEIGHT = 0.5  # of the auxiliary head's loss
-CELLS = 8  # of a side: the encoder has one vector for each cell
-CELL_CLASSES = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, CELLS, CELLS]  # counts of each of a cell's labels
-MEAN, STD = 0.78, 0.22  # of the pixels
+AUXILIARY_WEIGHT = 0.5  # weight of the auxiliary head's loss
+CELLS = 8  # cells per side: the encoder has one vector for each cell
+CELL_CLASSES = [len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, CELLS, CELLS]  # number of classes of each label
+MEAN, STD = 0.78, 0.22  # mean and standard deviation of the pixels
 PAD, END, UNKNOWN, START = range(4)
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>", "<s>")
 
@@ -46,9 +46,9 @@ def train_captioner(
     Args:
         out: the folder.
         pictures: n 64 64 3, uint8.
-        scenes: that the pictures show.
-        rng: for batches and degradations.
-        log: called with a line about every hundredth step.
+        scenes: the scenes in the pictures.
+        rng: random generator for batches and degradations.
+        log: called with a line of text about every hundredth step.
     """
     tokenizer = word_tokenizer()
     texts = tokenizer([plain_caption(scene) for scene in scenes], padding=True, return_tensors="pt").input_ids
@@ -84,7 +84,7 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """One optimizer step, with gradients clipped to norm 1."""
+    """Do one optimizer step, with gradients clipped to norm 1."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -93,10 +93,10 @@ def optimizer_step(
 
 
 def cell_labels(scene: Scene) -> Tensor:  # cells 5
-    """The auxiliary head's targets for each cell: kind, colour and size of its shape, and its row and column.
+    """Return the auxiliary head's targets for each cell: kind, colour and size of the shape, and the cell's position.
 
-    Kind, colour and size count from 1; 0 means no shape. Row and column teach the encoder positions, without which the
-    decoder can't learn relations.
+    Kind, colour and size count from 1, and 0 means no shape. The position is given as row and column. Predicting it
+    teaches positions to the encoder, without which the decoder can't learn relations.
     """
     shapes = torch.zeros(CELLS, CELLS, 3, dtype=torch.long)
     middles = (torch.arange(CELLS) + 0.5) / CELLS
@@ -110,14 +110,14 @@ def cell_labels(scene: Scene) -> Tensor:  # cells 5
 
 
 def cell_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy in which cells without a shape, the easiest and most frequent ones, have less weight."""
+    """Compute the cross entropy. Cells without a shape are the easiest and most frequent, so they have less weight."""
     losses = F.cross_entropy(logits, targets, reduction="none")
     weight = torch.where(targets == 0, 0.2, 1.0)
     return (weight * losses).sum() / weight.sum()
 
 
 def make_model(vocabulary: int) -> VisionEncoderDecoderModel:
-    """An untrained captioner with a vocabulary of this size."""
+    """Make an untrained captioner with a vocabulary of this size."""
     encoder = SegformerConfig(
         num_encoder_blocks=2,
         hidden_sizes=[32, 96],
@@ -153,7 +153,7 @@ def make_model(vocabulary: int) -> VisionEncoderDecoderModel:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each word of plain captions."""
+    """Make a tokenizer with one token for each word of plain captions."""
     phrases = ["a", *SIZES, *COLOURS, *KINDS, *(words[0] for words in RELATION_WORDS.values()), "and"]
     words = dict.fromkeys([*SPECIAL_TOKENS, *" ".join(phrases).split()])
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
@@ -186,7 +186,7 @@ def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # 64 
 
 
 def save_captioner(out: Path, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Save model, tokenizer and image processor, the weights in half precision."""
+    """Save model, tokenizer and image processor. Weights are saved in half precision."""
     model.eval().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     processor = ViTImageProcessor(
