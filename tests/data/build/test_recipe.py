@@ -15,7 +15,7 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "sentence"),
     [
         (GOOD + "colour: red\n", 4, "colour: there is no such field"),
         (GOOD + "download:\n  timeout: soon\n", 5, "download.timeout: Input should be a valid number"),
@@ -42,12 +42,12 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
         ("name: Shapes!\nsources:\n  - path: x\n", 1, "name: a dataset's name"),
     ],
 )
-def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, said: str) -> None:
+def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, sentence: str) -> None:
     with pytest.raises(RecipeError) as raised:
         parse_recipe(text, "mine.yaml")
     message = str(raised.value)
     assert message.startswith(f"mine.yaml, line {line}: ")
-    assert said in message
+    assert sentence in message
     assert "\n" not in message
 
 
