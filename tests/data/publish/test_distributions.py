@@ -10,6 +10,7 @@ from data.publish.distributions import Distributions
 
 numbers = st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(-100, 100)).map(lambda value: float(f"{value:.5g}"))
 some_values = st.lists(numbers, min_size=1, max_size=30)
+INTEGERS = [0, 1, 1, 5, None, float("nan"), float("inf")]
 
 
 def distributions_of(**parts: list[float | None]) -> Distributions:
@@ -37,11 +38,11 @@ def test_the_distance_is_the_largest_gap_between_the_shares_below_a_value(
 
 
 @settings(max_examples=15, deadline=None)
-@given(first=some_values)
-def test_a_quantile_is_the_smallest_value_that_so_large_a_share_reaches(first: list[float]) -> None:
+@given(values=some_values)
+def test_a_quantile_is_the_smallest_value_that_so_large_a_share_reaches(values: list[float]) -> None:
     shares = [0.0, 0.1, 0.5, 0.9, 1.0]
-    with distributions_of(first=first) as distributions:
-        wanted = np.quantile(np.array(first), shares, method="inverted_cdf")
+    with distributions_of(first=values) as distributions:
+        wanted = np.quantile(np.array(values), shares, method="inverted_cdf")
         assert distributions.quantiles("f", "first", shares) == pytest.approx(wanted.tolist())
 
 
@@ -66,14 +67,22 @@ def test_every_value_is_in_one_bin_and_none_is_lost(first: list[float], second: 
             assert sum(low + slack < value < high - slack for value in first) <= count
 
 
-def test_whole_numbers_have_a_bin_each_and_what_is_not_finite_is_unknown() -> None:
-    with distributions_of(kept=[0, 1, 1, 5, None, float("nan"), float("inf")]) as distributions:
+def test_integers_have_a_bin_each() -> None:
+    with distributions_of(kept=INTEGERS) as distributions:
         histogram = distributions.histogram("f", ("kept", "dropped"))
-        assert histogram is not None
-        assert histogram.is_integer
-        assert histogram.edges == [0, 1, 2, 3, 4, 5, 6]
-        assert histogram.counts == {"kept": [1, 2, 0, 0, 0, 1], "dropped": [0] * 6}
+    assert histogram is not None
+    assert histogram.is_integer
+    assert histogram.edges == [0, 1, 2, 3, 4, 5, 6]
+    assert histogram.counts == {"kept": [1, 2, 0, 0, 0, 1], "dropped": [0] * 6}
+
+
+def test_null_nan_and_infinity_are_unknown() -> None:
+    with distributions_of(kept=INTEGERS) as distributions:
         assert (distributions.known_count("f", "kept"), distributions.unknown_count("f", "kept")) == (4, 3)
+
+
+def test_a_part_without_values_has_no_quantiles_no_distance_and_no_histogram() -> None:
+    with distributions_of(kept=INTEGERS) as distributions:
         assert distributions.quantiles("f", "dropped", [0.5]) == []
         assert distributions.ks_distance("f", "kept", "dropped") is None
         assert distributions.histogram("f", ("dropped",)) is None
@@ -97,7 +106,7 @@ def test_counts_that_are_put_together_say_the_same(monkeypatch: pytest.MonkeyPat
             assert merged.ks_distance("f", "first", "second") == pytest.approx(
                 unmerged.ks_distance("f", "first", "second")
             )
-            assert merged.histogram("f", ("first", "second")) == unmerged.histogram("f", ("one", "other"))
+            assert merged.histogram("f", ("first", "second")) == unmerged.histogram("f", ("first", "second"))
 
 
 def test_a_value_is_known_to_five_digits() -> None:
