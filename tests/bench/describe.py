@@ -1,4 +1,4 @@
-"""The tiny captioner on scenes that no model has seen: how many of its captions the pixels bear out."""
+"""The tiny captioner on scenes that no model has seen: how many of its captions are true of the pixels."""
 
 import time
 from collections.abc import Iterator

@@ -67,7 +67,7 @@ def files_of(lake: Lake) -> Files:
 
 
 def needless(before: Files, after: Files) -> int:
-    """How many files went although all their rows are still there, unchanged."""
+    """How many files were removed although all their rows still exist, unchanged."""
     now = {id: digest for rows in after.values() for id, digest in rows.items()}
     gone = [rows for path, rows in before.items() if path not in after]
     return sum(all(now.get(id) == digest for id, digest in rows.items()) for rows in gone)

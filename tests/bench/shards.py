@@ -30,7 +30,7 @@ TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for eve
 
 
 class Tick(CaptionScorer):
-    """Says of each pair that it was seen: the least that a scorer can do."""
+    """Gives every pair the same value: the least that a scorer can do."""
 
     columns = pa.schema({"seen": pa.bool_()})
 
@@ -40,12 +40,12 @@ class Tick(CaptionScorer):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the server, the process and the log of the scorer's table say of it."""
+    """What a run cost, by the server, the process and the log of the scorer's table."""
 
     shards: int
-    rows: int  # that the scorer said
+    rows: int  # of the scorer's table
     published: int  # of the new version
-    missing: int  # rows of it that do not say what the scorer said
+    missing: int  # rows of it without the scorer's value
     seconds: float
     peak: int  # bytes of memory that the run's process had at most
     task_runs: int

@@ -95,7 +95,7 @@ def both(folder: Path, pair: str) -> Iterator[tuple[Side, Side]]:
 
 
 def answer(process: subprocess.Popen[str]) -> str:
-    """The next line that is one: imagen-pytorch prints advice."""
+    """The next line that is an answer: imagen-pytorch also prints advice."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("= "):

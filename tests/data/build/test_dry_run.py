@@ -30,10 +30,10 @@ def test_what_if_agrees_with_what_the_build_then_does(
     assert files_under(lake) == before, "a plan writes nothing"
     assert plan.pending == 0
     done = build(lake, recipe, engine)
-    change = plan.change
-    assert (change.kept, change.into, change.out) == (done.kept, done.added, done.removed)
-    assert change.before - change.out + change.into == change.kept
-    assert len(change.samples_in) == min(5, change.into)
+    planned = plan.change
+    assert (planned.kept, planned.into, planned.out) == (done.kept, done.added, done.removed)
+    assert planned.before - planned.out + planned.into == planned.kept
+    assert len(planned.samples_in) == min(5, planned.into)
 
 
 def test_a_plan_of_a_new_lake_counts_its_pairs_and_writes_nothing(lake: Lake, world: Path) -> None:

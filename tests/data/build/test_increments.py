@@ -51,7 +51,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
 def test_whatever_came_when_the_last_version_holds_what_one_build_publishes(
     built: Lake, world: Path, engine: LocalEngine, tmp_path: Path, seed: int
 ) -> None:
-    """Pictures and scores are there, pairs come bit by bit: what is published is what the history might spoil."""
+    """Pictures and scores are copied, pairs come bit by bit: only what is published could depend on the order."""
     parts = split(pairs_of(world), 2 + seed, seed)
     grown, recipe = lake_of_facts(built, tmp_path / "grown"), recipe_of(tmp_path)
     for number, part in enumerate(parts):
@@ -151,7 +151,7 @@ def by_increments(parts: Increments, origin: OriginProcess, engine: Engine, fold
 
 
 def at_once(built: Lake, parts: Increments, engine: Engine, folder: Path) -> Lake:
-    """One build of all pairs, by pictures and scores that are there."""
+    """One build of all pairs, with the pictures and scores of `built`."""
     lake = lake_of_facts(built, folder / "whole")
     fill(lake, parts)
     assert build(lake, recipe_of(folder), engine).version == 1
@@ -167,7 +167,7 @@ def lake_of_facts(built: Lake, folder: Path) -> Lake:
 
 
 def fill(lake: Lake, parts: Increments) -> None:
-    """Write pairs with the day of their part as that on which they were first seen."""
+    """Write pairs; each was first seen on the day of its part."""
     days: dict[Pair, int] = {}
     for number, part in enumerate(parts):
         for pair in part:
@@ -194,7 +194,7 @@ def split(pairs: list[Pair], parts: int, seed: int) -> Increments:
 
 
 def recipe_of(folder: Path, *changes: str) -> Recipe:
-    """The shipped recipe over what lies in a folder's sources."""
+    """The shipped recipe over the files in a folder's `sources`."""
     (folder / "sources").mkdir(parents=True, exist_ok=True)
     if not any((folder / "sources").iterdir()):
         pq.write_table(

@@ -52,7 +52,7 @@ def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, sente
 
 
 @pytest.mark.parametrize("text", ["name: [", "just words", "- a list"])
-def test_what_is_no_recipe_is_told_so(text: str) -> None:
+def test_what_is_no_recipe_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=r"mine.yaml is not (valid YAML|a valid recipe)"):
         parse_recipe(text, "mine.yaml")
 
@@ -71,7 +71,7 @@ def test_relative_sources_and_models_are_looked_up_from_the_recipe(tmp_path: Pat
     assert load_recipe("shapes").sources[0].path == "world/pairs.parquet"
 
 
-def test_sources_that_cannot_serve_are_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_sources_that_cannot_serve_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     def check(path: str) -> None:
         check_sources(load_recipe("shapes", (path,)).sources)
 

@@ -157,7 +157,7 @@ def tar_samples(tars: Written) -> list[dict[str, Any]]:
     return list(webdataset.WebDataset(paths, shardshuffle=False).decode("pil"))
 
 
-def test_an_export_has_shards_of_the_size_asked_for_and_reports_them(tars: Written) -> None:
+def test_an_export_has_shards_of_the_chosen_size_and_reports_them(tars: Written) -> None:
     names = ["00000.tar", "00001.tar", "00002.tar"]
     assert [(shard.name, shard.samples) for shard in tars.summary.shards] == list(zip(names, [40, 40, 10], strict=True))
     assert sorted(content(tars.folder)) == names

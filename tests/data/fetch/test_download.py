@@ -131,7 +131,7 @@ def test_the_wait_goes_by_the_class_of_the_failure_and_the_pairs_of_a_dead_host_
             assert waits == [settings.wait(id, status, failures) for id in ids]
 
 
-def test_a_failure_that_passes_is_tried_in_so_many_builds_and_one_that_stays_but_once(site: Site) -> None:
+def test_a_passing_failure_is_tried_in_as_many_builds_as_set_and_a_lasting_one_once(site: Site) -> None:
     site.pages(down=("unavailable", None), gone=("gone", None))
     down, gone = site.add("down", "gone")
     for _ in range(5):
@@ -168,7 +168,7 @@ def test_a_host_that_says_when_to_come_again_is_left_alone_until_then(site: Site
     assert site.statuses(ids[0]) == ["rate_limited"]
 
 
-def test_who_was_not_asked_has_spent_no_attempt(site: Site) -> None:
+def test_a_pair_that_was_not_requested_has_spent_no_attempt(site: Site) -> None:
     site.pages(first=("limited", "6"), second=("ok", None))
     first, second = site.add("first", "second")
     stage = site.stage(per_host=1, attempts=1, retry_hours_server=0)
@@ -285,7 +285,7 @@ def test_a_changed_picture_is_a_new_pair_and_never_a_silent_swap(changed: Change
     assert site.reasons() == {first: [f"replaced by {second}"], second: []}
 
 
-def test_the_new_pair_of_a_changed_picture_has_what_the_list_said_of_the_old(changed: Changed) -> None:
+def test_the_new_pair_of_a_changed_picture_has_the_columns_of_the_old(changed: Changed) -> None:
     pair = next(row for row in changed.site.rows("pairs") if row["id"] == changed.second)
     assert (pair["url"], pair["caption"]) == (f"http://{HOST}/a.jpg", "a caption")
     assert (pair["source"], pair["extra"]) == ("list", '{"k": 1}')
@@ -419,7 +419,7 @@ def test_a_refetch_that_fails_for_a_while_is_tried_again_and_changes_nothing(sit
         ("pair", pair_id(f"http://{HOST}/a.jpg", "a caption")),
     ],
 )
-def test_what_is_blocked_is_not_asked(site: Site, kind: Any, what: str) -> None:
+def test_what_is_blocked_is_not_requested(site: Site, kind: Any, what: str) -> None:
     add(site.lake, [Entry(kind, what, "asked to")])
     (id,) = site.add("a.jpg")
     site.download()
@@ -499,7 +499,7 @@ def test_a_picture_that_looks_like_one_of_a_list_is_never_written(site: Site, tm
     assert set(site.pictures()) == {fine}
 
 
-def test_a_list_that_is_missing_or_holds_no_hashes_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_a_list_that_is_missing_or_holds_no_hashes_is_an_error_before_anything_is_fetched(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: x\nsources: [{path: a.parquet}]\ndownload: {forbidden: [list.txt]}\n")
     with pytest.raises(RecipeError, match=r"the list .*list\.txt does not exist"):

@@ -241,14 +241,14 @@ def test_each_misbehaviour_has_its_status(small_origin: OriginServer, page: str,
         assert fetched.content_type == "image/jpeg"
 
 
-def test_what_robots_txt_forbids_is_not_asked_for(small_origin: OriginServer) -> None:
+def test_what_robots_txt_forbids_is_not_requested(small_origin: OriginServer) -> None:
     url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: small_origin.address}
     refused = fetch(url, hosts=hosts)[0]
     assert (refused.status, refused.transient) == ("robots", False)
     assert fetch(url, hosts=hosts, respect_robots=False)[0].status == "ok"
 
 
-def test_a_blocked_domain_and_its_subdomains_are_not_asked(small_origin: OriginServer) -> None:
+def test_a_blocked_domain_and_its_subdomains_are_not_requested(small_origin: OriginServer) -> None:
     hosts = {NAME: small_origin.address, f"*.{NAME}": small_origin.address}
     results = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
     assert [result.status for result in results] == ["blocked", "blocked"]
@@ -405,7 +405,8 @@ def revalidation() -> Revalidation:
             other = fetcher.fetch(f"http://{NAME}/c", Validators(f"http://{NAME}/b", '"1"', None))
             return [await fetcher.fetch(f"http://{NAME}/a", before), await other]
 
-    return Revalidation(*asyncio.run(run()), script.heads)
+    redirected, other = asyncio.run(run())
+    return Revalidation(redirected, other, script.heads)
 
 
 def test_only_the_request_for_the_url_that_gave_the_tag_carries_it(revalidation: Revalidation) -> None:
@@ -437,7 +438,7 @@ def test_opt_out_headers_are_honoured(tag: str, status: str) -> None:
     assert scripted(Script(answer(b"x", f"X-Robots-Tag: {tag}")), "/a")[0].status == status
 
 
-def test_a_robots_txt_that_cannot_be_had_puts_the_picture_off() -> None:
+def test_a_robots_txt_that_cannot_be_fetched_puts_the_picture_off() -> None:
     fetched = scripted(Script(answer(b"x"), robots=answer(b"", status="503 Down")), "/a")[0]
     assert (fetched.status, fetched.transient) == ("robots", True)
 

@@ -1,5 +1,7 @@
 """Quantiles, distances and histograms from counts, against plain statements of the same over random values."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +15,7 @@ some_values = st.lists(numbers, min_size=1, max_size=30)
 INTEGERS = [0, 1, 1, 5, None, float("nan"), float("inf")]
 
 
-def distributions_of(**parts: list[float | None]) -> Distributions:
+def distributions_of(**parts: Sequence[float | None]) -> Distributions:
     """Distributions of one fact `f`; each part is added in two pieces, as buckets are."""
     distributions = Distributions(["f"])
     for part, values in parts.items():
@@ -39,7 +41,7 @@ def test_the_distance_is_the_largest_gap_between_the_shares_below_a_value(
 
 @settings(max_examples=15, deadline=None)
 @given(values=some_values)
-def test_a_quantile_is_the_smallest_value_that_so_large_a_share_reaches(values: list[float]) -> None:
+def test_a_quantile_is_the_smallest_value_that_covers_its_share(values: list[float]) -> None:
     shares = [0.0, 0.1, 0.5, 0.9, 1.0]
     with distributions_of(first=values) as distributions:
         wanted = np.quantile(np.array(values), shares, method="inverted_cdf")

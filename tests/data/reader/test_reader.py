@@ -349,7 +349,7 @@ def test_a_state_of_something_else_is_refused(numbered_lake: Lake, tmp_path: Pat
             other.load_state_dict(state)
 
 
-def test_the_state_of_a_loader_is_told_from_that_of_a_reader(numbered_lake: Lake) -> None:
+def test_the_state_of_a_loader_is_not_taken_for_that_of_a_reader(numbered_lake: Lake) -> None:
     with pytest.raises(StateMismatch, match=r"not a reader's state.*merge_states"):
         reader(numbered_lake).load_state_dict(loader(reader(numbered_lake), 1).state_dict())
 
@@ -439,7 +439,7 @@ def test_the_next_block_is_read_ahead_and_no_more() -> None:
 # What a sample is
 
 
-def test_a_sample_has_what_was_asked_for_and_nothing_else_is_decoded(tmp_path: Path) -> None:
+def test_a_sample_has_the_chosen_columns_and_nothing_else_is_decoded(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"), buckets=1)
     rows = [with_embedding(sample_row(n), torch.bfloat16) for n in range(40)]
     rows[7]["image"]["bytes"] = b"no picture"
@@ -523,7 +523,7 @@ def test_workers_read_from_s3_and_go_on_there(far: Lake) -> None:
     assert sorted(got + ids(loader(again, 3))) == IDS[:120]
 
 
-def test_a_script_that_ends_amid_an_epoch_says_nothing(numbered_lake: Lake) -> None:
+def test_a_script_that_ends_in_the_middle_of_an_epoch_prints_nothing(numbered_lake: Lake) -> None:
     script = (
         "from torchdata.stateful_dataloader import StatefulDataLoader\n"
         "from data.lake.lake import Lake\nfrom data.reader.reader import Reader\n"

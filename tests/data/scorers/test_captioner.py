@@ -92,7 +92,7 @@ def blip(folder: Path) -> Path:
     return folder
 
 
-def test_another_kind_of_model_is_read_from_its_folder_and_begins_as_it_is_asked(tmp_path: Path) -> None:
+def test_another_kind_of_model_is_read_from_its_folder_and_begins_with_the_prompt(tmp_path: Path) -> None:
     model = load(str(blip(tmp_path)))
     pictures = draw_pictures(2, 1)
     plain, prompted = (model.describe(pictures, prompt, 6) for prompt in (None, "a photo of"))

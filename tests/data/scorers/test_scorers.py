@@ -99,7 +99,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredLake:
     """A lake of 20 pictures and one file that is none, and the runs of the stages that scored them."""
 
     lake: Lake
@@ -112,7 +112,7 @@ class Scored:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+def scored_lake(tmp_path_factory: pytest.TempPathFactory) -> ScoredLake:
     lake = lake_of(tmp_path_factory.mktemp("scored"), [jpeg(seed=n) for n in range(20)] + [b"no picture"])
     clip = ClipScore(model="built-in", flip=True)
     two = (PictureFacts(), PerceptualHash())
@@ -127,25 +127,25 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Scored:
         patch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
         look = ScorePictures(lake, scorers)
         runs = [run(ScorePictures(lake, two)), run(look), run(look), run(ScoreVectors(lake, clip, "score-clip"))]
-    return Scored(lake, clip, scorers, *runs)
+    return ScoredLake(lake, clip, scorers, *runs)
 
 
-def test_a_picture_is_decoded_once_for_all_scorers(scored: Scored) -> None:
-    assert scored.first == Run(rows=21, decoded=21)
+def test_a_picture_is_decoded_once_for_all_scorers(scored_lake: ScoredLake) -> None:
+    assert scored_lake.first == Run(rows=21, decoded=21)
 
 
-def test_scorers_that_are_added_decode_each_picture_once_more_and_then_never_again(scored: Scored) -> None:
-    assert scored.more == Run(rows=21, decoded=21)
-    assert scored.again == Run(rows=0, decoded=0)
+def test_added_scorers_decode_each_picture_a_second_time_and_then_never_again(scored_lake: ScoredLake) -> None:
+    assert scored_lake.more == Run(rows=21, decoded=21)
+    assert scored_lake.again == Run(rows=0, decoded=0)
 
 
-def test_a_head_reads_vectors_and_decodes_no_picture(scored: Scored) -> None:
-    assert scored.judged == Run(rows=21, decoded=0)
+def test_a_head_reads_vectors_and_decodes_no_picture(scored_lake: ScoredLake) -> None:
+    assert scored_lake.judged == Run(rows=21, decoded=0)
 
 
-def test_a_file_that_is_no_picture_is_a_row_with_its_error_in_every_table(scored: Scored) -> None:
-    for scorer in scored.scorers:
-        rows = rows_of(scored.lake, scorer.table)
+def test_a_file_that_is_no_picture_is_a_row_with_its_error_in_every_table(scored_lake: ScoredLake) -> None:
+    for scorer in scored_lake.scorers:
+        rows = rows_of(scored_lake.lake, scorer.table)
         assert len(rows) == len({row["id"] for row in rows}) == 21
         failed = [row for row in rows if row["error"]]
         assert len(failed) == 1
@@ -153,8 +153,8 @@ def test_a_file_that_is_no_picture_is_a_row_with_its_error_in_every_table(scored
         assert all(failed[0][name] is None for name in scorer.columns.names)
 
 
-def test_a_file_that_is_no_picture_has_no_score_of_a_head(scored: Scored) -> None:
-    rows = rows_of(scored.lake, scored.clip.table)
+def test_a_file_that_is_no_picture_has_no_score_of_a_head(scored_lake: ScoredLake) -> None:
+    rows = rows_of(scored_lake.lake, scored_lake.clip.table)
     assert sum(row["score"] is None for row in rows) == sum(row["error"] is not None for row in rows) == 1
 
 

@@ -46,7 +46,7 @@ class Rows:
 
 
 class TableScorer(Scorer):
-    """Stands where a scorer's model can't be had; its table is given."""
+    """In place of a scorer whose model can't be loaded; its table is given."""
 
     @property
     def id(self) -> str:
@@ -84,7 +84,7 @@ def kept_ids(recipe: Recipe, rows: list[Row]) -> set[str]:
 
 
 def web_rows(count: int, seed: int) -> list[Row]:
-    """Pairs whose facts often lie on the published boundaries."""
+    """Pairs whose facts are often exactly the published bounds."""
     rng = np.random.default_rng(seed)
 
     def near(*bounds: float) -> float:
@@ -220,7 +220,7 @@ bounds = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 0.5, 1.0]))
 
 @settings(max_examples=40, deadline=None)
 @given(values=st.lists(facts, min_size=1, max_size=12), low=bounds, high=bounds, strict=st.booleans())
-def test_bounds_keep_what_lies_between_them_and_never_a_missing_fact(
+def test_bounds_keep_what_is_between_them_and_never_a_missing_fact(
     values: list[float | None], low: float | None, high: float | None, strict: bool
 ) -> None:
     if (low is None and high is None) or (low is not None and high is not None and low > high):
@@ -307,7 +307,7 @@ def test_a_cut_stays_where_it_was_until_repin() -> None:
     assert same == cuts
     assert {id: again[id] for id in reasons_by_id} == reasons_by_id, "nobody who was in falls out because others came"
     assert len([1 for reasons in again.values() if not reasons]) == 25
-    assert len(kept_ids(recipe, rows)) == 15, "cut anew"
+    assert len(kept_ids(recipe, rows)) == 15, "a new cut"
     strict = recipe_of("  - side: {min: 1}\n  - picture_blur: {top: 0.5}\n", "picture:")
     assert judged(strict, rows, cuts)[1].keys().isdisjoint(cuts), "another opinion before it is another cut"
 
@@ -372,7 +372,7 @@ def test_pictures_and_captions_of_an_evaluation_set_are_left_out(tmp_path: Path)
     assert [reasons_by_id[row["id"]] for row in rows] == wanted
     before = Selection("shapes", recipe.criteria, {}).fingerprint
     (tmp_path / "set" / "three.txt").write_text("another caption\n")
-    assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is judged by anew"
+    assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is another judgement"
 
 
 def test_selecting_again_changes_nothing_and_writes_nothing(tmp_path: Path) -> None:

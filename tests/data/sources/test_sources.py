@@ -403,13 +403,13 @@ def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path:
         ("a.parquet.gz", b"", "Known endings"),
     ],
 )
-def test_a_file_that_cannot_serve_is_told_by_its_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_cannot_serve_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
         check_sources([Source(path=str(tmp_path / name))])
 
 
-def test_columns_that_lack_or_are_no_text_are_told(tmp_path: Path) -> None:
+def test_columns_that_are_missing_or_no_text_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": [1], "caption": ["c"]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="column 'url' holds int64, not text"):
         check_sources([Source(path=str(tmp_path / "a.parquet"))])

@@ -120,7 +120,7 @@ def test_a_version_is_what_it_says_it_is_after_the_first_of_its_duplicates_was_f
     assert 1 <= len(verification.regrouped) <= first["n"]
 
 
-def test_a_domain_is_forgotten_whole_and_bytes_by_their_hash(built: Lake, tmp_path: Path) -> None:
+def test_a_domain_is_forgotten_with_all_its_pairs_and_bytes_by_their_hash(built: Lake, tmp_path: Path) -> None:
     lake = copy_of(built, tmp_path / "lake")
     image = lake.table("images").dataset().head(1, columns=["id", "sha256"]).to_pylist()[0]
     assert image["id"] in forget(lake, "sha256", image["sha256"]).pairs

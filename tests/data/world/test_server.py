@@ -18,7 +18,7 @@ def stats(url: str) -> dict[str, object]:
         return dict(json.load(answer))
 
 
-def test_it_counts_what_is_asked_and_keeps_the_connection(tmp_path: Path) -> None:
+def test_it_counts_requests_and_keeps_the_connection(tmp_path: Path) -> None:
     with OriginServer(make_small_world(tmp_path)) as origin:
         talk = http.client.HTTPConnection(origin.address)
         for n in range(5):
