@@ -88,7 +88,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "tests/flows" not in str(item.path))
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
-            fixtures = [one for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
+            fixtures = [
+                definition for definitions in item._fixtureinfo.name2fixturedefs.values() for definition in definitions
+            ]
             if any(fixture.scope == "module" for fixture in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if PREFECT_SERVER in getattr(item, "fixturenames", ()):
@@ -172,7 +174,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def serving(home: Path, level: str) -> Iterator[str]:
-    """A Prefect server whose SQLite and `log` lie in a folder, ended by its own process id; the address of its API."""
+    """A Prefect server with SQLite and `log` in a folder, ended by its own process id; the address of its API."""
     port = free_port()
     environment = {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": level}
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", str(port)]

@@ -22,7 +22,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     folder, partial = base / f"shared-{name}", base / f"partial-{name}"
     with FileLock(base / f"shared-{name}.lock"):
         if not folder.exists():
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed amid it
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while it filled the folder
             partial.mkdir()
             make(partial)
             partial.rename(folder)

@@ -99,11 +99,11 @@ def make_t5(folder: Path) -> Any:
 def filled(folder: Path, captions: list[str]) -> Lake:
     """A lake of one bucket whose pairs are all kept."""
     lake, now = Lake.make(str(folder / "lake"), buckets=1), datetime.now(UTC)
-    known = {"source": "bench", "first_seen": now, "kept": True, "reasons": []}
-    found = [{"url": f"http://a.test/{n}", "caption": caption} for n, caption in enumerate(captions)]
+    judged = {"source": "bench", "first_seen": now, "kept": True, "reasons": []}
+    pairs = [{"url": f"http://a.test/{n}", "caption": caption} for n, caption in enumerate(captions)]
     for name, schema in (("pairs", PAIRS), ("verdicts/bench", VERDICTS)):
         table = lake.table_or_make(name, schema)
-        filled = [{"id": pair_id(row["url"], row["caption"])} | row | known for row in found]
+        filled = [{"id": pair_id(row["url"], row["caption"])} | row | judged for row in pairs]
         table.append([write_file(table.url, 0, pa.Table.from_pylist(filled, schema))])
     return lake
 

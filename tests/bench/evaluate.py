@@ -44,7 +44,7 @@ Spans = list[tuple[float, float]]
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     torch.set_num_threads(1)
-    yield outside(add_images(make_drawn_lake(folder / "asked", PUBLISHED, side=SIDE)))
+    yield outside(add_images(make_drawn_lake(folder / "evaluated", PUBLISHED, side=SIDE)))
     yield looking(add_images(make_drawn_lake(folder / "looked", PICTURES, side=SIDE)))
 
 
@@ -56,15 +56,15 @@ def outside(lake: Lake) -> tuple[str, float, float, bool, str]:
     with (
         timed(Imagen, "generate_images", inside),
         timed(stages, "_look", inside),
-        timed(ClipVectors, "say", inside),
-        timed(ShapesSeen, "say", inside),
+        timed(ClipVectors, "score_batch", inside),
+        timed(ShapesSeen, "score_batch", inside),
     ):
         began = time.perf_counter()
         evaluate(evaluation, InProcessEngine())
-        whole = time.perf_counter() - began
+        total = time.perf_counter() - began
     within = together(inside)
-    note = f"{whole - within:.1f} of {whole:.1f} s, {len(evaluation.generation.suite.prompts)} prompts"
-    return "evaluation, share of time beside sampling and looking", 1 - within / whole, 0.10, False, note
+    note = f"{total - within:.1f} of {total:.1f} s, {len(evaluation.generation.suite.prompts)} prompts"
+    return "evaluation, share of time beside sampling and looking", 1 - within / total, 0.10, False, note
 
 
 def looking(lake: Lake) -> tuple[str, float, float, bool, str]:
@@ -100,7 +100,7 @@ def looking(lake: Lake) -> tuple[str, float, float, bool, str]:
         times = [(seconds(ours), seconds(loop)) for _ in range(TURNS)]
     finally:
         os.sched_setaffinity(0, cores)
-    speeds = " beside ".join(f"{PICTURES / statistics.median(one):.0f}" for one in zip(*times, strict=True))
+    speeds = " beside ".join(f"{PICTURES / statistics.median(side):.0f}" for side in zip(*times, strict=True))
     ratio = statistics.median(theirs / mine for mine, theirs in times)
     return "features per second against a plain loop", ratio, 0.9, True, f"{speeds} pictures/s, the built-in CLIP"
 
@@ -110,10 +110,10 @@ def timed(owner: Any, name: str, spans: Spans) -> Iterator[None]:
     """Notes when a function ran, in whatever thread."""
     function = getattr(owner, name)
 
-    def measured(*given: Any, **named: Any) -> Any:
+    def measured(*arguments: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:
-            return function(*given, **named)
+            return function(*arguments, **named)
         finally:
             spans.append((began, time.perf_counter()))
 

@@ -63,11 +63,11 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         make_world(folder / "world", 2 * ROWS, 8)
         with start_process(folder / "world") as origin:
             lake = Lake.make(str(folder / "lake"), buckets=1, hosts={HOST: origin.address})
-            ways = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
-            ways.ingest()
-            shard = make_plan(lake, ways.stages[0], ROWS).shards[0]
+            pipeline = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
+            pipeline.ingest()
+            shard = make_plan(lake, pipeline.stages[0], ROWS).shards[0]
             began = time.perf_counter()
-            list(engine.map(ways.stages[0].work, [shard]))
+            list(engine.map(pipeline.stages[0].work, [shard]))
             real = time.perf_counter() - began
             beyond = list(seconds_beyond_an_empty_flow(folder, lake))
     overhead = max(0.0, flowed - plain) / SHARDS

@@ -2,7 +2,7 @@
 
 The longer is promoted over the shorter, the shorter rejected against the longer, and of the two that differ by chance
 alone a person is asked, as there is no significant difference. GATE_MINUTES changes the two times. Beside other work
-a training of so many minutes has learnt less, so the two that should be equal follow each other: leave the machine
+a training learns less in the same minutes, so the two that should be equal follow each other: leave the machine
 alone.
 """
 
@@ -20,7 +20,7 @@ from imagen.train.setup import plan_training
 from imagen.train.train import train
 from tests.bench.learn import published
 
-SHORT, LONG = (float(one) for one in os.environ.get("GATE_MINUTES", "2,10").split(","))
+SHORT, LONG = (float(minutes) for minutes in os.environ.get("GATE_MINUTES", "2,10").split(","))
 GATE = Gate.model_validate({"rules": [{"metric": "right", "gain": 0}]})
 
 
@@ -33,12 +33,12 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
             return promote(plan_candidate(lake, model, GATE), engine, who="the bench")
 
         first = judged(short)
-        yield "the gate: the first model is promoted", *told(first, "promote")
-        yield f"the gate: {LONG:g} minutes over {SHORT:g} is promoted", *told(judged(long), "promote")
-        yield f"the gate: {SHORT:g} minutes against {LONG:g} is rejected", *told(judged(short), "reject")
+        yield "the gate: the first model is promoted", *outcome(first, "promote")
+        yield f"the gate: {LONG:g} minutes over {SHORT:g} is promoted", *outcome(judged(long), "promote")
+        yield f"the gate: {SHORT:g} minutes against {LONG:g} is rejected", *outcome(judged(short), "reject")
         rollback(lake, "shapes", "to hold the equal ones against each other", "the bench")
         equal = judged(again)
-        yield f"the gate: {SHORT:g} minutes, another seed: a person is asked", *told(equal, "ask")
+        yield f"the gate: {SHORT:g} minutes, another seed: a person is asked", *outcome(equal, "ask")
 
 
 def trained(lake: Lake, minutes: float, seed: int) -> str:
@@ -49,6 +49,6 @@ def trained(lake: Lake, minutes: float, seed: int) -> str:
     return model.reference
 
 
-def told(judged: Promotion, expected: str) -> tuple[float, float, bool, str]:
+def outcome(judged: Promotion, expected: str) -> tuple[float, float, bool, str]:
     note = "; ".join(f"{reason.metric} {reason.found}" for reason in judged.verdict.reasons)
     return float(judged.verdict.answer == expected), 1.0, True, f"{judged.verdict.answer}: {note}"

@@ -41,11 +41,10 @@ def rows(folder: Path, count: int = PAIRS) -> Iterator[tuple[str, float, float, 
         pq.write_table(pairs.slice(count), sources / "more.parquet")
         for what, changed, bound in (("1 % new pairs", recipe, 0.05), ("another threshold", stricter, 0.03)):
             before, commits = files_of(lake), commits_of(lake)
-            seconds, told = built(lake, changed, engine)
+            seconds, summary = built(lake, changed, engine)
             after = files_of(lake)
-            note = (
-                f"{seconds:.2f} of {full:.1f} s; {told}; {moved(before, after)}; {commits_of(lake) - commits} commits"
-            )
+            commits = commits_of(lake) - commits
+            note = f"{seconds:.2f} of {full:.1f} s; {summary}; {moved(before, after)}; {commits} commits"
             yield f"{what}: time beside the full build's", seconds / full, bound, False, note
             yield f"{what}: files written again without a changed row", needless(before, after), 0, False, ""
 
@@ -62,13 +61,13 @@ def files_of(lake: Lake) -> Files:
     """Every file of the newest version with its rows."""
     table, files = lake.table("datasets/shapes"), {}
     for path in table.files():
-        found = table.dataset(paths=[path]).to_table().to_pylist()
-        files[path] = {row["id"]: hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in found}
+        table_rows = table.dataset(paths=[path]).to_table().to_pylist()
+        files[path] = {row["id"]: hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in table_rows}
     return files
 
 
 def needless(before: Files, after: Files) -> int:
-    """How many files went although all their rows are still there, unchanged."""
+    """How many files were removed although all their rows still exist, unchanged."""
     now = {id: digest for rows in after.values() for id, digest in rows.items()}
     gone = [rows for path, rows in before.items() if path not in after]
     return sum(all(now.get(id) == digest for id, digest in rows.items()) for rows in gone)
@@ -81,5 +80,5 @@ def commits_of(lake: Lake) -> int:
 def moved(before: Files, after: Files) -> str:
     """What was written for it, in words."""
     new = [rows for path, rows in after.items() if path not in before]
-    kept = sum(path in after for path in before)
-    return f"{len(new)} files with {sum(map(len, new))} rows written, {kept} stayed"
+    unchanged = sum(path in after for path in before)
+    return f"{len(new)} files with {sum(map(len, new))} rows written, {unchanged} stayed"

@@ -37,8 +37,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         path = folder / f"pairs.{kind}"
         write(path, table)
         command = [sys.executable, "-c", READ, str(path), str(folder / kind), str(BUCKETS)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        new, took, again, most = int(said[0]), float(said[1]), float(said[2]), int(said[3]) / 1024
+        figures = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        new, took, again, most = int(figures[0]), float(figures[1]), float(figures[2]), int(figures[3]) / 1024
         assert new == ROWS
         note = f"{most:.0f} MB at most; with the file known {again * 1000:.0f} ms in all"
         yield f"CPU a row of {kind} with 5 columns, in µs", took / ROWS * 1e6, bound, False, note

@@ -31,20 +31,20 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     lake = published(folder)
     captions = set(lake.table("pairs").dataset().to_table(columns=["caption"])["caption"].to_pylist())
     training = plan_training(lake, tiny_for(MINUTES), "shapes")
-    asked = unseen_prompts(captions, PROMPTS, SEED)
-    before = measure_alignment(untrained(training).generate_images(asked), asked)
+    prompts = unseen_prompts(captions, PROMPTS, SEED)
+    before = measure_alignment(untrained(training).generate_images(prompts), prompts)
     yield "untrained: right shape and colour", before.share, 0.05, False, f"{PROMPTS} prompts"
     ended = train(training)
     assert ended.trained is not None
     model = Imagen.from_pretrained(ended.trained.reference, lake.url)
-    pictures = model.generate_images(asked)
-    after = measure_alignment(pictures, asked)
+    pictures = model.generate_images(prompts)
+    after = measure_alignment(pictures, prompts)
     out = Path("learn")
     model.save_pretrained(out)
-    draw_contact_sheet(pictures[:32], asked[:32], 8).save(out / "sheet.png")
-    kept = lake.table("datasets/shapes").count_rows()
+    draw_contact_sheet(pictures[:32], prompts[:32], 8).save(out / "sheet.png")
+    samples = lake.table("datasets/shapes").count_rows()
     steps = " and ".join(f"{came['steps']:,.0f}" for came in ended.stages.values())
-    note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {kept:,} samples; see {out}"
+    note = f"and size {after.sized / PROMPTS:.2f}; {MINUTES:g} minutes, {steps} steps, {samples:,} samples; see {out}"
     yield f"trained for {MINUTES:g} minutes: right shape and colour", after.share, 0.60, True, note
     two = unseen_prompts(captions, PROMPTS, SEED, shapes=2)
     both = measure_alignment(model.generate_images(two), two)

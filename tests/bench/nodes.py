@@ -20,10 +20,10 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     lake = filled(folder)
     look = ScorePictures(lake, of_real_size(folder).inputs())
     shards = make_plan(lake, look, SHARD).shards[:SHARDS]
-    with two_nodes(), RayEngine(1, 1, cpus=0.5) as one, RayEngine(2, 1, cpus=0.5) as two:
-        for engine in (one, two):
+    with two_nodes(), RayEngine(1, 1, cpus=0.5) as single, RayEngine(2, 1, cpus=0.5) as pair:
+        for engine in (single, pair):
             run(engine, look, shards[:4])  # the models are loaded
-        times = [[seconds(partial(run, engine, look, shards)) for engine in (one, two)] for _ in range(TURNS)]
+        times = [[seconds(partial(run, engine, look, shards)) for engine in (single, pair)] for _ in range(TURNS)]
     note = ", ".join(f"{alone:.1f} and {both:.1f} s" for alone, both in times)
     pictures = sum(shard.rows.num_rows for shard in shards)
     ratio = statistics.median(alone / both for alone, both in times)

@@ -40,22 +40,22 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         build(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)), engine)
     labels = {row["id"]: row for row in pq.read_table(folder / "world/labels.parquet").to_pylist()}
     fell = {row["id"]: row["reasons"] for row in lake.table("verdicts/shapes").dataset().to_table().to_pylist()}
-    kept = {id for id, reasons in fell.items() if not reasons}
+    kept_ids = {id for id, reasons in fell.items() if not reasons}
     same = groups_of(labels, ("exact_duplicate",))
     alike = groups_of(labels, ("exact_duplicate", "near_duplicate"))
     for kind, (reasons, faults, precision, recall) in KINDS.items():
-        dropped = {id for id, told in fell.items() if told and told[0].startswith(reasons)}
+        dropped = {id for id, causes in fell.items() if causes and causes[0].startswith(reasons)}
         faulty = {id for id, label in labels.items() if label["fault"] in faults}
         if "duplicate" in kind:
             groups = same if kind == "exact duplicates" else alike
-            true = {id for id in dropped if alike[id] & kept}
-            caught = {id for id in faulty if len(groups[id] & kept) <= 1}
+            true = {id for id in dropped if alike[id] & kept_ids}
+            caught = {id for id in faulty if len(groups[id] & kept_ids) <= 1}
         else:
             true, caught = dropped & faulty, {id for id in faulty if fell[id]}
         yield f"{kind}: precision", len(true) / len(dropped), precision, True, f"{len(dropped)} dropped"
         yield f"{kind}: recall", len(caught) / len(faulty), recall, True, f"{len(faulty)} faulty"
     right = {id for id, label in labels.items() if label["right"]}
-    stays = sum(bool(alike[id] & kept) for id in right) / len(right)
+    stays = sum(bool(alike[id] & kept_ids) for id in right) / len(right)
     yield "right pairs that are kept, themselves or their double", stays, 0.95, True, f"{len(right)} right"
 
 

@@ -80,7 +80,7 @@ if __name__ == "__main__":
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     sides = ["ours", "datasets"]
-    samples = drawn()
+    samples = draw_samples()
     publish(folder, samples)
     if importlib.util.find_spec("streaming"):
         sides.append("streaming")
@@ -106,7 +106,7 @@ def speed(folder: Path, side: str, workers: int) -> float:
     return float(figure)
 
 
-def drawn() -> pa.Table:
+def draw_samples() -> pa.Table:
     """Pictures of the built-in world, each many times, with captions and embeddings of random numbers."""
     rng = np.random.default_rng(0)
     scenes = [random_scene(rng, 256, 256) for _ in range(PICTURES)]

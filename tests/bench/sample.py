@@ -21,7 +21,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
                 turns.append((ours.seconds("ddpm"), ours.seconds("dpm"), theirs.seconds("ddpm")))
         for at, sampler in enumerate(("ddpm", "dpm")):
             mine, their = ([turn[which] for turn in turns[WARM:]] for which in (at, 2))
-            ratio = statistics.median(two / one for one, two in zip(mine, their, strict=True))
+            ratio = statistics.median(other / own for own, other in zip(mine, their, strict=True))
             speeds = " beside ".join(f"{statistics.median(times) / pair.pictures:.3f}" for times in (mine, their))
             note = f"{speeds} s a picture of {STEPS} steps, {pair.pictures} at once"
             yield f"sampling, {sampler}, {name}, against imagen-pytorch", ratio, 1.0, True, note

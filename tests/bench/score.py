@@ -45,9 +45,9 @@ def of_real_size(folder: Path) -> ClipScore:
 def compared(lake: Lake, clip: ClipScore) -> list[tuple[float, float]]:
     """Seconds of the bare model and of the two stages, in turn, on as many pictures."""
     look, judge = ScorePictures(lake, clip.inputs()), ScoreVectors(lake, clip, "score")
-    seen = make_plan(lake, look, PICTURES).shards[0]
+    look_shard = make_plan(lake, look, PICTURES).shards[0]
     run_stage(lake, look, LocalEngine(1), PICTURES)
-    said = make_plan(lake, judge, PICTURES).shards[0]
+    judge_shard = make_plan(lake, judge, PICTURES).shards[0]
     model = clip.load()
     pixels = model.model.visual.image_size
     side = pixels[0] if isinstance(pixels, tuple | list) else pixels
@@ -55,13 +55,13 @@ def compared(lake: Lake, clip: ClipScore) -> list[tuple[float, float]]:
     texts = ["a red circle"] * clip.batch_size
 
     def bare() -> None:
-        for _ in range(-(-seen.rows.num_rows // clip.batch_size)):
+        for _ in range(-(-look_shard.rows.num_rows // clip.batch_size)):
             model.encode_pictures(tensors, clip.batch_size)
             model.encode_texts(texts)
 
     def ours() -> None:
-        look.work(seen)
-        judge.work(said)
+        look.work(look_shard)
+        judge.work(judge_shard)
 
     ours()
     bare()
@@ -73,9 +73,9 @@ def filled(folder: Path) -> Lake:
     make_world(folder / "world", 2 * PICTURES, 6)
     with start_process(folder / "world") as origin, LocalEngine() as engine:
         lake = Lake.make(str(folder / "lake"), buckets=1, hosts={HOST: origin.address})
-        ways = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
-        ways.ingest()
-        run_stage(lake, ways.stages[0], engine, 100)
+        pipeline = make_pipeline(lake, load_recipe("shapes", (str(folder / "world/pairs.parquet"),)))
+        pipeline.ingest()
+        run_stage(lake, pipeline.stages[0], engine, 100)
     return lake
 
 

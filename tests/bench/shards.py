@@ -30,7 +30,7 @@ TICK = "scores:\n  tick: {scorer: tests.bench.shards.Tick}\n"  # a shard for eve
 
 
 class Tick(CaptionScorer):
-    """Says of each pair that it was seen: the least that a scorer can do."""
+    """Gives every pair the same value: the least that a scorer can do."""
 
     columns = pa.schema({"seen": pa.bool_()})
 
@@ -39,13 +39,13 @@ class Tick(CaptionScorer):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the server, the process and the log of the scorer's table say of it."""
+class Measurement:
+    """What a run cost, by the server, the process and the log of the scorer's table."""
 
     shards: int
-    rows: int  # that the scorer said
+    rows: int  # of the scorer's table
     published: int  # of the new version
-    missing: int  # rows of it that do not say what the scorer said
+    missing: int  # rows of it without the scorer's value
     seconds: float
     peak: int  # bytes of memory that the run's process had at most
     task_runs: int
@@ -59,15 +59,22 @@ class Found:
 
 
 def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
-    found = measured(SHARDS, folder)
-    told = f"{found.shards:,} shards in {found.seconds:.0f} s, {found.commits} commits, log {found.log / 1e6:.1f} MB"
-    yield "task runs of 2,000 shards", found.task_runs, MOST_TASK_RUNS, False, told
-    yield "memory of the run's process, GB", found.peak / MOST_BYTES, 1.0, False, ""
-    lost = found.unended + found.dropped + found.missing + (found.shards - found.rows)
-    yield "task runs, events and rows that were lost", lost, 0, False, f"the server keeps {found.database / 1e6:.1f} MB"
+    figures = measured(SHARDS, folder)
+    log = f"{figures.commits} commits, log {figures.log / 1e6:.1f} MB"
+    note = f"{figures.shards:,} shards in {figures.seconds:.0f} s, {log}"
+    yield "task runs of 2,000 shards", figures.task_runs, MOST_TASK_RUNS, False, note
+    yield "memory of the run's process, GB", figures.peak / MOST_BYTES, 1.0, False, ""
+    lost = figures.unended + figures.dropped + figures.missing + (figures.shards - figures.rows)
+    yield (
+        "task runs, events and rows that were lost",
+        lost,
+        0,
+        False,
+        f"the server keeps {figures.database / 1e6:.1f} MB",
+    )
 
 
-def measured(shards: int, folder: Path) -> Found:
+def measured(shards: int, folder: Path) -> Measurement:
     lake, source, recipe = (
         Lake.make(str(folder / "lake"), buckets=BUCKETS),
         folder / "pairs.parquet",
@@ -92,14 +99,14 @@ def measured(shards: int, folder: Path) -> Found:
         )
     began = time.perf_counter()
     table = lake.table(Tick().table)
-    there = table.count_rows()
+    scored = table.count_rows()
     opening = time.perf_counter() - began
     dataset = lake.table(f"datasets/{before.dataset}").dataset()
     delta = list((folder / "lake" / table.name / "_delta_log").iterdir())
-    checkpoints = sorted(one for one in delta if "checkpoint" in one.name and one.suffix == ".parquet")
-    return Found(
+    checkpoints = sorted(file for file in delta if "checkpoint" in file.name and file.suffix == ".parquet")
+    return Measurement(
         shards=shards,
-        rows=there,
+        rows=scored,
         published=dataset.count_rows(),
         missing=dataset.count_rows(~pc.field("tick_seen").is_valid()),
         seconds=round(seconds, 1),
@@ -107,9 +114,9 @@ def measured(shards: int, folder: Path) -> Found:
         task_runs=task_runs,
         unended=unended,
         dropped=dropped,
-        database=sum(one.stat().st_size for one in folder.glob("prefect.db*")),
+        database=sum(file.stat().st_size for file in folder.glob("prefect.db*")),
         commits=table.version,
-        log=sum(one.stat().st_size for one in delta if one.suffix == ".json"),
+        log=sum(file.stat().st_size for file in delta if file.suffix == ".json"),
         checkpoint=checkpoints[-1].stat().st_size if checkpoints else 0,
         opening=round(opening, 2),
     )
@@ -118,7 +125,7 @@ def measured(shards: int, folder: Path) -> Found:
 def expected(url: str) -> int:
     """Task runs, by what each stage's run was given, and the one that says what the dataset was made from."""
     stages = request(f"{url}/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})
-    return sum(batches(one["parameters"]["shards"]) for one in stages) + 1
+    return sum(batches(stage_run["parameters"]["shards"]) for stage_run in stages) + 1
 
 
 def batches(shards: int) -> int:

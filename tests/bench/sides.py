@@ -4,8 +4,8 @@ Both have the same pictures, captions' embeddings and batch, fp32, a thread a co
 two residual blocks and one attention a level, at the same levels, v-prediction with Min-SNR, gradients clipped, the
 same AdamW; neither keeps an average. What else imagen-pytorch is given makes it faster: a plain first convolution
 instead of three sizes up to 15 x 15, as many heads as its channels make (its 8 would be twice that), texts padded to no
-more than they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: it is
-told.
+more than they are, guidance without its projection. Its `Unet` asks the model hub for a T5 when it is imported: here
+it gets a configuration instead.
 """
 
 import os
@@ -63,7 +63,7 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Side:
-    """A model in its process: what it is told to do is timed there."""
+    """A model in a process of its own, which runs what it is sent and answers with the seconds."""
 
     process: subprocess.Popen[str]
     parameters: int
@@ -95,7 +95,7 @@ def both(folder: Path, pair: str) -> Iterator[tuple[Side, Side]]:
 
 
 def answer(process: subprocess.Popen[str]) -> str:
-    """The next line that is one: imagen-pytorch prints advice."""
+    """The next line that is an answer: imagen-pytorch also prints advice."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("= "):
@@ -126,11 +126,11 @@ def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
     unet = UNet(**cascade_of_size(pair.size, (pair.side,), pair.text_width).unet_arguments(0) | {"width": pair.width})
     unet.to(memory_format=torch.channels_last)
     loss, optimizer = StageLoss(Diffusion(DiffusionSettings(), pair.side)), build_optimizer(SETTINGS, unet)
-    given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
+    batch, samples = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
 
     def train() -> None:
-        drawn = draw(0, 0, range(pair.batch), pair.batch, loss.image_shape(), SETTINGS.drop)
-        errors, weights = loss.errors(unet, given, drawn)
+        noise_draw = draw(0, 0, range(pair.batch), pair.batch, loss.image_shape(), SETTINGS.drop)
+        errors, weights = loss.errors(unet, batch, noise_draw)
         learn(unet, (weights * errors).mean(), optimizer)
 
     def do(what: str) -> object:
@@ -139,8 +139,8 @@ def ours(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
         settings = SampleSettings.model_validate({"sampler": what, "steps": STEPS, "guidance": GUIDANCE})
         rngs = [torch.Generator().manual_seed(number) for number in range(pair.pictures)]
         with torch.inference_mode():
-            noise = torch.randn(asked.pixels.shape)
-            return sample(unet, loss.diffusion, settings, noise, rngs, Conditioning(asked.text, asked.mask))
+            noise = torch.randn(samples.pixels.shape)
+            return sample(unet, loss.diffusion, settings, noise, rngs, Conditioning(samples.text, samples.mask))
 
     return unet, do
 
@@ -175,12 +175,12 @@ def theirs(pair: Pair) -> tuple[torch.nn.Module, Callable[[str], object]]:
     model.to(memory_format=torch.channels_last)
     unet = model.unets[0]
     optimizer = build_optimizer(SETTINGS, unet)
-    given, asked = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
+    batch, samples = batch_of(pair, pair.batch), batch_of(pair, pair.pictures)
 
     def do(what: str) -> object:
         if what == "train":
-            return learn(unet, model(given.pixels, text_embeds=given.text, text_masks=given.mask), optimizer)
-        text = {"text_embeds": asked.text, "text_masks": asked.mask}
+            return learn(unet, model(batch.pixels, text_embeds=batch.text, text_masks=batch.mask), optimizer)
+        text = {"text_embeds": samples.text, "text_masks": samples.mask}
         return model.sample(**text, cond_scale=GUIDANCE, cfg_remove_parallel_component=False, use_tqdm=False)
 
     return unet, do
@@ -196,7 +196,7 @@ def learn(unet: torch.nn.Module, loss: torch.Tensor, optimizer: torch.optim.Opti
 if __name__ == "__main__":
     unet, do = {"ours": ours, "theirs": theirs}[sys.argv[1]](PAIRS[sys.argv[2]])
     say = sys.stdout
-    say.write(f"= {sum(one.numel() for one in unet.parameters())}\n")
+    say.write(f"= {sum(parameter.numel() for parameter in unet.parameters())}\n")
     say.flush()
     for line in sys.stdin:
         began = time.perf_counter()

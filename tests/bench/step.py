@@ -1,7 +1,7 @@
 """What a training step costs beside its arithmetic: reading its batch, checkpoints, and going on after a kill.
 
 A run as `imagen train` makes it, of the tiny base model on a published dataset of drawn scenes. The same step with a
-batch that lies in memory is taken in turn; checkpoints go to a local disk, one every 1,000 steps. What a new process
+batch in memory is taken in turn; checkpoints go to a local disk, one every 1,000 steps. What a new process
 takes to start comes on top of resuming.
 """
 
@@ -29,7 +29,7 @@ SAMPLES, WARM, TURNS, EVERY = 1024, 3, 120, 1000
 SETTINGS = TrainSettings(batch=32)
 
 
-class Held:
+class RepeatedBatches:
     """The reader's batches, or the last of them again: another may have longer texts, and take longer."""
 
     def __init__(self, batches: BatchStream) -> None:
@@ -49,19 +49,19 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
     torch.set_num_threads(1)
     lake = make_drawn_lake(folder, SAMPLES)
     run = run_of(lake)
-    batches, held = run.batches, Held(run.batches)
-    run.batches = held  # type: ignore[assignment]
+    batches, repeated = run.batches, RepeatedBatches(run.batches)
+    run.batches = repeated  # type: ignore[assignment]
     times: dict[bool, list[float]] = {True: [], False: []}
     waits = []
     for turn in range(WARM + TURNS):
         for reads in (True, False) if turn % 2 else (False, True):
-            held.reads = reads
-            told = run.advance()
-            times[reads].append(told.seconds)
+            repeated.reads = reads
+            progress = run.advance()
+            times[reads].append(progress.seconds)
             if reads:
-                waits.append(told.data_seconds)
-    step, bare, waited = (statistics.median(one[WARM:]) for one in (times[True], times[False], waits))
-    ratio = statistics.median(one / two for one, two in list(zip(times[True], times[False], strict=True))[WARM:])
+                waits.append(progress.data_seconds)
+    step, bare, waited = (statistics.median(seconds[WARM:]) for seconds in (times[True], times[False], waits))
+    ratio = statistics.median(read / again for read, again in list(zip(times[True], times[False], strict=True))[WARM:])
     each = f"batch {SETTINGS.batch} of {TINY.stages[0].resolution} px"
     note = f"{step * 1000:.0f} and {bare * 1000:.0f} ms, {waited * 1000:.1f} ms waited, {each}"
     yield "training step from the reader, beside a batch in memory", ratio, 1.03, False, note
@@ -74,7 +74,7 @@ def rows(folder: Path) -> Iterator[tuple[str, float, float, bool, str]]:
         saving.append(time.perf_counter() - began)
         run.advance()
     saved = statistics.median(saving)
-    note = f"{saved * 1000:.0f} ms each {EVERY} steps of {step * 1000:.0f} ms; a kill loses at most so many steps"
+    note = f"{saved * 1000:.0f} ms each {EVERY} steps of {step * 1000:.0f} ms; a kill loses at most {EVERY} steps"
     yield "share of time that checkpoints take", saved / (saved + EVERY * step), 0.01, False, note
 
     fresh = run_of(lake)

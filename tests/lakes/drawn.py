@@ -40,8 +40,10 @@ def make_drawn_lake(folder: Path, count: int, seed: int = 0, side: int = SIDE, r
     record["kept"] = count
     assert table.replace(files, [], record)
     pairs = lake.table_or_make("pairs", PAIRS)
-    known = pa.Table.from_pylist(rows.select(["id", "url", "caption"]).to_pylist(), PAIRS)
-    pairs.append([write_file(pairs.url, bucket, known.take(np.flatnonzero(buckets == bucket))) for bucket in (0, 1)])
+    pair_rows = pa.Table.from_pylist(rows.select(["id", "url", "caption"]).to_pylist(), PAIRS)
+    pairs.append(
+        [write_file(pairs.url, bucket, pair_rows.take(np.flatnonzero(buckets == bucket))) for bucket in (0, 1)]
+    )
     return lake
 
 
@@ -49,9 +51,9 @@ def add_images(lake: Lake) -> Lake:
     """Add the images that `drawn@1` was published from to the table `images`."""
     rows = lake.table("datasets/drawn").dataset().to_table(columns=["id", "image", "width", "height"]).to_pylist()
     images = lake.table_or_make("images", IMAGES)
-    known = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
+    image_rows = [row | {"image": row["image"]["bytes"], "format": "png"} for row in rows]
     for bucket in lake.buckets:
-        own = [row for row in known if bucket_of(row["id"], len(lake.buckets)) == bucket]
+        own = [row for row in image_rows if bucket_of(row["id"], len(lake.buckets)) == bucket]
         images.append([write_file(images.url, bucket, pa.Table.from_pylist(own, IMAGES))])
     return lake
 

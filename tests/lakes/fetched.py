@@ -39,9 +39,9 @@ def add_fetched_pairs(
     """Write pairs to a source file, and their pictures to the lake: each is brighter than the one before.
 
     Args:
-        missing: Of so many last pairs the picture could not be fetched.
-        broken: Of so many first pairs the picture is empty.
-        pictures: The pictures to store instead of grey ones.
+        missing: how many of the last pairs have a picture that could not be fetched
+        broken: how many of the first pairs have an empty picture
+        pictures: the pictures to store instead of grey ones
     """
     pq.write_table(pa.table({"url": [url for url, _ in pairs], "caption": [caption for _, caption in pairs]}), source)
     rows = []

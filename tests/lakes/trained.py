@@ -65,6 +65,6 @@ def pixel_levels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
-def mean_difference(one: Image.Image, other: Image.Image) -> float:
+def mean_difference(first: Image.Image, other: Image.Image) -> float:
     """The mean difference of two images' pixels, in levels of 255."""
-    return float(np.abs(pixel_levels(one) - pixel_levels(other)).mean())
+    return float(np.abs(pixel_levels(first) - pixel_levels(other)).mean())

@@ -1,4 +1,4 @@
-"""A Ceph cluster of one node with its S3 gateway: a store of another make that keeps what it was given when it ends.
+"""A Ceph cluster of one node with its S3 gateway: another store than moto, and one that outlives its processes.
 
 Debian's packages radosgw, ceph-mon, ceph-osd and ceph-common have the programs. A monitor, one object store on a
 sparse file, the gateway: three processes of ours on loopback ports, everything of theirs in one folder.

@@ -23,11 +23,11 @@ class FlakyProxy(AbstractContextManager["FlakyProxy"]):
     def __init__(self, upstream: str, fault: Fault, seed: int = 0) -> None:
         context = multiprocessing.get_context("spawn")
         self._faults = context.Value("i", 0)
-        said, say = context.Pipe(duplex=False)
-        arguments = (upstream.removeprefix("http://"), fault, seed, self._faults, say)
+        receiver, sender = context.Pipe(duplex=False)
+        arguments = (upstream.removeprefix("http://"), fault, seed, self._faults, sender)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
-        self.url: str = said.recv()
+        self.url: str = receiver.recv()
 
     @property
     def faults(self) -> int:
@@ -38,7 +38,7 @@ class FlakyProxy(AbstractContextManager["FlakyProxy"]):
         self._process.join()
 
 
-def _serve(upstream: str, fault: Fault, seed: int, faults: Any, say: Connection) -> None:
+def _serve(upstream: str, fault: Fault, seed: int, faults: Any, sender: Connection) -> None:
     proxy = _Proxy(upstream, fault, seed, faults)
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,7 +63,7 @@ def _serve(upstream: str, fault: Fault, seed: int, faults: Any, say: Connection)
         request_queue_size = 128
 
     server = Server(("127.0.0.1", 0), Handler)
-    say.send("http://{}:{}".format(*server.server_address))
+    sender.send("http://{}:{}".format(*server.server_address))
     server.serve_forever()
 
 
@@ -96,7 +96,7 @@ class _Proxy:
         status, answered, content = self.ask(request.command, request.path, headers, body)
         forgotten = self.fault == "forgetful" and request.command == "PUT" and request.path not in self.written
         self.written.add(request.path)
-        if luck < 0.07 or forgotten:  # done, but the client is told otherwise
+        if luck < 0.07 or forgotten:  # done, but the answer says that it failed
             self.spoil()
             return self.answer(request, 500, {}, b"<Error><Code>InternalError</Code></Error>")
         if luck < 0.10:

@@ -125,7 +125,7 @@ class Platform:
         self.api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
 
     def events(self, count: int, seconds: float = 20) -> list[dict[str, Any]]:
-        """The product's events in order, once so many have arrived or the time is over."""
+        """The product's events in order, once `count` of them have arrived or the time is over."""
         body = {"filter": {"event": {"prefix": ["imagen."]}, "order": "ASC"}}
         end = time.monotonic() + seconds
         while len(events := self.api("events/filter", body)["events"]) < count and time.monotonic() < end:

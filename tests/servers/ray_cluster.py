@@ -27,4 +27,6 @@ def two_nodes() -> Iterator[Any]:
 
 
 def workers_of_ray() -> list[psutil.Process]:
-    return [one for one in psutil.process_iter(["name"]) if (one.info["name"] or "").startswith("ray::Worker")]
+    return [
+        process for process in psutil.process_iter(["name"]) if (process.info["name"] or "").startswith("ray::Worker")
+    ]

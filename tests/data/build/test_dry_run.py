@@ -1,6 +1,5 @@
 """A plan says what the build then does, and writes nothing."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,8 @@ from data.engine.local import LocalEngine
 from data.errors import RecipeError
 from data.lake.lake import Lake
 from data.world.server import OriginProcess
-from tests.data.conftest import recipe_for
-
-
-def copy_of(lake: Lake, folder: Path) -> Lake:
-    shutil.copytree(lake.url, folder / "lake")
-    return Lake.open(str(folder / "lake"))
+from tests.data.conftest import STRICT, recipe_for
+from tests.shared import copy_of
 
 
 def files_under(lake: Lake) -> dict[str, bytes]:
@@ -29,36 +24,38 @@ def files_under(lake: Lake) -> dict[str, bytes]:
 def test_what_if_agrees_with_what_the_build_then_does(
     built: Lake, world: Path, engine: LocalEngine, tmp_path: Path, change: str
 ) -> None:
-    lake, recipe = copy_of(built, tmp_path), recipe_for(world, change)
+    lake, recipe = copy_of(built, tmp_path / "lake"), recipe_for(world, change)
     before = files_under(lake)
-    found = plan_build(lake, recipe)
+    plan = plan_build(lake, recipe)
     assert files_under(lake) == before, "a plan writes nothing"
-    assert found.pending == 0
+    assert plan.pending == 0
     done = build(lake, recipe, engine)
-    said = found.change
-    assert (said.kept, said.into, said.out) == (done.kept, done.added, done.removed)
-    assert said.before - said.out + said.into == said.kept
-    assert len(said.samples_in) == min(5, said.into)
+    planned = plan.change
+    assert (planned.kept, planned.into, planned.out) == (done.kept, done.added, done.removed)
+    assert planned.before - planned.out + planned.into == planned.kept
+    assert len(planned.samples_in) == min(5, planned.into)
 
 
-def test_a_plan_of_a_new_lake_counts_what_the_build_then_does(
-    lake: Lake, world: Path, engine: LocalEngine, tmp_path: Path
-) -> None:
-    recipe = recipe_for(world)
+def test_a_plan_of_a_new_lake_counts_its_pairs_and_writes_nothing(lake: Lake, world: Path) -> None:
     before = files_under(lake)
-    found = plan_build(lake, recipe)
+    plan = plan_build(lake, recipe_for(world))
     assert files_under(lake) == before
-    assert (found.new_files, found.new_pairs) == (1, 160)
-    assert {step.name: step.expected for step in found.steps} == dict.fromkeys(
+    assert (plan.new_files, plan.new_pairs) == (1, 160)
+    assert {step.name: step.expected for step in plan.steps} == dict.fromkeys(
         ("download", "score-caption", "look", "score-clip", "embed-t5"), 160
     )
-    assert found.bytes is None
-    build(lake, recipe, engine)
-    again = plan_build(lake, recipe)
-    assert again.pending == again.change.into == again.change.out == 0
-    scratched = plan_build(lake, recipe_for(world, "scores.picture={}"))
-    look = next(step for step in scratched.steps if step.name == "look")
-    assert look.pending == lake.table("images").count_rows(), "a new scorer has yet to see every picture"
+    assert plan.bytes is None
+
+
+def test_after_a_build_a_plan_of_the_same_recipe_is_empty(built: Lake, world: Path) -> None:
+    plan = plan_build(built, recipe_for(world, *STRICT))
+    assert plan.pending == plan.change.into == plan.change.out == 0
+
+
+def test_a_new_scorer_is_planned_for_every_picture(built: Lake, world: Path) -> None:
+    plan = plan_build(built, recipe_for(world, *STRICT, "scores.picture={}"))
+    look = next(step for step in plan.steps if step.name == "look")
+    assert look.pending == built.table("images").count_rows()
     assert look.seconds is not None
 
 
@@ -66,15 +63,15 @@ def test_a_probe_says_what_part_will_be_kept_and_leaves_the_lake_alone(
     lake: Lake, world: Path, engine: LocalEngine, origin: OriginProcess, built: Lake
 ) -> None:
     recipe, before = recipe_for(world), files_under(lake)
-    found = run_probe(lake, recipe, 0.5, engine)
+    probe = run_probe(lake, recipe, 0.5, engine)
     assert files_under(lake) == before
-    assert 50 <= found.pairs <= 110
-    arrive, kept = found.shares
+    assert 50 <= probe.pairs <= 110
+    arrive, stay = probe.shares
     low, high = arrive.interval
     assert low <= built.table("images").count_rows() / 160 <= high
-    low, high = kept.interval
+    low, high = stay.interval
     assert low <= built.table("datasets/shapes", 1).count_rows() / 160 <= high
-    assert set(found.seconds) == {"download", "score-caption", "look", "score-clip"}
+    assert set(probe.seconds) == {"download", "score-caption", "look", "score-clip"}
 
 
 def test_intervals_are_wilson_s() -> None:

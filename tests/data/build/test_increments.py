@@ -51,7 +51,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
 def test_whatever_came_when_the_last_version_holds_what_one_build_publishes(
     built: Lake, world: Path, engine: LocalEngine, tmp_path: Path, seed: int
 ) -> None:
-    """Pictures and scores are there, pairs come bit by bit: what is published is what the history might spoil."""
+    """Pictures and scores are copied, pairs come bit by bit: only what is published could depend on the order."""
     parts = split(pairs_of(world), 2 + seed, seed)
     grown, recipe = lake_of_facts(built, tmp_path / "grown"), recipe_of(tmp_path)
     for number, part in enumerate(parts):
@@ -84,10 +84,10 @@ def test_what_is_planned_bit_by_bit_is_done_once(
     monkeypatch.setattr(stage, "PLAN_ROWS", 30)
     plans: list[tuple[str, int, int | None]] = []
     lake = Lake.make(str(tmp_path / "lake"), hosts={HOST: origin.address})
-    ways = make_pipeline(lake, recipe_for(world))
-    ways.ingest()
+    pipeline = make_pipeline(lake, recipe_for(world))
+    pipeline.ingest()
     assert pending_rows(lake, recipe_for(world))["download"] == lake.table("pairs").count_rows()
-    for each in ways.stages:
+    for each in pipeline.stages:
         stage.run_stage(
             lake,
             each,
@@ -109,11 +109,11 @@ def test_increments_give_the_version_that_one_build_gives(
     for before, after in pairwise(parts):
         after += before[:5]  # what is seen again stays as it was first seen
     grown = by_increments(parts, origin, workers, tmp_path)
-    whole = at_once(built, parts, engine, tmp_path)
-    assert first_seen(grown) == first_seen(whole)
-    assert any("unique" in reason for reason in reasons(whole)), "no duplicate, so nothing depends on the order"
-    assert reasons(grown) == reasons(whole)
-    assert content_of(grown, "shapes") == content_of(whole, "shapes")
+    at_once_lake = at_once(built, parts, engine, tmp_path)
+    assert first_seen(grown) == first_seen(at_once_lake)
+    assert any("unique" in reason for reason in reasons(at_once_lake)), "no duplicate, so nothing depends on the order"
+    assert reasons(grown) == reasons(at_once_lake)
+    assert content_of(grown, "shapes") == content_of(at_once_lake, "shapes")
 
 
 @pytest.mark.nightly
@@ -123,17 +123,17 @@ def test_ten_increments_of_a_thousand_give_the_version_that_one_build_gives(tmp_
     parts = split(pairs_of(tmp_path / "world")[:10_000], 10, seed=10)
     assert [len(part) for part in parts] == [1000] * 10
     with start_process(tmp_path / "world") as origin:
-        whole = Lake.make(str(tmp_path / "whole"), hosts={HOST: origin.address})
-        fill(whole, parts)
+        full = Lake.make(str(tmp_path / "whole"), hosts={HOST: origin.address})
+        fill(full, parts)
         with LocalEngine() as engine:
-            build(whole, recipe_of(tmp_path), engine)
-        wanted, told = content_of(whole, "shapes"), reasons(whole)
+            build(full, recipe_of(tmp_path), engine)
+        wanted, verdicts = content_of(full, "shapes"), reasons(full)
         assert len(wanted) > 4000
         for number in (1, 4):
             with LocalEngine(number) as engine:
                 grown = by_increments(parts, origin, engine, tmp_path / str(number))
-            assert first_seen(grown) == first_seen(whole)
-            assert reasons(grown) == told
+            assert first_seen(grown) == first_seen(full)
+            assert reasons(grown) == verdicts
             assert content_of(grown, "shapes") == wanted
 
 
@@ -151,7 +151,7 @@ def by_increments(parts: Increments, origin: OriginProcess, engine: Engine, fold
 
 
 def at_once(built: Lake, parts: Increments, engine: Engine, folder: Path) -> Lake:
-    """One build of all pairs, by pictures and scores that are there."""
+    """One build of all pairs, with the pictures and scores of `built`."""
     lake = lake_of_facts(built, folder / "whole")
     fill(lake, parts)
     assert build(lake, recipe_of(folder), engine).version == 1
@@ -167,19 +167,19 @@ def lake_of_facts(built: Lake, folder: Path) -> Lake:
 
 
 def fill(lake: Lake, parts: Increments) -> None:
-    """Write pairs with the day of their part as that on which they were first seen."""
+    """Write pairs; each was first seen on the day of its part."""
     days: dict[Pair, int] = {}
     for number, part in enumerate(parts):
-        for one in part:
-            days.setdefault(one, number)
+        for pair in part:
+            days.setdefault(pair, number)
     rows = [
         {"id": pair_id(*pair), "url": pair[0], "caption": pair[1], "first_seen": START + timedelta(days=day)}
         for pair, day in days.items()
     ]
     table = lake.table_or_make("pairs", PAIRS)
     of = pa.array([bucket_of(str(row["id"]), lake.config.buckets) for row in rows], pa.int64()).to_numpy()
-    found = pa.Table.from_pylist([{**row, "source": "given"} for row in rows], PAIRS)
-    table.append([write_file(table.url, bucket, part) for bucket, part in split_by_bucket(found, of)])
+    pairs = pa.Table.from_pylist([{**row, "source": "given"} for row in rows], PAIRS)
+    table.append([write_file(table.url, bucket, part) for bucket, part in split_by_bucket(pairs, of)])
 
 
 def pairs_of(world: Path) -> list[Pair]:
@@ -194,7 +194,7 @@ def split(pairs: list[Pair], parts: int, seed: int) -> Increments:
 
 
 def recipe_of(folder: Path, *changes: str) -> Recipe:
-    """The shipped recipe over what lies in a folder's sources."""
+    """The shipped recipe over the files in a folder's `sources`."""
     (folder / "sources").mkdir(parents=True, exist_ok=True)
     if not any((folder / "sources").iterdir()):
         pq.write_table(

@@ -15,7 +15,7 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "sentence"),
     [
         (GOOD + "colour: red\n", 4, "colour: there is no such field"),
         (GOOD + "download:\n  timeout: soon\n", 5, "download.timeout: Input should be a valid number"),
@@ -42,17 +42,17 @@ GOOD = "name: shapes\nsources:\n  - path: pairs.parquet\n"
         ("name: Shapes!\nsources:\n  - path: x\n", 1, "name: a dataset's name"),
     ],
 )
-def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, said: str) -> None:
+def test_a_wrong_field_is_one_sentence_with_its_line(text: str, line: int, sentence: str) -> None:
     with pytest.raises(RecipeError) as raised:
         parse_recipe(text, "mine.yaml")
     message = str(raised.value)
     assert message.startswith(f"mine.yaml, line {line}: ")
-    assert said in message
+    assert sentence in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("text", ["name: [", "just words", "- a list"])
-def test_what_is_no_recipe_is_told_so(text: str) -> None:
+def test_what_is_no_recipe_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=r"mine.yaml is not (valid YAML|a valid recipe)"):
         parse_recipe(text, "mine.yaml")
 
@@ -71,7 +71,7 @@ def test_relative_sources_and_models_are_looked_up_from_the_recipe(tmp_path: Pat
     assert load_recipe("shapes").sources[0].path == "world/pairs.parquet"
 
 
-def test_sources_that_cannot_serve_are_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_sources_that_cannot_serve_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     def check(path: str) -> None:
         check_sources(load_recipe("shapes", (path,)).sources)
 

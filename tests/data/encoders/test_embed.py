@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ from data.lake.shard_file import write_file
 from data.lake.sql import query
 from data.scorers import clip
 from tests.engines import InProcessEngine
+from tests.lakes.empty import unprobed_lake
 from tests.servers.small_world import jpeg
+from tests.shared import copy_of
 
 T5 = EncoderSettings(encoder="t5", model="built-in")
 CAPTIONS = [
@@ -54,7 +57,7 @@ WORDS = ["a", "red", "blue", "large", "small", "circle", "star", "of", "the", "i
 
 
 def judge(lake: Lake, rows: Iterable[tuple[str, str, bool]]) -> None:
-    """Pairs by URL and caption, and whether they are kept, as if they had gone the whole way to their verdicts."""
+    """Write pairs with URL, caption and whether they are kept to all tables that a build fills up to the verdicts."""
     defaults = {"source": "here", "first_seen": datetime.now(UTC), "reasons": [], "image": jpeg(), "sha256": "0"}
     sizes = {"width": 64, "height": 48, "original_width": 64, "original_height": 48}
     pairs = [{"id": pair_id(url, caption), "url": url, "caption": caption, "kept": kept} for url, caption, kept in rows]
@@ -122,7 +125,7 @@ def test_a_stage_that_was_killed_goes_on_and_comes_to_the_same_bits(empty: Lake)
     written = [stage.work(shard) for shard in plan.shards]
     assert plan.commit(written[:2]) == 0, "the rest was written and never committed"
     late = make_plan(empty, stage, 3)
-    assert late.rows == plan.rows - sum(one.rows for one in written[:2])
+    assert late.rows == plan.rows - sum(result.rows for result in written[:2])
     assert run_stage(empty, stage, InProcessEngine(), shard_rows=5) == late.rows
     assert late.commit([stage.work(late.shards[0])]) == 1, "somebody was faster"
     resumed = embedded(empty, stage)
@@ -279,7 +282,7 @@ def test_settings_that_do_not_fit_say_so(values: dict[str, Any], message: str) -
         EncoderSettings(**values)
 
 
-def test_a_folder_without_a_whole_model_and_a_hub_out_of_reach_say_what_is_wrong(tmp_path: Path) -> None:
+def test_a_folder_without_a_complete_model_and_a_hub_out_of_reach_say_what_is_wrong(tmp_path: Path) -> None:
     shutil.copy(BUILT_IN / "config.json", tmp_path)
     with pytest.raises(ModelError, match="is not a complete T5"):
         _ = encoder_of(EncoderSettings(encoder="t5", model=str(tmp_path))).id
@@ -311,43 +314,74 @@ def test_only_the_files_and_groups_that_hold_a_text_are_read(empty: Lake) -> Non
     assert read_embeddings(empty, table.name, wanted[:1])["embedding"].to_pylist() == [b"caption 7"]
 
 
-def ways_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:
+def pipeline_of(lake: Lake, embed: dict[str, Any]) -> Pipeline:
     return make_pipeline(lake, Recipe.model_validate({"name": "shapes", "sources": [{"path": "here"}], "embed": embed}))
 
 
-def publish(ways: Pipeline, built: BuildResult) -> dict[str, Any]:
+def publish(pipeline: Pipeline, built: BuildResult) -> dict[str, Any]:
     """The version's record."""
-    publication = ways.plan_publication()
-    version = ways.commit(publication, list(map(ways.publish.work, publication.shards)))
+    publication = pipeline.plan_publication()
+    version = pipeline.commit(publication, list(map(pipeline.publish.work, publication.shards)))
     assert version is not None
-    finish_build(ways, built, publication, version)
-    return ways.lake.table("datasets/shapes").last_record()
+    finish_build(pipeline, built, publication, version)
+    return pipeline.lake.table("datasets/shapes").last_record()
 
 
 def rebuild(lake: Lake, embed: dict[str, Any]) -> tuple[BuildResult, dict[str, Any]]:
     """All of a build that comes after its verdicts."""
-    ways, built = ways_of(lake, embed), BuildResult("shapes", 0, 0)
-    for stage in ways.stages_after_selection:
+    pipeline, built = pipeline_of(lake, embed), BuildResult("shapes", 0, 0)
+    for stage in pipeline.stages_after_selection:
         built.rows[stage.name] = run_stage(lake, stage, InProcessEngine(), shard_rows=20)
-    return built, publish(ways, built)
+    return built, publish(pipeline, built)
 
 
-def test_a_published_dataset_gets_its_columns_and_another_encoder_other_ones(empty: Lake, tmp_path: Path) -> None:
-    judge(empty, [(f"http://a.test/{n}", CAPTIONS[n % len(CAPTIONS)], n % 5 > 0) for n in range(60)])
-    plain, _ = rebuild(empty, {})
+@dataclass(frozen=True)
+class Joined:
+    """A lake whose dataset was published without embeddings, then with those of one of two encoders."""
+
+    lake: Lake
+    plain: BuildResult
+    result: BuildResult
+    record: dict[str, Any]  # of the second version
+
+
+EMBED_T5 = {"encoder": "t5", "model": "built-in"}
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Joined:
+    """Not to be changed by a test."""
+    lake = unprobed_lake(tmp_path_factory.mktemp("joined"), 16)
+    judge(lake, [(f"http://a.test/{n}", CAPTIONS[n % len(CAPTIONS)], n % 5 > 0) for n in range(60)])
+    plain, _ = rebuild(lake, {})
+    embed = {"t5": EMBED_T5, "apart": EMBED_T5 | {"dtype": "bfloat16", "publish": False}}
+    return Joined(lake, plain, *rebuild(lake, embed))
+
+
+def test_embeddings_are_columns_that_change_every_row(joined: Joined) -> None:
+    plain, second = joined.plain, joined.result
     assert (plain.kept, plain.added) == (48, 48)
-    t5 = {"encoder": "t5", "model": "built-in"}
-    joined, record = rebuild(empty, {"t5": t5, "apart": t5 | {"dtype": "bfloat16", "publish": False}})
-    assert (joined.version, joined.kept, joined.added) == (plain.version + 2, 48, 0), "columns, then rows"
-    assert joined.rows == {"embed-t5": len(CAPTIONS), "embed-apart": len(CAPTIONS)}
-    source = stage_of(empty).table
-    assert (record["changed"], record["embeddings"]) == (48, {"t5": source})
-    assert record["inputs"][source] == empty.table(source).version
+    assert (second.version, second.kept, second.added) == (plain.version + 2, 48, 0), "columns, then rows"
+    assert second.rows == {"embed-t5": len(CAPTIONS), "embed-apart": len(CAPTIONS)}
+    assert joined.record["changed"] == 48
 
-    table, texts = empty.table("datasets/shapes"), embedded(empty, stage_of(empty))
-    for sample in table.dataset().to_table(columns=["caption", "t5_embedding", "t5_length"]).to_pylist():
+
+def test_a_version_records_the_table_of_embeddings_that_it_was_published_from(joined: Joined) -> None:
+    source = stage_of(joined.lake).table
+    assert joined.record["embeddings"] == {"t5": source}
+    assert joined.record["inputs"][source] == joined.lake.table(source).version
+
+
+def test_every_published_row_has_the_embedding_of_its_caption(joined: Joined) -> None:
+    texts = embedded(joined.lake, stage_of(joined.lake))
+    table = joined.lake.table("datasets/shapes").dataset()
+    for sample in table.to_table(columns=["caption", "t5_embedding", "t5_length"]).to_pylist():
         text = texts[text_id(sample["caption"])]
         assert (sample["t5_embedding"], sample["t5_length"]) == (text["embedding"], text["length"])
+
+
+def test_datasets_loads_published_embeddings_and_none_that_are_kept_apart(joined: Joined, tmp_path: Path) -> None:
+    table = joined.lake.table("datasets/shapes")
     files = [f"{table.url}/{path}" for path in table.files()]
     notes = json.loads(pq.read_schema(files[0]).metadata[b"imagen"])
     assert notes == {"embeddings": {"t5": {"dtype": "float16", "dim": 128}}}
@@ -356,19 +390,25 @@ def test_a_published_dataset_gets_its_columns_and_another_encoder_other_ones(emp
     assert loaded[0]["image"].size == (64, 48)
     assert np.frombuffer(loaded[0]["t5_embedding"], np.float16).reshape(loaded[0]["t5_length"], 128).std() > 0
 
-    idle, _ = rebuild(empty, {"t5": t5})
-    assert (idle.version, idle.rows["embed-t5"], idle.added, idle.removed) == (joined.version, 0, 0, 0)
-    other, record = rebuild(empty, {"t5": t5 | {"dtype": "bfloat16"}})
-    assert (other.version, other.rows["embed-t5"]) == (joined.version + 1, 0), "encoded before, to be read apart"
+
+def test_the_same_encoder_again_publishes_nothing(joined: Joined, tmp_path: Path) -> None:
+    idle, _ = rebuild(copy_of(joined.lake, tmp_path / "lake"), {"t5": EMBED_T5})
+    assert (idle.version, idle.rows["embed-t5"], idle.added, idle.removed) == (joined.result.version, 0, 0, 0)
+
+
+def test_another_encoder_changes_the_columns_of_every_row(joined: Joined, tmp_path: Path) -> None:
+    lake = copy_of(joined.lake, tmp_path / "lake")
+    other, record = rebuild(lake, {"t5": EMBED_T5 | {"dtype": "bfloat16"}})
+    assert (other.version, other.rows["embed-t5"]) == (joined.result.version + 1, 0), "encoded before, to be read apart"
     assert record["changed"] == 48, "the lengths are the same, the vectors are not"
 
 
 def test_a_pair_that_was_kept_while_others_were_encoded_is_published_again_with_its_vectors(empty: Lake) -> None:
-    t5 = {"t5": {"encoder": "t5", "model": "built-in"}}
+    t5 = {"t5": EMBED_T5}
     judge(empty, [("http://a.test/1", "a red circle", True)])
     rebuild(empty, t5)
     judge(empty, [("http://a.test/2", "a blue circle", True)])
-    publish(ways_of(empty, t5), BuildResult("shapes", 0, 0))
+    publish(pipeline_of(empty, t5), BuildResult("shapes", 0, 0))
     lengths = empty.table("datasets/shapes").dataset().to_table(columns=["caption", "t5_length"])
     assert sorted(lengths.to_pylist(), key=str) == [
         {"caption": "a blue circle", "t5_length": None},

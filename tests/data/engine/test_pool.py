@@ -94,7 +94,7 @@ def check_that_kill_ends_workers(engine: PoolEngine, folder: Path) -> None:
     engine.close()
 
 
-def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(tmp_path: Path) -> None:
+def test_an_engine_that_is_killed_ends_its_workers_in_the_middle_of_their_items(tmp_path: Path) -> None:
     check_that_kill_ends_workers(LocalEngine(2), tmp_path)
     assert not [note.name for note in tmp_path.iterdir() if psutil.pid_exists(int(note.name))]
 

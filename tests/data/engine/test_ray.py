@@ -71,7 +71,7 @@ def test_an_item_that_kills_its_workers_is_named(actors: RayEngine) -> None:
     assert list(actors.map(double, [4])) == [8]
 
 
-def test_a_node_that_is_lost_amid_a_build_costs_no_row(
+def test_a_node_that_is_lost_during_a_build_costs_no_row(
     cluster: Cluster, actors: RayEngine, built: Lake, world: Path, lake: Lake
 ) -> None:
     lost = next(iter(cluster.worker_nodes))
@@ -98,7 +98,9 @@ def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path
         check_that_hanging_items_are_retried(engine, tmp_path)
 
 
-def test_an_engine_that_is_killed_ends_its_workers_amid_their_items(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_engine_that_is_killed_ends_its_workers_in_the_middle_of_their_items(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     check_that_kill_ends_workers(RayEngine(1), tmp_path)
     began = time.monotonic()
     (note,) = tmp_path.iterdir()

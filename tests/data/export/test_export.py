@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,16 @@ def row(number: int) -> dict[str, Any]:
     }
 
 
-BY_ID = sorted((row(number) for number in range(ROWS)), key=lambda one: one["id"])
-IDS = [one["id"] for one in BY_ID]
+BY_ID = sorted((row(number) for number in range(ROWS)), key=lambda sample: sample["id"])
+IDS = [sample["id"] for sample in BY_ID]
 
 
 def publish(lake: Lake, rows: list[dict[str, Any]], dtype: str = "bfloat16") -> None:
     table = lake.table_or_make("datasets/shapes", SCHEMA)
     schema = SCHEMA.with_metadata({"imagen": json.dumps({"embeddings": {"t5": {"dtype": dtype, "dim": 6}}})})
     parts: dict[int, list[dict[str, Any]]] = {}
-    for one in rows:
-        parts.setdefault(bucket_of(one["id"], lake.config.buckets), []).append(one)
+    for sample in rows:
+        parts.setdefault(bucket_of(sample["id"], lake.config.buckets), []).append(sample)
     files = [write_file(table.url, number, pa.Table.from_pylist(part, schema)) for number, part in parts.items()]
     table.append(files, {"kept": table.count_rows() + len(rows)})
 
@@ -96,12 +97,12 @@ def publish(lake: Lake, rows: list[dict[str, Any]], dtype: str = "bfloat16") -> 
 @pytest.fixture(scope="module")
 def versioned_lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """shapes@3: three files in each of four buckets, of several row groups."""
-    made = unprobed_lake(tmp_path_factory.mktemp("export"))
+    lake = unprobed_lake(tmp_path_factory.mktemp("export"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data.lake.shard_file, "BINARY_ROW_GROUP", 4)
         for start in range(0, ROWS, 30):
-            publish(made, [row(number) for number in range(start, start + 30)])
-    return made
+            publish(lake, [row(number) for number in range(start, start + 30)])
+    return lake
 
 
 def write(lake: Lake, url: str | Path, format: str, **settings: Any) -> Exported:
@@ -122,36 +123,64 @@ def test_however_positions_are_cut_the_rows_are_the_same(
         patch.setattr(order, "UNIT_ROWS", 4)
         patch.setattr(data.export.in_order, "BATCH", 5)
         patch.setattr(data.export.in_order, "CHUNK_BYTES", 0)  # so that a chunk is a batch
-        whole = pa.concat_tables(OrderedRows(table, seed).read(0, ROWS))
+        uncut = pa.concat_tables(OrderedRows(table, seed).read(0, ROWS))
         patch.setattr(data.export.in_order, "CACHE_BYTES", 2000)
         patch.setattr(data.export.in_order, "OPEN_FILES", 2)
         rows = OrderedRows(table, seed)
         parts = [batch for start, stop in pairwise([0, *sorted(bounds), ROWS]) for batch in rows.read(start, stop)]
-    assert pa.concat_tables(parts).drop_columns("clip_score").equals(whole.drop_columns("clip_score"))  # it has NaN
+    assert pa.concat_tables(parts).drop_columns("clip_score").equals(uncut.drop_columns("clip_score"))  # it has NaN
     if seed is None:
-        assert whole["id"].to_pylist() == IDS
+        assert uncut["id"].to_pylist() == IDS
     else:
-        assert sorted(whole["id"].to_pylist()) == IDS
-        assert whole["id"].to_pylist() != IDS
+        assert sorted(uncut["id"].to_pylist()) == IDS
+        assert uncut["id"].to_pylist() != IDS
 
 
-def test_tars_are_read_by_webdataset_in_the_order_of_ids(versioned_lake: Lake, tmp_path: Path) -> None:
-    written = write(versioned_lake, tmp_path / "out", "webdataset")
+@dataclass(frozen=True)
+class Written:
+    """An export of shapes@3: its folder, and what `export` returned."""
+
+    folder: Path
+    summary: Exported
+
+
+@pytest.fixture(scope="module")
+def tars(versioned_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("tars")
+    return Written(folder, write(versioned_lake, folder, "webdataset"))
+
+
+@pytest.fixture(scope="module")
+def tar_samples(tars: Written) -> list[dict[str, Any]]:
+    """What webdataset reads from the tars."""
+    paths = [str(tars.folder / shard.name) for shard in tars.summary.shards]
+    return list(webdataset.WebDataset(paths, shardshuffle=False).decode("pil"))
+
+
+def test_an_export_has_shards_of_the_chosen_size_and_reports_them(tars: Written) -> None:
     names = ["00000.tar", "00001.tar", "00002.tar"]
-    assert [(shard.name, shard.samples) for shard in written.shards] == list(zip(names, [40, 40, 10], strict=True))
-    assert sorted(content(tmp_path / "out")) == names
-    assert written.bytes == sum(map(len, content(tmp_path / "out").values()))
-    paths = [str(tmp_path / "out" / name) for name in names]
-    found = list(webdataset.WebDataset(paths, shardshuffle=False).decode("pil"))
-    assert [sample["__key__"] for sample in found] == IDS
-    for sample, wanted in zip(found, BY_ID, strict=True):
+    assert [(shard.name, shard.samples) for shard in tars.summary.shards] == list(zip(names, [40, 40, 10], strict=True))
+    assert sorted(content(tars.folder)) == names
+    assert tars.summary.bytes == sum(map(len, content(tars.folder).values()))
+
+
+def test_webdataset_reads_pictures_and_captions_in_the_order_of_ids(tar_samples: list[dict[str, Any]]) -> None:
+    assert [sample["__key__"] for sample in tar_samples] == IDS
+    for sample, wanted in zip(tar_samples, BY_ID, strict=True):
         kind = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[FORMS[wanted["words"] % 3]]
         assert sample[kind].size == (wanted["width"], wanted["height"])
         assert sample["txt"] == wanted["caption"]
+
+
+def test_webdataset_reads_all_facts_of_a_sample_from_its_json(tar_samples: list[dict[str, Any]]) -> None:
+    for sample, wanted in zip(tar_samples, BY_ID, strict=True):
         facts = {name: value for name, value in wanted.items() if name not in ("image", "t5_embedding")}
         score = facts.pop("clip_score")
-        assert sample["json"].pop("clip_score") == (None if score != score else score)  # JSON has no NaN
-        assert sample["json"] == facts
+        assert sample["json"] == facts | {"clip_score": None if score != score else score}  # JSON has no NaN
+
+
+def test_webdataset_reads_embeddings_as_float32(tar_samples: list[dict[str, Any]]) -> None:
+    for sample, wanted in zip(tar_samples, BY_ID, strict=True):
         if wanted["words"] == 20:
             assert "t5.npy" not in sample
         else:
@@ -163,26 +192,26 @@ def test_our_own_sources_read_an_exported_tar_back(versioned_lake: Lake, tmp_pat
     write(versioned_lake, tmp_path / "out", "webdataset")
     other = unprobed_lake(tmp_path)
     ingest(other, (Source(path=str(tmp_path / "out")),), NOW)
-    assert {one["id"] for one in rows_of(other, "pairs")} == {*IDS}
+    assert {pair["id"] for pair in rows_of(other, "pairs")} == {*IDS}
     stage = Download(other, DownloadSettings(image_size=256))
     plan = make_plan(other, stage, 1000)
     plan.commit([stage.work(shard) for shard in plan.shards])
-    sizes = {one["id"]: (one["width"], one["height"]) for one in rows_of(other, "images")}
-    assert sizes == {one["id"]: (one["width"], one["height"]) for one in BY_ID}
+    sizes = {image["id"]: (image["width"], image["height"]) for image in rows_of(other, "images")}
+    assert sizes == {sample["id"]: (sample["width"], sample["height"]) for sample in BY_ID}
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "hf"])
 def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     versioned_lake: Lake, tmp_path: Path, format: str
 ) -> None:
-    given: list[int] = []
+    counts: list[int] = []
 
     def kill(samples: int) -> None:
-        given.append(samples)
-        if sum(given) > 45:
+        counts.append(samples)
+        if sum(counts) > 45:
             raise KeyboardInterrupt
 
-    write(versioned_lake, tmp_path / "whole", format, shard_size=20)
+    write(versioned_lake, tmp_path / "at once", format, shard_size=20)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         write(versioned_lake, out, format, shard_size=20, on_samples=kill)
@@ -195,7 +224,7 @@ def test_an_export_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     again = write(versioned_lake, out, format, shard_size=20, on_plan=done.append, on_samples=done.append)
     assert (again.found, again.samples) == (2, ROWS)
     assert done == [50, 20, 20, 10], "what was planned, and each shard"
-    assert content(out) == content(tmp_path / "whole")
+    assert content(out) == content(tmp_path / "at once")
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(ExportError, match=r"out is not empty\. Choose an empty folder"):
         write(versioned_lake, out, format)
@@ -208,7 +237,7 @@ def test_parquet_is_the_version_s_rows_and_shows_pictures(versioned_lake: Lake, 
     table = pa.concat_tables(pq.read_table(file) for file in files)
     assert table.schema.names == SCHEMA.names
     assert table.drop_columns("clip_score").to_pylist() == [
-        {name: value for name, value in one.items() if name != "clip_score"} for one in BY_ID
+        {name: value for name, value in sample.items() if name != "clip_score"} for sample in BY_ID
     ]
     note = json.loads(pq.read_schema(files[0]).metadata[b"imagen"])
     assert note == {"embeddings": {"t5": {"dtype": "bfloat16", "dim": 6}}}
@@ -216,7 +245,7 @@ def test_parquet_is_the_version_s_rows_and_shows_pictures(versioned_lake: Lake, 
         "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(tmp_path / "cache")
     )
     assert loaded.features["image"] == datasets.Image()
-    assert [one["image"].size for one in loaded] == [(one["width"], one["height"]) for one in BY_ID]
+    assert [sample["image"].size for sample in loaded] == [(sample["width"], sample["height"]) for sample in BY_ID]
 
 
 def load(folder: Path, cache: Path) -> datasets.Dataset:
@@ -228,22 +257,33 @@ def front(folder: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(matter), text
 
 
-def test_a_hub_folder_loads_by_its_name_and_has_a_card(versioned_lake: Lake, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    written = write(versioned_lake, out, "hf")
+@pytest.fixture(scope="module")
+def hub(versioned_lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("hub")
+    return Written(folder, write(versioned_lake, folder, "hf"))
+
+
+@pytest.fixture(scope="module")
+def hub_dataset(hub: Written, tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+    return load(hub.folder, tmp_path_factory.mktemp("cache"))
+
+
+def test_a_hub_folder_loads_by_its_name(hub: Written, hub_dataset: datasets.Dataset) -> None:
     names = [f"data/train-{number:05d}-of-00003.parquet" for number in range(3)]
-    assert sorted(content(out)) == ["README.md", *names]
-    loaded = load(out, tmp_path / "cache")
-    assert loaded["id"][:] == IDS
-    assert loaded[3]["image"].size == (BY_ID[3]["width"], BY_ID[3]["height"])
-    assert loaded.features["t5_embedding"] == datasets.Value("binary")
-    said, text = front(out)
-    assert said["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
-    about = said["dataset_info"]
+    assert sorted(content(hub.folder)) == ["README.md", *names]
+    assert hub_dataset["id"][:] == IDS
+    assert hub_dataset[3]["image"].size == (BY_ID[3]["width"], BY_ID[3]["height"])
+    assert hub_dataset.features["t5_embedding"] == datasets.Value("binary")
+
+
+def test_a_hub_folder_has_a_card_that_describes_it(hub: Written, hub_dataset: datasets.Dataset) -> None:
+    matter, text = front(hub.folder)
+    assert matter["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    about = matter["dataset_info"]
     assert about["splits"][0] == {"name": "train", "num_bytes": about["dataset_size"], "num_examples": ROWS}
-    assert about["download_size"] == written.bytes
-    assert datasets.Features._from_yaml_list(about["features"]) == loaded.features
-    assert said["size_categories"] == ["n<1K"]
+    assert about["download_size"] == hub.summary.bytes
+    assert datasets.Features._from_yaml_list(about["features"]) == hub_dataset.features
+    assert matter["size_categories"] == ["n<1K"]
     assert "90 pictures with captions" in text
 
 
@@ -254,9 +294,9 @@ def test_the_card_in_the_lake_is_taken_if_it_is_of_this_version(versioned_lake: 
         for version, taken in ((3, True), (2, False)):
             storage.write(card, f"---\nlicense: cc0-1.0\n{wrong}\n---\n# shapes@{version}\nMine.\n".encode())
             write(versioned_lake, tmp_path / str(version), "hf")
-            said, text = front(tmp_path / str(version))
-            assert said["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
-            assert ("license" in said, "Mine." in text) == (taken, taken)
+            matter, text = front(tmp_path / str(version))
+            assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+            assert ("license" in matter, "Mine." in text) == (taken, taken)
             assert len(load(tmp_path / str(version), tmp_path / "cache")) == ROWS
         storage.write(card, b"---\na: [\n---\nMine.\n")
         with pytest.raises(ExportError, match=r"front matter of .*README.md is not valid YAML"):
@@ -301,7 +341,7 @@ def test_an_export_on_s3_is_the_one_on_disk(
             write(far, out, format)
 
 
-def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_what_can_t_be_exported_is_an_error_of_a_sentence(tmp_path: Path) -> None:
     lake = unprobed_lake(tmp_path)
     publish(lake, [row(1), {**row(2), "image": {"bytes": b"GIF89a", "path": None}}])
     with pytest.raises(DatasetVersionNotFound, match="shapes@9 does not exist"):
@@ -309,9 +349,9 @@ def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SampleDamaged, match=f"picture of sample {row(2)['id']} is not a JPEG, PNG or WebP"):
         export(lake, "shapes", None, str(tmp_path / "b"), Format.webdataset)
     (tmp_path / "file").write_text("")
-    for place in ("file", "file/below"):
+    for path in ("file", "file/below"):
         with pytest.raises(ExportError, match=r"is not empty|can't be written"):
-            export(lake, "shapes", None, str(tmp_path / place), Format.parquet)
+            export(lake, "shapes", None, str(tmp_path / path), Format.parquet)
     publish(lake, [row(3)], "float16")
     with pytest.raises(ExportError, match=r"t5 is b?float16 in some files and b?float16 in others"):
         export(lake, "shapes", None, str(tmp_path / "c"), Format.parquet)
@@ -326,9 +366,9 @@ def test_what_can_t_be_exported_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 def test_the_command_says_what_was_written(versioned_lake: Lake, tmp_path: Path) -> None:
     command = ["export", "shapes@3", str(tmp_path / "out"), "--lake", versioned_lake.url, "--shard-size", "50"]
-    told = CliRunner().invoke(app, [*command, "--format", "webdataset", "--json"])
-    assert told.exit_code == 0, told.output
-    said = json.loads(told.stdout)
-    assert (said["dataset"], said["version"], said["samples"], said["found"]) == ("shapes", 3, ROWS, 0)
-    assert [shard["name"] for shard in said["shards"]] == ["00000.tar", "00001.tar"]
+    result = CliRunner().invoke(app, [*command, "--format", "webdataset", "--json"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["dataset"], answer["version"], answer["samples"], answer["found"]) == ("shapes", 3, ROWS, 0)
+    assert [shard["name"] for shard in answer["shards"]] == ["00000.tar", "00001.tar"]
     assert CliRunner().invoke(app, [*command, "--format", "zip"]).exit_code == 2

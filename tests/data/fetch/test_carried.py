@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfil
 
 
 def members(pictures: dict[str, bytes] = PICTURES) -> list[tuple[str, bytes]]:
-    """As a downloader of such sets writes them: picture, caption, and what is known of it."""
+    """As a downloader of such sets writes them: picture, caption, and JSON about them."""
     tar_members = []
     for key, body in pictures.items():
         about = {"url": f"http://a.test/{key}.jpg", "caption": "in JSON", "punsafe": 0.25, "sha256": "a" * 64}
@@ -76,12 +77,22 @@ def test_pictures_of_a_tar_come_along(tmp_path: Path, empty_lake: Lake, format: 
     row = rows_of(empty_lake, "pairs")[0]
     assert row["url"].startswith("http://a.test/")
     assert json.loads(row["extra"])["punsafe"] == 0.25
-    assert row["sha256"] is None, "what was downloaded once is not what lies in the tar"
+    assert row["sha256"] is None, "what was downloaded once is not what is in the tar"
     assert downloaded(empty_lake) == digests()
     assert make_plan(empty_lake, Download(empty_lake, SETTINGS), 1000).rows == 0
 
 
-def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path, empty_lake: Lake) -> None:
+@dataclass(frozen=True)
+class OddTar:
+    """A lake into which a tar was read whose members are in any order, and some of which are no pair."""
+
+    lake: Lake
+    url: str
+    summary: IngestSummary
+
+
+@pytest.fixture
+def odd_tar(tmp_path: Path, empty_lake: Lake) -> OddTar:
     picture = PICTURES["00000"]
     parts = [
         *(("1.JPG", picture), ("2.seg.png", b"no"), ("2.webp", picture), ("3.png", picture), ("4.jpg", picture)),
@@ -91,21 +102,26 @@ def test_members_in_any_order_and_text_in_any_member_are_one_pair(tmp_path: Path
         *(("3.txt", b"\xff\xfe"), ("4.json", b"{"), ("7.json", b"[]"), ("8.json", b'{"caption": 8}')),
     ]
     path = write_tar(tmp_path / "a.tar", parts)
-    ingested = ingest(empty_lake, (Source(path=str(path)),), NOW)
-    url = path.as_uri()
-    assert stored_pairs(empty_lake) == sorted(
+    return OddTar(empty_lake, path.as_uri(), ingest(empty_lake, (Source(path=str(path)),), NOW))
+
+
+def test_members_in_any_order_and_text_in_any_member_are_one_pair(odd_tar: OddTar) -> None:
+    url = odd_tar.url
+    assert stored_pairs(odd_tar.lake) == sorted(
         [(f"{url}#1.JPG", "naïve 🐕"), (f"{url}#2.webp", "é"), ("http://b.test/6", "a URL"), (f"{url}#10.jpg", "")]
     )
-    rejects = {
-        row["reason"].partition(":")[0]: row["reason"].partition(": ")[2] for row in rows_of(empty_lake, "rejects")
-    }
+    assert (odd_tar.summary.rows, odd_tar.summary.unreadable) == (10, 6)
+
+
+def test_members_that_are_no_pair_are_rejected_with_their_reasons(odd_tar: OddTar) -> None:
+    parts = [row["reason"].partition(":") for row in rows_of(odd_tar.lake, "rejects")]
+    rejects = {key: reason.removeprefix(" ") for key, _, reason in parts}
     assert rejects["3"].startswith("'utf-8' codec can't decode")
     assert rejects["4"].startswith("Expecting property name")
     assert rejects["5"] == "neither a picture nor a URL"
     assert rejects["7"] == "its JSON is no object"
     assert rejects["the caption is a number, not text"] == ""
     assert rejects["9"].startswith("9.txt has 2,097,152 bytes")
-    assert (ingested.rows, ingested.unreadable) == (10, 6)
 
 
 def test_a_tar_that_ends_early_gives_what_it_holds(tmp_path: Path, empty_lake: Lake) -> None:
@@ -190,7 +206,7 @@ def test_pictures_beside_a_table_come_along_and_nothing_outside_does(tmp_path: P
     assert downloaded(empty_lake) == {**digests(), "none": "not_found"}
 
 
-def test_a_folder_without_anything_to_read_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_anything_to_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "README.md").write_text("a card")
     with pytest.raises(SourceError, match="is a folder without Parquet, tar, CSV or JSON lines files"):

@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,17 @@ def watch(event: str, args: tuple[object, ...]) -> None:
             raise ConnectionRefusedError("a test reaches nobody outside")
 
 
-sys.addaudithook(watch)  # the interpreter tells of every connect, whoever makes it
+sys.addaudithook(watch)  # the interpreter reports every connect, of any library
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_small_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
-def folder_origin(folder: Path) -> Iterator[OriginServer]:
-    with OriginServer(folder) as server:
+def small_origin(small_world: Path) -> Iterator[OriginServer]:
+    with OriginServer(small_world) as server:
         yield server
 
 
@@ -229,8 +230,8 @@ def test_a_name_that_turns_private_after_its_first_answer_is_not_followed() -> N
         ("noai", "opt_out", False),
     ],
 )
-def test_each_misbehaviour_has_its_status(folder_origin: OriginServer, page: str, status: str, transient: bool) -> None:
-    fetched = fetch(f"http://{NAME}/p/{page}.jpg", hosts={NAME: folder_origin.address}, timeout=1.0)[0]
+def test_each_misbehaviour_has_its_status(small_origin: OriginServer, page: str, status: str, transient: bool) -> None:
+    fetched = fetch(f"http://{NAME}/p/{page}.jpg", hosts={NAME: small_origin.address}, timeout=1.0)[0]
     assert (fetched.status, fetched.transient) == (status, transient), fetched
     assert (fetched.error is None) == (status == "ok")
     assert (fetched.body is not None) == (status == "ok")
@@ -240,15 +241,15 @@ def test_each_misbehaviour_has_its_status(folder_origin: OriginServer, page: str
         assert fetched.content_type == "image/jpeg"
 
 
-def test_what_robots_txt_forbids_is_not_asked_for(folder_origin: OriginServer) -> None:
-    url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: folder_origin.address}
+def test_what_robots_txt_forbids_is_not_requested(small_origin: OriginServer) -> None:
+    url, hosts = f"http://{NAME}/closed/a.jpg", {NAME: small_origin.address}
     refused = fetch(url, hosts=hosts)[0]
     assert (refused.status, refused.transient) == ("robots", False)
     assert fetch(url, hosts=hosts, respect_robots=False)[0].status == "ok"
 
 
-def test_a_blocked_domain_and_its_subdomains_are_not_asked(folder_origin: OriginServer) -> None:
-    hosts = {NAME: folder_origin.address, f"*.{NAME}": folder_origin.address}
+def test_a_blocked_domain_and_its_subdomains_are_not_requested(small_origin: OriginServer) -> None:
+    hosts = {NAME: small_origin.address, f"*.{NAME}": small_origin.address}
     results = fetch(f"http://{NAME}/p/ok0.jpg", f"http://a.b.{NAME}./p/ok0.jpg", hosts=hosts, blocked_domains=(NAME,))
     assert [result.status for result in results] == ["blocked", "blocked"]
 
@@ -261,7 +262,7 @@ def test_what_is_no_url_is_a_row_and_not_an_exception(url: str) -> None:
 
 
 class Script:
-    """A server that says to every request what it is told, and counts."""
+    """A server that gives the answers of a list in order, the last one for ever, and counts."""
 
     def __init__(self, *answers: bytes, robots: bytes = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") -> None:
         self.answers, self.robots = list(answers), robots
@@ -366,10 +367,13 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_left_for_another_da
     assert (endless.status, endless.retry_after) == ("server_error", 7 * 24 * 3600.0)
 
 
-def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
+def test_while_a_host_rests_for_a_second_the_others_wait_and_are_then_sent() -> None:
     short = Script(answer(b"", "Retry-After: 1", status="429 Slow"), answer(b"x"))
     assert [result.status for result in scripted(short, "/a", "/b", "/c", "/d", per_host=1)] == ["ok"] * 4
     assert len(short.heads) == 5
+
+
+def test_while_a_host_rests_for_an_hour_the_others_are_not_sent_and_say_so() -> None:
     long = Script(answer(b"", "Retry-After: 3600", status="503 Down"))
     began = time.monotonic()
     results = scripted(long, *(f"/{n}" for n in range(100)), per_host=1, per_host_rate=2.0)
@@ -382,23 +386,41 @@ def test_while_a_host_rests_the_others_wait_a_little_or_are_told_so() -> None:
     assert not_requested.retry_after == pytest.approx(3600, abs=3)
 
 
-def test_only_the_url_that_gave_the_tag_is_asked_whether_it_has_changed() -> None:
+@dataclass(frozen=True)
+class Revalidation:
+    """A URL that redirects to the one that gave a tag, then a URL that did not give it, and the requests for both."""
+
+    redirected: FetchResult
+    other: FetchResult
+    heads: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def revalidation() -> Revalidation:
     script = Script(answer(b"", "Location: /b", status="302 Found"), answer(b"", 'ETag: "2"', status="304 Same"))
 
     async def run() -> list[FetchResult]:
         async with script as address, Fetcher(FetchSettings(respect_robots=False), {NAME: address}) as fetcher:
             before = Validators(f"http://{NAME}/b", '"1"', "Thu, 01 Jan 2026 00:00:00 GMT")
-            unasked = fetcher.fetch(f"http://{NAME}/c", Validators(f"http://{NAME}/b", '"1"', None))
-            return [await fetcher.fetch(f"http://{NAME}/a", before), await unasked]
+            other = fetcher.fetch(f"http://{NAME}/c", Validators(f"http://{NAME}/b", '"1"', None))
+            return [await fetcher.fetch(f"http://{NAME}/a", before), await other]
 
-    same, other = asyncio.run(run())
+    redirected, other = asyncio.run(run())
+    return Revalidation(redirected, other, script.heads)
+
+
+def test_only_the_request_for_the_url_that_gave_the_tag_carries_it(revalidation: Revalidation) -> None:
+    assert b"If-None-Match" not in revalidation.heads[0]
+    assert b'If-None-Match: "1"' in revalidation.heads[1]
+    assert b"If-Modified-Since: Thu, 01 Jan 2026" in revalidation.heads[1]
+    assert b"If-None-Match" not in revalidation.heads[2]
+
+
+def test_not_modified_is_an_answer_only_to_a_request_with_a_tag(revalidation: Revalidation) -> None:
+    same = revalidation.redirected
     assert (same.status, same.error, same.body, same.etag) == ("unchanged", None, None, '"2"')
-    assert same.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT", "what was not said again still holds"
-    assert b"If-None-Match" not in script.heads[0]
-    assert b'If-None-Match: "1"' in script.heads[1]
-    assert b"If-Modified-Since: Thu, 01 Jan 2026" in script.heads[1]
-    assert b"If-None-Match" not in script.heads[2]
-    assert other.status == "http_error", "nobody asked whether it had changed"
+    assert same.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT", "what the answer leaves out still holds"
+    assert revalidation.other.status == "http_error"
 
 
 @pytest.mark.parametrize(
@@ -416,7 +438,7 @@ def test_opt_out_headers_are_honoured(tag: str, status: str) -> None:
     assert scripted(Script(answer(b"x", f"X-Robots-Tag: {tag}")), "/a")[0].status == status
 
 
-def test_a_robots_txt_that_cannot_be_had_puts_the_picture_off() -> None:
+def test_a_robots_txt_that_cannot_be_fetched_puts_the_picture_off() -> None:
     fetched = scripted(Script(answer(b"x"), robots=answer(b"", status="503 Down")), "/a")[0]
     assert (fetched.status, fetched.transient) == ("robots", True)
 
@@ -431,14 +453,14 @@ def test_a_hostile_robots_txt_takes_neither_time_nor_memory() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_https_is_checked_against_the_name(folder: Path, tmp_path: Path) -> None:
+def test_https_is_checked_against_the_name(small_world: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     cert = authority.issue_cert(NAME)
     (tmp_path / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
     cert.private_key_pem.write_to_path(tmp_path / "key.pem")
     certificate = (str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"))
-    with OriginServer(folder, certificate=certificate) as origin:
+    with OriginServer(small_world, certificate=certificate) as origin:
         hosts = {NAME: origin.address, "other.test": origin.address}
 
         async def run(certificates: str | None) -> list[FetchResult]:
@@ -451,9 +473,9 @@ def test_https_is_checked_against_the_name(folder: Path, tmp_path: Path) -> None
         assert {fetched.status for fetched in asyncio.run(run(None))} == {"tls"}
 
 
-def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
+def test_memory_stays_small_through_huge_bodies_and_bombs(small_world: Path) -> None:
     """In a process of its own, whose peak is its own."""
-    with OriginServer(folder) as origin:
+    with OriginServer(small_world) as origin:
         program = f"""
             import asyncio, io
             from pathlib import Path
@@ -467,8 +489,8 @@ def test_memory_stays_small_through_huge_bodies_and_bombs(folder: Path) -> None:
                 settings = FetchSettings(per_host=64, per_host_rate=10_000.0)
                 async with Fetcher(settings, {{"shapes.test": "{origin.address}"}}) as fetcher:
                     urls = ["http://shapes.test/p/huge.jpg"] * 24
-                    got = await asyncio.gather(*map(fetcher.fetch, urls))
-                    assert {{one.status for one in got}} == {{"too_large"}}, got
+                    results = await asyncio.gather(*map(fetcher.fetch, urls))
+                    assert {{result.status for result in results}} == {{"too_large"}}, results
 
             def bomb(side):
                 buffer = io.BytesIO()

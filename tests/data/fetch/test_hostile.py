@@ -61,9 +61,9 @@ def survive(folder: Path, count: int, seed: int, heavy: list[str]) -> str:
         assert row["status"] in STATUSES, (name, row)
         assert (row["status"] == "ok") == (row["error"] is None), (name, row)
         assert row["error"] is None or len(row["error"]) > 10, (name, row)
-    kept = lake.table("images").dataset().to_table().to_pylist()
-    assert {row["id"] for row in kept} == {row["id"] for row in attempts if row["status"] == "ok"}
-    for row in kept:
+    images = lake.table("images").dataset().to_table().to_pylist()
+    assert {row["id"] for row in images} == {row["id"] for row in attempts if row["status"] == "ok"}
+    for row in images:
         with Image.open(io.BytesIO(row["image"])) as picture:
             picture.load()
             assert picture.size == (row["width"], row["height"]), names[ids[row["id"]]]

@@ -31,7 +31,7 @@ def ids_of(table: Table) -> list[str]:
     return sorted(table.dataset().to_table(columns=["id"])["id"].to_pylist())
 
 
-def test_a_missing_lake_is_told_from_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_missing_lake_and_a_folder_that_is_no_lake_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(LakeNotFound, match="imagen build"):
         Lake.open(str(tmp_path / "nothing"))
     (tmp_path / "file").write_text("x")

@@ -126,7 +126,7 @@ def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole_one_made_smaller(mode
     "body",
     [b"", b"<!doctype html><html></html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"\xff" * 99],
 )
-def test_what_is_no_picture_is_said_to_be_none(body: bytes) -> None:
+def test_what_is_no_picture_is_not_an_image(body: bytes) -> None:
     assert status(body) == "not_an_image"
 
 

@@ -116,13 +116,13 @@ def test_however_an_epoch_is_cut_every_row_is_in_it_once_and_in_the_same_order(
     rows: list[int], seed: int, epoch: int, mix: int, parts: st.DataObject
 ) -> None:
     shuffled = Order.of_epoch(rows, seed, epoch, True, mix)
-    whole = sequence(shuffled, [(0, len(shuffled))])
-    assert sorted(whole) == [(file, row) for file, count in enumerate(rows) for row in range(count)]
-    cuts = parts.draw(st.lists(st.integers(0, len(whole)), max_size=5).map(sorted))
-    spans = list(zip([0, *cuts], [*cuts, len(whole)], strict=True))
-    assert sequence(shuffled, spans) == whole
+    uncut = sequence(shuffled, [(0, len(shuffled))])
+    assert sorted(uncut) == [(file, row) for file, count in enumerate(rows) for row in range(count)]
+    cuts = parts.draw(st.lists(st.integers(0, len(uncut)), max_size=5).map(sorted))
+    spans = list(zip([0, *cuts], [*cuts, len(uncut)], strict=True))
+    assert sequence(shuffled, spans) == uncut
     plain = Order.of_epoch(rows, seed, epoch, False, mix)
-    assert sequence(plain, [(0, len(plain))]) == sorted(whole)
+    assert sequence(plain, [(0, len(plain))]) == sorted(uncut)
 
 
 @given(epoch=st.integers(0, 5), seed=st.integers(0, 5))
@@ -178,16 +178,16 @@ def test_shares_that_overlap_are_not_joined() -> None:
 def test_whatever_ranks_and_workers_an_epoch_moves_over_each_position_is_given_once(
     n: int, runs: list[tuple[int, int]], go: st.DataObject
 ) -> None:
-    left, given_out = [(0, n)], []
+    rest, given_out = [(0, n)], []
     for world, workers in runs:
-        ranks = [share_of_spans(left, rank, world) for rank in range(world)]
+        ranks = [share_of_spans(rest, rank, world) for rank in range(world)]
         rests = []
         for share in (share_of_spans(spans, worker, workers) for spans in ranks for worker in range(workers)):
             taken = go.draw(st.integers(0, count_positions(share)))
             given_out += positions(slice_spans(share, 0, taken))
             rests.append(slice_spans(share, taken, count_positions(share)))
-        left = join_spans(rests)
-    assert sorted(given_out + positions(left)) == list(range(n))
+        rest = join_spans(rests)
+    assert sorted(given_out + positions(rest)) == list(range(n))
 
 
 # The reader itself
@@ -225,15 +225,15 @@ def test_even_shares_leave_out_fewer_than_there_are_ranks(numbered_lake: Lake) -
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_a_loader_goes_on_after_any_batch_as_if_it_had_not_stopped(numbered_lake: Lake, workers: int) -> None:
     batch = 29
-    whole = [batch["id"] for batch in loader(reader(numbered_lake), workers, batch)]
-    for stop in range(0, len(whole) + 1, 1 if workers == 0 else 4):
+    all_batches = [batch["id"] for batch in loader(reader(numbered_lake), workers, batch)]
+    for stop in range(0, len(all_batches) + 1, 1 if workers == 0 else 4):
         first = loader(reader(numbered_lake), workers, batch)
         batches = iter(first)
-        assert [next(batches)["id"] for _ in range(stop)] == whole[:stop]
+        assert [next(batches)["id"] for _ in range(stop)] == all_batches[:stop]
         state = json.loads(json.dumps(first.state_dict()))
         second = loader(reader(numbered_lake), workers, batch)
         second.load_state_dict(state)
-        assert [batch["id"] for batch in second] == whole[stop:]
+        assert [batch["id"] for batch in second] == all_batches[stop:]
 
 
 @given(
@@ -349,7 +349,7 @@ def test_a_state_of_something_else_is_refused(numbered_lake: Lake, tmp_path: Pat
             other.load_state_dict(state)
 
 
-def test_the_state_of_a_loader_is_told_from_that_of_a_reader(numbered_lake: Lake) -> None:
+def test_the_state_of_a_loader_is_not_taken_for_that_of_a_reader(numbered_lake: Lake) -> None:
     with pytest.raises(StateMismatch, match=r"not a reader's state.*merge_states"):
         reader(numbered_lake).load_state_dict(loader(reader(numbered_lake), 1).state_dict())
 
@@ -409,16 +409,16 @@ def test_rank_and_world_come_from_torchrun_or_the_group_that_was_joined(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    found = Reader(numbered_lake, "shapes")
-    assert (found.rank, found.world) == (1, 3)
+    dataset = Reader(numbered_lake, "shapes")
+    assert (dataset.rank, dataset.world) == (1, 3)
     with pytest.raises(ValueError, match="rank 3 of 3"):
         Reader(numbered_lake, "shapes", rank=3)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        found = Reader(numbered_lake, "shapes")
+        dataset = Reader(numbered_lake, "shapes")
     finally:
         torch.distributed.destroy_process_group()
-    assert (found.rank, found.world) == (0, 1)
+    assert (dataset.rank, dataset.world) == (0, 1)
 
 
 def test_the_next_block_is_read_ahead_and_no_more() -> None:
@@ -439,7 +439,7 @@ def test_the_next_block_is_read_ahead_and_no_more() -> None:
 # What a sample is
 
 
-def test_a_sample_has_what_was_asked_for_and_nothing_else_is_decoded(tmp_path: Path) -> None:
+def test_a_sample_has_the_chosen_columns_and_nothing_else_is_decoded(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"), buckets=1)
     rows = [with_embedding(sample_row(n), torch.bfloat16) for n in range(40)]
     rows[7]["image"]["bytes"] = b"no picture"
@@ -523,7 +523,7 @@ def test_workers_read_from_s3_and_go_on_there(far: Lake) -> None:
     assert sorted(got + ids(loader(again, 3))) == IDS[:120]
 
 
-def test_a_script_that_ends_amid_an_epoch_says_nothing(numbered_lake: Lake) -> None:
+def test_a_script_that_ends_in_the_middle_of_an_epoch_prints_nothing(numbered_lake: Lake) -> None:
     script = (
         "from torchdata.stateful_dataloader import StatefulDataLoader\n"
         "from data.lake.lake import Lake\nfrom data.reader.reader import Reader\n"

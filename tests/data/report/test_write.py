@@ -3,13 +3,14 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,15 +23,18 @@ from data.build.recipe import Recipe
 from data.lake import storage
 from data.lake.lake import Lake
 from data.lake.layout import REPORT
+from data.lake.table import Table
 from data.publish.distributions import Histogram
 from data.publish.versions import newest_version, versions
 from data.report.histogram_png import CUT, DROPPED, GAP, KEPT
 from data.report.report import HEIGHT, WIDTH, plot_histogram
-from data.report.summary import summarize_version
+from data.report.summary import VersionSummary, summarize_version
 from data.report.write import read_histograms
 from data.select.thresholds import Threshold, thresholds
+from tests.lakes.empty import unprobed_lake
 from tests.lakes.fetched import add_fetched_pairs, build_in_process, numbered_pairs, small_recipe
 from tests.servers.chromium import needs_chromium, opened
+from tests.shared import copy_of
 
 HOSTILE = [
     ("http://small.test/a.jpg", "<script>alert(1)</script> and more"),
@@ -43,17 +47,20 @@ HOSTILE = [
 RUN = """
 import json, sys
 for block in json.load(sys.stdin):
-    said = {}
-    exec(block, said)
-    print("ROWS", len(said.get("samples", said.get("rows", []))))
+    names = {}
+    exec(block, names)
+    print("ROWS", len(names.get("samples", names.get("rows", []))))
 """
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a lake of two versions, the second without some rows of the first and with some of its own."""
+def reported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of two versions, the second without some rows of the first and with some of its own, and their source.
+
+    Not to be changed by a test.
+    """
     folder = tmp_path_factory.mktemp("beside")
-    lake, source = Lake.make(str(folder / "lake"), buckets=2), folder / "pairs.parquet"
+    lake, source = unprobed_lake(folder, 2), folder / "pairs.parquet"
     add_fetched_pairs(lake, source, numbered_pairs(40))
     assert build_in_process(lake, small_recipe(source, 0.2)).version == 1
     add_fetched_pairs(lake, source, [(f"{url}?", caption) for url, caption in numbered_pairs(90)])
@@ -66,11 +73,16 @@ def second(source: Path) -> Recipe:
     return small_recipe(source, 0.4, more)
 
 
+@pytest.fixture(scope="module")
+def reported(reported_folder: Path) -> tuple[Lake, Recipe]:
+    """That lake, and the recipe of its second version. Not to be changed by a test."""
+    return Lake.open(str(reported_folder / "lake")), second(reported_folder / "pairs.parquet")
+
+
 @pytest.fixture
-def described_lake(once: Path, tmp_path: Path) -> tuple[Lake, Recipe]:
-    """A lake of one's own like that, and the recipe of its second version."""
-    shutil.copytree(once / "lake", tmp_path / "lake")
-    return Lake.open(str(tmp_path / "lake")), second(once / "pairs.parquet")
+def described_lake(reported: tuple[Lake, Recipe], tmp_path: Path) -> tuple[Lake, Recipe]:
+    """A copy of that lake for one test, and the recipe of its second version."""
+    return copy_of(reported[0], tmp_path / "lake"), reported[1]
 
 
 def page(lake: Lake, name: str) -> str:
@@ -94,46 +106,72 @@ def test_the_lines_of_the_card_load_this_version_and_no_other(
     lake, _ = described_lake
     text = page(lake, "README.md").replace(*moved(lake, page(lake, "README.md")))
     storage.write(storage.join(lake.table_url("datasets/small"), "README.md"), text.encode())
-    kept = str(lake.table("datasets/small").count_rows())
+    count = str(lake.table("datasets/small").count_rows())
     files = len(list(Path(lake.url, "datasets/small").glob("*/*.parquet")))
-    assert files > len(lake.table("datasets/small").files()), "files of the first version lie there too"
-    assert run_card(text, tmp_path / "cache") == [kept, kept, "0", kept, "0"], "datasets twice, DuckDB, pandas, Polars"
+    assert files > len(lake.table("datasets/small").files()), "files of the first version are in the folder, too"
+    assert run_card(text, tmp_path / "cache") == [count, count, "0", count, "0"], (
+        "datasets twice, DuckDB, pandas, Polars"
+    )
 
 
 def moved(lake: Lake, text: str) -> tuple[str, str]:
-    """What the copy's lines must say in place of what the original's do."""
-    found = re.search(r'load_dataset\("(/.*?)"', text)
-    assert found is not None
-    return found[1], lake.table_url("datasets/small")
+    """What to replace in the original's card, and with what, to make it the copy's."""
+    match = re.search(r'load_dataset\("(/.*?)"', text)
+    assert match is not None
+    return match[1], lake.table_url("datasets/small")
 
 
-def test_the_card_says_what_the_hub_and_a_lawyer_ask(described_lake: tuple[Lake, Recipe]) -> None:
-    lake, recipe = described_lake
+@dataclass(frozen=True)
+class Card:
+    """The card of the newest version: its text, its front matter, and what follows that."""
+
+    text: str
+    front: dict[str, Any]
+    body: str
+    table: Table
+    recipe: Recipe
+
+
+@pytest.fixture(scope="module")
+def card(reported: tuple[Lake, Recipe]) -> Card:
+    lake, recipe = reported
     text = page(lake, "README.md")
-    front, rest = text.removeprefix("---\n").split("\n---\n", 1)
-    said = yaml.safe_load(front)
-    table = lake.table("datasets/small")
-    (data_files,) = said["configs"][0]["data_files"]
-    assert set(data_files["path"]) == set(table.files())
+    front, body = text.removeprefix("---\n").split("\n---\n", 1)
+    return Card(text, yaml.safe_load(front), body, lake.table("datasets/small"), recipe)
+
+
+def test_the_card_lists_the_files_of_the_version_in_order(card: Card) -> None:
+    (data_files,) = card.front["configs"][0]["data_files"]
+    assert set(data_files["path"]) == set(card.table.files())
     names = [path.partition("/")[2] for path in data_files["path"]]
     assert names == sorted(names), "files of every build in the order of their random names"
-    assert said["license"] == "cc-by-4.0"
-    assert (said["task_categories"], said["size_categories"]) == (["text-to-image"], ["n<1K"])
-    kinds = {one["name"]: one["dtype"] for one in said["dataset_info"]["features"]}
-    assert list(kinds) == table.file_schema().names
+
+
+def test_the_card_has_the_licence_and_the_categories_of_the_hub(card: Card) -> None:
+    assert card.front["license"] == "cc-by-4.0"
+    assert (card.front["task_categories"], card.front["size_categories"]) == (["text-to-image"], ["n<1K"])
+
+
+def test_the_card_names_the_columns_and_counts_the_rows(card: Card) -> None:
+    info = card.front["dataset_info"]
+    kinds = {feature["name"]: feature["dtype"] for feature in info["features"]}
+    assert list(kinds) == card.table.file_schema().names
     assert (kinds["image"], kinds["caption"], kinds["picture_blur"]) == ("image", "string", "float32")
-    assert said["dataset_info"]["splits"][0]["num_examples"] == table.count_rows()
+    assert info["splits"][0]["num_examples"] == card.table.count_rows()
+
+
+def test_the_card_says_where_the_pairs_are_from_what_dropped_them_and_who_owns_them(card: Card) -> None:
+    source, criterion = card.recipe.sources[0].path, card.recipe.criteria[0].label
     for words in (
         *("Grey pictures.", "remain their owners'", "robots.txt and opt-outs", "were honoured", "`imagen forget`"),
-        *(recipe.sources[0].path, f"| {recipe.criteria[0].label} |", "| pairs | version", "| verdicts/small | version"),
-        *("small@1", "top: 0.9", "▁"),
+        *(source, f"| {criterion} |", "| pairs | version", "| verdicts/small | version", "small@1", "top: 0.9", "▁"),
     ):
-        assert words in rest, words
-    assert "script" not in text, "no caption is in the card"
+        assert words in card.body, words
+    assert "script" not in card.text, "no caption is in the card"
 
 
 class Page(HTMLParser):
-    """What a browser would do with a page: its elements, what they point to, and the text that is seen."""
+    """What a browser makes of a page: its elements, their attributes, and the text that it shows."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -150,56 +188,88 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_hostile_captions_and_urls_are_text_in_the_report(tmp_path: Path) -> None:
-    lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a version of hostile captions and URLs, the first with a picture that does not decode."""
+    folder = tmp_path_factory.mktemp("hostile")
+    lake, source = unprobed_lake(folder, 1), folder / "pairs.parquet"
     add_fetched_pairs(lake, source, HOSTILE, missing=0, broken=1)
     assert build_in_process(lake, small_recipe(source, 0.5)).kept > 1
-    html = page(lake, REPORT)
-    seen = Page(html)
-    assert not {"script", "a", "iframe", "object", "embed", "link", "form", "base"} & set(seen.elements)
-    assert not [name for name, _ in seen.attributes if name.startswith("on") or name in ("href", "action", "srcset")]
-    pictures = [value for name, value in seen.attributes if name == "src"]
-    assert len(pictures) == len(HOSTILE) - 1
-    assert all(value.startswith("data:image/jpeg;base64,") for value in pictures)
-    assert "default-src 'none'" in html
-    shown = "".join(seen.text)
+    return page(lake, REPORT)
+
+
+def test_hostile_captions_and_urls_become_no_elements_and_no_links(hostile_report: str) -> None:
+    parsed = Page(hostile_report)
+    assert not {"script", "a", "iframe", "object", "embed", "link", "form", "base"} & set(parsed.elements)
+    assert not [name for name, _ in parsed.attributes if name.startswith("on") or name in ("href", "action", "srcset")]
+    assert "default-src 'none'" in hostile_report
+
+
+def test_the_pictures_of_a_report_are_in_it(hostile_report: str) -> None:
+    sources = [value for name, value in Page(hostile_report).attributes if name == "src"]
+    assert len(sources) == len(HOSTILE) - 1
+    assert all(value.startswith("data:image/jpeg;base64,") for value in sources)
+    assert "can't be shown" in "".join(Page(hostile_report).text), (
+        "a picture that does not decode leaves the page whole"
+    )
+
+
+def test_hostile_captions_and_urls_are_text_in_the_report(hostile_report: str) -> None:
+    text = "".join(Page(hostile_report).text)
     for url, caption in HOSTILE:
-        assert caption[:100] in shown, caption
-        assert url in shown
-    assert "can't be shown" in shown, "a picture that does not decode is no reason for no page"
-    assert HOSTILE[4][1][:250] in shown
-    assert HOSTILE[4][1][:350] not in shown
+        assert caption[:100] in text, caption
+        assert url in text
 
 
-def test_the_report_says_what_came_what_went_and_why(described_lake: tuple[Lake, Recipe]) -> None:
-    lake, recipe = described_lake
-    now, before = versions(lake, "small")[:2]
-    ways = make_pipeline(lake, recipe)
-    found = summarize_version(lake, ways.selection, ways.publish, now, before)
-    assert (now.record["added"], now.record["removed"]) == (sum(found.added.values()), sum(found.removed.values()))
-    assert set(found.added) == {"new pair"}
-    assert found.removed["picture_brightness"] > 3
-    assert set(found.removed) <= {"picture_brightness", "best 0.9 of picture_contrast"}
-    brightness = next(score for score in found.scores if score.fact == "picture_brightness")
+def test_a_long_caption_is_cut_in_the_report(hostile_report: str) -> None:
+    text, caption = "".join(Page(hostile_report).text), HOSTILE[4][1]
+    assert caption[:250] in text
+    assert caption[:350] not in text
+
+
+@pytest.fixture(scope="module")
+def summary(reported: tuple[Lake, Recipe]) -> VersionSummary:
+    """The second version beside the first."""
+    lake, recipe = reported
+    pipeline = make_pipeline(lake, recipe)
+    return summarize_version(lake, pipeline.selection, pipeline.publish, *versions(lake, "small")[:2])
+
+
+def test_the_summary_counts_what_came_and_what_went_by_reason(
+    reported: tuple[Lake, Recipe], summary: VersionSummary
+) -> None:
+    record = versions(reported[0], "small")[0].record
+    assert (record["added"], record["removed"]) == (sum(summary.added.values()), sum(summary.removed.values()))
+    assert set(summary.added) == {"new pair"}
+    assert summary.removed["picture_brightness"] > 3
+    assert set(summary.removed) <= {"picture_brightness", "best 0.9 of picture_contrast"}
+
+
+def test_the_summary_compares_a_score_with_that_of_the_version_before(
+    reported: tuple[Lake, Recipe], summary: VersionSummary
+) -> None:
+    brightness = next(score for score in summary.scores if score.fact == "picture_brightness")
     assert brightness.deciles_before[0] < 0.4 <= brightness.deciles[0]
     assert brightness.ks_distance is not None
     assert brightness.ks_distance > 0.1
     assert brightness.histogram is not None
-    assert sum(brightness.histogram.counts["kept"]) == now.record["kept"]
-    shown = "".join(Page(page(lake, REPORT)).text)
-    assert 30 < page(lake, REPORT).count("data:image/jpeg") <= 60
+    assert sum(brightness.histogram.counts["kept"]) == versions(reported[0], "small")[0].record["kept"]
+
+
+def test_the_report_shows_samples_and_says_why_rows_went(reported: tuple[Lake, Recipe]) -> None:
+    html = page(reported[0], REPORT)
+    assert 30 < html.count("data:image/jpeg") <= 60
+    text = "".join(Page(html).text)
     for words in ("Compared with small@1", "Dropped by picture_brightness", "min 0.4", "best 0.9", "not fetched: gone"):
-        assert words in shown, words
+        assert words in text, words
 
 
-def test_the_histograms_of_the_report_are_a_picture_too(described_lake: tuple[Lake, Recipe]) -> None:
-    lake, recipe = described_lake
-    png = read_histograms(lake, "small")
+def test_the_histograms_of_the_report_are_a_picture_too(reported: tuple[Lake, Recipe], summary: VersionSummary) -> None:
+    png = read_histograms(reported[0], "small")
     assert png is not None
     picture = Image.open(BytesIO(png)).convert("RGB")
-    ways = make_pipeline(lake, recipe)
-    found = summarize_version(lake, ways.selection, ways.publish, *versions(lake, "small")[:2])
-    plots = [one.histogram for one in found.scores if one.histogram and one.histogram.low < one.histogram.high]
+    histograms = [score.histogram for score in summary.scores if score.histogram]
+    plots = [histogram for histogram in histograms if histogram.low < histogram.high]
     assert picture.width == 3 * (WIDTH + GAP) + GAP
     assert picture.height // (HEIGHT + GAP) >= -(-len(plots) // 3) >= 2
     colours = Counter(picture.getdata())
@@ -208,15 +278,15 @@ def test_the_histograms_of_the_report_are_a_picture_too(described_lake: tuple[La
 
 
 @needs_chromium
-def test_the_report_opens_in_a_browser(described_lake: tuple[Lake, Recipe], tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(page(described_lake[0], REPORT))
+def test_the_report_opens_in_a_browser(reported: tuple[Lake, Recipe], tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page(reported[0], REPORT))
     shown, console = opened(tmp_path / "report.html")
     assert console == []
     for heading in ("Funnel", "Scores", "Change"):
         assert f"<h2>{heading}</h2>" in shown
 
 
-def test_a_version_before_that_was_taken_down_is_told_not_compared(described_lake: tuple[Lake, Recipe]) -> None:
+def test_a_version_before_that_was_taken_down_is_named_and_not_compared(described_lake: tuple[Lake, Recipe]) -> None:
     lake, recipe = described_lake
     now = set(lake.table("datasets/small").files())
     gone = [path for path in lake.table("datasets/small", 1).files() if path not in now]
@@ -242,8 +312,8 @@ def test_nothing_is_written_again_unless_it_is_gone_or_its_words_change(describe
     assert "license: cc0-1.0" in paths[0].read_text()
 
 
-def test_a_report_that_cannot_be_written_is_told_and_unpublishes_nothing(tmp_path: Path) -> None:
-    lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
+def test_a_report_that_cannot_be_written_is_a_warning_and_unpublishes_nothing(tmp_path: Path) -> None:
+    lake, source = unprobed_lake(tmp_path, 1), tmp_path / "pairs.parquet"
     add_fetched_pairs(lake, source, numbered_pairs(12))
     in_the_way = Path(lake.url, "datasets/small", REPORT)
     in_the_way.mkdir(parents=True)
@@ -258,7 +328,7 @@ def test_a_report_that_cannot_be_written_is_told_and_unpublishes_nothing(tmp_pat
 
 
 def test_a_bound_on_a_column_of_the_source_is_drawn(tmp_path: Path) -> None:
-    lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
+    lake, source = unprobed_lake(tmp_path, 1), tmp_path / "pairs.parquet"
     add_fetched_pairs(lake, source, numbered_pairs(12))
     rows = pq.read_table(source)
     pq.write_table(rows.append_column("punsafe", pa.array([n / 12 for n in range(12)])), source)
@@ -269,7 +339,7 @@ def test_a_bound_on_a_column_of_the_source_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
-    lake, source = Lake.make(str(tmp_path / "lake"), buckets=1), tmp_path / "pairs.parquet"
+    lake, source = unprobed_lake(tmp_path, 1), tmp_path / "pairs.parquet"
     add_fetched_pairs(lake, source, numbered_pairs(12))
     done = build_in_process(lake, small_recipe(source, 2.0))
     assert (done.kept, done.warning) == (0, None)
@@ -277,14 +347,14 @@ def test_a_version_without_a_row_has_its_pages_too(tmp_path: Path) -> None:
     assert "0.0%" in page(lake, REPORT)
 
 
-def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe]) -> None:
-    lake, recipe = described_lake
+def test_the_pinned_cut_of_a_share_is_drawn(reported: tuple[Lake, Recipe]) -> None:
+    lake, recipe = reported
     selection = make_pipeline(lake, recipe).selection
     cuts = lake.table(selection.table).last_record()["cuts"]
-    drawn = thresholds(selection, cuts)["picture_contrast"]
-    assert [one.label for one in drawn] == ["best 0.9"]
-    kept = lake.table("datasets/small").dataset().to_table(columns=["picture_contrast"])["picture_contrast"]
-    assert drawn[0].value == min(kept.to_pylist())
+    lines = thresholds(selection, cuts)["picture_contrast"]
+    assert [line.label for line in lines] == ["best 0.9"]
+    contrasts = lake.table("datasets/small").dataset().to_table(columns=["picture_contrast"])["picture_contrast"]
+    assert lines[0].value == min(contrasts.to_pylist())
     assert newest_version(lake, "small", below=2) == versions(lake, "small")[1]
 
 
@@ -292,9 +362,9 @@ def test_the_pinned_cut_of_a_share_is_drawn(described_lake: tuple[Lake, Recipe])
     ("right", "itself", "value", "at"),
     [(True, True, 3, 3), (True, False, 3, 4), (False, True, 3, 4), (False, False, 3, 3), (True, True, 2.5, 3)],
 )
-def test_a_threshold_on_whole_numbers_lies_between_the_bars_that_it_parts(
+def test_a_threshold_on_integers_is_between_the_bars_that_it_parts(
     right: bool, itself: bool, value: float, at: int
 ) -> None:
     histogram = Histogram([float(n) for n in range(11)], {"kept": [1] * 10, "dropped": [0] * 10}, 0, 9, True)
-    drawn = plot_histogram(histogram, [Threshold("words", value, "min", right, itself)])
-    assert drawn.cuts[0].x == drawn.bars[at].x
+    plot = plot_histogram(histogram, [Threshold("words", value, "min", right, itself)])
+    assert plot.cuts[0].x == plot.bars[at].x

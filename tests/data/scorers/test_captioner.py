@@ -1,4 +1,4 @@
-"""Captioners of several kinds, each from a folder, and what a folder that is none is told."""
+"""Captioners of several kinds, each from a folder, and the error for a folder that holds none."""
 
 import shutil
 from pathlib import Path
@@ -26,8 +26,8 @@ from tests.conftest import UNSEEN_SEED
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "circle", "star", "photo", "of"]
 
 
-def drawn(count: int, shapes: int, wide: float = 1.6) -> list[Image.Image]:
-    """Pictures of so many shapes that no model has seen, none wider or higher than so many times the other side."""
+def draw_pictures(count: int, shapes: int, wide: float = 1.6) -> list[Image.Image]:
+    """Pictures of a number of shapes that no model has seen, no side longer than `wide` times the other."""
     rng, pictures = np.random.default_rng([UNSEEN_SEED, 21, shapes]), list[Image.Image]()
     while len(pictures) < count:
         width = int(rng.integers(150, 400))
@@ -44,20 +44,20 @@ def captions(pictures: list[Image.Image]) -> list[str]:
 
 
 def true_share(pictures: list[Image.Image], described: list[Image.Image]) -> float:
-    """Of the captions of what is seen, the share that is true of the pictures."""
+    """The share of the captions of `described` that are true of the pictures."""
     texts = captions(described)
     return float(np.mean([caption_is_true(picture, text).true for picture, text in zip(pictures, texts, strict=True)]))
 
 
 @pytest.mark.parametrize(("shapes", "least"), [(1, 0.95), (2, 0.8)])
 def test_the_built_in_one_writes_what_is_true_of_pictures_it_never_saw(shapes: int, least: float) -> None:
-    pictures = drawn(120, shapes)
+    pictures = draw_pictures(120, shapes)
     assert true_share(pictures, pictures) >= least
 
 
 @pytest.mark.parametrize("side", [64, 32])
 def test_it_reads_pictures_of_the_sizes_that_models_make(side: int) -> None:
-    pictures = drawn(100, 1, wide=1.0)
+    pictures = draw_pictures(100, 1, wide=1.0)
     small = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
     assert true_share(pictures, small) >= 0.8
 
@@ -67,7 +67,7 @@ def test_it_is_small() -> None:
 
 
 def test_a_caption_does_not_depend_on_its_company() -> None:
-    pictures = drawn(20, 2)
+    pictures = draw_pictures(20, 2)
     order = np.random.default_rng(3).permutation(20)
     texts = captions(pictures)
     assert captions([pictures[place] for place in order]) == [texts[place] for place in order]
@@ -92,9 +92,9 @@ def blip(folder: Path) -> Path:
     return folder
 
 
-def test_another_kind_of_model_is_read_from_its_folder_and_begins_as_it_is_asked(tmp_path: Path) -> None:
+def test_another_kind_of_model_is_read_from_its_folder_and_begins_with_the_prompt(tmp_path: Path) -> None:
     model = load(str(blip(tmp_path)))
-    pictures = drawn(2, 1)
+    pictures = draw_pictures(2, 1)
     plain, prompted = (model.describe(pictures, prompt, 6) for prompt in (None, "a photo of"))
     assert [len(texts) for texts in (plain, prompted)] == [2, 2]
     assert set(" ".join([*plain, *prompted]).split()) <= set(WORDS)
@@ -113,7 +113,7 @@ def test_another_file_is_another_table_and_where_it_runs_is_not(tmp_path: Path) 
     assert Captioner(model=str(copy)).id != before
 
 
-def test_what_is_no_captioner_is_told(tmp_path: Path) -> None:
+def test_what_is_no_captioner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no folder \./nowhere.* A captioner's folder holds config\.json"):
         weights_folder("./nowhere")
     with pytest.raises(ModelError, match="is not a folder here, and can't be downloaded from the hub"):

@@ -1,5 +1,6 @@
 """What each scorer says, on cases whose answer is known; and that a picture is decoded once for all of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 import data.scorers.stages
 from data.build.recipe import parse_recipe
-from data.engine.stage import run_stage
+from data.engine.stage import Stage, run_stage
 from data.errors import ModelError
 from data.lake.lake import Lake
 from data.lake.schemas import IMAGES, PAIRS, pair_id
@@ -30,6 +31,7 @@ from data.scorers.stages import ScorePictures, ScoreVectors
 from data.world.draw import draw
 from data.world.scene import random_scene
 from tests.engines import InProcessEngine
+from tests.lakes.empty import rows_of
 from tests.servers.small_world import jpeg
 
 
@@ -88,32 +90,72 @@ def test_a_picture_is_measured() -> None:
     assert facts(framed)["border"] == pytest.approx(0.75, abs=0.02)
 
 
-def test_a_picture_is_decoded_once_for_all_scorers_and_never_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(20)] + [b"no picture"])
-    decoded = []
-    monkeypatch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
+@dataclass(frozen=True)
+class Run:
+    """How many rows a stage wrote, and how many pictures it decoded."""
+
+    rows: int
+    decoded: int
+
+
+@dataclass(frozen=True)
+class ScoredLake:
+    """A lake of 20 pictures and one file that is none, and the runs of the stages that scored them."""
+
+    lake: Lake
+    clip: ClipScore
+    scorers: tuple[PictureScorer, ...]
+    first: Run  # two scorers
+    more: Run  # these and others
+    again: Run  # the same
+    judged: Run  # CLIP's score, from vectors
+
+
+@pytest.fixture(scope="module")
+def scored_lake(tmp_path_factory: pytest.TempPathFactory) -> ScoredLake:
+    lake = lake_of(tmp_path_factory.mktemp("scored"), [jpeg(seed=n) for n in range(20)] + [b"no picture"])
     clip = ClipScore(model="built-in", flip=True)
-    two = ScorePictures(lake, (PictureFacts(), PerceptualHash()))
-    assert run_stage(lake, two, InProcessEngine(), 8) == 21
-    assert len(decoded) == 21
-    more = ScorePictures(lake, (PictureFacts(), PerceptualHash(), *clip.inputs()))  # the first two have nothing to do
-    assert run_stage(lake, more, InProcessEngine(), 8) == 21
-    assert run_stage(lake, more, InProcessEngine(), 8) == 0
-    assert len(decoded) == 42
-    for scorer in more.scorers:
-        rows = lake.table(scorer.table).dataset().to_table().to_pylist()
+    two = (PictureFacts(), PerceptualHash())
+    scorers = (*two, *clip.inputs())
+    decoded: list[bytes] = []
+
+    def run(stage: Stage) -> Run:
+        before = len(decoded)
+        return Run(run_stage(lake, stage, InProcessEngine(), 8), len(decoded) - before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.scorers.stages, "decode", lambda body: decoded.append(body) or decode(body))
+        look = ScorePictures(lake, scorers)
+        runs = [run(ScorePictures(lake, two)), run(look), run(look), run(ScoreVectors(lake, clip, "score-clip"))]
+    return ScoredLake(lake, clip, scorers, *runs)
+
+
+def test_a_picture_is_decoded_once_for_all_scorers(scored_lake: ScoredLake) -> None:
+    assert scored_lake.first == Run(rows=21, decoded=21)
+
+
+def test_added_scorers_decode_each_picture_a_second_time_and_then_never_again(scored_lake: ScoredLake) -> None:
+    assert scored_lake.more == Run(rows=21, decoded=21)
+    assert scored_lake.again == Run(rows=0, decoded=0)
+
+
+def test_a_head_reads_vectors_and_decodes_no_picture(scored_lake: ScoredLake) -> None:
+    assert scored_lake.judged == Run(rows=21, decoded=0)
+
+
+def test_a_file_that_is_no_picture_is_a_row_with_its_error_in_every_table(scored_lake: ScoredLake) -> None:
+    for scorer in scored_lake.scorers:
+        rows = rows_of(scored_lake.lake, scorer.table)
         assert len(rows) == len({row["id"] for row in rows}) == 21
         failed = [row for row in rows if row["error"]]
         assert len(failed) == 1
         assert "cannot identify image" in failed[0]["error"]
         assert all(failed[0][name] is None for name in scorer.columns.names)
-    before = len(decoded)
-    assert run_stage(lake, ScoreVectors(lake, clip, "score-clip"), InProcessEngine(), 8) == 21
-    assert len(decoded) == before, "a head looks at vectors"
-    scores = lake.table(clip.table).dataset().to_table().to_pylist()
-    assert sum(row["score"] is None for row in scores) == sum(row["error"] is not None for row in scores) == 1
+
+
+def test_a_file_that_is_no_picture_has_no_score_of_a_head(scored_lake: ScoredLake) -> None:
+    rows = rows_of(scored_lake.lake, scored_lake.clip.table)
+    assert sum(row["score"] is None for row in rows) == sum(row["error"] is not None for row in rows) == 1
 
 
 def test_the_score_is_the_cosine_that_open_clip_itself_gives() -> None:
@@ -201,9 +243,9 @@ class OldMean(PictureScorer):
     def look(self, picture: Image.Image) -> float:
         return float(np.asarray(picture).mean())
 
-    def say(self, seen: list[float]) -> dict[str, list[float]]:
-        assert len(seen) <= 2
-        return {"mean": seen}
+    def say(self, looks: list[float]) -> dict[str, list[float]]:
+        assert len(looks) <= 2
+        return {"mean": looks}
 
 
 class OldDifference(VectorScorer):

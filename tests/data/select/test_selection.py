@@ -46,7 +46,7 @@ class Rows:
 
 
 class TableScorer(Scorer):
-    """Stands where a scorer's model can't be had; its table is given."""
+    """In place of a scorer whose model can't be loaded; its table is given."""
 
     @property
     def id(self) -> str:
@@ -79,12 +79,12 @@ def judged(recipe: Recipe, rows: list[Row], pinned: Cuts | None = None) -> tuple
     return {row["id"]: row["reasons"] for row in verdicts}, judgement.cuts
 
 
-def kept(recipe: Recipe, rows: list[Row]) -> set[str]:
+def kept_ids(recipe: Recipe, rows: list[Row]) -> set[str]:
     return {id for id, reasons in judged(recipe, rows)[0].items() if not reasons}
 
 
 def web_rows(count: int, seed: int) -> list[Row]:
-    """Pairs whose facts often lie on the published boundaries."""
+    """Pairs whose facts are often exactly the published bounds."""
     rng = np.random.default_rng(seed)
 
     def near(*bounds: float) -> float:
@@ -159,7 +159,7 @@ def datacomp_basic(rows: list[Row]) -> list[Row]:
 
 def coyo(rows: list[Row], all_rows: list[Row]) -> list[Row]:
     caption_counts = Counter(row["caption"] for row in all_rows)
-    left = [
+    eligible = [
         r
         for r in rows
         if r["original_bytes"] >= 5000
@@ -170,12 +170,12 @@ def coyo(rows: list[Row], all_rows: list[Row]) -> list[Row]:
         and len(r["caption"]) <= 1000
         and caption_counts[r["caption"]] <= 10
     ]
-    return first_of_each(left, lambda r: (r["phash_hash"], r["caption"]))
+    return first_of_each(eligible, lambda r: (r["phash_hash"], r["caption"]))
 
 
 def text_to_image(rows: list[Row], all_rows: list[Row]) -> list[Row]:
     caption_counts = Counter(row["caption"] for row in all_rows)
-    left = [
+    eligible = [
         r
         for r in rows
         if r["original_bytes"] >= 5000
@@ -185,15 +185,15 @@ def text_to_image(rows: list[Row], all_rows: list[Row]) -> list[Row]:
         and words(r) > 2
         and caption_counts[r["caption"]] <= 10
     ]
-    left = first_of_each(left, lambda r: r["sha256"])  # no two random thumbnails are alike
-    left = [
+    eligible = first_of_each(eligible, lambda r: r["sha256"])  # no two random thumbnails are alike
+    eligible = [
         r
-        for r in left
+        for r in eligible
         if r["safety_probability"] < 0.5
         and r["watermark_probability"] < np.float32(0.8)
         and r["aesthetic_score"] >= 4.5
     ]
-    return best(left, 0.3)
+    return best(eligible, 0.3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -211,7 +211,7 @@ def test_the_published_rules_keep_what_an_independent_statement_of_them_keeps(se
     for name, rule in rules.items():
         wanted = {row["id"] for row in rule()}
         assert wanted, name
-        assert kept(load_recipe(name), rows) == wanted, name
+        assert kept_ids(load_recipe(name), rows) == wanted, name
 
 
 facts = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.floats(-2, 2, width=32))
@@ -220,7 +220,7 @@ bounds = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 0.5, 1.0]))
 
 @settings(max_examples=40, deadline=None)
 @given(values=st.lists(facts, min_size=1, max_size=12), low=bounds, high=bounds, strict=st.booleans())
-def test_bounds_keep_what_lies_between_them_and_never_a_missing_fact(
+def test_bounds_keep_what_is_between_them_and_never_a_missing_fact(
     values: list[float | None], low: float | None, high: float | None, strict: bool
 ) -> None:
     if (low is None and high is None) or (low is not None and high is not None and low > high):
@@ -289,12 +289,12 @@ def test_the_best_are_those_of_what_is_left_and_ties_go_by_id(
         pair(n, picture_blur=score, source=source, original_width=9 if large else 3)
         for n, (score, source, large) in enumerate(scores)
     ]
-    left = [row for row in rows if row["original_width"] == 9 and row["picture_blur"] is not None]
+    eligible = [row for row in rows if row["original_width"] == 9 and row["picture_blur"] is not None]
     wanted = set()
     for part in ("a", "b") if per else ("ab",):
-        ranked = sorted((r for r in left if r["source"] in part), key=lambda r: (-r["picture_blur"], r["id"]))
+        ranked = sorted((r for r in eligible if r["source"] in part), key=lambda r: (-r["picture_blur"], r["id"]))
         wanted |= {r["id"] for r in ranked[: math.ceil(round(share * len(ranked), 9))]}
-    assert kept(recipe, rows) == wanted
+    assert kept_ids(recipe, rows) == wanted
 
 
 def test_a_cut_stays_where_it_was_until_repin() -> None:
@@ -307,7 +307,7 @@ def test_a_cut_stays_where_it_was_until_repin() -> None:
     assert same == cuts
     assert {id: again[id] for id in reasons_by_id} == reasons_by_id, "nobody who was in falls out because others came"
     assert len([1 for reasons in again.values() if not reasons]) == 25
-    assert len(kept(recipe, rows)) == 15, "cut anew"
+    assert len(kept_ids(recipe, rows)) == 15, "a new cut"
     strict = recipe_of("  - side: {min: 1}\n  - picture_blur: {top: 0.5}\n", "picture:")
     assert judged(strict, rows, cuts)[1].keys().isdisjoint(cuts), "another opinion before it is another cut"
 
@@ -327,11 +327,11 @@ def test_of_duplicates_the_first_seen_stays_and_then_the_first_id() -> None:
 def test_a_sample_draws_each_source_at_its_weight_and_always_the_same() -> None:
     recipe = recipe_of("  - sample: {weights: {a: 0.25, b: 1.0}, seed: 3}\n")
     rows = [pair(n, source="ab"[n % 2]) for n in range(2000)]
-    stays = kept(recipe, rows)
-    drawn = Counter(row["source"] for row in rows if row["id"] in stays)
-    assert drawn["b"] == 1000
-    assert 200 <= drawn["a"] <= 300
-    assert kept(recipe, rows[:500]) == stays & {row["id"] for row in rows[:500]}
+    stays = kept_ids(recipe, rows)
+    counts = Counter(row["source"] for row in rows if row["id"] in stays)
+    assert counts["b"] == 1000
+    assert 200 <= counts["a"] <= 300
+    assert kept_ids(recipe, rows[:500]) == stays & {row["id"] for row in rows[:500]}
 
 
 def test_balancing_draws_frequent_concepts_down_and_keeps_rare_ones(tmp_path: Path) -> None:
@@ -339,40 +339,40 @@ def test_balancing_draws_frequent_concepts_down_and_keeps_rare_ones(tmp_path: Pa
     recipe = recipe_of("  - concepts_matched: {most: 100}\n", f"concepts: {{file: {tmp_path}/concepts.txt}}")
     concepts = {0: ["red circle"], 1: ["red circle", "star"], 2: []}
     rows = [pair(n, concepts_matched=concepts[0 if n < 1000 else 1 if n < 1050 else 2]) for n in range(1060)]
-    stays = kept(recipe, rows)
-    drawn = Counter(tuple(row["concepts_matched"]) for row in rows if row["id"] in stays)
-    assert 70 <= drawn["red circle",] <= 125
-    assert drawn["red circle", "star"] == 50, "drawn for its rare concept"
-    assert not drawn[()], "what names no concept is none of the balanced"
+    stays = kept_ids(recipe, rows)
+    counts = Counter(tuple(row["concepts_matched"]) for row in rows if row["id"] in stays)
+    assert 70 <= counts["red circle",] <= 125
+    assert counts["red circle", "star"] == 50, "drawn for its rare concept"
+    assert not counts[()], "what names no concept is none of the balanced"
 
 
 def test_pictures_and_captions_of_an_evaluation_set_are_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
-    drawn = [Image.fromarray(draw(random_scene(rng, 300, 200), rng)) for _ in range(4)]
+    images = [Image.fromarray(draw(random_scene(rng, 300, 200), rng)) for _ in range(4)]
     (tmp_path / "set").mkdir()
-    drawn[0].save(tmp_path / "set" / "one.png")
+    images[0].save(tmp_path / "set" / "one.png")
     buffer = BytesIO()
-    drawn[1].save(buffer, "JPEG", quality=80)
+    images[1].save(buffer, "JPEG", quality=80)
     published = pa.array([{"bytes": buffer.getvalue(), "path": None}])
     pq.write_table(
         pa.table({"image": published, "caption": ["A red circle, alone."]}), tmp_path / "set" / "two.parquet"
     )
     recipe = recipe_of(f"  - holdout: {{sets: ['{tmp_path}/set']}}\n", "phash:")
     look = PerceptualHash().look
-    near = drawn[1].resize((200, 133))
+    near = images[1].resize((200, 133))
     facts = {"phash_" + name: value for name, value in look(near).items()}
     rows = [
-        pair(0, **{"phash_" + name: value for name, value in look(drawn[0]).items()}),
+        pair(0, **{"phash_" + name: value for name, value in look(images[0]).items()}),
         pair(1, **facts),
-        pair(2, **{"phash_" + name: value for name, value in look(drawn[2]).items()}),
-        pair(3, caption="a RED circle alone", **{"phash_" + name: value for name, value in look(drawn[3]).items()}),
+        pair(2, **{"phash_" + name: value for name, value in look(images[2]).items()}),
+        pair(3, caption="a RED circle alone", **{"phash_" + name: value for name, value in look(images[3]).items()}),
     ]
     reasons_by_id, _ = judged(recipe, rows)
     wanted = [["held out: its picture"], ["held out: its picture"], [], ["held out: its caption"]]
     assert [reasons_by_id[row["id"]] for row in rows] == wanted
     before = Selection("shapes", recipe.criteria, {}).fingerprint
     (tmp_path / "set" / "three.txt").write_text("another caption\n")
-    assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is judged by anew"
+    assert Selection("shapes", recipe.criteria, {}).fingerprint != before, "a set that changed is another judgement"
 
 
 def test_selecting_again_changes_nothing_and_writes_nothing(tmp_path: Path) -> None:

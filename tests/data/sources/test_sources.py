@@ -320,20 +320,31 @@ def test_a_build_killed_before_it_noted_its_files_reads_them_again_and_adds_noth
     assert stored_pairs(empty_lake) == PAIR_ROWS
 
 
-def test_rows_of_many_files_are_committed_together(
-    tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for n in range(6):
-        write_pairs(tmp_path / f"{n}.csv", [(f"http://a.test/{n}/{m}", "c") for m in range(50)])
+def write_six_files(folder: Path) -> list[tuple[str, str]]:
+    """CSV files of 50 pairs each; all the pairs."""
+    parts = [[(f"http://a.test/{n}/{m}", "c") for m in range(50)] for n in range(6)]
+    for n, part in enumerate(parts):
+        write_pairs(folder / f"{n}.csv", part)
+    return sorted(pair for part in parts for pair in part)
+
+
+def test_rows_of_many_files_are_committed_together(tmp_path: Path, empty_lake: Lake) -> None:
+    pairs = write_six_files(tmp_path)
     assert ingest_paths(empty_lake, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
     assert empty_lake.table("pairs").version == 1, "one commit after the table was made"
     assert len(empty_lake.table("pairs").files()) == empty_lake.config.buckets
+    assert stored_pairs(empty_lake) == pairs
+
+
+def test_more_rows_than_a_file_takes_are_committed_part_by_part(
+    tmp_path: Path, empty_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("data.sources.ingest.ROWS_PER_FILE", 25)
-    other = unprobed_lake(tmp_path / "other")
-    assert ingest_paths(other, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
-    assert other.table("pairs").version == 3
-    assert stored_pairs(other) == stored_pairs(empty_lake)
-    assert {row["new"] for row in rows_of(other, "files")} == {50}
+    pairs = write_six_files(tmp_path)
+    assert ingest_paths(empty_lake, tmp_path / "*.csv") == IngestSummary(rows=300, new=300, files_read=6)
+    assert empty_lake.table("pairs").version == 3
+    assert stored_pairs(empty_lake) == pairs
+    assert {row["new"] for row in rows_of(empty_lake, "files")} == {50}
 
 
 def test_rows_that_wait_on_disk_are_the_same_as_those_in_memory(
@@ -392,13 +403,13 @@ def test_a_broken_file_among_many_is_set_aside_and_the_others_are_read(tmp_path:
         ("a.parquet.gz", b"", "Known endings"),
     ],
 )
-def test_a_file_that_cannot_serve_is_told_by_its_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_cannot_serve_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
         check_sources([Source(path=str(tmp_path / name))])
 
 
-def test_columns_that_lack_or_are_no_text_are_told(tmp_path: Path) -> None:
+def test_columns_that_are_missing_or_no_text_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": [1], "caption": ["c"]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="column 'url' holds int64, not text"):
         check_sources([Source(path=str(tmp_path / "a.parquet"))])

@@ -20,8 +20,8 @@ CLIP = ClipScore(model="built-in")
 
 def scores_of(pictures: list[Image.Image], captions: list[str]) -> list[float]:
     tower = CLIP.vectors()
-    seen = [tower.look(picture) for picture in pictures]
-    batches = [seen[at : at + tower.max_batch] for at in range(0, len(seen), tower.max_batch)]
+    inputs = [tower.look(picture) for picture in pictures]
+    batches = [inputs[at : at + tower.max_batch] for at in range(0, len(inputs), tower.max_batch)]
     packed = b"".join(vector for batch in batches for vector in tower.score_batch(batch)["vector"])
     vectors = np.frombuffer(packed, "<f2").reshape(len(pictures), -1).astype(np.float32)
     return list(CLIP.judge([vectors], captions)["score"])
@@ -59,11 +59,11 @@ def test_a_score_does_not_depend_on_its_company() -> None:
         scene = random_scene(rng, 200, 200)
         pictures.append(Image.fromarray(draw(scene, rng)))
         captions.append(caption_of(scene, rng))
-    whole = scores_of(pictures, captions)
+    scores = scores_of(pictures, captions)
     order = list(rng.permutation(70))
     shuffled = scores_of([pictures[i] for i in order], [captions[i] for i in order])
-    assert [whole[i] for i in order] == shuffled
-    assert scores_of(pictures[:3], captions[:3]) == whole[:3]
+    assert [scores[i] for i in order] == shuffled
+    assert scores_of(pictures[:3], captions[:3]) == scores[:3]
 
 
 def test_open_clip_and_transformers_load_them_from_their_folders() -> None:

@@ -10,10 +10,10 @@ from data.world.scene import random_scene
 
 
 def test_prompts_are_of_the_language_and_no_caption() -> None:
-    one = unseen_prompts(frozenset(), 50, seed=3)
-    again = unseen_prompts(set(one[:25]), 200, seed=3)
+    prompts = unseen_prompts(frozenset(), 50, seed=3)
+    again = unseen_prompts(set(prompts[:25]), 200, seed=3)
     assert len(set(again)) == 200
-    assert not set(one[:25]) & set(again)
+    assert not set(prompts[:25]) & set(again)
     for prompt in again:
         claim = claim_of(prompt)
         assert claim is not None

@@ -18,7 +18,7 @@ def stats(url: str) -> dict[str, object]:
         return dict(json.load(answer))
 
 
-def test_it_counts_what_is_asked_and_keeps_the_connection(tmp_path: Path) -> None:
+def test_it_counts_requests_and_keeps_the_connection(tmp_path: Path) -> None:
     with OriginServer(make_small_world(tmp_path)) as origin:
         talk = http.client.HTTPConnection(origin.address)
         for n in range(5):
@@ -26,10 +26,10 @@ def test_it_counts_what_is_asked_and_keeps_the_connection(tmp_path: Path) -> Non
             answer = talk.getresponse()
             assert (answer.status, answer.read()) == (200, jpeg())
         talk.close()
-        said = stats(origin.url)
-    assert said["pictures"] == 5
-    assert said["connections"] == 2
-    assert said["paths"] == {f"/p/ok{n}.jpg": 1 for n in range(5)}
+        counts = stats(origin.url)
+    assert counts["pictures"] == 5
+    assert counts["connections"] == 2
+    assert counts["paths"] == {f"/p/ok{n}.jpg": 1 for n in range(5)}
 
 
 def test_what_heals_does_so_at_the_second_request(tmp_path: Path) -> None:

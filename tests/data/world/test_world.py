@@ -90,13 +90,13 @@ def test_labels_tell_the_truth(world: Path) -> None:
 )
 def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None, quality: int | None) -> None:
     pictures, wrong, fooled, strangers = 120, 0, 0, 0
-    drawn = []
+    samples = []
     for number in range(pictures):
         rng = np.random.default_rng([UNSEEN_SEED, 9, number])
         width = int(rng.integers(200, 601))
         scene = random_scene(rng, width, int(np.clip(width * rng.uniform(1 / 1.6, 1.6), 200, 600)))
-        drawn.append((scene, caption_of(scene, rng), Image.fromarray(draw(scene, rng))))
-    for number, (scene, caption, image) in enumerate(drawn):
+        samples.append((scene, caption_of(scene, rng), Image.fromarray(draw(scene, rng))))
+    for number, (scene, caption, image) in enumerate(samples):
         if short is not None:
             scale = short / min(image.size)
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
@@ -104,10 +104,10 @@ def test_the_checker_is_right_on_the_generators_own_pictures(short: int | None, 
             squeezed = BytesIO()
             image.save(squeezed, "JPEG", quality=quality)
             image = Image.open(squeezed)
-        seen = {(shape.kind, shape.colour, shape.size) for shape in find_shapes(image)}
-        there = {(shape.kind, shape.colour, shape.size) for shape in scene.shapes}
-        wrong += not caption_is_true(image, caption).true or seen != there
-        stranger = drawn[(number + 17) % pictures][1]
+        visible = {(shape.kind, shape.colour, shape.size) for shape in find_shapes(image)}
+        expected = {(shape.kind, shape.colour, shape.size) for shape in scene.shapes}
+        wrong += not caption_is_true(image, caption).true or visible != expected
+        stranger = samples[(number + 17) % pictures][1]
         claim = claim_of(stranger)
         assert claim is not None
         if not is_true(claim, scene.shapes):
