@@ -30,6 +30,7 @@ lint: $(DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house --rules
 
 # Folders with their files and lines, the imports between them, and the rules that are broken.
 house: $(DEVELOP)

@@ -1,11 +1,13 @@
 """Print the house: every folder with its files and lines, and the imports between folders (`make house`).
 
     python -m tests.house                 the drawing, and the rules that it breaks
+    python -m tests.house --rules         the rules that it breaks alone, as `make lint` asks
     python -m tests.house --imports data/lake   which files a folder or a file imports, directly or not
 
 The imports are read from the source: also those inside functions, which run later, but not those for type checkers
 alone. Exit code 1 if a rule is broken: no circle between folders or between files, at most 12 files in a folder, at
-most 350 lines in a file. A circle counts only over imports at the top of a file; one that a function defers is legal.
+most 350 lines in a file, and the rules of `tests/habits.py` on names and tests. A circle counts only over imports at
+the top of a file; one that a function defers is legal.
 """
 
 import ast
@@ -13,6 +15,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from tests.habits import broken_habits
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "imagen", "data")
@@ -44,14 +48,14 @@ def top_level(nodes: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def imported(nodes: Iterable[ast.AST], modules: set[str]) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names} & modules
+            names |= {name.name for name in node.names} & modules
         elif isinstance(node, ast.ImportFrom) and node.module in modules:
             inside = {f"{node.module}.{name.name}" for name in node.names}
-            found |= inside & modules or {node.module}
-    return found
+            names |= inside & modules or {node.module}
+    return names
 
 
 def type_checking_only(tree: ast.Module) -> set[int]:
@@ -124,7 +128,7 @@ def broken_rules(files: dict[str, Path], folders: dict[str, list[str]], arrows: 
     return broken
 
 
-def print_house() -> int:
+def print_house(drawing: bool) -> int:
     files, at_load, at_any_time = read_house()
     packages = {module for module, path in files.items() if path.name == "__init__.py"}
     folders: dict[str, list[str]] = defaultdict(list)
@@ -136,6 +140,15 @@ def print_house() -> int:
             target = folder_of(other, packages)
             if target != folder:
                 arrows[folder].add(target)
+    if drawing:
+        print_drawing(files, packages, folders, arrows)
+    broken = broken_rules(files, folders, arrows, at_load) + broken_habits()
+    for rule in broken:
+        sys.stdout.write(f"BROKEN: {rule}\n")
+    return 1 if broken else 0
+
+
+def print_drawing(files: dict[str, Path], packages: set[str], folders: dict[str, list[str]], arrows: Graph) -> None:
     lines = {module: len(path.read_text().splitlines()) for module, path in files.items()}
     for folder in folders:
         own = sorted(module for module in folders[folder] if module not in packages)
@@ -157,10 +170,6 @@ def print_house() -> int:
         f"{len(files)} files in {len(folders)} folders, {sum(lines.values())} lines; "
         f"the longest file is {longest} with {lines[longest]}\n"
     )
-    broken = broken_rules(files, folders, arrows, at_load)
-    for rule in broken:
-        sys.stdout.write(f"BROKEN: {rule}\n")
-    return 1 if broken else 0
 
 
 def print_imports(place: str) -> int:
@@ -178,10 +187,10 @@ def print_imports(place: str) -> int:
 def main(words: list[str]) -> int:
     if words[:1] == ["--imports"] and len(words) == 2:
         return print_imports(words[1])
-    if words:
+    if words not in ([], ["--rules"]):
         sys.stderr.write(f"{__doc__}")
         return 2
-    return print_house()
+    return print_house(drawing=not words)
 
 
 if __name__ == "__main__":
