@@ -1,9 +1,9 @@
-"""The stage that embeds each kept caption once, from `verdicts/<dataset>` and `pairs` to `embeddings/<encoder>`.
+"""The stage that computes text embeddings of the kept captions.
 
-If a describer (a scorer that writes texts about pictures) is set, its texts are embedded instead of the captions. The
-output table is keyed by the text, so a text is encoded once, no matter how many pairs and datasets have it. A row's
-bucket is given by the text's id, not by a pair's id. So planning reads all pairs once, and publishing looks up the
-texts.
+It reads `verdicts/<dataset>` and `pairs`, and writes `embeddings/<encoder>`. If a describer (a scorer that writes
+texts about pictures) is set, its texts are embedded instead of the captions. The output table is keyed by the text, so
+a text is encoded once, no matter how many pairs and datasets have it. A row's bucket is given by the text's id, not by
+a pair's id. So planning reads all pairs once, and publishing looks up the texts.
 """
 
 from collections.abc import Iterator

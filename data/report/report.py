@@ -170,7 +170,7 @@ def _bar_edge_of(cut: Threshold) -> float:
 
 
 def _tick_values(histogram: Histogram) -> list[float]:
-    """Choose round numbers within the range of the axis."""
+    """Choose round tick values within the range of the axis."""
     first, last = histogram.edges[0], histogram.edges[-1]
     step = round_step((last - first) / TICKS)
     step = max(1.0, step) if histogram.is_integer else step

@@ -104,7 +104,7 @@ class PictureScorer(Scorer):
 
 
 class PictureVectors(PictureScorer):
-    """Computes a vector for each picture by a model that runs on batches. Vectors are stored as float16."""
+    """Computes a vector for each picture with a model that runs on batches. Vectors are stored as float16."""
 
     columns = pa.schema({"vector": pa.binary()})
 

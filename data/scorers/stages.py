@@ -103,7 +103,10 @@ class ScoreVectors(_OneScorerStage):
     scorer: VectorScorer
 
     def pending(self, lake: Lake, outputs: list[Table], bucket: int) -> pa.Table:
-        """Return the pairs that have all vectors but no score yet, with the files that contain the vectors."""
+        """Return the pairs that have all vectors this scorer needs, but no score yet.
+
+        Each row names the files of the vectors.
+        """
         inputs = {
             f"vectors{n}": lake.table_or_make(scorer.table, scorer.schema).read_with_files(bucket, ["id"])
             for n, scorer in enumerate(self.scorer.inputs())

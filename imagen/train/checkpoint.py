@@ -70,9 +70,9 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def newest(self, groups: Collection[str] | None = None) -> RunState | None:
-        """Load the last complete checkpoint, with all or some groups of its tensors; None if there is none.
+        """Load the newest complete checkpoint, or return None if no checkpoint is complete.
 
-        Warns of each damaged checkpoint that it skips.
+        `groups` limits which tensors are loaded. Warns of each damaged checkpoint that it skips.
         """
         for step in reversed(self.steps()):
             state = self._read(self._folder(step), groups)

@@ -1,7 +1,8 @@
-"""A stage in training, one step at a time.
+"""Trains one stage of the cascade, one step at a time.
 
 Everything random is drawn in `loss.py` from the seed and the step, samples come from the dataset's reader, and a
-checkpoint holds all other state. So a run that was killed continues exactly like an undisturbed one.
+checkpoint holds all other state. So a run that was killed and resumed continues exactly as if it had not been
+interrupted.
 """
 
 import math
@@ -46,7 +47,7 @@ class StepResult:
 
 @dataclass
 class Run:
-    """A stage in training."""
+    """The training run of one stage of the cascade."""
 
     unet: UNet
     stage_loss: StageLoss
