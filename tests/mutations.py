@@ -5,7 +5,7 @@
 
 `draw` chooses among the comparisons (turned: `<` becomes `>=`) and the statements of one line inside functions
 (dropped: `pass` stands in its place). `run` breaks a copy of the committed tree, never the tree itself: it runs the
-tests beside the broken file first, then the others, and stops at the first failure. It prints one line a place and
+tests of the broken file's folder first, then those of its room, then all others, and stops at the first failure. It prints one line a place and
 ends with exit code 1 if a place went unnoticed. `--tree` runs another checkout, with an environment of its own.
 """
 
@@ -131,8 +131,14 @@ def noticed_by(place: Place, tree: Path) -> str | None:
         copy = Path(folder, "tree")
         subprocess.run(["git", "clone", "--quiet", "--local", str(tree), str(copy)], check=True)
         place.mutate(copy)
-        others = [f"--ignore={name}" for name in place.tests]
-        return run_tests(copy, python, place.tests) or run_tests(copy, python, ["tests", *others])
+        room = f"tests/{place.file.partition('/')[0]}"
+        done: list[str] = []
+        for folders in (place.tests, [room], ["tests"]):  # from the nearest to all others
+            test = run_tests(copy, python, [*folders, *(f"--ignore={folder}" for folder in done)])
+            if test is not None:
+                return test
+            done += folders
+    return None
 
 
 def run(places: list[Place], tree: Path) -> int:

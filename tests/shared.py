@@ -46,3 +46,8 @@ def copy_beside(lake: Lake, folder: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (folder / name).write_text(text)
     return folder
+
+
+def published_ids(lake: Lake, version: int, dataset: str = "shapes") -> set[str]:
+    """The ids of a version's rows."""
+    return set(lake.table(f"datasets/{dataset}", version).dataset().to_table(columns=["id"])["id"].to_pylist())

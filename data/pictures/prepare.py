@@ -2,8 +2,8 @@
 
 Most pictures go to the resizer as fetched. It decodes them once and releases the interpreter's lock. A JPEG of at least
 twice the wanted size is decoded at reduced size, in a third of the time. Pictures that the resizer would handle wrongly
-are converted first (bitmap.py). To limit memory, the size is read from the header before decoding (header.py), and large
-pictures are decoded one at a time.
+are converted first (bitmap.py). To limit memory, the size is read from the header before decoding (header.py), and
+large pictures are decoded one at a time.
 """
 
 import hashlib
