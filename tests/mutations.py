@@ -5,8 +5,9 @@
 
 `draw` chooses among the comparisons (turned: `<` becomes `>=`) and the statements of one line inside functions
 (dropped: `pass` stands in its place). `run` breaks a copy of the committed tree, never the tree itself: it runs the
-tests of the broken file's folder first, then those of its room, then all others, and stops at the first failure. It prints one line a place and
-ends with exit code 1 if a place went unnoticed. `--tree` runs another checkout, with an environment of its own.
+tests of the broken file's folder first, then those of its room, then all others, and stops at the first failure. It
+prints one line a place and ends with exit code 1 if a place went unnoticed. `--tree` runs another checkout, with an
+environment of its own.
 """
 
 import argparse
