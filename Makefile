@@ -45,7 +45,7 @@ bench: $(DEVELOP)
 	$(BIN)/python -m tests.bench
 
 # What the image of infra/Dockerfile has: the product and its optional parts, with the developers' pins.
-platform: $(RUN)
+platform: $(PRODUCT)
 	$(UV) pip install --compile-bytecode --python $(BIN)/python --constraint requirements-dev.lock \
 		--excludes requirements-unused.txt --no-build-isolation --editable ".[docker,kubernetes,ray,redis]"
 
@@ -65,6 +65,7 @@ $(UV):
 $(RUN): requirements.lock
 $(DEVELOP): requirements-dev.lock
 $(RUN) $(DEVELOP): pyproject.toml | $(UV)
+	rm -f $(RUN) $(DEVELOP)
 	$(UV) pip sync --compile-bytecode --python $(BIN)/python $(filter %.lock,$^)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

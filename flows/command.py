@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from flows.terminal.panels import PanelGroup, add_panel
-from flows.verbs import build, champion, demo, evaluate, inspect, lake, model, platform, take_out, world
+from flows.verbs import build, champion, demo, evaluate, lake, model, platform, take_out, versions, world
 
 app = typer.Typer(
     name="imagen",
@@ -34,10 +34,10 @@ DATA = (
     build.build,
     build.plan,
     build.recipe,
-    inspect.versions,
-    inspect.diff,
-    inspect.why,
-    inspect.verify,
+    versions.versions,
+    versions.diff,
+    versions.why,
+    versions.verify,
     take_out.export,
     take_out.forget,
     take_out.vacuum,

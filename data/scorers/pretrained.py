@@ -133,12 +133,13 @@ def _fetch(model: str, files_of: Callable[[Path], list[Path]], patterns: Callabl
     try:
         return Path(snapshot_download(model, allow_patterns=patterns()))
     except OSError as error:
-        raise _not_fetched(model, error) from error
+        raise ModelError(download_error_message(model, error)) from error
 
 
-def _not_fetched(model: str, error: OSError) -> ModelError:
+def download_error_message(model: str, error: Exception) -> str:
+    """Say in one sentence that a model is neither a local folder nor a model that the hub gives."""
     reason = str(error).splitlines()[0]
-    return ModelError(f"{model} is not a folder here, and can't be downloaded from the hub: {reason}")
+    return f"{model} is not a folder here, and can't be downloaded from the hub: {reason}"
 
 
 def _weight_files(folder: Path, single: str, index: str) -> list[Path]:

@@ -16,12 +16,12 @@ SCORERS = {
     "watermark": "data.scorers.heads.Watermark",
     "captioner": "data.scorers.captioner.Captioner",
 }
-MOVED = {  # modules of 0.1.0 that recipes name in dotted paths → their names now
+MOVED_SCORERS = {  # modules of 0.1.0 that recipes name in dotted paths → their names now
     "data.scorers.picture": "data.scorers.pixels",
     "imagen.evaluate.extractors": "imagen.metrics.extractors",
     "imagen.evaluate.shapes": "imagen.metrics.shapes",
 }
-RENAMED = {  # modules of 0.1.0 that a user's scorer may import → their names now; `data.score` still exists
+MOVED_IMPORTS = {  # modules of 0.1.0 that a user's scorer may import → their names now; `data.score` still exists
     "data.picture": "data.pictures.prepare",
     "data.scorers.picture": "data.scorers.pixels",
     "data.weights": "data.scorers.pretrained",
@@ -41,9 +41,9 @@ def scorer_class(name: str) -> type[Scorer]:
     if not module:
         raise ValueError(f"there is no scorer {name!r}; there are {', '.join(SCORERS)}, or a class by its dotted path")
     try:
-        scorer: Any = getattr(importlib.import_module(MOVED.get(module, module)), attribute)
+        scorer: Any = getattr(importlib.import_module(MOVED_SCORERS.get(module, module)), attribute)
     except (ImportError, AttributeError) as error:
-        new = RENAMED.get(getattr(error, "name", None) or "")
+        new = MOVED_IMPORTS.get(getattr(error, "name", None) or "")
         hint = f". {error.name} has moved: import from {new}" if new else ""
         raise ValueError(f"scorer {name!r} can't be imported: {error}{hint}") from None
     if not (isinstance(scorer, type) and issubclass(scorer, Scorer)):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DECODE_AHEAD = 128  # pictures that are decoded before they are needed
 SCORER_ERRORS = (OSError, ValueError, SyntaxError)  # errors of one picture; their text becomes the row's error
-RENAMED = {"say": "score_batch", "at_once": "max_batch", "sees": "inputs"}  # methods by their names in 0.1.0
+RENAMED_METHODS = {"say": "score_batch", "at_once": "max_batch", "sees": "inputs"}  # names in 0.1.0
 
 Columns = dict[str, Sequence[Any]]
 
@@ -46,11 +46,13 @@ class Scorer(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Give each renamed method both names, so that scorers written for 0.1.0 still work."""
-        for old, new in RENAMED.items():
-            if old in vars(cls):
-                setattr(cls, new, vars(cls)[old])
-            elif new in vars(cls):
-                setattr(cls, old, vars(cls)[new])
+        for old, new in RENAMED_METHODS.items():
+            base = next((base for base in cls.__mro__ if vars(base).keys() & {old, new}), None)
+            if base is None or (base is not cls and issubclass(base, Scorer)):
+                continue  # both names are inherited from another scorer
+            method = vars(base)[old if old in vars(base) else new]
+            setattr(cls, old, method)
+            setattr(cls, new, method)
 
     @property
     def id(self) -> str:

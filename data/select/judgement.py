@@ -5,7 +5,7 @@ their facts: scores and other columns. Row criteria judge each row independently
 `Unique`, `Holdout` and `Balance`) judge only the rows that passed all criteria before them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -119,14 +119,13 @@ class Judgement(AbstractContextManager["Judgement"]):
             f"len(list_filter(drops, lambda dropped: dropped.position < {position})) = 0 "
             "AND id NOT IN (SELECT id FROM set_drops)"
         )
-        if isinstance(criterion, Top):
-            self._apply_top(position, criterion)
-        elif isinstance(criterion, Unique):
-            self._apply_unique(position, criterion)
-        elif isinstance(criterion, Holdout):
-            self._apply_holdout(position, criterion)
-        elif isinstance(criterion, Balance):
-            self._apply_balance(position, criterion)
+        apply: dict[type[SetCriterion], Callable[[int, Any], None]] = {
+            Top: self._apply_top,
+            Unique: self._apply_unique,
+            Holdout: self._apply_holdout,
+            Balance: self._apply_balance,
+        }
+        apply[type(criterion)](position, criterion)
 
     def _drop(self, position: int, reason: str, rows: str) -> None:
         """Drop some of the rows that passed so far.

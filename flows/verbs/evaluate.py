@@ -99,9 +99,8 @@ def compare(
     from dataclasses import asdict
 
     from data.lake.lake import Lake
-    from imagen.champion.report import leading_metric
     from imagen.evaluate.compare import compare as differences_of
-    from imagen.evaluate.compare import side_by_side
+    from imagen.evaluate.compare import leading_metric, side_by_side
     from imagen.evaluate.evaluation import evaluate as run_evaluation
     from imagen.evaluate.evaluation import plan_evaluation
 

@@ -24,8 +24,7 @@ from data.report.card import as_yaml, settings_as_written
 from data.report.report import format_number
 from imagen.champion.promote import gate_of
 from imagen.config.evaluation import EvaluateSettings
-from imagen.errors import ConfigError
-from imagen.evaluate.compare import Difference, compare, direction, side_by_side
+from imagen.evaluate.compare import Difference, compare, direction, leading_metric, side_by_side
 from imagen.evaluate.evaluation import Evaluation, plan_evaluation
 from imagen.evaluate.sweep import choose_axes, plot, stored_points
 from imagen.models.registry import decisions, rival_of, state_of
@@ -132,17 +131,6 @@ def write_report(
     url = storage.join(training_url(evaluation.lake, trained.name, trained.id), GRIDS_PAGE)
     storage.write(url, report(trained, evaluation, rows, against).encode())
     return url
-
-
-def leading_metric(evaluation: Evaluation) -> str:
-    """Return the metric by which prompts are sorted: the first metric of single pictures.
-
-    Raises:
-        ConfigError: no metric of single pictures is measured.
-    """
-    if not evaluation.picture_values:
-        raise ConfigError("no metric of single pictures is measured: score with a CLIP model, or use the suite shapes")
-    return next(iter(evaluation.picture_values))
 
 
 def _stages(lake: Lake, trained: TrainedModel) -> list[Stage]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.pictures.contact_sheet import draw_contact_sheet
+from imagen.errors import ConfigError
 from imagen.evaluate.evaluation import ALL, Evaluation
 from imagen.metrics.intervals import Figure, Statistic, bootstrap_mean, bootstrap_statistic
 
@@ -54,6 +55,17 @@ def compare(before: Evaluation, after: Evaluation) -> list[Difference]:
 def direction(metric: str) -> int:
     """Return 1 if higher values of a metric are better, -1 if lower ones are."""
     return -1 if metric.split("_")[0] in LOWER_IS_BETTER else 1
+
+
+def leading_metric(evaluation: Evaluation) -> str:
+    """Return the metric by which prompts are sorted: the first metric of single pictures.
+
+    Raises:
+        ConfigError: no metric of single pictures is measured.
+    """
+    if not evaluation.picture_values:
+        raise ConfigError("no metric of single pictures is measured: score with a CLIP model, or use the suite shapes")
+    return next(iter(evaluation.picture_values))
 
 
 def side_by_side(before: Evaluation, after: Evaluation, metric: str, count: int) -> Image.Image:

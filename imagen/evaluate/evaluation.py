@@ -55,7 +55,7 @@ def plan_evaluation(
     """Plan the evaluation of a model; nothing is generated yet.
 
     Args:
-        model: NAME, NAME/NUMBER, a folder or a URL.
+        model: NAME/NUMBER, NAME/champion, a folder or a URL.
         dataset: the dataset whose pictures are the reference; by default the version that the model was trained on.
         version: the version of the dataset; by default the newest.
 

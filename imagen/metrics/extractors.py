@@ -17,7 +17,7 @@ from data.scorers import pretrained
 from data.scorers.clip import resolve_device
 from data.scorers.scorer import Columns, PictureVectors, pack_vectors
 from imagen.errors import WeightsNotUsable
-from imagen.metrics.hub_models import model_files
+from imagen.metrics.hub_models import matching_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ class Dinov2(Extractor):
     @property
     def id(self) -> str:
         """The scorer's id, with a digest of the model's files instead of its name."""
-        return f"{super().id}-{pretrained.digest_files(model_files(self.model))[:8]}"
+        return f"{super().id}-{pretrained.digest_files(matching_files(self.model))[:8]}"
 
     def preprocess(self, pixels: np.ndarray) -> "Tensor":
         """Prepare a picture with the model's own image processor (3 h w)."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from data.scorers import pretrained
 from imagen.errors import WeightsNotUsable
 
 VISION_FILES = ("*.safetensors", "*config.json")
@@ -27,11 +28,10 @@ def model_folder(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsNotUsable(f"{name} is no folder here and can't be fetched from the hub: {reason}") from error
+        raise WeightsNotUsable(pretrained.download_error_message(name, error)) from error
 
 
-def model_files(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Sequence[Path]:
+def matching_files(name: str, patterns: tuple[str, ...] = VISION_FILES) -> Sequence[Path]:
     """Return the model's files that match the patterns, sorted. Its output depends on nothing else.
 
     Raises:

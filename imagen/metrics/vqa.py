@@ -28,7 +28,7 @@ from data.scorers.clip import resolve_device
 from data.scorers.scorer import SCORER_ERRORS, Scorer
 from imagen.errors import SuiteError
 from imagen.metrics.answers import check_expected_answers, load_answerer, normalize_answer
-from imagen.metrics.hub_models import FILES_WITH_TEXT, model_files
+from imagen.metrics.hub_models import FILES_WITH_TEXT, matching_files
 from imagen.metrics.suites import Check, Suite
 
 ASK_ROWS = 64  # pictures of a shard: what is lost if a run is killed, where a question can take seconds
@@ -46,7 +46,7 @@ class Vqa(Scorer):
     @property
     def id(self) -> str:
         """The scorer's id, with a digest of the model's files instead of its name."""
-        return f"{super().id}-{pretrained.digest_files(model_files(self.model, FILES_WITH_TEXT))[:8]}"
+        return f"{super().id}-{pretrained.digest_files(matching_files(self.model, FILES_WITH_TEXT))[:8]}"
 
 
 @dataclass(frozen=True)

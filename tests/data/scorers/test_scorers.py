@@ -248,6 +248,20 @@ class OldMean(PictureScorer):
         return {"mean": looks}
 
 
+class SayTwice:
+    """Part of a scorer that was written for 0.1.0, in a class of its own."""
+
+    def say(self, looks: list[float]) -> dict[str, list[float]]:
+        return {"mean": [2 * look for look in looks]}
+
+
+class OldTwice(SayTwice, PictureScorer):
+    columns = pa.schema({"mean": pa.float32()})
+
+    def look(self, picture: Image.Image) -> float:
+        return float(np.asarray(picture).mean())
+
+
 class OldDifference(VectorScorer):
     columns = pa.schema({"difference": pa.float32()})
 
@@ -265,6 +279,16 @@ def test_a_scorer_with_the_method_names_of_the_last_release_still_runs(tmp_path:
     assert run_stage(lake, ScoreVectors(lake, old, "score-old"), InProcessEngine(), 8) == 3
     assert min(lake.table("scores/old-mean-1").dataset().to_table()["mean"].to_pylist()) > 0
     assert min(lake.table("scores/old-difference-1").dataset().to_table()["difference"].to_pylist()) > 0
+
+
+def test_an_old_method_name_counts_in_a_base_class_that_is_no_scorer(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(3)])
+    assert run_stage(lake, ScorePictures(lake, (OldMean(), OldTwice())), InProcessEngine(), 8) == 3
+    means, doubled = (
+        lake.table(f"scores/{name}-1").dataset().to_table().sort_by("id")["mean"].to_numpy()
+        for name in ("old-mean", "old-twice")
+    )
+    assert doubled == pytest.approx(2 * means)
 
 
 def lake_of(folder: Path, pictures: list[bytes]) -> Lake:
