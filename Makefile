@@ -11,15 +11,18 @@ RUN := .venv/.run
 DEVELOP := .venv/.develop
 PRODUCT := $(if $(wildcard $(DEVELOP)),$(DEVELOP),$(RUN))
 
+# The tests of a file share what its fixtures make, so a process gets whole files, in the order of tests/conftest.py.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --durations-min=10
+
 demo: $(PRODUCT)
 	$(BIN)/imagen demo
 
 test: $(DEVELOP)
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not nightly" tests
+	$(PYTEST) -m "not nightly" tests
 
 # For daily work: lint, and the tests that start no server, platform or whole flow.
 check: lint
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not nightly and not server" tests
+	$(PYTEST) -m "not nightly and not server" tests
 
 # What is long, or needs a store that is not from PyPI (Debian: radosgw ceph-mon ceph-osd ceph-common).
 nightly: $(DEVELOP)

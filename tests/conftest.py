@@ -80,19 +80,26 @@ shard_rows: {shard_rows}
 PREFECT_SERVER = "prefect_server"  # whoever asks for it is a test of `make test`, not of `make check`
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, so that no process is left alone with them at the end.
+LONGEST = (  # files, which `--dist loadfile` gives to one process each
+    "tests/flows/platform/test_schedule.py",
+    "tests/flows/platform/test_interrupted.py",
+    "tests/flows/verbs/test_demo.py",
+    "tests/data/lake/test_s3.py",
+    "tests/imagen/train/test_train.py",
+    "tests/flows/",
+    "tests/imagen/train/",
+    "tests/data/engine/",
+)
 
-    Tests of a file that share a module's fixture go to one process, which makes it once.
-    """
-    items.sort(key=lambda item: "tests/flows" not in str(item.path))
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by how long they take, so that no process is left alone with a long one at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
-            fixtures = [
-                definition for definitions in item._fixtureinfo.name2fixturedefs.values() for definition in definitions
-            ]
-            if any(fixture.scope == "module" for fixture in fixtures):
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if PREFECT_SERVER in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
 

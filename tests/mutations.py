@@ -38,7 +38,7 @@ TURNED = {
     ast.IsNot: "is",
 }
 DROPPED = (ast.Assign, ast.AugAssign, ast.Expr, ast.Delete, ast.Raise)
-PYTEST = ["-x", "-q", "-n", "3", "--dist", "loadgroup", "-m", "not nightly", "-p", "no:cacheprovider"]
+PYTEST = ["-x", "-q", "-n", "3", "--dist", "loadfile", "-m", "not nightly", "-p", "no:cacheprovider"]
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,6 @@ def test_a_sweep_is_drawn(candidates: Path) -> None:
         (["sweep", "little/1", "--guidance", "1,x"], "'1,x' is not a list of numbers"),
         (["sweep", "little/1", "--guidance", "0.5"], "'0.5' has a number below 1"),
         (["sweep", "little/1"], "a sweep needs a distance: score with a CLIP model"),
-        (["leaderboard", "--suite", "few", "--metric", "fid"], "fid is not measured on few"),
         (["report", "other/1"], "has no model other/1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -164,3 +163,9 @@ def test_a_mistake_is_explained_in_one_line(words: list[str], sentence: str, can
     assert finished.returncode == 2
     assert sentence in finished.sentence
     assert finished.stderr.count("Error") == 1
+
+
+def test_a_leaderboard_by_a_metric_that_is_not_measured_is_an_error(first: tuple[Path, Finished]) -> None:
+    finished = run_imagen("leaderboard", "--suite", "few", "--metric", "fid", folder=first[0])
+    assert finished.returncode == 2
+    assert "fid is not measured on few" in finished.sentence

@@ -18,7 +18,7 @@ FEWER_PROMPTS = """
 from flows import command
 from flows.verbs import demo_run
 
-demo_run.CHECKED = 4
+demo_run.CHECKED_PROMPTS = 4
 command.main()
 """
 

@@ -76,7 +76,7 @@ def test_a_second_evaluation_makes_no_picture(measured: Finished, evaluate: Comm
         (["little/1", "--suite", "few.csv", "--config", "asks.yaml"], "suite few has no checks"),
         (
             ["little/1", "--suite", "asked.csv", "--config", "asks.yaml"],
-            "nowhere is no folder here and can't be fetched from the hub",
+            "nowhere is not a folder here, and can't be downloaded from the hub",
         ),
         (["little/1", "--config", "missing.yaml"], "no file nowhere.pth with the weights of FID's Inception. They are"),
     ],

@@ -238,7 +238,7 @@ def test_questions_that_can_not_be_asked_are_one_sentence(
     (tmp_path / "empty.jsonl").write_text('{"prompt": "a cat", "checks": [{"question": "what ?", "answer": " "}]}\n')
     with pytest.raises(SuiteError, match=r"empty asks 'what \?' and expects no answer"):
         evaluate(of(one_model, tmp_path / "empty.jsonl", vilt), InProcessEngine())
-    with pytest.raises(WeightsNotUsable, match=r"nowhere is no folder here and can't be fetched from the hub"):
+    with pytest.raises(WeightsNotUsable, match=r"nowhere is not a folder here, and can't be downloaded from the hub"):
         evaluate(of(one_model, suite, Path("nowhere")), InProcessEngine())
     with pytest.raises(
         WeightsNotUsable, match=r"is not a model: .* Give a model of transformers that answers questions"
