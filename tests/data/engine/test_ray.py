@@ -24,8 +24,6 @@ from tests.data.conftest import recipe_for  # noqa: E402
 from tests.data.engine.test_pool import check_that_hanging_items_are_retried, check_that_kill_ends_workers, die, double  # noqa: E402
 from tests.servers.ray_cluster import NODE, two_nodes, workers_of_ray  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:

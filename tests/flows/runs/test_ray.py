@@ -18,8 +18,6 @@ from tests.conftest import QUICK_RECIPE, content_of, write_recipe
 pytest.importorskip("ray")
 from tests.servers.ray_cluster import two_nodes, workers_of_ray
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @pytest.fixture(scope="module")
 def cluster_lake(tmp_path_factory: pytest.TempPathFactory, origin: OriginProcess) -> Iterator[Lake]:
