@@ -94,14 +94,14 @@ class Platform:
             time.sleep(0.25)
         raise AssertionError(f"{what}: waited {seconds} s for it; runs: {self.api('flow_runs/filter')}")
 
-    def wait_for_run(self, id: str) -> Run:
+    def wait_for_run(self, id: str, seconds: float = WAIT_SECONDS) -> Run:
         """A run once it has ended."""
 
         def ended() -> Run | None:
             run: Run = self.api(f"flow_runs/{id}", method="GET")
             return run if run["state_type"] in ENDED else None
 
-        run = self.wait_for(f"the end of run {id}", ended)
+        run = self.wait_for(f"the end of run {id}", ended, seconds)
         assert run is not None
         return run
 
@@ -157,5 +157,5 @@ def running_platform(
     try:
         yield platform
     finally:
-        if platform.process.poll() is None:
-            platform.stop()
+        assert platform.process.poll() is None, platform.process.communicate()
+        platform.stop()

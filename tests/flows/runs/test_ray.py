@@ -70,5 +70,6 @@ def test_two_nodes_publish_what_one_machine_does(
     tracked_imagen: Command,
 ) -> None:
     finished = tracked_imagen(*ray_words, IMAGEN_ENGINE="ray")
+    assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["kept"] == undisturbed.table("datasets/shapes").count_rows()
     assert content_of(cluster_lake, "shapes") == content_of(undisturbed, "shapes")

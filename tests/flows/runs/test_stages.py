@@ -22,6 +22,10 @@ from data.engine import stage
 
 stage.PLAN_ROWS = 30  # a bucket has more, so that each has a plan of its own
 """
+SCORES = """scores:
+  letters: {scorer: fragile.Letters}
+  clip: {model: built-in}
+"""
 BREAK = """
 if caption in pathlib.Path(__file__).with_name('broken').read_text().splitlines():
     raise RuntimeError('a bug of mine')
@@ -35,7 +39,7 @@ def write_fragile_build(folder: Path, broken: list[str]) -> Lake:
     write_letters(folder, "fragile", SMALL_PLANS, BREAK)
     (folder / "broken").write_text("\n".join(broken))
     recipe = RECIPE.format(source=folder / "pairs.parquet", threshold=0.2) + "shard_rows: 10\n"
-    (folder / "recipe.yaml").write_text(recipe.replace("scores:\n", "scores:\n  letters: {scorer: fragile.Letters}\n"))
+    (folder / "recipe.yaml").write_text(recipe.replace("scores:\n", SCORES))
     return lake
 
 
@@ -81,7 +85,7 @@ def test_nothing_is_published_while_a_batch_is_left(failed: Finished, fragile_la
 def test_the_stages_after_a_failed_batch_are_done(failed: Finished, fragile_lake: Lake, prefect_server: str) -> None:
     run, (failure,) = failures_of(fragile_lake, prefect_server)
     states = {stage["name"]: stage["state_type"] for stage in subflow_runs(prefect_server, run["id"])}
-    assert states == {"score-letters": "FAILED", "look": "COMPLETED"}
+    assert states == {"score-letters": "FAILED", "look": "COMPLETED", "score-clip": "COMPLETED"}
     assert (failure["stage"], failure["shards"], failure["rows"]) == ("score-letters", 1, 10)
 
 
@@ -95,7 +99,7 @@ def test_the_next_build_does_only_the_batch_that_was_left(
     assert mended.returncode == 0, mended.stderr
     answer = json.loads(mended.stdout)
     assert answer["version"] == 1
-    assert answer["rows"] == {"download": 0, "score-letters": 10, "look": 0}
+    assert answer["rows"] == {"download": 0, "score-letters": 10, "look": 0, "score-clip": 0}
 
 
 def test_a_stage_that_fails_again_and_again_is_given_up(
