@@ -20,9 +20,9 @@ demo: $(PRODUCT)
 test: $(DEVELOP)
 	$(PYTEST) -m "not nightly" tests
 
-# For daily work: lint, and the tests that start no server, platform or whole flow.
+# For daily work: lint, and the tests that are not marked `slow`.
 check: lint
-	$(PYTEST) -m "not nightly and not server" tests
+	$(PYTEST) -m "not nightly and not slow" tests
 
 # What is long, or needs a store that is not from PyPI (Debian: radosgw ceph-mon ceph-osd ceph-common).
 nightly: $(DEVELOP)

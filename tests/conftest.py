@@ -77,7 +77,8 @@ select:
 shard_rows: {shard_rows}
 """  # for builds that are about something else than scores and embeddings: no process of theirs loads torch
 
-PREFECT_SERVER = "prefect_server"  # whoever asks for it is a test of `make test`, not of `make check`
+# Fixtures whose tests are not in `make check`.
+SLOW = {"prefect_server", "s3_server", "cluster", "origin", "built", "one_model_lake"}
 
 
 LONGEST = (  # files, which `--dist loadfile` gives to one process each
@@ -100,8 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
     for item in items:
-        if PREFECT_SERVER in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.server)
+        if not SLOW.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

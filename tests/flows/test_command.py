@@ -43,6 +43,7 @@ def test_a_verbs_help_imports_nothing_that_is_slow(verb: str) -> None:
     assert imported_by(verb, "--help") & SLOW == set()  # typer has pydantic for the types of options
 
 
+@pytest.mark.slow
 def test_deploying_a_flow_loads_no_model_library() -> None:
     flows = [f"flows.runs.{path.stem}" for path in RUNS.glob("[a-z]*.py")]
     code = f"import sys, {', '.join(flows)}; print(*sys.modules)"

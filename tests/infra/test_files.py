@@ -155,6 +155,7 @@ def prefect_help(*verbs: str) -> str:
     return subprocess.run([prefect(), *verbs, "--help"], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), list(commands()), ids=[name for name, _ in commands()])
 def test_what_a_container_runs_is_a_command_that_takes_these_words(name: str, words: list[str]) -> None:
     if words[0] == "imagen":

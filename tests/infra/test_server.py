@@ -21,7 +21,7 @@ from tests.servers.postgres import Postgres, needs_postgres
 from tests.servers.prefect_api import request
 from tests.servers.redis import needs_redis, redis_server
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 LOGIN = "ann:secret"
 TASKS = 300

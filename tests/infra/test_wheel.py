@@ -14,6 +14,8 @@ import pytest
 
 from tests.servers.platform import running_platform
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("data", "imagen", "flows")
 BUILT_FROM = (*PACKAGES, "infra", "prefect.yaml", "pyproject.toml", "README.md", "LICENSE")
@@ -128,7 +130,7 @@ def test_the_built_in_worlds_models_are_opened(installed: Environment) -> None:
     assert installed.output("python", "-c", MODELS).split() == ["t5", "True", "captioner", "True", "clip", "True"]
 
 
-@pytest.mark.server
+@pytest.mark.slow
 @pytest.mark.nightly
 def test_the_platform_runs_a_deployment(installed: Environment) -> None:
     """Beside a module that would hide the standard library's: pip users have the backport that img2dataset asks for."""

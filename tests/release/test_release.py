@@ -62,6 +62,8 @@ from imagen.train.train import TrainingCallbacks, train
 from tests.engines import InProcessEngine
 from tests.release.fingerprints import arithmetic, digest, digests, without
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).with_name("release-0.1.0.tar.xz")
 NEAR = {"rel_tol": 1e-3, "abs_tol": 2e-3}
 CHANGING = ("imagen_training", "imagen_metrics")  # metrics of the present

@@ -65,6 +65,7 @@ def check_that_hanging_items_are_retried(engine: PoolEngine, folder: Path) -> No
     assert not any(map(psutil.pid_exists, hanged))
 
 
+@pytest.mark.slow
 def test_what_hangs_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
     with LocalEngine(2, stall_timeout=10) as engine:
         check_that_hanging_items_are_retried(engine, tmp_path)

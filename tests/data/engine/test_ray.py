@@ -90,6 +90,7 @@ def test_a_node_that_is_lost_during_a_build_costs_no_row(
     assert content_of(lake, "shapes") == content_of(built, "shapes", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.nightly  # the engines share what is tested: tests/data/engine/test_pool.py has it for processes
 def test_what_hangs_is_tried_once_more_and_then_named(cluster: Cluster, tmp_path: Path) -> None:
     with RayEngine(2, stall_timeout=20) as engine:

@@ -113,6 +113,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 @given(bounds=st.lists(st.integers(0, ROWS), max_size=4), seed=st.none() | st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=25)
 def test_however_positions_are_cut_the_rows_are_the_same(

@@ -473,6 +473,7 @@ def test_https_is_checked_against_the_name(small_world: Path, tmp_path: Path) ->
         assert {fetched.status for fetched in asyncio.run(run(None))} == {"tls"}
 
 
+@pytest.mark.slow
 def test_memory_stays_small_through_huge_bodies_and_bombs(small_world: Path) -> None:
     """In a process of its own, whose peak is its own."""
     with OriginServer(small_world) as origin:

@@ -74,6 +74,7 @@ def survive(folder: Path, count: int, seed: int, heavy: list[str]) -> str:
     return summary
 
 
+@pytest.mark.slow
 def test_every_hostile_body_is_a_row_in_words(tmp_path: Path) -> None:
     survive(tmp_path, 400, seed=1, heavy=["png alpha", "jpeg scans"])
 

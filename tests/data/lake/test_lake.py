@@ -99,6 +99,7 @@ def commit_files(url: str, writer: int, files: int, start: object, environment: 
         assert table.append([file]) == [file]
 
 
+@pytest.mark.slow
 def test_eight_processes_that_commit_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     lake = Lake.make(str(tmp_path / "lake"))
     check_concurrent_commits(lake, files_each=5)
@@ -121,6 +122,7 @@ def check_concurrent_commits(lake: Lake, files_each: int) -> None:
     assert ids_of(lake.table("pairs")) == wanted
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(plans=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True), min_size=2, max_size=6))
 def test_whatever_overlapping_plans_commit_no_row_is_double(

@@ -222,6 +222,7 @@ def test_even_shares_leave_out_fewer_than_there_are_ranks(numbered_lake: Lake) -
     assert len({id for part in parts for id in part}) == 399
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_a_loader_goes_on_after_any_batch_as_if_it_had_not_stopped(numbered_lake: Lake, workers: int) -> None:
     batch = 29
@@ -303,6 +304,7 @@ def test_epochs_and_resumes_reach_workers_that_stay(numbered_lake: Lake) -> None
         ids(stay)
 
 
+@pytest.mark.slow
 def test_a_state_at_the_end_of_an_epoch_leads_to_the_next(numbered_lake: Lake) -> None:
     for workers in (0, 2):
         done = loader(reader(numbered_lake), workers)
@@ -319,6 +321,7 @@ def test_a_state_at_the_end_of_an_epoch_leads_to_the_next(numbered_lake: Lake) -
         assert ids(rest) == []
 
 
+@pytest.mark.slow
 def test_a_loaded_state_is_let_go_for_another_epoch(numbered_lake: Lake) -> None:
     begun = reader(numbered_lake)
     begun.set_epoch(4)
@@ -392,6 +395,7 @@ def test_a_plain_loader_with_workers_has_no_state_to_offer(numbered_lake: Lake) 
         data.state_dict()
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned_share_the_epoch(numbered_lake: Lake) -> None:
     data = reader(numbered_lake)
     begun = reader(numbered_lake)
@@ -523,6 +527,7 @@ def test_workers_read_from_s3_and_go_on_there(far: Lake) -> None:
     assert sorted(got + ids(loader(again, 3))) == IDS[:120]
 
 
+@pytest.mark.slow
 def test_a_script_that_ends_in_the_middle_of_an_epoch_prints_nothing(numbered_lake: Lake) -> None:
     script = (
         "from torchdata.stateful_dataloader import StatefulDataLoader\n"

@@ -100,6 +100,7 @@ def run_card(card: str, folder: Path) -> list[str]:
     return re.findall(r"ROWS (\d+)", done.stdout)
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_card_load_this_version_and_no_other(
     described_lake: tuple[Lake, Recipe], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pytest
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, T5EncoderModel
@@ -31,6 +32,7 @@ def test_all_models_together_are_under_ten_megabytes() -> None:
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 10_000_000
 
 
+@pytest.mark.slow
 def test_the_score_tells_true_captions_from_those_of_other_pictures() -> None:
     scenes, pictures, captions = [], [], []
     for number in range(400):

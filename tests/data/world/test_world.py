@@ -23,6 +23,7 @@ from data.world.scene import is_true, random_scene
 from tests.conftest import SMALL, UNSEEN_SEED
 
 
+@pytest.mark.slow
 def test_a_world_is_the_same_byte_for_byte_whoever_draws_it(world: Path, tmp_path: Path) -> None:
     make_world(tmp_path / "again", SMALL, UNSEEN_SEED, processes=1)
     files = sorted(path.relative_to(world) for path in world.rglob("*") if path.is_file())
@@ -33,6 +34,7 @@ def test_a_world_is_the_same_byte_for_byte_whoever_draws_it(world: Path, tmp_pat
     assert not has_world(world, SMALL, UNSEEN_SEED + 1)
 
 
+@pytest.mark.slow
 def test_a_world_whose_drawing_was_interrupted_is_drawn_again(tmp_path: Path) -> None:
     class Interrupted(Exception):
         pass
@@ -79,6 +81,7 @@ def test_labels_tell_the_truth(world: Path) -> None:
             assert row["caption"] == by_url[row["duplicate_of"]]["caption"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("short", "quality"),
     [

@@ -18,7 +18,7 @@ from tests.conftest import QUICK_RECIPE, write_recipe
 from tests.lakes.letters import write_letters
 from tests.servers.platform import Platform, Run, running_platform
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow
 SECRET = "a-word-that-is-written-nowhere"
 LOGIN = f"ann:{SECRET}"
 STOP_SECONDS = 10

@@ -16,7 +16,7 @@ from tests.lakes.letters import write_letters
 from tests.servers.platform import Platform, Run, running_platform
 
 pytestmark = [
-    pytest.mark.server,
+    pytest.mark.slow,
     pytest.mark.nightly,
 ]  # runs of `reconcile` and trainings that are stopped are in tests/flows/runs
 MUTE = "import flows.server.events\nflows.server.events.emit_event = lambda *_, **__: None"

@@ -29,7 +29,7 @@ from tests.servers.platform import Platform, Run, running_platform
 from tests.servers.postgres import BIN as POSTGRES
 from tests.servers.postgres import Postgres
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow
 LATER_PAIRS = 8
 NIGHTS = 4  # without a worker: their runs are all due
 CONFIG = """name: shapes

@@ -12,7 +12,7 @@ from data.lake.lake import Lake
 from tests.command import Finished, finish, start_imagen
 from tests.conftest import QUICK_RECIPE, write_recipe
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 
 from tests.command import IMAGEN, Finished, finish, run_imagen, start_imagen
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "name: shapes\nsources:\n  - path: pairs.csv\n"
 FILES = {
     "unknown.yaml": RECIPE + "colour: red\n",

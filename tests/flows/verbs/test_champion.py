@@ -12,6 +12,8 @@ from imagen.models.table import models
 from tests.command import Finished, run_imagen
 from tests.shared import copy_beside
 
+pytestmark = pytest.mark.slow
+
 Decided = tuple[Path, Finished, Finished | None]  # the folder, the answer of the gate, and that of a person
 ONE = ("--workers", "1")
 GATE = """name: little

@@ -12,7 +12,7 @@ from data.publish.versions import newest_version
 from imagen.models.table import models
 from tests.command import IMAGEN, SECONDS
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FEWER_PROMPTS = """
 from flows import command

@@ -9,6 +9,8 @@ from data.lake.lake import Lake
 from tests.command import Command, Finished, run_imagen
 from tests.shared import copy_beside
 
+pytestmark = pytest.mark.slow
+
 SUITE = "prompt,category\na red star,star\na blue ring,ring\nan orange box,box\n"
 CHECKS = '"[{""question"": ""Is there a star?""}]"'
 FILES = {

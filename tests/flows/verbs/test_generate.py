@@ -12,6 +12,8 @@ from data.world.draw import draw
 from data.world.scene import Scene, Shape
 from tests.command import Command, Finished, run_imagen
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def imagen(one_model_lake: Lake, tmp_path: Path) -> Command:

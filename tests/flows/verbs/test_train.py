@@ -15,6 +15,8 @@ from imagen.train.measures import read_measures
 from tests.command import Finished, finish, run_imagen, start_imagen
 from tests.lakes.drawn import make_drawn_lake
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name: little
 preset: tiny

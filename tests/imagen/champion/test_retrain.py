@@ -44,6 +44,7 @@ def figures(grown_lake: Lake) -> dict[str, float]:
     return decide(grown_lake, "little", "small", 2, RetrainPolicy()).figures
 
 
+@pytest.mark.slow
 def test_figures_are_what_changed_since_the_version_of_the_model(grown_lake: Lake, figures: dict[str, float]) -> None:
     before, after = (grown_lake.table("datasets/small", version).count_rows() for version in (1, 2))
     old, new = ({*grown_lake.table("datasets/small", n).dataset().to_table()["id"].to_pylist()} for n in (1, 2))
@@ -53,6 +54,7 @@ def test_figures_are_what_changed_since_the_version_of_the_model(grown_lake: Lak
     assert after == len(new)
 
 
+@pytest.mark.slow
 def test_each_reason_is_enough_and_says_its_figure(grown_lake: Lake, figures: dict[str, float]) -> None:
     grown = f"{figures['grown']:.1%} new samples {SINCE}, 50.0% is enough"
     drift = f"a score drifted by {figures['drift']:.3f} {SINCE}, 0.100 is enough"

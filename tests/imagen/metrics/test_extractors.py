@@ -21,6 +21,7 @@ def pictures(count: int, side: int) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_inceptions_features_are_the_librarys(inception: Path) -> None:
     """On pictures that need no resizing, which it does otherwise."""
     extractor = Inception(weights=str(inception), side=INCEPTION_SIDE, batch_size=2)

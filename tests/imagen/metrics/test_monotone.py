@@ -24,6 +24,8 @@ from imagen.metrics.extractors import Dinov2, Inception
 from imagen.metrics.shapes import ShapesSeen, matches_prompt
 from tests.imagen.metrics.pictures import draw_pictures
 
+pytestmark = pytest.mark.slow
+
 SIDE, REAL, MADE, OF_A_PROMPT = 64, 400, 80, 8
 FEW_REAL, FEW_MADE, INCEPTION = 40, 20, 192  # Inception looks at few, and on fewer pixels: it takes long
 LEVELS: dict[str, tuple[float, ...]] = {

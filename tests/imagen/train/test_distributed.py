@@ -24,6 +24,8 @@ from tests.imagen.train.killable import (
 )
 from tests.imagen.train.test_train import copied, final_digests, kill_point, last_tensors
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_processes_with_half_a_batch_each_have_the_gradients_of_one(drawn_url: str, tmp_path: Path) -> None:
     cascade = cascade_of_size(8, (8, 16), text_width=128)

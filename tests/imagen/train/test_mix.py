@@ -99,6 +99,7 @@ def test_a_share_changes_what_is_learnt_and_is_resumed_exactly(retold_lake: Lake
         assert torch.equal(parameter, resumed_parameter)
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_a_batch_each_draw_the_texts_of_one(retold_lake: Lake, tmp_path: Path) -> None:
     cascade = cascade_of_size(8, (8,), text_width=128)
     plain = tmp_path / "plain"

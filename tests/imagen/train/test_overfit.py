@@ -17,6 +17,8 @@ from imagen.train.batches import Batch, collate
 from imagen.train.loss import StageLoss, draw
 from tests.lakes.drawn import make_drawn_lake
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def eight_pictures(tmp_path_factory: pytest.TempPathFactory) -> Lake:

@@ -50,6 +50,7 @@ def start_stage(lake: Lake, stage: int, settings: TrainSettings = QUICK, cascade
     return Run(UNet(**cascade.unet_arguments(stage)), loss, batches, settings, accelerator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_run_that_is_resumed_ends_as_one_that_was_not_disturbed(
     drawn_samples: Lake, stage: int, tmp_path: Path

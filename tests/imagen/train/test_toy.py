@@ -11,6 +11,8 @@ from imagen.train.loss import StageLoss, draw
 from tests.imagen.cascade.test_diffusion import OBJECTIVES, diffusion
 from tests.imagen.cascade.test_sampling import MEAN, SPREAD, Perfect
 
+pytestmark = pytest.mark.slow
+
 SIDE, BATCH, STEPS = 8, 64, 2500
 WAVES = 8
 

@@ -25,6 +25,8 @@ from imagen.train.train import TrainingCallbacks, train
 from tests.conftest import free_port
 from tests.imagen.train.killable import QUICK, plan_in_lake, quick_config, run_processes, train_to_end
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 import time
