@@ -6,7 +6,7 @@
 
 The imports are read from the source: also those inside functions, which run later, but not those for type checkers
 alone. Exit code 1 if a rule is broken: no circle between folders or between files, at most 12 files in a folder
-beside its `__init__.py`, at most 350 lines in a file, and the rules of `tests/habits.py` on names and tests. A circle
+beside its `__init__.py`, under 350 lines in a file, and the rules of `tests/habits.py` on names and tests. A circle
 counts only over imports at the top of a file; one that a function defers is legal.
 """
 
@@ -21,7 +21,7 @@ from tests.habits import broken_habits
 ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "imagen", "data")
 MOST_FILES = 12
-MOST_LINES = 350
+MOST_LINES = 349
 
 Graph = dict[str, set[str]]
 

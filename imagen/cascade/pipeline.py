@@ -270,10 +270,7 @@ class ImagenPipeline(DiffusionPipeline):
         source: StartImage | KnownPixels | None,
         progress: Progress | None,
     ) -> Tensor:
-        """Run one batch through the stages.
-
-        `runs` has for each stage its number, the stage, its settings and its scheduler.
-        """
+        """Run one batch through the stages. `runs` has for each its number, the stage, settings and scheduler."""
         count, device = len(seeds), self._execution_device
         pixels = None if low_res is None else low_res.to(device).expand(count, -1, -1, -1)
         text_tensor, mask = text or (None, None)
