@@ -83,7 +83,10 @@ def pair_id(url: str, caption: str) -> str:
 
 
 def changed_pair_id(url: str, caption: str, sha256: str) -> str:
-    """Return the id of a pair whose picture changed at its URL. The new picture's SHA-256 is hashed too."""
+    """Return the id of the new pair that replaces a pair when the picture at its URL has changed.
+
+    It is a hash like that of `pair_id`, but the new picture's SHA-256 is hashed too.
+    """
     return hashlib.sha256(b"\0".join((url.encode(), caption.encode(), sha256.encode()))).hexdigest()[:32]
 
 

@@ -330,8 +330,8 @@ def add_fact_keys(criteria: Any) -> Any:
 def draw_sql(*purpose: str, salt: str = "''") -> str:
     """Return a SQL expression for a uniform random number from 0 to 1.
 
-    The number is always the same for the same pair and purpose. It is a hash of the pair's id and the purpose: ids are
-    uniform too, but they already choose the pair's bucket.
+    The number is always the same for the same pair and purpose. It is a hash of the pair's id and the purpose. The id
+    alone is uniform too, but it also determines the bucket.
 
     Args:
         purpose: texts, such as the criterion and its seed.
