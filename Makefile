@@ -1,4 +1,6 @@
 # The whole project from a machine with Python 3.11+, make and a package index.
+# Two targets at once would install into the same .venv.
+.NOTPARALLEL:
 .PHONY: demo test check nightly lint house docs bench platform lock clean
 
 PYTHON ?= python3

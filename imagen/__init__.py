@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 __all__ = ["Imagen", "describe"]
 __version__ = version("imagen")
 
-__getattr__ = exports(__name__, Imagen="imagen.models.model", describe="imagen.models.captions")
+__getattr__, __dir__ = exports(__name__, Imagen="imagen.models.model", describe="imagen.models.captions")

@@ -37,23 +37,34 @@ def folder_of(module: str, packages: set[str]) -> str:
     return module if module in packages or folder in ROOMS else folder
 
 
-def top_level(nodes: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that run when a module is imported, less what only a type checker reads."""
+def top_level(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All nodes that run when a module is imported, less those that only a type checker reads."""
     for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from top_level(node.orelse)
             continue
         yield node
-        if isinstance(node, ast.If | ast.Try | ast.With):
-            yield from top_level(node.body)
+        yield from top_level(ast.iter_child_nodes(node))
 
 
-def imported(nodes: Iterable[ast.AST], modules: set[str]) -> set[str]:
+def exported(tree: ast.Module) -> dict[str, str]:
+    """The public names of a package that it imports when they are first used, with their modules (data/lazy.py)."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "exports")
+    keywords = (keyword for call in calls for keyword in call.keywords)
+    return {k.arg: k.value.value for k in keywords if k.arg and isinstance(k.value, ast.Constant)}
+
+
+def imported(nodes: Iterable[ast.AST], modules: set[str], public: dict[str, dict[str, str]]) -> set[str]:
+    """The modules that some nodes import; `public` has the modules of each package's public names."""
     names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             names |= {name.name for name in node.names} & modules
         elif isinstance(node, ast.ImportFrom) and node.module in modules:
-            inside = {f"{node.module}.{name.name}" for name in node.names}
+            exports = public.get(node.module, {})
+            inside = {exports.get(name.name, f"{node.module}.{name.name}") for name in node.names}
             names |= inside & modules or {node.module}
     return names
 
@@ -67,13 +78,15 @@ def read_house(rooms: Iterable[str] = ROOMS) -> tuple[dict[str, Path], Graph, Gr
     """Modules by name, what each imports when it is loaded, and what it imports at any time."""
     files = {module_of(path): path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))}
     modules = set(files)
+    trees = {module: ast.parse(path.read_text()) for module, path in files.items()}
+    public = {module: exported(tree) for module, tree in trees.items()}
     at_load: Graph = {}
     at_any_time: Graph = {}
-    for module, path in files.items():
-        tree = ast.parse(path.read_text())
+    for module, tree in trees.items():
         skipped = type_checking_only(tree)
-        at_load[module] = imported(top_level(tree.body), modules) - {module}
-        at_any_time[module] = imported((node for node in ast.walk(tree) if id(node) not in skipped), modules) - {module}
+        nodes = (node for node in ast.walk(tree) if id(node) not in skipped)
+        at_load[module] = imported(top_level(tree.body), modules, public) - {module}
+        at_any_time[module] = imported(nodes, modules, public) - {module}
     return files, at_load, at_any_time
 
 

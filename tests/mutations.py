@@ -41,6 +41,9 @@ DROPPED = (ast.Assign, ast.AugAssign, ast.Expr, ast.Delete, ast.Raise)
 PYTEST = ["-x", "-q", "-n", "3", "--dist", "loadfile", "-m", "not nightly", "-p", "no:cacheprovider"]
 
 
+PASSED, FAILED, NO_TESTS = 0, 1, 5  # exit codes of pytest
+
+
 @dataclass(frozen=True)
 class Place:
     """A line of a file, and what it becomes. `tests` are folders to run first."""
@@ -89,9 +92,19 @@ def mutations(file: str) -> Iterator[tuple[str, Place]]:
         else:
             kind, new = "line", old[: node.col_offset] + "pass"
         place = Place(file, node.lineno, old, new, [nearest_tests(file)])
+        if not is_valid([*lines[: node.lineno - 1], new, *lines[node.lineno :]]):
+            continue
         if new != old and (kind, node.lineno, new) not in seen:
             seen.add((kind, node.lineno, new))
             yield kind, place
+
+
+def is_valid(lines: list[str]) -> bool:
+    try:
+        ast.parse("\n".join(lines))
+    except SyntaxError:
+        return False
+    return True
 
 
 def turned(node: ast.Compare, line: str) -> str:
@@ -115,28 +128,37 @@ def draw(seed: int, count: int) -> list[Place]:
 
 
 def run_tests(tree: Path, python: Path, words: list[str]) -> str | None:
-    """The first test that fails, if one does."""
+    """The first test that fails, or None if none does or if there is none."""
     environment = os.environ | {"PYTHONPATH": str(tree)}
     command = [str(python), "-m", "pytest", *PYTEST, *words]
     output = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    if output.returncode == 0:
+    if output.returncode in (PASSED, NO_TESTS):
         return None
-    failures = re.findall(r"^(?:FAILED|ERROR) (\S+(?: \S+\])?)", output.stdout, re.MULTILINE)
-    return str(failures[0]) if failures else f"exit code {output.returncode}: {output.stdout[-300:]}"
+    failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", output.stdout, re.MULTILINE)
+    if output.returncode != FAILED or not failures:
+        raise SystemExit(
+            f"pytest ended with exit code {output.returncode}: {output.stdout[-500:]}{output.stderr[-500:]}"
+        )
+    return str(failures[0]).partition("[")[0]
 
 
 def noticed_by(place: Place, tree: Path) -> str | None:
-    """The test that fails with the place broken."""
+    """The test that fails with the place broken, and passes without."""
     python = tree / ".venv" / "bin" / "python"
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder, "tree")
         subprocess.run(["git", "clone", "--quiet", "--local", str(tree), str(copy)], check=True)
+        if missing := [name for name in place.tests if not (copy / name).exists()]:
+            raise SystemExit(f"{tree} has no {missing[0]} in its last commit")
         place.mutate(copy)
         room = f"tests/{place.file.partition('/')[0]}"
         done: list[str] = []
         for folders in (place.tests, [room], ["tests"]):  # from the nearest to all others
             test = run_tests(copy, python, [*folders, *(f"--ignore={folder}" for folder in done)])
             if test is not None:
+                subprocess.run(["git", "checkout", "--quiet", "--", place.file], cwd=copy, check=True)
+                if run_tests(copy, python, [test]) is not None:
+                    raise SystemExit(f"{test} fails on the unbroken tree, too")
                 return test
             done += folders
     return None

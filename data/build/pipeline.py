@@ -14,7 +14,7 @@ from data.publish.gates import pass_gates
 from data.publish.publish import EmbeddingSource, Publication, Publish
 from data.publish.versions import newest_version
 from data.report.write import write_pages
-from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer
+from data.scorers.scorer import CaptionScorer, PictureScorer, VectorScorer, method_of
 from data.scorers.stages import ScoreCaptions, ScorePictures, ScoreVectors
 from data.select.judgement import select
 from data.select.selection import Selection
@@ -117,7 +117,7 @@ def _scoring_stages(lake: Lake, recipe: Recipe) -> list[Stage]:
         if isinstance(scorer, PictureScorer) and name not in recipe.describers
     ]
     for scorer in vector_scorers.values():
-        picture_scorers += scorer.inputs()
+        picture_scorers += method_of(scorer, "inputs")()
     stages: list[Stage] = [Download(lake, recipe.download)]
     stages += [ScoreCaptions(lake, scorer, f"score-{name}") for name, scorer in caption_scorers.items()]
     if picture_scorers:

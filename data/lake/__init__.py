@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Lake"]
 
-__getattr__ = exports(__name__, Lake="data.lake.lake")
+__getattr__, __dir__ = exports(__name__, Lake="data.lake.lake")

@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "merge_states"]
 
-__getattr__ = exports(__name__, Reader="data.reader.reader", merge_states="data.reader.states")
+__getattr__, __dir__ = exports(__name__, Reader="data.reader.reader", merge_states="data.reader.states")

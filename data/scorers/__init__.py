@@ -16,4 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CaptionScorer", "Describer", "PictureScorer", "VectorScorer"]
 
-__getattr__ = exports(__name__, **dict.fromkeys(__all__, "data.scorers.scorer"))
+__getattr__, __dir__ = exports(
+    __name__,
+    CaptionScorer="data.scorers.scorer",
+    Describer="data.scorers.scorer",
+    PictureScorer="data.scorers.scorer",
+    VectorScorer="data.scorers.scorer",
+)

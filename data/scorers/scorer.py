@@ -45,14 +45,20 @@ class Scorer(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Give each renamed method both names, so that scorers written for 0.1.0 still work."""
+        """Give each renamed method both names, so that scorers written for 0.1.0 still work.
+
+        Such a scorer may have a setting with one of the new names. The setting keeps the name.
+        """
         for old, new in RENAMED_METHODS.items():
-            base = next((base for base in cls.__mro__ if vars(base).keys() & {old, new}), None)
+            if new in cls.model_fields:
+                setattr(cls, new, None)  # hides the method of the base class, and not the instance's setting
+            names = {old, new} - cls.model_fields.keys()
+            base = next((base for base in cls.__mro__ if vars(base).keys() & names), None)
             if base is None or (base is not cls and issubclass(base, Scorer)):
                 continue  # both names are inherited from another scorer
             method = vars(base)[old if old in vars(base) else new]
-            setattr(cls, old, method)
-            setattr(cls, new, method)
+            for name in names:
+                setattr(cls, name, method)
 
     @property
     def id(self) -> str:
@@ -76,6 +82,16 @@ class Scorer(BaseModel):
     def schema(self) -> pa.Schema:
         """The schema of the scorer's table: the row's id, the scorer's columns, and the error if there is no score."""
         return pa.schema([("id", pa.string()), *self.columns, ("error", pa.string())])
+
+
+def method_of(scorer: Scorer, name: str) -> Any:
+    """Return a method or property of a scorer, also if a setting has the method's name.
+
+    Args:
+        name: `score_batch`, `max_batch` or `inputs`
+    """
+    old_name = next(old for old, new in RENAMED_METHODS.items() if new == name)
+    return getattr(scorer, old_name if name in type(scorer).model_fields else name)
 
 
 class PictureScorer(Scorer):

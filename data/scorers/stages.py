@@ -24,6 +24,7 @@ from data.scorers.scorer import (
     PictureScorer,
     Scorer,
     VectorScorer,
+    method_of,
     unpack_vectors,
 )
 
@@ -109,7 +110,7 @@ class ScoreVectors(_OneScorerStage):
         """
         inputs = {
             f"vectors{n}": lake.table_or_make(scorer.table, scorer.schema).read_with_files(bucket, ["id"])
-            for n, scorer in enumerate(self.scorer.inputs())
+            for n, scorer in enumerate(method_of(self.scorer, "inputs")())
         }
         files = ", ".join(f"{name}.file AS {name}" for name in inputs)
         joins = "".join(f" JOIN {name} ON {name}.id = pairs.id" for name in inputs)
@@ -126,7 +127,7 @@ class ScoreVectors(_OneScorerStage):
         rows = shard.rows
         packed: list[list[bytes | None]] = []
         errors: list[str | None] = [None] * rows.num_rows
-        for n, scorer in enumerate(self.scorer.inputs()):
+        for n, scorer in enumerate(method_of(self.scorer, "inputs")()):
             vectors, vector_errors = self._read_vectors(scorer, rows, f"vectors{n}")
             packed.append(vectors)
             errors = [error or other for error, other in zip(errors, vector_errors, strict=True)]
@@ -190,11 +191,11 @@ class _ScorerBatches:
         if not isinstance(look, Exception):
             self.scored.append(len(self.ids) - 1)
             self.batch.append(look)
-            if len(self.batch) == self.scorer.max_batch:
+            if len(self.batch) == method_of(self.scorer, "max_batch"):
                 self._score_batch()
 
     def _score_batch(self) -> None:
-        for name, values in self.scorer.score_batch(self.batch).items():
+        for name, values in method_of(self.scorer, "score_batch")(self.batch).items():
             self.columns.setdefault(name, []).extend(values)
         self.batch = []
 

@@ -25,7 +25,7 @@ from data.lake.lineage import code_version
 from data.publish.versions import version_of
 from data.scorers.clip import ClipScore
 from data.scorers.heads import Aesthetic
-from data.scorers.scorer import PictureScorer, Scorer, unpack_vectors
+from data.scorers.scorer import PictureScorer, Scorer, method_of, unpack_vectors
 from data.scorers.stages import ScorePictures, ScoreVectors
 from data.world.grammar import claim_of
 from imagen.config.evaluation import EvaluateSettings
@@ -182,7 +182,7 @@ class Evaluation:
         yield lake, GeneratePictures(lake, self.generation.model, self.generation.sampling), BATCH
         scorers: list[PictureScorer] = [*self.features.values()]
         for score in self.scores.values():
-            scorers += score.inputs()
+            scorers += method_of(score, "inputs")()
         if self.has_pixel_check:
             scorers.append(ShapesSeen())
         if scorers:

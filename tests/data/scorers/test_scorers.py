@@ -281,6 +281,39 @@ def test_a_scorer_with_the_method_names_of_the_last_release_still_runs(tmp_path:
     assert min(lake.table("scores/old-difference-1").dataset().to_table()["difference"].to_pylist()) > 0
 
 
+class SettingOfAName(PictureScorer):
+    """Written for 0.1.0, with a setting whose name is a method's now."""
+
+    columns = pa.schema({"size": pa.int32()})
+
+    max_batch: int = 16
+
+    @property
+    def at_once(self) -> int:
+        return self.max_batch
+
+    def look(self, picture: Image.Image) -> None:
+        return None
+
+    def say(self, looks: list[None]) -> dict[str, list[int]]:
+        return {"size": [len(looks)] * len(looks)}
+
+
+class InputsOfAName(OldDifference):
+    inputs: str = "x"  # type: ignore[assignment]  # as VectorScorer of 0.1.0 allows
+
+
+@pytest.mark.filterwarnings("ignore:Field name")
+def test_a_setting_may_have_the_name_of_a_method_that_was_renamed(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(5)])
+    scorer, difference = SettingOfAName(max_batch=2), InputsOfAName(inputs="y")
+    assert (scorer.max_batch, difference.inputs) == (2, "y")
+    pictures = ScorePictures(lake, (scorer, *difference.sees()))
+    assert run_stage(lake, pictures, InProcessEngine(), 8) == 5
+    assert sorted(lake.table(scorer.table).dataset().to_table()["size"].to_pylist()) == [1, 2, 2, 2, 2]
+    assert run_stage(lake, ScoreVectors(lake, difference, "score-inputs"), InProcessEngine(), 8) == 5
+
+
 def test_an_old_method_name_counts_in_a_base_class_that_is_no_scorer(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, [jpeg(seed=n) for n in range(3)])
     assert run_stage(lake, ScorePictures(lake, (OldMean(), OldTwice())), InProcessEngine(), 8) == 3
