@@ -35,7 +35,7 @@ if __name__ == "__main__":
 OURS = """
 import sys
 from data.fetch.download import Download, DownloadSettings
-from data.engine.pool import LocalEngine
+from data.engine.local import LocalEngine
 from data.sources.ingest import ingest
 from data.lake.lake import Lake
 from data.sources.sources import Source
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     settings = DownloadSettings(image_size=256, per_host=128, per_host_rate=100_000)
     with LocalEngine(2) as engine:
         run_stage(lake, Download(lake, settings), engine, 250)
-    print(lake.table("images").rows())
+    print(lake.table("images").count_rows())
 """
 
 
