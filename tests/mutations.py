@@ -41,7 +41,7 @@ DROPPED = (ast.Assign, ast.AugAssign, ast.Expr, ast.Delete, ast.Raise)
 PYTEST = ["-x", "-q", "-n", "3", "--dist", "loadfile", "-m", "not nightly", "-p", "no:cacheprovider"]
 
 
-PASSED, FAILED, NO_TESTS = 0, 1, 5  # exit codes of pytest
+PASSED, FAILED, STOPPED, NO_TESTS = 0, 1, 2, 5  # exit codes of pytest; STOPPED after a failure, in several processes
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def run_tests(tree: Path, python: Path, words: list[str]) -> str | None:
     if output.returncode in (PASSED, NO_TESTS):
         return None
     failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", output.stdout, re.MULTILINE)
-    if output.returncode != FAILED or not failures:
+    if output.returncode not in (FAILED, STOPPED) or not failures:
         raise SystemExit(
             f"pytest ended with exit code {output.returncode}: {output.stdout[-500:]}{output.stderr[-500:]}"
         )
