@@ -15,11 +15,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
-from tests.habits import broken_habits
+from tests.habits import ROOMS, ROOT, broken_habits
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("flows", "imagen", "data")
 MOST_FILES = 12
 MOST_LINES = 349
 
@@ -42,7 +41,7 @@ def top_level(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if is_for_type_checkers(node):
             yield from top_level(node.orelse)
             continue
         yield node
@@ -53,7 +52,7 @@ def exported(tree: ast.Module) -> dict[str, str]:
     """The public names of a package that it imports when they are first used, with their modules (data/lazy.py)."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "exports")
     keywords = (keyword for call in calls for keyword in call.keywords)
-    return {k.arg: k.value.value for k in keywords if k.arg and isinstance(k.value, ast.Constant)}
+    return {k.arg: str(k.value.value) for k in keywords if k.arg and isinstance(k.value, ast.Constant)}
 
 
 def imported(nodes: Iterable[ast.AST], modules: set[str], public: dict[str, dict[str, str]]) -> set[str]:
@@ -69,9 +68,12 @@ def imported(nodes: Iterable[ast.AST], modules: set[str], public: dict[str, dict
     return names
 
 
+def is_for_type_checkers(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
 def type_checking_only(tree: ast.Module) -> set[int]:
-    ifs = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-    return {id(inner) for node in ifs for inner in ast.walk(node)}
+    return {id(inner) for node in ast.walk(tree) if is_for_type_checkers(node) for inner in ast.walk(node)}
 
 
 def read_house(rooms: Iterable[str] = ROOMS) -> tuple[dict[str, Path], Graph, Graph]:

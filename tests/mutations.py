@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("data", "flows", "imagen")
+from tests.habits import ROOMS, ROOT
+
 TURNED = {
     ast.Lt: ">=",
     ast.LtE: ">",
@@ -39,8 +39,6 @@ TURNED = {
 }
 DROPPED = (ast.Assign, ast.AugAssign, ast.Expr, ast.Delete, ast.Raise)
 PYTEST = ["-x", "-q", "-n", "3", "--dist", "loadfile", "-m", "not nightly", "-p", "no:cacheprovider"]
-
-
 PASSED, FAILED, STOPPED, NO_TESTS = 0, 1, 2, 5  # exit codes of pytest; STOPPED after a failure, in several processes
 
 
@@ -92,9 +90,8 @@ def mutations(file: str) -> Iterator[tuple[str, Place]]:
         else:
             kind, new = "line", old[: node.col_offset] + "pass"
         place = Place(file, node.lineno, old, new, [nearest_tests(file)])
-        if not is_valid([*lines[: node.lineno - 1], new, *lines[node.lineno :]]):
-            continue
-        if new != old and (kind, node.lineno, new) not in seen:
+        broken = [*lines[: node.lineno - 1], new, *lines[node.lineno :]]
+        if new != old and (kind, node.lineno, new) not in seen and is_valid(broken):
             seen.add((kind, node.lineno, new))
             yield kind, place
 

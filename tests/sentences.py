@@ -8,15 +8,14 @@ generated docs/cli.md and the figures of docs/log.md do not count.
 
 import argparse
 import ast
-import inspect
 import random
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("data", "flows", "imagen")
+from tests.habits import ROOMS, ROOT
+
 NOT_PROSE = re.compile(r"```.*?```|^[ \t]*[|#>].*?$|^ {4,}.*?$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = {"cli.md", "log.md"}
 FEWEST_WORDS = 5
@@ -25,7 +24,7 @@ FEWEST_WORDS = 5
 def docstrings(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-            yield inspect.cleandoc(text)
+            yield text
 
 
 def pages() -> Iterator[Path]:

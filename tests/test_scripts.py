@@ -3,7 +3,6 @@
 import ast
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -39,11 +38,10 @@ def own_imports(script: ast.Module) -> Iterator[tuple[str, str | None]]:
 
 
 def exists(module: str, name: str | None) -> bool:
-    if not Path(ROOT, *module.split(".")).is_dir() and not Path(ROOT, *module.split(".")).with_suffix(".py").exists():
+    path = ROOT.joinpath(*module.split("."))
+    if not path.is_dir() and not path.with_suffix(".py").exists():
         return False
-    if name is None or Path(ROOT, *module.split("."), f"{name}.py").exists():
-        return True
-    return hasattr(importlib.import_module(module), name)
+    return name is None or (path / f"{name}.py").exists() or hasattr(importlib.import_module(module), name)
 
 
 @pytest.mark.slow  # some of the modules load torch and Prefect
